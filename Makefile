@@ -1,0 +1,84 @@
+# Everything a newcomer needs, and all that CI runs. Works from any directory: make -C path/to/clone run
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-builtin-rules
+
+PYTHON ?= python3
+ARGS ?=
+# One file stays on one worker, so its module fixtures (a Prefect server, a trained tiny run) are made once.
+PYTEST_ARGS ?= -n 2 --dist loadfile
+
+# The versions that `make constraints` resolves around; everything else floats to what they allow.
+ANCHORS := torch==2.13.0 prefect==3.8.8 fastapi==0.150.0 wandb==0.31.0 vastai==1.9.1
+
+# No telemetry from a build, a test or a quickstart. Prefect reads the second name.
+export DO_NOT_TRACK ?= 1
+export PREFECT_SERVER_ANALYTICS_ENABLED ?= false
+
+# Paths are relative to this file (make -C changes directory first), so a clone may lie under a path with spaces.
+BIN := .venv/bin
+VPY := $(BIN)/python
+STAMP := .venv/.stamp-installed
+
+.PHONY: help
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' Makefile
+
+.PHONY: run
+run: $(STAMP) ## Train and evaluate the quickstart, going on where it was (ARGS="--config configs/burgers_32dim.yaml")
+	@$(VPY) flows/pipeline.py --auto-resume $(ARGS)
+
+.PHONY: test
+test: $(STAMP) ## Run the tests (PYTEST_ARGS="-x tests/test_architecture.py")
+	$(VPY) -m pytest $(PYTEST_ARGS)
+
+.PHONY: lint
+lint: $(STAMP) ## Check style, types, architecture and shell scripts
+	$(VPY) -m ruff check .
+	$(VPY) -m ruff format --check .
+	$(VPY) -m mypy
+	$(BIN)/lint-imports
+	find . -name .venv -prune -o -type f \( -name '*.sh' -o -path ./.ci/run \) -print0 | xargs -0 $(BIN)/shellcheck
+
+.PHONY: fmt
+fmt: $(STAMP) ## Format the code and fix what can be fixed
+	$(VPY) -m ruff check --fix .
+	$(VPY) -m ruff format .
+
+.PHONY: bench-quickstart
+bench-quickstart: $(STAMP) ## Time the quickstart in an empty directory: once from nothing, once with nothing left to do
+	@root=$$PWD; dir=$$(mktemp -d); trap 'rm -rf "$$dir"' EXIT; cd "$$dir"; \
+	for pass in fresh rerun; do \
+		start=$$(date +%s); \
+		"$$root/$(VPY)" "$$root/flows/pipeline.py" --auto-resume $(ARGS) > "$$pass.log" 2>&1 || { tail -n 40 "$$pass.log"; exit 1; }; \
+		echo "$$pass: $$(( $$(date +%s) - start )) s"; \
+	done
+
+.PHONY: constraints
+constraints: ## Resolve every dependency anew and write constraints.txt
+	@dir=$$(mktemp -d); trap 'rm -rf "$$dir"' EXIT; \
+	$(PYTHON) -m venv "$$dir/venv"; \
+	"$$dir/venv/bin/python" -m pip install --quiet $(ANCHORS) '.[dev]'; \
+	"$$dir/venv/bin/python" -m pip check; \
+	"$$dir/venv/bin/python" -m pip freeze --exclude ups-pipeline | sed -E 's/\+[A-Za-z0-9.]+$$//' > "$$dir/pins"; \
+	if grep -nE '://| @ ' "$$dir/pins"; then echo 'constraints: a pin must be name==version' >&2; exit 1; fi; \
+	{ sed '/^[^#]/,$$d' constraints.txt; cat "$$dir/pins"; } > "$$dir/new"; \
+	cp "$$dir/new" constraints.txt; \
+	git --no-pager diff --stat -- constraints.txt || true
+
+.PHONY: clean
+clean: ## Remove the environment and all caches; checkpoints/, reports/ and data/ are kept
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis build dist
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Installed once, and again only when a dependency changes. A second `make run` installs nothing.
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2> /dev/null || { \
+		echo "ups-pipeline needs Python 3.11 or newer, but '$(PYTHON)' is $$($(PYTHON) --version 2>&1 || true)." >&2; \
+		echo "Name one: make PYTHON=python3.11" >&2; exit 2; }
+	@$(VPY) -m pip --version > /dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
+	@echo 'Installing the pinned dependencies into .venv (once; a few minutes)'
+	@$(VPY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@

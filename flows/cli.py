@@ -1,0 +1,275 @@
+"""The command line: `ups ...`, one line and an exit code for every error that a person can cure."""
+
+import argparse
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn
+
+from ups_models.errors import BadInput, Preempted, UPSError
+
+DESCRIPTION = "Train and evaluate a latent PDE surrogate on machines that may vanish at any moment."
+PREEMPTED = 75
+INTERRUPTED = 130
+
+
+class _Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise BadInput(f"{message}; see `{self.prog} --help`")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code: 0 done, 1 failed, 2 bad input, 75 preempted and resumable."""
+    try:
+        arguments = _parser().parse_args(argv)
+        command: Callable[[argparse.Namespace], int] = arguments.command
+        return command(arguments)
+    except UPSError as error:
+        sys.stderr.write(f"ups: {error}\n")
+        return error.exit_code
+    except KeyboardInterrupt:
+        sys.stderr.write("ups: interrupted\n")
+        return INTERRUPTED
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="ups", description=DESCRIPTION)
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    def add(name: str, run: Callable[[argparse.Namespace], int], summary: str) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=summary, description=summary, argument_default=argparse.SUPPRESS)
+        command.set_defaults(command=run)
+        return command
+
+    _add_train_flags(add("train", _train, "Train the four stages and evaluate them."))
+    status = add("status", _status, "Show which stages are trained.")
+    status.add_argument("checkpoints", nargs="?", type=Path, default=Path("checkpoints"), help="checkpoint folder")
+    status.add_argument("--json", action="store_true", default=False, help="the same for machines")
+    _add_evaluate_flags(add("evaluate", _evaluate, "Evaluate checkpoint files."))
+    _add_report_flags(add("report", _report, "Render reports/report.html again."))
+    _add_data_commands(add("data", _no_command, "Generate and inspect data files."))
+    return parser
+
+
+def _add_train_flags(parser: argparse.ArgumentParser) -> None:
+    """One flag for each field of TrainRequest."""
+    from flows.request import TrainRequest
+
+    for name, field in TrainRequest.model_fields.items():
+        extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
+        flags = ["--" + name.replace("_", "-")] + ([str(extra["flag"])] if "flag" in extra else [])
+        options: dict[str, Any] = {"help": field.description, "dest": name}
+        if field.annotation is bool:
+            options["action"] = "store_true"
+        elif name == "set":
+            options |= {"action": "append", "metavar": "KEY=VALUE"}
+        else:
+            options["metavar"] = name.upper().replace("_CONFIG", "").replace("_DIR", "")
+        parser.add_argument(*flags, **options)
+
+
+def _add_evaluate_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--operator", type=Path, required=True, help="checkpoint of stage operator")
+    parser.add_argument("--diffusion", type=Path, help="checkpoint of stage diff_residual")
+    parser.add_argument("--student", type=Path, help="checkpoint of stage consistency_distill")
+    parser.add_argument("--prior", type=Path, help="checkpoint of stage steady_prior")
+    parser.add_argument("--config", type=Path, required=True, help="config they were trained with")
+    parser.add_argument("--eval-config", type=Path, default=Path("configs/full_eval.yaml"), help="what to evaluate")
+    parser.add_argument("--data", type=Path, help="evaluate on every row of this PDEBench-layout file")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), help="overrides runtime.device")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a config value")
+    parser.add_argument(
+        "--output-prefix", type=Path, default=Path("reports/evaluation"), help="PREFIX.json, .md, .html"
+    )
+
+
+def _add_report_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--config", type=Path, default=Path("configs/quickstart.yaml"), help="config of the run")
+    parser.add_argument("--run-dir", type=Path, default=Path(), help="folder of checkpoints/ and reports/")
+
+
+def _add_data_commands(parser: argparse.ArgumentParser) -> None:
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    generate = commands.add_parser("generate", help="Solve a PDE and write a PDEBench-layout file.")
+    generate.add_argument("family", choices=("burgers1d", "advection1d", "darcy2d"), help="equation")
+    generate.add_argument("--n", type=int, default=640, help="trajectories or samples")
+    generate.add_argument("--nu", type=float, help="viscosity (burgers1d)")
+    generate.add_argument("--beta", type=float, help="speed (advection1d) or force (darcy2d)")
+    generate.add_argument("--nx", type=int, help="grid points stored, along each axis")
+    generate.add_argument("--nt", type=int, default=41, help="times stored (1D)")
+    generate.add_argument("--t-end", type=float, default=2.0, help="last time (1D)")
+    generate.add_argument("--seed", type=int, default=0, help="seed of the initial conditions")
+    generate.add_argument("--out", type=Path, required=True, help="file to write")
+    generate.set_defaults(command=_data_generate)
+    info = commands.add_parser("info", help="Show what a data file holds, and what is wrong with it.")
+    info.add_argument("file", type=Path, help="PDEBench-layout HDF5 file")
+    info.set_defaults(command=_data_info)
+
+
+def _train(arguments: argparse.Namespace) -> int:
+    from pydantic import ValidationError
+
+    from flows.request import TrainRequest, resolve
+
+    given = {key: value for key, value in vars(arguments).items() if key != "command"}
+    try:
+        request = TrainRequest.model_validate(given)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        flag = f"--{str(first['loc'][0]).replace('_', '-')}: " if first["loc"] else ""
+        message = first["msg"].removeprefix("Value error, ")
+        raise BadInput(f"{flag}{message}") from None
+    job = resolve(request)
+    _log_to_stderr()
+    from flows.server import quiet_prefect, temporary_server
+
+    quiet_prefect()
+    signal.signal(signal.SIGTERM, _exit_preempted)
+    with temporary_server():
+        report = _run_flow(request)
+    from flows.show import print_status
+
+    print_status(job.run.checkpoints)
+    sys.stdout.write(f"Report: {report}\n")
+    return 0
+
+
+def _run_flow(request: Any) -> str:
+    from prefect.exceptions import TerminationSignal
+
+    from flows.pipeline import train_pipeline
+
+    try:
+        return train_pipeline(request)
+    except TerminationSignal:
+        raise Preempted("stopped by SIGTERM; the same command with --auto-resume goes on") from None
+    except UPSError:
+        raise
+    except Exception as error:
+        logging.getLogger(__name__).debug("the run failed", exc_info=True)
+        detail = (str(error).splitlines() or [""])[0]
+        raise UPSError(f"{type(error).__name__}: {detail}; set UPS_LOG=debug for the traceback") from error
+
+
+def _exit_preempted(_number: int, _frame: FrameType | None) -> NoReturn:
+    raise SystemExit(PREEMPTED)
+
+
+def _status(arguments: argparse.Namespace) -> int:
+    from flows.show import print_status, status_json
+
+    if arguments.json:
+        sys.stdout.write(status_json(arguments.checkpoints) + "\n")
+    else:
+        print_status(arguments.checkpoints)
+    return 0
+
+
+def _evaluate(arguments: argparse.Namespace) -> int:
+    from flows.request import find_config, require_device
+    from ups_models.config import EvalConfig, PipelineConfig, load_config
+
+    overrides = list(arguments.set)
+    if "device" in arguments:
+        overrides.append(f"runtime.device={arguments.device}")
+    cfg = load_config(find_config(arguments.config), overrides, schema=PipelineConfig)
+    settings = load_config(find_config(arguments.eval_config), schema=EvalConfig)
+    require_device(cfg)
+    flags = {
+        "operator": "operator",
+        "diffusion": "diff_residual",
+        "student": "consistency_distill",
+        "prior": "steady_prior",
+    }
+    files = {stage: getattr(arguments, flag) for flag, stage in flags.items() if flag in arguments}
+    _log_to_stderr()
+    from tasks.services.evaluation import evaluate_files, headline
+
+    figures = evaluate_files(cfg, settings, files, getattr(arguments, "data", None), arguments.output_prefix)
+    sys.stdout.write(f"{headline(figures)}\nReport: {arguments.output_prefix}.html\n")
+    return 0
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    from flows.request import find_config
+    from tasks.services.run_dir import RunDir
+    from ups_models.config import PipelineConfig, load_config
+
+    cfg = load_config(find_config(arguments.config), schema=PipelineConfig)
+    from tasks.services.evaluation import write_report
+
+    sys.stdout.write(f"Report: {write_report(cfg, RunDir.of(arguments.run_dir, cfg.checkpoint.dir))}\n")
+    return 0
+
+
+def _data_generate(arguments: argparse.Namespace) -> int:
+    wanted, other = ("nu", "beta") if arguments.family == "burgers1d" else ("beta", "nu")
+    if getattr(arguments, other) is not None:
+        raise BadInput(f"--{other}: {arguments.family} has no {other}; give --{wanted}")
+    defaults = {"burgers1d": (0.01, 256), "advection1d": (0.1, 256), "darcy2d": (1.0, 32)}
+    parameter, nx = defaults[arguments.family]
+    _log_to_stderr()
+    from tasks.services.progress import progress_of
+    from ups_models.data.pdebench import generate
+
+    given = getattr(arguments, wanted)
+    with progress_of(arguments.out.name, arguments.n) as update:
+        generate(
+            arguments.family,
+            arguments.out,
+            n=arguments.n,
+            seed=arguments.seed,
+            parameter=parameter if given is None else given,
+            nx=arguments.nx or nx,
+            nt=arguments.nt,
+            t_end=arguments.t_end,
+            on_progress=lambda done: update(done, "solved"),
+        )
+    sys.stdout.write(f"{arguments.out}\n")
+    return 0
+
+
+def _data_info(arguments: argparse.Namespace) -> int:
+    from flows.show import print_file_info
+    from ups_models.data.pdebench import inspect
+
+    print_file_info(inspect(arguments.file))
+    return 0
+
+
+def _no_command(arguments: argparse.Namespace) -> int:
+    raise BadInput(f"{arguments}: name a command; see `ups --help`")
+
+
+def _log_to_stderr() -> None:
+    """Our own facts on stderr, whatever Prefect does with its logs; UPS_LOG=debug shows more."""
+    handler = _Stderr()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S"))
+    level = logging.getLevelNamesMapping().get(os.environ.get("UPS_LOG", "info").upper(), logging.INFO)
+    for name in ("flows", "tasks", "ups_models"):
+        logger = logging.getLogger(name)
+        logger.setLevel(level)
+        logger.addHandler(handler)
+        logger.propagate = False
+
+
+class _Stderr(logging.StreamHandler[Any]):
+    """Writes to what sys.stderr is at the moment: a progress bar replaces it to stay below the log lines."""
+
+    def __init__(self) -> None:
+        logging.Handler.__init__(self)
+
+    @property
+    def stream(self) -> Any:
+        """The current stderr."""
+        return sys.stderr
+
+
+if __name__ == "__main__":
+    sys.exit(main())

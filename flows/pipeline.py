@@ -1,0 +1,35 @@
+"""The pipeline as one flow: four stages, two evaluations, a report."""
+
+import sys
+from pathlib import Path
+
+if not __package__:  # started as a script: the packages beside flows/ are ours, whatever is installed
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+if __name__ == "__main__":
+    from flows.cli import main
+
+    sys.exit(main(["train", *sys.argv[1:]]))
+
+from prefect import flow
+
+from flows.request import TrainRequest, resolve
+from tasks.evaluate import evaluate, render_report
+from tasks.services.planning import announce, plan, plan_evaluation
+from tasks.services.run_dir import owned
+from tasks.train import train_stage
+
+
+@flow(name="train-pipeline", flow_run_name="{request.config.stem}", validate_parameters=True)
+def train_pipeline(request: TrainRequest = TrainRequest()) -> str:  # noqa: B008 - it is frozen
+    """Train what is missing, evaluate what changed, and return the path of the HTML report."""
+    job = resolve(request)
+    changed = False
+    with owned(job.run):
+        decisions = [] if job.skip_training else plan(job.cfg, job.run, job.policy)
+        announce(decisions)
+        for decision in decisions:
+            changed |= train_stage(decision, job.cfg, job.run) is None
+        for name, settings in job.evaluations.items():
+            todo = plan_evaluation(name, settings, job.cfg, job.run, redo=name in job.redo)
+            changed |= evaluate(todo, job.cfg, job.run) is None
+        return str(render_report(job.cfg, job.run, changed=changed))

@@ -1,0 +1,120 @@
+"""What a run may be asked for: command-line flags, UI form and deployment parameters, declared once."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from flows import ROOT
+from tasks.services.datasets import require_named_files
+from tasks.services.planning import Policy, plan, require_operator
+from tasks.services.run_dir import RunDir
+from ups_models.config import EvalConfig, PipelineConfig, load_config
+from ups_models.errors import BadInput
+
+StageChoice = Literal["all", "operator", "diff_residual", "consistency_distill", "steady_prior"]
+
+
+class TrainRequest(BaseModel):
+    """Parameters of the flow train-pipeline."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    config: Path = Field(
+        Path("configs/quickstart.yaml"),
+        description="Config of the pipeline; also --train-config.",
+        json_schema_extra={"flag": "--train-config"},
+    )
+    stage: StageChoice = Field("all", description="Train this stage alone, and evaluate nothing; all: everything.")
+    auto_resume: bool = Field(False, description="Skip what is completed and go on with what was interrupted.")
+    force_train: bool = Field(False, description="Train again, replacing what the run directory holds.")
+    skip_training: bool = Field(False, description="Evaluate what is there.")
+    small_eval_config: Path = Field(Path("configs/small_eval.yaml"), description="Config of the small evaluation.")
+    full_eval_config: Path = Field(Path("configs/full_eval.yaml"), description="Config of the full evaluation.")
+    skip_small_eval: bool = Field(False, description="Leave out the small evaluation.")
+    skip_full_eval: bool = Field(False, description="Leave out the full evaluation.")
+    redo_small_eval: bool = Field(False, description="Run the small evaluation again, even if nothing changed.")
+    redo_full_eval: bool = Field(False, description="Run the full evaluation again, even if nothing changed.")
+    set: tuple[str, ...] = Field((), description="Override a config value: latent.dim=64. May be given several times.")
+    run_dir: Path = Field(Path(), description="Folder of checkpoints/, reports/ and data/.")
+    device: Literal["auto", "cpu", "cuda"] | None = Field(None, description="Overrides runtime.device of the config.")
+
+    @model_validator(mode="after")
+    def _flags_agree(self) -> Self:
+        conflicts = (
+            ("auto_resume", "force_train"),
+            ("skip_training", "force_train"),
+            ("skip_small_eval", "redo_small_eval"),
+            ("skip_full_eval", "redo_full_eval"),
+        )
+        for one, other in conflicts:
+            if getattr(self, one) and getattr(self, other):
+                raise ValueError(f"{_flag(one)} and {_flag(other)} contradict each other; give one of them")
+        if self.skip_training and self.stage != "all":
+            raise ValueError("--skip-training and --stage contradict each other; give one of them")
+        return self
+
+
+@dataclass(frozen=True)
+class Job:
+    """A request, resolved and checked: all that the flow needs to know."""
+
+    cfg: PipelineConfig
+    run: RunDir
+    policy: Policy
+    evaluations: dict[str, EvalConfig]
+    redo: frozenset[str]
+    skip_training: bool
+
+
+def resolve(request: TrainRequest) -> Job:
+    """Check everything that can be checked before work begins; writes nothing.
+
+    Raises BadInput, in one line, for whatever the user must correct.
+    """
+    overrides = list(request.set)
+    if request.device is not None:
+        overrides.append(f"runtime.device={request.device}")
+    cfg = load_config(find_config(request.config), overrides, schema=PipelineConfig)
+    evaluations = {}
+    if request.stage == "all":
+        wanted = {
+            "small_eval": (request.skip_small_eval, request.small_eval_config),
+            "full_eval": (request.skip_full_eval, request.full_eval_config),
+        }
+        evaluations = {
+            name: load_config(find_config(path), schema=EvalConfig)
+            for name, (skipped, path) in wanted.items()
+            if not skipped
+        }
+    require_device(cfg)
+    run = RunDir.of(request.run_dir, cfg.checkpoint.dir)
+    run.require_writable()
+    policy = Policy(request.stage, request.auto_resume, request.force_train)
+    if request.skip_training:
+        require_operator(cfg, run)
+    else:
+        decisions = plan(cfg, run, policy)
+        require_named_files(cfg, run, [item.stage for item in decisions if item.action in ("train", "resume")])
+    redo = frozenset(name for name in evaluations if getattr(request, f"redo_{name}"))
+    return Job(cfg, run, policy, evaluations, redo, request.skip_training)
+
+
+def find_config(path: Path) -> Path:
+    """The path itself, or, where it does not exist, the config of that name that we ship."""
+    shipped = ROOT / path
+    return shipped if not path.exists() and shipped.is_file() else path
+
+
+def require_device(cfg: PipelineConfig) -> None:
+    """Raise BadInput when the config insists on CUDA and there is none."""
+    if cfg.runtime.device == "cuda":
+        import torch
+
+        if not torch.cuda.is_available():
+            raise BadInput("--device cuda: PyTorch sees no CUDA device here; use --device cpu, or auto")
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")

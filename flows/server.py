@@ -1,0 +1,97 @@
+"""Prefect's temporary server for a run without PREFECT_API_URL: started early, quiet, and gone with its parent."""
+
+import atexit
+import ctypes
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+logger = logging.getLogger(__name__)
+
+QUIET = {
+    "DO_NOT_TRACK": "1",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",  # the API and the UI still get every line
+    "PREFECT_LOGGING_EXTRA_LOGGERS": "flows,tasks,ups_models",
+    "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
+}
+SERVER = {
+    "PREFECT_UI_ENABLED": "0",
+    "PREFECT_SERVER_LOGGING_LEVEL": "CRITICAL",
+    "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "500",  # with 1, a flush is cut off at shutdown
+    "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "1",
+    "PREFECT__SERVER_EPHEMERAL": "1",
+    "PREFECT__SERVER_FINAL": "1",
+}
+STOP_WITHIN_S = 10
+PR_SET_PDEATHSIG = 1
+
+
+def quiet_prefect() -> None:
+    """Defaults for Prefect's settings, before it is imported; what the user has set stays."""
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+
+
+def has_server() -> bool:
+    """Whether the user's environment or Prefect profile names a server."""
+    if os.environ.get("PREFECT_API_URL"):
+        return True
+    home = os.environ.get("PREFECT_HOME", os.path.expanduser("~/.prefect"))  # noqa: PTH111 - as Prefect reads it
+    with suppress(FileNotFoundError), open(os.path.join(home, "profiles.toml"), encoding="utf-8") as file:  # noqa: PTH118, PTH123
+        return "PREFECT_API_URL" in file.read()
+    return False
+
+
+@contextmanager
+def temporary_server() -> Iterator[None]:
+    """Serve Prefect's API on loopback until the block ends, unless a server is configured.
+
+    The child starts on a socket that already listens, so that the parent can import Prefect meanwhile: requests wait
+    in the socket's queue, and nothing polls. It is its own session, so that Ctrl-C reaches the run alone, and the
+    kernel ends it when the run is killed. See docs/adr/0003.
+    """
+    if has_server():
+        yield
+        return
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(128)
+        child = _start(listener)
+        os.environ["PREFECT_API_URL"] = f"http://127.0.0.1:{listener.getsockname()[1]}/api"
+    atexit.register(_stop, child)
+    try:
+        yield
+    finally:
+        del os.environ["PREFECT_API_URL"]
+
+
+def _start(listener: socket.socket) -> subprocess.Popen[bytes]:
+    number = str(listener.fileno())
+    factory = ("--factory", "prefect.server.api.server:create_app", "--lifespan", "on", "--log-level", "error")
+    return subprocess.Popen(
+        [sys.executable, "-m", "uvicorn", *factory, "--fd", number],
+        pass_fds=[listener.fileno()],
+        start_new_session=True,
+        preexec_fn=_die_with_parent if sys.platform == "linux" else None,  # noqa: PLW1509 - no threads run yet
+        env={**SERVER, **os.environ},
+        stdout=subprocess.DEVNULL,
+    )
+
+
+def _stop(child: subprocess.Popen[bytes]) -> None:
+    child.terminate()
+    try:
+        child.wait(STOP_WITHIN_S)
+    except subprocess.TimeoutExpired:
+        child.kill()
+        child.wait()
+
+
+def _die_with_parent() -> None:
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -1,0 +1,129 @@
+"""Tables for people and JSON for machines, on standard output."""
+
+import json
+import os
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tasks.services.status import EVALUATIONS, StageRecord, Status, StatusStore
+from ups_models.specs import SPECS
+
+if TYPE_CHECKING:
+    from ups_models.data.pdebench import FileInfo
+
+WIDTH = 80
+MARKS = {"completed": "✅", "in_progress": "🔄", "failed": "❌", "not_started": "⏸️ "}
+MEGABYTE = 1_000_000
+
+
+def print_status(checkpoints: Path) -> None:
+    """The table of the guide."""
+    print(status_table(checkpoints))  # noqa: T201 - this module is the CLI's printer
+
+
+def status_table(checkpoints: Path) -> str:
+    """The guide's table as text. Raises StatusError."""
+    status = StatusStore(checkpoints / "stage_status.json").read()
+    rule, line = "=" * WIDTH, "-" * WIDTH
+    parts = [
+        rule,
+        "TRAINING PIPELINE STATUS",
+        rule,
+        f"Checkpoint Directory: {checkpoints.absolute()}",
+        "",
+        "Training Stages:",
+        line,
+        f"{'Stage':<25} {'Status':<15} {'Checkpoint':<25} Completed",
+        line,
+        *(_stage_row(name, status.stage(name)) for name in SPECS),
+        *_errors(status),
+        "",
+        "Pipeline Status:",
+        line,
+        f"{'Training Complete:':<25} {'✅ Yes' if status.training_complete else '❌ No'}",
+        *(f"{_title(name):<25} {_evaluation(status, name)}" for name in EVALUATIONS),
+        *_wandb(status),
+        "",
+        "Checkpoint Files:",
+        line,
+        *(_file_row(checkpoints / name) for spec in SPECS.values() for name in spec.files),
+        rule,
+    ]
+    return "\n".join(parts)
+
+
+def status_json(checkpoints: Path) -> str:
+    """Every stage and evaluation, those that have not started included, as JSON."""
+    status = StatusStore(checkpoints / "stage_status.json").read()
+    stages = {name: status.stage(name).model_dump(mode="json", exclude_none=True) for name in SPECS}
+    evaluations = {name: status.evaluation(name).model_dump(mode="json", exclude_none=True) for name in EVALUATIONS}
+    content = status.model_dump(mode="json", exclude_none=True) | {
+        "checkpoint_dir": str(checkpoints.absolute()),
+        "stages": stages,
+        "evaluations": evaluations,
+        "training_complete": status.training_complete,
+    }
+    return json.dumps(content, indent=2, ensure_ascii=False)
+
+
+def print_file_info(info: "FileInfo") -> None:
+    """What `ups data info` shows."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(width=None if os.isatty(1) else 100, highlight=False)
+    console.print(f"{info.path}: {info.family}, {info.n_samples} samples, parameter {info.parameter:g}", markup=False)
+    dt = f", dt {info.dt:g}" if info.dt is not None else ""
+    console.print(f"{info.size_bytes / MEGABYTE:.1f} MB, grid {' x '.join(map(str, info.grid))}{dt}", markup=False)
+    table = Table("dataset", "shape", "dtype", "min", "max", "mean", "NaN", "Inf")
+    for dataset in info.datasets:
+        numbers = [f"{value:.4g}" for value in (dataset.min, dataset.max, dataset.mean)]
+        shape = " x ".join(map(str, dataset.shape))
+        table.add_row(dataset.name, shape, dataset.dtype, *numbers, str(dataset.n_nan), str(dataset.n_inf))
+    console.print(table)
+    console.print(f"duplicate trajectories: {info.n_duplicates}, NaN: {info.n_nan}, Inf: {info.n_inf}")
+
+
+def _stage_row(name: str, record: StageRecord) -> str:
+    checkpoint = (record.checkpoint or "N/A") if record.status == "completed" else "N/A"
+    return f"{name:<25} {MARKS[record.status]} {record.status:<12} {checkpoint:<25} {_when(record.completed_at)}"
+
+
+def _errors(status: Status) -> list[str]:
+    found = [(name, status.stage(name).error_message) for name in SPECS]
+    return [f"  {name}: {message}" for name, message in found if message]
+
+
+def _title(name: str) -> str:
+    return name.replace("_", " ").title() + ":"
+
+
+def _evaluation(status: Status, name: str) -> str:
+    record = status.evaluation(name)
+    if record.status == "completed":
+        return f"✅ {_when(record.completed_at)}"
+    return "❌ Not run" if record.status == "not_started" else f"❌ {record.error_message or record.status}"
+
+
+def _wandb(status: Status) -> list[str]:
+    run = status.wandb
+    if run is None:
+        return []
+    project = "/".join(part for part in (run.entity, run.project) if part)
+    rows = [("Run ID:", run.id), ("Run Name:", run.name), ("Project:", project), ("URL:", run.url)]
+    return ["", "WandB Run:", "-" * WIDTH, *(f"{label:<25} {value or 'N/A'}" for label, value in rows)]
+
+
+def _file_row(path: Path) -> str:
+    size = f"({path.stat().st_size / MEGABYTE:.1f} MB)" if path.is_file() else "(not found)"
+    return f"  {'✅' if path.is_file() else '❌'} {path.name:<30} {size}"
+
+
+def _when(timestamp: str | None) -> str:
+    if timestamp is None:
+        return "N/A"
+    try:
+        return datetime.fromisoformat(timestamp).strftime("%Y-%m-%d %H:%M:%S UTC")
+    except ValueError:
+        return timestamp

@@ -1,0 +1,34 @@
+"""The Prefect tasks that evaluate a run and render its report."""
+
+from pathlib import Path
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State
+from prefect.states import Completed
+
+from tasks.services.planning import EvaluationDecision
+from tasks.services.run_dir import RunDir
+from tasks.train import SKIPPED
+from ups_models.config import PipelineConfig
+
+
+@task(name="evaluate", task_run_name="{decision.name}", cache_policy=NO_CACHE, persist_result=False)
+def evaluate(decision: EvaluationDecision, cfg: PipelineConfig, run: RunDir) -> State | None:
+    """Run one evaluation, or end as Skipped with the reason."""
+    if not decision.run:
+        return Completed(name=SKIPPED, message=f"{decision.name}: {decision.reason}")
+    from tasks.services.evaluation import evaluate_run
+
+    evaluate_run(decision.name, cfg, decision.settings, run)
+    return None
+
+
+def render_report(cfg: PipelineConfig, run: RunDir, *, changed: bool) -> Path:
+    """The run's HTML report, rendered again when something changed."""
+    path = run.reports / "report.html"
+    if path.exists() and not changed:
+        return path
+    from tasks.services.evaluation import write_report
+
+    return write_report(cfg, run)

@@ -1,0 +1,1 @@
+"""Plain Python around files, locks, signals and remote services; no Prefect here."""

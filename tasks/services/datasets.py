@@ -1,0 +1,151 @@
+"""The data of a run: the files a config names, or the ones we solve for when it names none."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Collection, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tasks.services.progress import progress_of
+from tasks.services.run_dir import RunDir
+from ups_models.config import DataConfig, PipelineConfig, SteadyDataConfig
+from ups_models.errors import BadInput
+from ups_models.specs import SPECS
+
+if TYPE_CHECKING:  # PyTorch and h5py are imported only where data is read
+    from ups_models.data.pdebench import SteadyFields, Trajectories
+
+logger = logging.getLogger(__name__)
+
+FINGERPRINT_BLOCKS, BLOCK_BYTES = 64, 64 * 1024
+FILE_NAMES = {
+    "burgers1d": "1D_Burgers_Sols_Nu{}_{}.hdf5",
+    "advection1d": "1D_Advection_Sols_beta{}_{}.hdf5",
+    "darcy2d": "2D_DarcyFlow_beta{}_Train_{}.hdf5",
+}
+
+
+def trajectory_files(cfg: PipelineConfig, run: RunDir) -> dict[Path, float]:
+    """The files to train the operator on, and the parameter that each would be generated with."""
+    generate = cfg.data.generate
+    recipe = [cfg.seed, cfg.data.points * cfg.data.reduced_resolution, generate.n, generate.nt, generate.t_end]
+    return _files(cfg.data, cfg.data.family, recipe, run)
+
+
+def steady_files(cfg: PipelineConfig, run: RunDir) -> dict[Path, float]:
+    """The files of steady states, and the parameter that each would be generated with."""
+    size = cfg.steady_data.size * cfg.steady_data.reduced_resolution
+    return _files(cfg.steady_data, "darcy2d", [cfg.seed, size, cfg.steady_data.generate.n], run)
+
+
+def require_named_files(cfg: PipelineConfig, run: RunDir, stages: Collection[str]) -> None:
+    """Read the files that the config names and that `stages` will need. Raises DataError, BadInput.
+
+    What was read is kept for the stages, so looking before the run begins costs nothing.
+    """
+    needed = [SPECS[name] for name in stages]
+    if cfg.data.files and any(not spec.steady for spec in needed):
+        load_data(cfg, run)
+    if cfg.steady_data.files and any(spec.steady for spec in needed):
+        load_steady_data(cfg, run)
+
+
+@lru_cache(maxsize=1)
+def load_data(cfg: PipelineConfig, run: RunDir) -> Trajectories:
+    """All trajectories of the config; generates files that are ours to make and not there yet."""
+    from ups_models.data import pdebench
+
+    files = trajectory_files(cfg, run)
+    generate = cfg.data.generate
+    for path, parameter in files.items():
+        if not cfg.data.files and not path.exists():
+            with progress_of(f"data {path.name}", generate.n) as update:
+                pdebench.generate(
+                    cfg.data.family,
+                    path,
+                    n=generate.n,
+                    seed=cfg.seed,
+                    parameter=parameter,
+                    nx=cfg.data.points * cfg.data.reduced_resolution,
+                    nt=generate.nt,
+                    t_end=generate.t_end,
+                    on_progress=lambda done: update(done, "trajectories"),
+                )
+    data = pdebench.load_trajectories(
+        list(files),
+        family=cfg.data.family,
+        reduced_resolution=cfg.data.reduced_resolution,
+        reduced_resolution_t=cfg.data.reduced_resolution_t,
+        limit=cfg.data.limit,
+    )
+    _require_size("data.points", cfg.data.points, data.u.shape[-1], list(files))
+    return data
+
+
+@lru_cache(maxsize=1)
+def load_steady_data(cfg: PipelineConfig, run: RunDir) -> SteadyFields:
+    """All steady states of the config; generates files that are ours to make and not there yet."""
+    from ups_models.data import pdebench
+
+    files = steady_files(cfg, run)
+    size = cfg.steady_data.size * cfg.steady_data.reduced_resolution
+    for path, parameter in files.items():
+        if not cfg.steady_data.files and not path.exists():
+            n = cfg.steady_data.generate.n
+            with progress_of(f"data {path.name}", n) as update:
+                pdebench.generate(
+                    "darcy2d",
+                    path,
+                    n=n,
+                    seed=cfg.seed,
+                    parameter=parameter,
+                    nx=size,
+                    on_progress=lambda done: update(done, "samples"),
+                )
+    data = pdebench.load_steady(
+        list(files), reduced_resolution=cfg.steady_data.reduced_resolution, limit=cfg.steady_data.limit
+    )
+    _require_size("steady_data.size", cfg.steady_data.size, data.a.shape[-1], list(files))
+    return data
+
+
+def data_fingerprint(paths: list[Path]) -> str | None:
+    """Identifies the content of data files by their sizes and 64 evenly spaced blocks of each; None: a file is absent.
+
+    A full hash of PDEBench's 8 GB files would take longer than a start may.
+    """
+    digest = hashlib.sha256()
+    for path in paths:
+        if not path.is_file():
+            return None
+        size = path.stat().st_size
+        digest.update(str(size).encode())
+        with path.open("rb") as file:
+            for block in range(FINGERPRINT_BLOCKS):
+                file.seek(block * max(size - BLOCK_BYTES, 0) // (FINGERPRINT_BLOCKS - 1))
+                digest.update(file.read(BLOCK_BYTES))
+    return digest.hexdigest()
+
+
+def _files(
+    data: DataConfig | SteadyDataConfig, family: str, recipe: Sequence[object], run: RunDir
+) -> dict[Path, float]:
+    if data.files:
+        return dict.fromkeys(data.files, 0.0)
+    files = {}
+    for parameter in data.generate.parameters:
+        key = hashlib.sha256(json.dumps([*recipe, parameter]).encode()).hexdigest()[:8]
+        files[run.data / FILE_NAMES[family].format(parameter, key)] = parameter
+    return files
+
+
+def _require_size(key: str, wanted: int, found: int, files: list[Path]) -> None:
+    if wanted != found:
+        raise BadInput(
+            f"{files[0]}: has {found} grid points after the reduction, but the config says {key}={wanted}; "
+            f"set {key}: {found}, or another reduced_resolution"
+        )

@@ -1,0 +1,39 @@
+"""reports/metrics.jsonl: what training measured, one line a step, kept whatever else fails."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+Row = dict[str, float]
+
+
+class History:
+    """Appends rows to one file; a step that is done again after a resume is written again, and the last row counts."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def append(self, stage: str, row: Row) -> None:
+        """Add one row; rows are small enough that a kill loses the last one at most."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"stage": stage, **row}) + "\n")
+
+    def read(self) -> dict[str, list[Row]]:
+        """Rows by stage, by rising step."""
+        by_stage: dict[str, dict[float, Row]] = {}
+        if self.path.exists():
+            for line in self.path.read_text("utf-8").splitlines():
+                row = _parsed(line)
+                if row is not None:
+                    by_stage.setdefault(str(row.pop("stage")), {})[row["step"]] = row
+        return {stage: [rows[step] for step in sorted(rows)] for stage, rows in by_stage.items()}
+
+
+def _parsed(line: str) -> Row | None:
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError:
+        return None  # half a line: the writer was killed in it
+    return row if isinstance(row, dict) and "stage" in row and "step" in row else None

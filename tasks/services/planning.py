@@ -1,0 +1,256 @@
+"""What each stage and evaluation needs: to run, to go on, or nothing at all; and why."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from dataclasses import dataclass
+from typing import Literal
+
+from tasks.services.datasets import data_fingerprint, steady_files, trajectory_files
+from tasks.services.run_dir import RunDir
+from tasks.services.status import StageRecord, Status, StatusStore
+from ups_models.config import EvalConfig, PipelineConfig
+from ups_models.errors import BadInput, CheckpointError
+from ups_models.files import digest_of
+from ups_models.specs import SPECS, StageSpec, check_architecture
+
+logger = logging.getLogger(__name__)
+
+Action = Literal["skip", "train", "resume", "disabled"]
+
+STATUS_NOT_FOUND = (
+    "Stage status file not found: {path} is missing, but {names} exist from before stage tracking. Two options: "
+    "(1) start fresh with a new training run (another --run-dir, or --force-train to replace these files); "
+    "(2) create {path} by hand from the checkpoints that exist"
+)
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What happens to a stage, and the reason a person is told."""
+
+    stage: str
+    action: Action
+    reason: str
+    warn: bool = False
+
+
+@dataclass(frozen=True)
+class EvaluationDecision:
+    """Whether an evaluation runs, with what settings, and the reason a person is told."""
+
+    name: str
+    run: bool
+    reason: str
+    settings: EvalConfig
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What the user allowed."""
+
+    stage: str = "all"
+    auto_resume: bool = False
+    force_train: bool = False
+
+    def selects(self, stage: str) -> bool:
+        """Whether this stage was asked for."""
+        return self.stage in ("all", stage)
+
+
+def plan(cfg: PipelineConfig, run: RunDir, policy: Policy) -> list[Decision]:
+    """Decide for every selected stage, in order. Writes nothing; raises BadInput, ArchitectureMismatch, StatusError.
+
+    A stage runs again when it must, and then so does every stage that depends on it.
+    """
+    status = StatusStore(run.status).read()
+    _require_permission(run, status, policy)
+    moved: dict[str, str] = {}
+    decisions: list[Decision] = []
+    for name, spec in SPECS.items():
+        if not policy.selects(name):
+            continue
+        decision = _decide(spec, cfg, run, status, policy, moved)
+        if decision.action in ("train", "resume"):
+            _require_inputs(spec, run, status, decisions)
+            moved[name] = decision.reason
+        decisions.append(decision)
+    return decisions
+
+
+def inputs_of(spec: StageSpec, cfg: PipelineConfig, run: RunDir) -> dict[str, str]:
+    """What a stage learns from: the sha256 of each checkpoint it needs, and its data's fingerprint."""
+    inputs = {}
+    for name in spec.needs:
+        path = run.checkpoint(SPECS[name].checkpoint)
+        if path.is_file():
+            inputs[path.name] = digest_of(path).sha256
+    files = steady_files(cfg, run) if spec.steady else trajectory_files(cfg, run)
+    fingerprint = data_fingerprint(list(files))
+    if fingerprint is not None:
+        inputs["data"] = fingerprint
+    return inputs
+
+
+def plan_evaluation(
+    name: str, settings: EvalConfig, cfg: PipelineConfig, run: RunDir, *, redo: bool
+) -> EvaluationDecision:
+    """Decide for one evaluation, once training is done: it is skipped while nothing it depends on has changed."""
+    status = StatusStore(run.status).read()
+    record = status.evaluation(name)
+    if redo:
+        return EvaluationDecision(name, True, f"--redo-{name.replace('_', '-')}", settings)
+    if record.status != "completed" or record.inputs is None:
+        return EvaluationDecision(name, True, record.status.replace("_", " "), settings)
+    if not (run.reports / f"{name}.json").is_file():
+        return EvaluationDecision(name, True, f"{run.reports / f'{name}.json'} is missing", settings)
+    inputs = evaluation_inputs(cfg, settings, run, status)
+    if inputs != record.inputs:
+        moved = sorted(key for key in inputs.keys() | record.inputs if inputs.get(key) != record.inputs.get(key))
+        return EvaluationDecision(name, True, f"{', '.join(moved)} changed since it ran", settings)
+    return EvaluationDecision(name, False, f"completed at {record.completed_at}, nothing changed since", settings)
+
+
+def evaluation_inputs(cfg: PipelineConfig, settings: EvalConfig, run: RunDir, status: Status) -> dict[str, str]:
+    """What an evaluation's figures depend on: every completed checkpoint, and the config of both."""
+    inputs = {}
+    for name, spec in SPECS.items():
+        path = run.checkpoint(spec.checkpoint)
+        if status.stage(name).status == "completed" and path.is_file():
+            inputs[path.name] = digest_of(path).sha256
+    relevant = [settings.model_dump(mode="json"), cfg.model_dump(mode="json", exclude={"runtime", "checkpoint"})]
+    inputs["config"] = hashlib.sha256(json.dumps(relevant, sort_keys=True).encode()).hexdigest()
+    return inputs
+
+
+def require_operator(cfg: PipelineConfig, run: RunDir) -> None:
+    """Raise CheckpointError, ArchitectureMismatch when --skip-training finds no operator that fits the config."""
+    spec = SPECS["operator"]
+    record = StatusStore(run.status).read().stage("operator")
+    path = run.checkpoint(spec.checkpoint)
+    if record.status != "completed" or not path.is_file():
+        raise CheckpointError(
+            f"{path}: --skip-training finds no completed operator to evaluate; train first, or name the right --run-dir"
+        )
+    for name, other in SPECS.items():
+        arch = StatusStore(run.status).read().stage(name).arch
+        if arch is not None and run.checkpoint(other.checkpoint).is_file():
+            check_architecture(run.checkpoint(other.checkpoint), arch, other.arch(cfg))
+
+
+def _decide(
+    spec: StageSpec, cfg: PipelineConfig, run: RunDir, status: Status, policy: Policy, moved: dict[str, str]
+) -> Decision:
+    record = status.stage(spec.name)
+    if policy.force_train and spec.settings(cfg).epochs:
+        return Decision(spec.name, "train", "--force-train")
+    if record.status != "completed" and spec.settings(cfg).epochs == 0:
+        return Decision(spec.name, "disabled", f"stages.{spec.name}.epochs is 0")
+    if record.status == "completed":
+        decision = _decide_completed(spec, cfg, run, record, moved)
+    elif record.status == "not_started":
+        decision = Decision(spec.name, "train", "not started yet")
+    else:
+        decision = _decide_unfinished(spec, cfg, run, record)
+    if decision.action == "train" and spec.settings(cfg).epochs == 0:
+        raise BadInput(
+            f"stage {spec.name} must run again ({decision.reason}), but stages.{spec.name}.epochs is 0; give it epochs"
+        )
+    return decision
+
+
+def _decide_completed(
+    spec: StageSpec, cfg: PipelineConfig, run: RunDir, record: StageRecord, moved: dict[str, str]
+) -> Decision:
+    if record.arch is not None:
+        check_architecture(run.checkpoint(spec.checkpoint), record.arch, spec.arch(cfg))
+    damaged = _damaged(run, spec, record)
+    if damaged is not None:
+        return Decision(spec.name, "train", damaged, warn=True)
+    upstream = next((name for name in spec.needs if name in moved), None)
+    if upstream is not None:
+        return Decision(spec.name, "train", f"{upstream}, which it depends on, runs again", warn=True)
+    changed = _changed_input(record, inputs_of(spec, cfg, run))
+    if changed is not None:
+        return Decision(spec.name, "train", f"{changed} is not what it was trained from any more", warn=True)
+    if record.files is None:
+        return Decision(spec.name, "skip", "completed; its record held no digests, so the file itself was checked")
+    if record.config_hash is not None and record.config_hash != spec.config_hash(cfg) and spec.settings(cfg).epochs:
+        return Decision(
+            spec.name,
+            "skip",
+            "completed under other settings that shape no tensor (such as epochs or lr); "
+            "--force-train trains it with the new ones",
+            warn=True,
+        )
+    return Decision(spec.name, "skip", f"completed at {record.completed_at}, files unchanged")
+
+
+def _decide_unfinished(spec: StageSpec, cfg: PipelineConfig, run: RunDir, record: StageRecord) -> Decision:
+    before = f"{record.status} at step {record.step or 0}"
+    if record.error_message:
+        before += f" ({record.error_message})"
+    if not run.resume(spec.name).is_file():
+        return Decision(spec.name, "train", f"{before}, with no saved state: starts from the beginning", warn=True)
+    if record.arch is not None:
+        check_architecture(run.resume(spec.name), record.arch, spec.arch(cfg))
+    if record.config_hash not in (None, spec.config_hash(cfg)):
+        raise BadInput(
+            f"{run.resume(spec.name)}: stage {spec.name} was interrupted under other settings; "
+            "go on with the same config, or start it again with --force-train"
+        )
+    return Decision(spec.name, "resume", before)
+
+
+def _damaged(run: RunDir, spec: StageSpec, record: StageRecord) -> str | None:
+    names = list(record.files) if record.files else [record.checkpoint or spec.checkpoint]
+    for name in names:
+        if name not in spec.files:
+            return f"{name} is no file of this stage (its files are {', '.join(spec.files)})"
+        path = run.checkpoint(name)
+        if not path.is_file():
+            return f"{path} is missing"
+        if record.files and digest_of(path) != record.files[name].digest:
+            return f"{path} is not what was saved (its sha256 differs)"
+    return None
+
+
+def _changed_input(record: StageRecord, inputs: dict[str, str]) -> str | None:
+    known = record.inputs or {}
+    return next((name for name, value in inputs.items() if name in known and known[name] != value), None)
+
+
+def _require_inputs(spec: StageSpec, run: RunDir, status: Status, decisions: list[Decision]) -> None:
+    coming = {decision.stage for decision in decisions if decision.action in ("train", "resume", "skip")}
+    for name in spec.needs:
+        path = run.checkpoint(SPECS[name].checkpoint)
+        if name not in coming and (status.stage(name).status != "completed" or not path.is_file()):
+            raise BadInput(
+                f"stage {spec.name} needs {path}, which is not there: train stage {name} first "
+                f"(--stage {name}, or --stage all), or set stages.{spec.name}.epochs to 0"
+            )
+
+
+def _require_permission(run: RunDir, status: Status, policy: Policy) -> None:
+    if policy.force_train:
+        return
+    if not run.status.exists():
+        existing = [name for spec in SPECS.values() for name in spec.files if run.checkpoint(name).exists()]
+        if existing:
+            raise BadInput(STATUS_NOT_FOUND.format(path=run.status, names=", ".join(existing)))
+        return
+    started = [name for name, record in status.stages.items() if record.status != "not_started"]
+    if started and not policy.auto_resume:
+        held = ", ".join(f"{name} ({status.stage(name).status})" for name in started)
+        raise BadInput(
+            f"{run.checkpoints}: already holds {held}; go on with --auto-resume, or train again with --force-train"
+        )
+
+
+def announce(decisions: list[Decision]) -> None:
+    """Tell a person what will happen, before it does."""
+    for decision in decisions:
+        level = logging.WARNING if decision.warn else logging.INFO
+        logger.log(level, "%s: %s: %s", decision.stage, decision.action, decision.reason)

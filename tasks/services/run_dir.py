@@ -1,0 +1,106 @@
+"""Where things lie in a run, who owns it, and what time it is."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from ups_models.errors import BadInput
+from ups_models.files import remove_stale_temporaries
+
+logger = logging.getLogger(__name__)
+
+
+def utc_now() -> str:
+    """The time as the status file writes it: ISO-8601 UTC with a Z, to the second."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+@dataclass(frozen=True)
+class RunDir:
+    """The paths of one run."""
+
+    root: Path
+    checkpoints: Path
+
+    @classmethod
+    def of(cls, root: Path, checkpoint_dir: Path) -> RunDir:
+        """The run in `root`; `checkpoint_dir` is relative to it, or absolute."""
+        return cls(root, root / checkpoint_dir)
+
+    @property
+    def status(self) -> Path:
+        """The one record of which stages ran."""
+        return self.checkpoints / "stage_status.json"
+
+    @property
+    def lock(self) -> Path:
+        """Held by the process that owns the run."""
+        return self.checkpoints / ".owner"
+
+    @property
+    def reports(self) -> Path:
+        """Evaluations, figures and the loss history."""
+        return self.root / "reports"
+
+    @property
+    def data(self) -> Path:
+        """Data sets that we solved for ourselves."""
+        return self.root / "data"
+
+    def checkpoint(self, name: str) -> Path:
+        """A checkpoint by its file name."""
+        return self.checkpoints / name
+
+    def resume(self, stage: str) -> Path:
+        """The state of a stage in progress."""
+        return self.checkpoints / "resume" / f"{stage}.pt"
+
+    def require_writable(self) -> None:
+        """Raise BadInput when the run cannot be written here; creates nothing."""
+        for folder in (self.checkpoints, self.reports, self.data):
+            existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+            if not existing.is_dir():
+                raise BadInput(f"{existing}: is a file where the run needs a folder; choose another --run-dir")
+            if not os.access(existing, os.W_OK | os.X_OK):
+                raise BadInput(f"{existing}: cannot be written; choose another --run-dir or change its permissions")
+
+
+@contextmanager
+def owned(run: RunDir) -> Iterator[None]:
+    """Own the run until the block ends; the kernel gives the lock back when the process dies.
+
+    Raises BadInput naming pid and host when another living process owns it.
+    """
+    run.checkpoints.mkdir(parents=True, exist_ok=True)
+    handle = os.open(run.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BadInput(f"{run.root}: {_owner(run.lock)} is working on this run; wait for it or stop it") from None
+        owner = {"pid": os.getpid(), "host": socket.gethostname(), "started_at": utc_now()}
+        os.ftruncate(handle, 0)
+        os.pwrite(handle, json.dumps(owner).encode(), 0)
+        for folder in (run.checkpoints, run.checkpoints / "resume", run.reports, run.data):
+            for path in remove_stale_temporaries(folder):
+                logger.info("removed %s, left behind by a process that was killed", path)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _owner(lock: Path) -> str:
+    try:
+        owner = json.loads(lock.read_text("utf-8"))
+        return f"process {owner['pid']} on {owner['host']}, started {owner['started_at']},"
+    except (OSError, ValueError, KeyError, TypeError):
+        return "another process"

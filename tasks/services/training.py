@@ -1,0 +1,150 @@
+"""Training one stage in a run directory: load what it needs, fit, put its files in place, record it."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+
+import torch
+from torch import nn
+
+from tasks.services.datasets import load_data, load_steady_data
+from tasks.services.history import History
+from tasks.services.planning import inputs_of
+from tasks.services.progress import progress_of
+from tasks.services.run_dir import RunDir
+from tasks.services.signals import StopRequest, stop_request
+from tasks.services.status import StatusStore
+from ups_models.checkpoint import load_network, save_network
+from ups_models.config import PipelineConfig
+from ups_models.data.pdebench import SteadyFields, Trajectories, split_rows
+from ups_models.errors import BadInput, Preempted
+from ups_models.specs import SPECS
+from ups_models.stages import STAGES, Stage
+from ups_models.train import Progress, TrainState, fit
+
+logger = logging.getLogger(__name__)
+
+HISTORY_ROWS = 250
+
+
+def select_device(cfg: PipelineConfig) -> torch.device:
+    """The device that the config asks for, and torch's threads as it asks. Raises BadInput without CUDA."""
+    wanted = cfg.runtime.device
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise BadInput("--device cuda: PyTorch sees no CUDA device here; use --device cpu, or auto")
+    if cfg.runtime.threads:
+        torch.set_num_threads(cfg.runtime.threads)
+    return torch.device("cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def train_stage_files(name: str, cfg: PipelineConfig, run: RunDir, *, fresh: bool) -> None:
+    """Train stage `name` to its end and leave its two files, recorded as completed.
+
+    `fresh` starts it again from nothing. Raises Preempted when asked to stop: its state is then saved, and the signal
+    is handed on; an error is recorded in the status and raised.
+    """
+    stage, status = STAGES[name], StatusStore(run.status)
+    spec = stage.spec
+    device = select_device(cfg)
+    if fresh:
+        run.resume(name).unlink(missing_ok=True)
+    data = training_data(stage, cfg, run)
+    frozen = frozen_networks(stage, cfg, run, device)
+    inputs = inputs_of(spec, cfg, run)
+    status.start(
+        name,
+        total_epochs=spec.settings(cfg).epochs,
+        arch=spec.arch(cfg),
+        config_hash=spec.config_hash(cfg),
+        seed=cfg.seed,
+    )
+    started = time.monotonic()
+    with stop_request() as stop:
+        try:
+            state = _fit(stage, cfg, run, data, frozen, device, status, stop)
+        except Preempted:
+            logger.warning("%s: stopped by %s; saved", name, stop.signal.name if stop.signal else "request")
+            raise
+        except Exception as error:
+            status.fail(name, str(error) or type(error).__name__)
+            raise
+    files = {
+        path: save_network(run.checkpoint(path), net, stage=name, arch=spec.arch(cfg))
+        for path, net in zip(spec.files, (state.net, state.ema), strict=True)
+    }
+    seconds = time.monotonic() - started
+    status.complete(name, checkpoint=spec.checkpoint, files=files, inputs=inputs, step=state.step, seconds=seconds)
+    run.resume(name).unlink(missing_ok=True)
+    logger.info("%s: completed, %d steps in %.0f s -> %s", name, state.step, seconds, run.checkpoint(spec.checkpoint))
+
+
+def training_data(stage: Stage, cfg: PipelineConfig, run: RunDir) -> Trajectories | SteadyFields:
+    """The training rows of what the stage learns from."""
+    if stage.spec.steady:
+        steady = load_steady_data(cfg, run)
+        return steady.select(split_rows(steady.row, val=cfg.steady_data.val, test=cfg.steady_data.test).train)
+    data = load_data(cfg, run)
+    return data.select(split_rows(data.row, val=cfg.data.val, test=cfg.data.test).train)
+
+
+def frozen_networks(stage: Stage, cfg: PipelineConfig, run: RunDir, device: torch.device) -> Mapping[str, nn.Module]:
+    """The averaged weights of the stages this one needs, verified, ready and fixed."""
+    return {name: load_stage(name, cfg, run, device) for name in stage.spec.needs}
+
+
+def load_stage(name: str, cfg: PipelineConfig, run: RunDir, device: torch.device) -> nn.Module:
+    """A completed stage's averaged weights. Raises CheckpointError when they are not what the status names."""
+    spec = SPECS[name]
+    record = StatusStore(run.status).read().stage(name)
+    path = run.checkpoint(record.checkpoint or spec.checkpoint)
+    known = (record.files or {}).get(path.name)
+    net = STAGES[name].build(cfg)
+    load_network(path, net, stage=name, arch=spec.arch(cfg), expected=known.digest if known else None)
+    return net.to(device).requires_grad_(False).eval()
+
+
+def _fit(
+    stage: Stage,
+    cfg: PipelineConfig,
+    run: RunDir,
+    data: Trajectories | SteadyFields,
+    frozen: Mapping[str, nn.Module],
+    device: torch.device,
+    status: StatusStore,
+    stop: StopRequest,
+) -> TrainState:
+    total = stage.spec.settings(cfg).total_steps
+    every = max(1, total // HISTORY_ROWS)
+    history = History(run.reports / "metrics.jsonl")
+    done = status.read().stage(stage.name).step or 0
+
+    with progress_of(stage.name, total, done) as update:
+
+        def on_step(progress: Progress) -> None:
+            update(progress.step, f"loss {progress.loss:.4g}")
+            if progress.step % every == 0 or progress.step == total:
+                history.append(
+                    stage.name,
+                    {
+                        "step": progress.step,
+                        "epoch": progress.epoch,
+                        "loss": progress.loss,
+                        "grad_norm": progress.grad_norm,
+                        "lr": progress.lr,
+                    },
+                )
+
+        return fit(
+            stage,
+            cfg,
+            data,
+            frozen,
+            device=device,
+            resume_path=run.resume(stage.name),
+            on_step=on_step,
+            on_epoch=lambda progress: logger.debug("%s: epoch %d done", stage.name, progress.epoch),
+            on_save=lambda progress: status.progress(stage.name, epoch=progress.epoch, step=progress.step),
+            should_stop=stop,
+        )

@@ -1,0 +1,24 @@
+"""The Prefect task that trains a stage, or says why there is nothing to do."""
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State
+from prefect.states import Completed
+
+from tasks.services.planning import Decision
+from tasks.services.run_dir import RunDir
+from ups_models.config import PipelineConfig
+
+SKIPPED = "Skipped"
+
+
+@task(name="train-stage", task_run_name="{decision.stage}", cache_policy=NO_CACHE, persist_result=False)
+def train_stage(decision: Decision, cfg: PipelineConfig, run: RunDir) -> State | None:
+    """Train one stage, or end as Skipped with the reason."""
+    if decision.action in ("skip", "disabled"):
+        run.resume(decision.stage).unlink(missing_ok=True)
+        return Completed(name=SKIPPED, message=f"{decision.stage}: {decision.reason}")
+    from tasks.services.training import train_stage_files
+
+    train_stage_files(decision.stage, cfg, run, fresh=decision.action == "train")
+    return None

@@ -1,0 +1,98 @@
+"""Checkpoint files: what lies in a .pt, how it is written whole, and what is checked before a weight is used."""
+
+from __future__ import annotations
+
+import pickle
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ups_models.errors import ArchitectureMismatch, CheckpointError
+from ups_models.files import FileDigest, digest_of, write_atomically
+from ups_models.specs import Arch, check_architecture
+
+FORMAT = 1
+
+
+def save_payload(path: Path, payload: Mapping[str, Any]) -> FileDigest:
+    """Write tensors and plain values atomically, and return what identifies the file.
+
+    The archive is written through a file object: by path, its bytes would depend on the file's name.
+    """
+    return write_atomically(path, lambda file: torch.save(dict(payload), file))
+
+
+def load_payload(path: Path, expected: FileDigest | None = None) -> dict[str, Any]:
+    """Read a .pt onto the CPU; nothing in it is executed. A raw state_dict is returned under that key.
+
+    torch.load does not notice flipped bits, so the digest is verified first where one is known, and the archive's
+    own checksums where none is. Raises CheckpointError.
+    """
+    _verify(path, expected)
+    try:
+        with path.open("rb") as file:
+            payload = torch.load(file, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
+        raise CheckpointError(f"{path}: is no checkpoint that can be read ({_first_line(error)})") from None
+    if not isinstance(payload, dict):
+        raise CheckpointError(f"{path}: holds a {type(payload).__name__}, not a checkpoint")
+    if "state_dict" in payload:
+        return payload
+    if payload and all(isinstance(value, Tensor) for value in payload.values()):
+        return {"state_dict": payload}
+    raise CheckpointError(f"{path}: holds neither a state_dict nor the weights of a network")
+
+
+def save_network(path: Path, net: nn.Module, *, stage: str, arch: Arch) -> FileDigest:
+    """Write a trained network's weights and its fingerprint."""
+    weights = {name: value.detach().cpu().contiguous() for name, value in net.state_dict().items()}
+    return save_payload(path, {"format": FORMAT, "stage": stage, "arch": dict(arch), "state_dict": weights})
+
+
+def load_network(path: Path, net: nn.Module, *, stage: str, arch: Arch, expected: FileDigest | None = None) -> None:
+    """Copy a checkpoint's weights into `net`, after its stage and architecture are found to be the wanted ones.
+
+    Raises CheckpointError, and ArchitectureMismatch where config and checkpoint disagree.
+    """
+    payload = load_payload(path, expected)
+    if payload.get("stage", stage) != stage:
+        raise CheckpointError(f"{path}: is a checkpoint of stage {payload['stage']}, not of {stage}")
+    if "arch" in payload:
+        check_architecture(path, payload["arch"], arch)
+    weights = payload["state_dict"]
+    check_shapes(path, weights, net)
+    net.load_state_dict(weights)
+
+
+def check_shapes(path: Path, weights: Mapping[str, Tensor], net: nn.Module) -> None:
+    """Compare names and shapes of a state_dict with a network's. Raises ArchitectureMismatch."""
+    wanted = {name: tuple(value.shape) for name, value in net.state_dict().items()}
+    saved = {name: tuple(value.shape) for name, value in weights.items()}
+    for name in sorted(wanted.keys() | saved.keys()):
+        if saved.get(name) != wanted.get(name):
+            raise ArchitectureMismatch(
+                f"Architecture mismatch: {name}={saved.get(name, 'absent')} vs {name}={wanted.get(name, 'absent')} "
+                f"({path} holds the first, the config asks for the second); use the config it was trained with"
+            )
+
+
+def _verify(path: Path, expected: FileDigest | None) -> None:
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such checkpoint; train the stage first, or name another file")
+    if expected is not None and digest_of(path) != expected:
+        raise CheckpointError(f"{path}: its content is not what was saved (sha256 differs); train the stage again")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+    except (zipfile.BadZipFile, OSError, NotImplementedError, EOFError) as error:
+        raise CheckpointError(f"{path}: is no checkpoint, or a truncated one ({_first_line(error)})") from None
+    if damaged is not None:
+        raise CheckpointError(f"{path}: is damaged (checksum of {damaged} differs); train the stage again")
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:120]

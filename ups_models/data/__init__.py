@@ -1,0 +1,1 @@
+"""Data: reference solvers, the field's HDF5 layout, and batches."""

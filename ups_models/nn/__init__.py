@@ -1,0 +1,1 @@
+"""Networks; they take plain numbers, never a config."""

@@ -1,0 +1,57 @@
+"""Encoder and decoder between a periodic 1D field and its latent tokens."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from ups_models.nn.blocks import CircularConv, Mlp
+
+
+class LocalBlock(nn.Module):
+    """Convolution over neighbouring tokens and a channel MLP, residual."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.conv = CircularConv(width, width)
+        self.mlp = Mlp(width, 2 * width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, S, H) -> (B, S, H)."""
+        x = x + nn.functional.gelu(self.conv(x))
+        out: Tensor = x + self.mlp(x)
+        return out
+
+
+class Encoder(nn.Module):
+    """u (B, X) -> z (B, S, D): each token sees its own patch and its neighbours'."""
+
+    def __init__(self, points: int, tokens: int, dim: int, width: int, blocks: int) -> None:
+        super().__init__()
+        self.tokens = tokens
+        self.lift = CircularConv(points // tokens, width)
+        self.blocks = nn.Sequential(*(LocalBlock(width) for _ in range(blocks)))
+        self.project = nn.Linear(width, dim)
+        self.skip = nn.Linear(points // tokens, dim)
+
+    def forward(self, u: Tensor) -> Tensor:
+        """(B, X) -> (B, S, D)."""
+        patches = u.unflatten(-1, (self.tokens, -1))
+        out: Tensor = self.project(self.blocks(self.lift(patches))) + self.skip(patches)
+        return out
+
+
+class Decoder(nn.Module):
+    """z (B, S, D) -> u (B, X), with the spatial mean it is told: the conserved quantity cannot drift."""
+
+    def __init__(self, points: int, tokens: int, dim: int, width: int, blocks: int) -> None:
+        super().__init__()
+        self.lift = CircularConv(dim, width)
+        self.blocks = nn.Sequential(*(LocalBlock(width) for _ in range(blocks)))
+        self.project = nn.Linear(width, points // tokens)
+        self.skip = CircularConv(dim, points // tokens)
+
+    def forward(self, z: Tensor, mean: Tensor) -> Tensor:
+        """(B, S, D), mean (B,) -> (B, X)."""
+        u = (self.project(self.blocks(self.lift(z))) + self.skip(z)).flatten(-2).float()
+        out: Tensor = u + (mean - u.mean(-1))[:, None]
+        return out

@@ -1,0 +1,87 @@
+"""The distribution of the operator's residual: a learned scale, and a denoiser of the whitened residual."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from ups_models.nn.blocks import CircularConv, LogFourierFeatures, MixingBlock, Mlp
+
+
+class ResidualScale(nn.Module):
+    """s(z, z_hat): the residual's standard deviation, one value for each token and group of channels."""
+
+    def __init__(self, dim: int, width: int, groups: int) -> None:
+        super().__init__()
+        self.repeat = dim // groups
+        self.net = nn.Sequential(
+            CircularConv(2 * dim, width), nn.GELU(), CircularConv(width, width), nn.GELU(), nn.Linear(width, groups)
+        )
+
+    def forward(self, z: Tensor, z_hat: Tensor) -> Tensor:
+        """(B, S, D), (B, S, D) -> (B, S, D), positive."""
+        log_scale: Tensor = self.net(torch.cat([z, z_hat - z], -1)).float()
+        return log_scale.clamp(-12.0, 4.0).exp().repeat_interleave(self.repeat, -1)
+
+
+class ResidualDenoiser(nn.Module):
+    """F(c_in x; sigma, z, z_hat), the raw network inside an EDM or a consistency preconditioning."""
+
+    def __init__(self, *, tokens: int, dim: int, width: int, blocks: int, modes: int) -> None:
+        super().__init__()
+        self.features = LogFourierFeatures(octaves=6)
+        cond_width = 64
+        self.condition = Mlp(self.features.width(1), cond_width, cond_width)
+        self.lift = CircularConv(4 * dim, width)
+        self.blocks = nn.ModuleList(MixingBlock(width, tokens, modes, cond_width) for _ in range(blocks))
+        self.project = nn.Linear(width, dim)
+        nn.init.zeros_(self.project.weight)
+        nn.init.zeros_(self.project.bias)
+
+    def forward(self, x: Tensor, sigma: Tensor, context: Tensor) -> Tensor:
+        """x (B, S, D) already scaled, sigma (B,), context (B, S, 3 D) -> (B, S, D)."""
+        cond = self.condition(self.features(sigma.log()[:, None]))
+        h = self.lift(torch.cat([x, context], -1))
+        for block in self.blocks:
+            h = block(h, cond)
+        out: Tensor = self.project(h)
+        return out.float()
+
+
+class ResidualDiffusion(nn.Module):
+    """p(r | z, z_hat) for r = E(u_{t+1}) - P(E(u_t)), whitened: x_0 = r / s(z, z_hat) has unit variance.
+
+    The same module serves the teacher (`denoise`, Karras et al. 2022) and its consistency student
+    (`consistency`, Song et al. 2023): they differ in the preconditioning, and lie in separate files.
+    """
+
+    def __init__(
+        self, *, tokens: int, dim: int, width: int, blocks: int, modes: int, scale_groups: int, sigma_min: float
+    ) -> None:
+        super().__init__()
+        self.sigma_min = sigma_min
+        self.scale = ResidualScale(dim, width, scale_groups)
+        self.denoiser = ResidualDenoiser(tokens=tokens, dim=dim, width=width, blocks=blocks, modes=modes)
+
+    def context(self, z: Tensor, z_hat: Tensor) -> Tensor:
+        """What the denoiser is told of the state: z, the predicted change in units of s, and log s. (B, S, 3 D)."""
+        scale = self.scale(z, z_hat).detach()
+        change = (z_hat - z) / scale
+        return torch.cat([z, change.sign() * change.abs().log1p(), scale.log() / 4], -1)
+
+    def denoise(self, x: Tensor, sigma: Tensor, context: Tensor) -> Tensor:
+        """D(x; sigma), the expected x_0. Karras et al. 2022, eq. 7 and table 1 with sigma_data = 1."""
+        s = sigma[:, None, None]
+        norm = (1 + s**2).sqrt()
+        return x / (1 + s**2) + s / norm * self._network(x / norm, sigma, context)
+
+    def consistency(self, x: Tensor, sigma: Tensor, context: Tensor) -> Tensor:
+        """f(x, sigma), with f(x, sigma_min) = x exactly. Song et al. 2023, eq. 5 and appendix C, sigma_data = 1."""
+        s = sigma[:, None, None]
+        norm = (1 + s**2).sqrt()
+        shifted = s - self.sigma_min
+        return x / (1 + shifted**2) + shifted / norm * self._network(x / norm, sigma, context)
+
+    def _network(self, x: Tensor, sigma: Tensor, context: Tensor) -> Tensor:
+        out: Tensor = self.denoiser(x, sigma, context)
+        return out

@@ -1,0 +1,59 @@
+"""Rollouts: many steps of the latent operator from one field, alone or as an ensemble."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from ups_models.nn.operator import LatentOperator
+
+SampleResidual = Callable[[Tensor, Tensor], Tensor]
+"""(z (B, S, D), z_hat (B, S, D)) -> a sampled residual r (B, S, D)."""
+
+
+@torch.no_grad()
+def rollout(operator: LatentOperator, u0: Tensor, parameters: Tensor, *, steps: int, reencode_every: int) -> Tensor:
+    """u0 (B, X), parameters (B, 2) -> predictions at steps 1..steps, (B, steps, X).
+
+    Every `reencode_every` steps (0: never) z <- E(D(z)) pulls the state back to where the operator was trained.
+    """
+    mean, z = u0.mean(-1), operator.encode(u0)
+    fields = []
+    for step in range(1, steps + 1):
+        z = operator.advance(z, parameters)
+        fields.append(operator.decode(z, mean))
+        if reencode_every and step % reencode_every == 0:
+            z = operator.encode(fields[-1])
+    return torch.stack(fields, 1)
+
+
+@torch.no_grad()
+def one_step_members(
+    operator: LatentOperator, sample: SampleResidual, u: Tensor, parameters: Tensor, *, members: int
+) -> Tensor:
+    """u_t (B, X) -> `members` samples of u_{t+1}, (M, B, X): D(z_hat + r) with r drawn for each member."""
+    mean = u.mean(-1).repeat(members)
+    z = operator.encode(u)
+    z_hat = operator.advance(z, parameters).repeat(members, 1, 1)
+    residual = sample(z.repeat(members, 1, 1), z_hat)
+    fields: Tensor = operator.decode(z_hat + residual, mean).unflatten(0, (members, -1))
+    return fields
+
+
+@torch.no_grad()
+def rollout_members(
+    operator: LatentOperator, sample: SampleResidual, u0: Tensor, parameters: Tensor, *, members: int, steps: int
+) -> Tensor:
+    """u0 (B, X) -> ensemble rollouts (M, B, steps, X); every step samples its residual and encodes again."""
+    parameters = parameters.repeat(members, 1)
+    u, mean = u0.repeat(members, 1), u0.mean(-1).repeat(members)
+    fields = []
+    for _ in range(steps):
+        z = operator.encode(u)
+        z_hat = operator.advance(z, parameters)
+        u = operator.decode(z_hat + sample(z, z_hat), mean)
+        fields.append(u)
+    rollouts: Tensor = torch.stack(fields, 1).unflatten(0, (members, -1))
+    return rollouts
