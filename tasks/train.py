@@ -15,10 +15,11 @@ SKIPPED = "Skipped"
 @task(name="train-stage", task_run_name="{decision.stage}", cache_policy=NO_CACHE, persist_result=False)
 def train_stage(decision: Decision, cfg: PipelineConfig, run: RunDir) -> State | None:
     """Train one stage, or end as Skipped with the reason."""
-    if decision.action in ("skip", "disabled"):
-        run.resume(decision.stage).unlink(missing_ok=True)
+    if decision.action not in ("skip", "disabled"):
+        from tasks.services import training
+    if decision.action == "adopt":
+        training.adopt_stage_files(decision.stage, cfg, run)
+    if decision.action in ("skip", "adopt", "disabled"):
         return Completed(name=SKIPPED, message=f"{decision.stage}: {decision.reason}")
-    from tasks.services.training import train_stage_files
-
-    train_stage_files(decision.stage, cfg, run, fresh=decision.action == "train")
+    training.train_stage_files(decision.stage, cfg, run, fresh=decision.action == "train")
     return None

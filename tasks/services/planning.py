@@ -18,7 +18,7 @@ from ups_models.specs import SPECS, StageSpec, check_architecture
 
 logger = logging.getLogger(__name__)
 
-Action = Literal["skip", "train", "resume", "disabled"]
+Action = Literal["skip", "adopt", "train", "resume", "disabled"]
 
 STATUS_NOT_FOUND = (
     "Stage status file not found: {path} is missing, but {names} exist from before stage tracking. Two options: "
@@ -176,7 +176,7 @@ def _decide_completed(
     if changed is not None:
         return Decision(spec.name, "train", f"{changed} is not what it was trained from any more", warn=True)
     if record.files is None:
-        return Decision(spec.name, "skip", "completed; its record held no digests, so the file itself was checked")
+        return Decision(spec.name, "adopt", "completed, but its record names no digests: the file itself is checked")
     if record.config_hash is not None and record.config_hash != spec.config_hash(cfg) and spec.settings(cfg).epochs:
         return Decision(
             spec.name,
@@ -205,14 +205,14 @@ def _decide_unfinished(spec: StageSpec, cfg: PipelineConfig, run: RunDir, record
 
 
 def _damaged(run: RunDir, spec: StageSpec, record: StageRecord) -> str | None:
-    names = list(record.files) if record.files else [record.checkpoint or spec.checkpoint]
-    for name in names:
+    known = record.files or {}
+    for name in {record.checkpoint or spec.checkpoint: None, **known}:
         if name not in spec.files:
             return f"{name} is no file of this stage (its files are {', '.join(spec.files)})"
         path = run.checkpoint(name)
         if not path.is_file():
             return f"{path} is missing"
-        if record.files and digest_of(path) != record.files[name].digest:
+        if name in known and digest_of(path) != known[name].digest:
             return f"{path} is not what was saved (its sha256 differs)"
     return None
 
@@ -223,7 +223,7 @@ def _changed_input(record: StageRecord, inputs: dict[str, str]) -> str | None:
 
 
 def _require_inputs(spec: StageSpec, run: RunDir, status: Status, decisions: list[Decision]) -> None:
-    coming = {decision.stage for decision in decisions if decision.action in ("train", "resume", "skip")}
+    coming = {decision.stage for decision in decisions if decision.action != "disabled"}
     for name in spec.needs:
         path = run.checkpoint(SPECS[name].checkpoint)
         if name not in coming and (status.stage(name).status != "completed" or not path.is_file()):

@@ -20,6 +20,7 @@ from ups_models.checkpoint import load_network, save_network
 from ups_models.config import PipelineConfig
 from ups_models.data.pdebench import SteadyFields, Trajectories, split_rows
 from ups_models.errors import BadInput, Preempted
+from ups_models.files import digest_of
 from ups_models.specs import SPECS
 from ups_models.stages import STAGES, Stage
 from ups_models.train import Progress, TrainState, fit
@@ -78,6 +79,17 @@ def train_stage_files(name: str, cfg: PipelineConfig, run: RunDir, *, fresh: boo
     status.complete(name, checkpoint=spec.checkpoint, files=files, inputs=inputs, step=state.step, seconds=seconds)
     run.resume(name).unlink(missing_ok=True)
     logger.info("%s: completed, %d steps in %.0f s -> %s", name, state.step, seconds, run.checkpoint(spec.checkpoint))
+
+
+def adopt_stage_files(name: str, cfg: PipelineConfig, run: RunDir) -> None:
+    """Check the files of a stage whose hand-written record names no digests, and record those.
+
+    Raises CheckpointError, ArchitectureMismatch.
+    """
+    spec = SPECS[name]
+    load_stage(name, cfg, run, torch.device("cpu"))
+    files = {path: digest_of(run.checkpoint(path)) for path in spec.files if run.checkpoint(path).is_file()}
+    StatusStore(run.status).record_files(name, files)
 
 
 def training_data(stage: Stage, cfg: PipelineConfig, run: RunDir) -> Trajectories | SteadyFields:

