@@ -38,7 +38,7 @@ class LatentConfig(Section):
 class GenerateConfig(Section):
     """Data we solve for ourselves when no files are named."""
 
-    n: Count = Field(768, ge=3, le=1_000_000, description="Trajectories in each file.")
+    n: Count = Field(1216, ge=3, le=1_000_000, description="Trajectories in each file.")
     nt: Count = Field(41, ge=3, le=2001, description="Times stored, the initial one included.")
     t_end: Number = Field(2.0, gt=0, le=100, description="Last time, in the equation's unit of time.")
     parameters: tuple[Number, ...] = Field(
@@ -86,7 +86,7 @@ class OperatorConfig(Section):
 
     width: Count = Field(64, ge=8, le=4096, multiple_of=8, description="Channels inside the networks.")
     blocks: Count = Field(3, ge=1, le=64, description="Mixing blocks of the propagator.")
-    codec_blocks: Count = Field(2, ge=0, le=16, description="Local blocks of the encoder and of the decoder.")
+    codec_blocks: Count = Field(1, ge=0, le=16, description="Local blocks of the encoder and of the decoder.")
     modes: Count = Field(17, ge=1, le=2049, description="Fourier modes along the tokens, the mean included.")
     reencode_every: Count = Field(4, ge=0, le=1000, description="Steps between z <- E(D(z)) in a rollout; 0: never.")
 
@@ -107,7 +107,7 @@ class DenoiserConfig(Section):
 class PriorConfig(Section):
     """The steady prior's U-Net."""
 
-    channels: Count = Field(24, ge=8, le=1024, multiple_of=8, description="Channels at full resolution.")
+    channels: Count = Field(16, ge=8, le=1024, multiple_of=8, description="Channels at full resolution.")
     levels: Count = Field(3, ge=1, le=6, description="Resolutions; each halves the grid.")
     sampler_steps: Count = Field(8, ge=1, le=256, description="Euler steps of a sample.")
 
@@ -133,12 +133,12 @@ class StageConfig(Section):
 class OperatorStageConfig(StageConfig):
     """Training of the operator: a multi-step unroll whose length grows."""
 
-    lr: Number = Field(2e-3, gt=0, le=1, description="Peak learning rate of AdamW; falls to zero as a cosine.")
+    lr: Number = Field(3e-3, gt=0, le=1, description="Peak learning rate of AdamW; falls to zero as a cosine.")
     unroll: tuple[Count, ...] = Field(
         (1, 2, 4, 8), min_length=1, description="Unrolled steps K, one for each equal part of the training."
     )
     min_batch_size: Count = Field(16, ge=1, description="The batch shrinks as K grows, but not below this.")
-    initial_share: Number = Field(0.25, ge=0, le=1, description="Share of windows that start at the initial field.")
+    initial_share: Number = Field(0.3, ge=0, le=1, description="Share of windows that start at the initial field.")
     reconstruction_weight: Number = Field(0.5, ge=0, description="Weight of |D(E(u)) - u| (UPT's inverse encoding).")
     consistency_weight: Number = Field(0.1, ge=0, description="Weight of |P^k E(u_t) - E(u_{t+k})|^2 (LE-PDE).")
 

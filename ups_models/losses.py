@@ -68,11 +68,16 @@ def operator_loss(step: StepInput, *, reencode_every: int, reconstruction: float
 def whitened_residual(
     operator: LatentOperator, diffusion: ResidualDiffusion, batch: Batch
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """z (B, S, D), z_hat (B, S, D), scale s and x_0 = r / s with r = E(u_{t+1}) - P(E(u_t)), all (B, S, D)."""
+    """z, z_hat = P(z), scale s and x_0 = r / s with r = E(u_{t+1}) - E(D(z_hat)), all (B, S, D).
+
+    The prediction is decoded and encoded before it is compared, so that r holds the error of the prediction and not
+    that of the encoding, which is the same on both sides (docs/adr/0002).
+    """
     with torch.no_grad():
-        z = operator.encode(batch["u"][:, 0])
+        now, target = batch["u"][:, 0], batch["u"][:, 1]
+        z = operator.encode(now)
         z_hat = operator.advance(z, batch["parameters"])
-        residual = operator.encode(batch["u"][:, 1]) - z_hat
+        residual = operator.encode(target) - operator.encode(operator.decode(z_hat, now.mean(-1)))
     scale = diffusion.scale(z, z_hat)
     return z, z_hat, scale, residual / scale
 

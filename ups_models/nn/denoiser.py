@@ -9,7 +9,13 @@ from ups_models.nn.blocks import CircularConv, LogFourierFeatures, MixingBlock, 
 
 
 class ResidualScale(nn.Module):
-    """s(z, z_hat): the residual's standard deviation, one value for each token and group of channels."""
+    """s(z, z_hat): the residual's standard deviation, one value for each token and group of channels.
+
+    ln s moves between LOWEST and HIGHEST along a sigmoid: residuals span five decades, and a hard bound would leave an
+    overshoot without a gradient to come back by.
+    """
+
+    LOWEST, HIGHEST = -13.0, 0.0
 
     def __init__(self, dim: int, width: int, groups: int) -> None:
         super().__init__()
@@ -20,8 +26,10 @@ class ResidualScale(nn.Module):
 
     def forward(self, z: Tensor, z_hat: Tensor) -> Tensor:
         """(B, S, D), (B, S, D) -> (B, S, D), positive."""
-        log_scale: Tensor = self.net(torch.cat([z, z_hat - z], -1)).float()
-        return log_scale.clamp(-12.0, 4.0).exp().repeat_interleave(self.repeat, -1)
+        change = z_hat - z
+        level: Tensor = self.net(torch.cat([z, torch.asinh(change / 0.01)], -1)).float()
+        log_scale = self.LOWEST + (self.HIGHEST - self.LOWEST) * torch.sigmoid(level)
+        return log_scale.exp().repeat_interleave(self.repeat, -1)
 
 
 class ResidualDenoiser(nn.Module):
@@ -49,7 +57,7 @@ class ResidualDenoiser(nn.Module):
 
 
 class ResidualDiffusion(nn.Module):
-    """p(r | z, z_hat) for r = E(u_{t+1}) - P(E(u_t)), whitened: x_0 = r / s(z, z_hat) has unit variance.
+    """p(r | z, z_hat) for r = E(u_{t+1}) - E(D(z_hat)), whitened: x_0 = r / s(z, z_hat) has unit variance.
 
     The same module serves the teacher (`denoise`, Karras et al. 2022) and its consistency student
     (`consistency`, Song et al. 2023): they differ in the preconditioning, and lie in separate files.
