@@ -239,7 +239,7 @@ def test_a_hand_written_status_without_digests_is_accepted_once_the_files_are_ch
     done = pipeline(*SMOKE, "--auto-resume", "--skip-full-eval", cwd=run_dir)
 
     assert done.returncode == 0, done.stderr
-    assert "operator: skip" in done.stderr
+    assert "operator: adopt" in done.stderr
     assert "sha256" in status_of(run_dir)["stages"]["operator"]["files"]["operator_ema.pt"]
     assert status_of(run_dir)["stages"]["consistency_distill"]["status"] == "completed"
 
