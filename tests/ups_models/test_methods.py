@@ -1,5 +1,7 @@
 """The methods are the real ones: each test fails for a degenerate stage that a pipeline could still call trained."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -53,7 +55,8 @@ def steady(n, seed):
 def trained(tmp_path_factory):
     """All four stages, small but trained in earnest, and data that they have not seen."""
     torch.set_num_threads(1)
-    cfg, nets = config(), {}
+    cfg = config()
+    nets: dict[str, Any] = {}
     train, fields = trajectories(96, 0), steady(200, 0)
     directory = tmp_path_factory.mktemp("resume")
     for name, stage in STAGES.items():

@@ -9,6 +9,8 @@ from ups_models.data.batches import steady_batch, window_batch
 from ups_models.data.pdebench import SteadyFields, Trajectories
 from ups_models.losses import StepInput, distillation_loss, operator_loss
 from ups_models.nn.blocks import real_dft
+from ups_models.nn.denoiser import ResidualDiffusion
+from ups_models.nn.operator import LatentOperator
 from ups_models.rollout import rollout
 from ups_models.sample import karras_sigmas, sample_consistency, sample_edm, sample_flow
 from ups_models.stages import STAGES, build_diffusion, build_operator, build_prior
@@ -102,7 +104,7 @@ def test_reencoding_is_what_the_rollout_says_it_is(operator):
 def test_a_perfect_operator_has_no_prediction_error_in_its_loss(operator):
     u = torch.stack([fields()] * 3, 1)
 
-    class Identity(type(operator)):
+    class Identity(LatentOperator):
         def encode(self, u):
             return u.unflatten(-1, (8, 8))
 
@@ -197,7 +199,7 @@ def test_karras_levels_fall_from_the_largest_to_the_smallest():
 
 
 def test_distillation_is_zero_for_a_student_that_is_consistent(smoke, operator, diffusion):
-    class Perfect(type(diffusion)):
+    class Perfect(ResidualDiffusion):
         def consistency(self, x, sigma, context):
             return torch.zeros_like(x)
 
