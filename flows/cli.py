@@ -51,6 +51,9 @@ def _parser() -> argparse.ArgumentParser:
     status = add("status", _status, "Show which stages are trained.")
     status.add_argument("checkpoints", nargs="?", type=Path, default=Path("checkpoints"), help="checkpoint folder")
     status.add_argument("--json", action="store_true", default=False, help="the same for machines")
+    status.add_argument("--verify", action="store_true", default=False, help="read every file, compare its digest")
+    status.add_argument("--plan", action="store_true", default=False, help="what --auto-resume would do, and why")
+    status.add_argument("--config", type=Path, default=Path("configs/quickstart.yaml"), help="config for --plan")
     _add_evaluate_flags(add("evaluate", _evaluate, "Evaluate checkpoint files."))
     _add_report_flags(add("report", _report, "Render reports/report.html again."))
     _add_data_commands(add("data", _no_command, "Generate and inspect data files."))
@@ -133,9 +136,9 @@ def _train(arguments: argparse.Namespace) -> int:
     signal.signal(signal.SIGTERM, _exit_preempted)
     with temporary_server():
         report = _run_flow(request)
-    from flows.show import print_status
+    from flows.show import say, status_table
 
-    print_status(job.run.checkpoints)
+    say(status_table(job.run.checkpoints))
     sys.stdout.write(f"Report: {report}\n")
     return 0
 
@@ -162,13 +165,22 @@ def _exit_preempted(_number: int, _frame: FrameType | None) -> NoReturn:
 
 
 def _status(arguments: argparse.Namespace) -> int:
-    from flows.show import print_status, status_json
+    from flows.show import plan_table, say, status_json, status_table
 
     if arguments.json:
-        sys.stdout.write(status_json(arguments.checkpoints) + "\n")
+        say(status_json(arguments.checkpoints))
     else:
-        print_status(arguments.checkpoints)
+        say(status_table(arguments.checkpoints, verify=arguments.verify))
+    if arguments.plan:
+        say(plan_table(_planned(arguments)))
     return 0
+
+
+def _planned(arguments: argparse.Namespace) -> list[Any]:
+    from flows.request import TrainRequest, resolve_plan
+
+    run_dir = arguments.checkpoints.parent if arguments.checkpoints.name else arguments.checkpoints
+    return resolve_plan(TrainRequest(config=arguments.config, run_dir=run_dir, auto_resume=True))
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from flows import ROOT
 from tasks.services.datasets import require_named_files
-from tasks.services.planning import Policy, plan, require_operator
+from tasks.services.planning import Decision, EvaluationDecision, Policy, plan, plan_evaluation, require_operator
 from tasks.services.run_dir import RunDir
 from ups_models.config import EvalConfig, PipelineConfig, load_config
 from ups_models.errors import BadInput
@@ -99,6 +99,19 @@ def resolve(request: TrainRequest) -> Job:
         require_named_files(cfg, run, [item.stage for item in decisions if item.action in ("train", "resume")])
     redo = frozenset(name for name in evaluations if getattr(request, f"redo_{name}"))
     return Job(cfg, run, policy, evaluations, redo, request.skip_training)
+
+
+def resolve_plan(request: TrainRequest) -> list[Decision | EvaluationDecision]:
+    """What the flow would do for this request, stage by stage and evaluation by evaluation."""
+    job = resolve(request)
+    decisions: list[Decision | EvaluationDecision] = [*plan(job.cfg, job.run, job.policy)]
+    moving = any(isinstance(item, Decision) and item.action in ("train", "resume") for item in decisions)
+    for name, settings in job.evaluations.items():
+        if moving:
+            decisions.append(EvaluationDecision(name, True, "after training", settings))
+        else:
+            decisions.append(plan_evaluation(name, settings, job.cfg, job.run, redo=name in job.redo))
+    return decisions
 
 
 def find_config(path: Path) -> Path:

@@ -6,7 +6,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tasks.services.planning import Decision, EvaluationDecision
+from tasks.services.run_dir import RunDir, is_owned
 from tasks.services.status import EVALUATIONS, StageRecord, Status, StatusStore
+from ups_models.files import digest_of
 from ups_models.specs import SPECS
 
 if TYPE_CHECKING:
@@ -17,13 +20,13 @@ MARKS = {"completed": "✅", "in_progress": "🔄", "failed": "❌", "not_starte
 MEGABYTE = 1_000_000
 
 
-def print_status(checkpoints: Path) -> None:
-    """The table of the guide."""
-    print(status_table(checkpoints))  # noqa: T201 - this module is the CLI's printer
+def say(text: str) -> None:
+    """Write to standard output."""
+    print(text)  # noqa: T201 - this module is the CLI's printer
 
 
-def status_table(checkpoints: Path) -> str:
-    """The guide's table as text. Raises StatusError."""
+def status_table(checkpoints: Path, *, verify: bool = False) -> str:
+    """The guide's table as text; `verify` reads every file and compares its digest. Raises StatusError."""
     status = StatusStore(checkpoints / "stage_status.json").read()
     rule, line = "=" * WIDTH, "-" * WIDTH
     parts = [
@@ -37,7 +40,7 @@ def status_table(checkpoints: Path) -> str:
         f"{'Stage':<25} {'Status':<15} {'Checkpoint':<25} Completed",
         line,
         *(_stage_row(name, status.stage(name)) for name in SPECS),
-        *_errors(status),
+        *_remarks(status, RunDir(checkpoints.parent, checkpoints)),
         "",
         "Pipeline Status:",
         line,
@@ -47,7 +50,11 @@ def status_table(checkpoints: Path) -> str:
         "",
         "Checkpoint Files:",
         line,
-        *(_file_row(checkpoints / name) for spec in SPECS.values() for name in spec.files),
+        *(
+            _file_row(checkpoints / name, status.stage(stage), verify=verify)
+            for stage, spec in SPECS.items()
+            for name in spec.files
+        ),
         rule,
     ]
     return "\n".join(parts)
@@ -65,6 +72,17 @@ def status_json(checkpoints: Path) -> str:
         "training_complete": status.training_complete,
     }
     return json.dumps(content, indent=2, ensure_ascii=False)
+
+
+def plan_table(decisions: "list[Decision | EvaluationDecision]") -> str:
+    """What --auto-resume would do next, and why."""
+    lines = ["", "What --auto-resume would do:", "-" * WIDTH]
+    for decision in decisions:
+        if isinstance(decision, Decision):
+            lines.append(f"  {decision.stage:<22} {decision.action:<9} {decision.reason}")
+        else:
+            lines.append(f"  {decision.name:<22} {'run' if decision.run else 'skip':<9} {decision.reason}")
+    return "\n".join(lines)
 
 
 def print_file_info(info: "FileInfo") -> None:
@@ -90,9 +108,28 @@ def _stage_row(name: str, record: StageRecord) -> str:
     return f"{name:<25} {MARKS[record.status]} {record.status:<12} {checkpoint:<25} {_when(record.completed_at)}"
 
 
-def _errors(status: Status) -> list[str]:
-    found = [(name, status.stage(name).error_message) for name in SPECS]
-    return [f"  {name}: {message}" for name, message in found if message]
+def _remarks(status: Status, run: RunDir) -> list[str]:
+    """Where a stage in progress stands and who works on it; the last error of a stage that has not completed."""
+    remarks = []
+    for name in SPECS:
+        record = status.stage(name)
+        if record.status == "in_progress":
+            remarks.append(f"  {name}: {_position(record)}; {_owner(record, run)}")
+        if record.error_message:
+            remarks.append(f"  {name}: last error: {record.error_message}")
+    return remarks
+
+
+def _position(record: StageRecord) -> str:
+    epochs = f" of {record.total_epochs}" if record.total_epochs else ""
+    return f"saved at step {record.step or 0}, epoch {record.epoch or 0}{epochs}"
+
+
+def _owner(record: StageRecord, run: RunDir) -> str:
+    if record.owner is None:
+        return "its owner is not recorded"
+    who = f"process {record.owner.pid} on {record.owner.host}, started {record.owner.started_at}"
+    return f"owned by {who}, {'alive' if is_owned(run) else 'dead: --auto-resume takes over'}"
 
 
 def _title(name: str) -> str:
@@ -115,9 +152,19 @@ def _wandb(status: Status) -> list[str]:
     return ["", "WandB Run:", "-" * WIDTH, *(f"{label:<25} {value or 'N/A'}" for label, value in rows)]
 
 
-def _file_row(path: Path) -> str:
-    size = f"({path.stat().st_size / MEGABYTE:.1f} MB)" if path.is_file() else "(not found)"
-    return f"  {'✅' if path.is_file() else '❌'} {path.name:<30} {size}"
+def _file_row(path: Path, record: StageRecord, *, verify: bool) -> str:
+    if not path.is_file():
+        return f"  ❌ {path.name:<30} (not found)"
+    size = f"({path.stat().st_size / MEGABYTE:.1f} MB)"
+    known = (record.files or {}).get(path.name)
+    if not verify:
+        return f"  ✅ {path.name:<30} {size}"
+    if known is None:
+        return f"  ❔ {path.name:<30} {size} no digest recorded"
+    good = digest_of(path) == known.digest
+    return (
+        f"  {'✅' if good else '❌'} {path.name:<30} {size} digest {'good' if good else 'differs: damaged or replaced'}"
+    )
 
 
 def _when(timestamp: str | None) -> str:

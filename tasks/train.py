@@ -8,6 +8,7 @@ from prefect.states import Completed
 from tasks.services.planning import Decision
 from tasks.services.run_dir import RunDir
 from ups_models.config import PipelineConfig
+from ups_models.files import remove
 
 SKIPPED = "Skipped"
 
@@ -19,6 +20,8 @@ def train_stage(decision: Decision, cfg: PipelineConfig, run: RunDir) -> State |
         from tasks.services import training
     if decision.action == "adopt":
         training.adopt_stage_files(decision.stage, cfg, run)
+    if decision.action in ("skip", "adopt"):
+        remove(run.resume(decision.stage))  # a crash may have come between completion and this
     if decision.action in ("skip", "adopt", "disabled"):
         return Completed(name=SKIPPED, message=f"{decision.stage}: {decision.reason}")
     training.train_stage_files(decision.stage, cfg, run, fresh=decision.action == "train")

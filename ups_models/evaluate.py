@@ -249,7 +249,7 @@ def _rollout(
         "by_horizon": {name: _by_horizon(error, settings.seed) for name, error in errors.items()},
         "horizons": {str(h): _summary(own[:, h - 1], settings.seed) for h in HORIZONS if h <= steps},
         "pdebench": {name: asdict(metrics.pdebench(guess, target)) for name, guess in predictions.items()},
-        "vrmse": {name: metrics.vrmse(guess, target).mean().item() for name, guess in predictions.items()},
+        "vrmse": {name: metrics.vrmse(guess, target).median().item() for name, guess in predictions.items()},
         "correlation_time": {
             str(threshold): metrics.correlation_time(predicted, target, times, threshold)
             for threshold in CORRELATION_THRESHOLDS

@@ -13,6 +13,9 @@ from typing import BinaryIO
 
 TEMPORARY_SUFFIX = ".tmp~"
 
+CrashHook = Callable[[str, Path], None]
+_crash_hook: CrashHook | None = None
+
 
 @dataclass(frozen=True)
 class FileDigest:
@@ -42,13 +45,18 @@ def atomic_path(path: Path) -> Iterator[Path]:
     os.close(handle)
     temporary = Path(name)
     try:
+        _crash_point("temporary created", temporary)
         yield temporary
+        _crash_point("temporary written", temporary)
         _flush(temporary)
         temporary.chmod(0o666 & ~_umask())
+        _crash_point("temporary flushed", temporary)
         temporary.replace(path)
+        _crash_point("renamed", path)
     finally:
         temporary.unlink(missing_ok=True)
     _flush(path.parent)
+    _crash_point("directory flushed", path)
 
 
 def write_text(path: Path, text: str) -> FileDigest:
@@ -61,6 +69,42 @@ def digest_of(path: Path) -> FileDigest:
     with path.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         return FileDigest(sha256, file.tell())
+
+
+def append_line(path: Path, line: str) -> None:
+    """Add a line to a log; half a line that a killed writer left is closed first, so that it costs no other."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("ab+") as file:
+        if file.tell() and not _ends_with_newline(file):
+            file.write(b"\n")
+        file.write(line.encode() + b"\n")
+    _crash_point("line appended", path)
+
+
+def remove(path: Path) -> None:
+    """Delete a file that is not needed any more, if it is there."""
+    _crash_point("before removal", path)
+    path.unlink(missing_ok=True)
+    _crash_point("removed", path)
+
+
+def arm_crash_points(hook: CrashHook | None) -> None:
+    """Call `hook` with the name and path of every point at which a crash leaves another state of the disk.
+
+    For tests that enumerate crashes. While nothing is armed a point costs one comparison.
+    """
+    global _crash_hook  # noqa: PLW0603 - one process, one hook
+    _crash_hook = hook
+
+
+def _crash_point(name: str, path: Path) -> None:
+    if _crash_hook is not None:
+        _crash_hook(name, path)
+
+
+def _ends_with_newline(file: BinaryIO) -> bool:
+    file.seek(-1, os.SEEK_END)
+    return file.read(1) == b"\n"
 
 
 def remove_stale_temporaries(directory: Path) -> list[Path]:

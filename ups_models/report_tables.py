@@ -135,7 +135,7 @@ FIELD_MEASURES = (
         "Rollout nRMSE, mean [95 % interval]", "rollout/summary/{model}/mean", interval="rollout/summary/{model}/ci95"
     ),
     Measure("Rollout nRMSE, median", "rollout/summary/{model}/median"),
-    Measure("Rollout VRMSE (1 = spatial mean)", "rollout/vrmse/{model}"),
+    Measure("Rollout VRMSE, median (1 = spatial mean)", "rollout/vrmse/{model}"),
 )
 ENSEMBLE_MEASURES = (
     Measure("One-step CRPS", "probabilistic/{model}/crps", instead={"operator": "probabilistic/operator/mae"}),

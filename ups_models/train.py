@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -14,12 +15,14 @@ from torch import Tensor, nn
 
 from ups_models.checkpoint import FORMAT, load_payload, save_payload
 from ups_models.config import PipelineConfig, StageConfig
-from ups_models.distributed import world
+from ups_models.distributed import exactness, world
 from ups_models.ema import ema_copy, ema_update
 from ups_models.errors import CheckpointError, ConfigError, Preempted, TrainingDiverged
 from ups_models.losses import Loss, StepInput
 from ups_models.specs import check_architecture
 from ups_models.stages import Data, Stage
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -174,6 +177,7 @@ def save_state(path: Path, state: TrainState, stage: Stage, cfg: PipelineConfig)
             "stage": stage.name,
             "arch": dict(stage.spec.arch(cfg)),
             "config_hash": stage.spec.config_hash(cfg),
+            "exactness": exactness(_device_of(state)),
             "step": state.step,
             "state_dict": state.net.state_dict(),
             "ema": state.ema.state_dict(),
@@ -183,7 +187,10 @@ def save_state(path: Path, state: TrainState, stage: Stage, cfg: PipelineConfig)
 
 
 def load_state(path: Path, state: TrainState, stage: Stage, cfg: PipelineConfig) -> None:
-    """Put a saved state into `state`. Raises CheckpointError when the file belongs to another run."""
+    """Put a saved state into `state`. Raises CheckpointError when the file belongs to another run.
+
+    A state saved under other conditions is used all the same, and it is told that the bits may differ.
+    """
     saved = load_payload(path)
     if saved.get("stage") != stage.name:
         raise CheckpointError(f"{path}: is no saved state of stage {stage.name}; delete it to start the stage again")
@@ -193,10 +200,24 @@ def load_state(path: Path, state: TrainState, stage: Stage, cfg: PipelineConfig)
             f"{path}: was saved under another configuration of stage {stage.name}; go on with that one, "
             "or start the stage again with --force-train"
         )
+    for name, now in exactness(_device_of(state)).items():
+        before = saved["exactness"].get(name)
+        if before != now:
+            logger.warning(
+                "%s: %s was %s when the state was saved and is %s now: training goes on, but not to the same bits",
+                stage.name,
+                name,
+                before,
+                now,
+            )
     state.net.load_state_dict(saved["state_dict"])
     state.ema.load_state_dict(saved["ema"])
     state.optimiser.load_state_dict(saved["optimiser"])
     state.step = saved["step"]
+
+
+def _device_of(state: TrainState) -> torch.device:
+    return next(state.net.parameters()).device
 
 
 def _save_is_due(cfg: PipelineConfig, step: int, saved_at: float) -> bool:

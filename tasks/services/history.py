@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from ups_models.files import append_line
+
 Row = dict[str, float]
 
 
@@ -16,9 +18,7 @@ class History:
 
     def append(self, stage: str, row: Row) -> None:
         """Add one row; rows are small enough that a kill loses the last one at most."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"stage": stage, **row}) + "\n")
+        append_line(self.path, json.dumps({"stage": stage, **row}))
 
     def read(self) -> dict[str, list[Row]]:
         """Rows by stage, by rising step."""

@@ -81,8 +81,8 @@ def plan(cfg: PipelineConfig, run: RunDir, policy: Policy) -> list[Decision]:
 
 
 def inputs_of(spec: StageSpec, cfg: PipelineConfig, run: RunDir) -> dict[str, str]:
-    """What a stage learns from: the sha256 of each checkpoint it needs, and its data's fingerprint."""
-    inputs = {}
+    """What a stage learns from: the seed, the sha256 of each checkpoint it needs, and its data's fingerprint."""
+    inputs = {"seed": str(cfg.seed)}
     for name in spec.needs:
         path = run.checkpoint(SPECS[name].checkpoint)
         if path.is_file():
@@ -153,7 +153,7 @@ def _decide(
     elif record.status == "not_started":
         decision = Decision(spec.name, "train", "not started yet")
     else:
-        decision = _decide_unfinished(spec, cfg, run, record)
+        decision = _decide_unfinished(spec, cfg, run, record, moved)
     if decision.action == "train" and spec.settings(cfg).epochs == 0:
         raise BadInput(
             f"stage {spec.name} must run again ({decision.reason}), but stages.{spec.name}.epochs is 0; give it epochs"
@@ -169,12 +169,9 @@ def _decide_completed(
     damaged = _damaged(run, spec, record)
     if damaged is not None:
         return Decision(spec.name, "train", damaged, warn=True)
-    upstream = next((name for name in spec.needs if name in moved), None)
-    if upstream is not None:
-        return Decision(spec.name, "train", f"{upstream}, which it depends on, runs again", warn=True)
-    changed = _changed_input(record, inputs_of(spec, cfg, run))
-    if changed is not None:
-        return Decision(spec.name, "train", f"{changed} is not what it was trained from any more", warn=True)
+    cause = _moved_input(spec, cfg, run, record, moved)
+    if cause is not None:
+        return Decision(spec.name, "train", cause, warn=True)
     if record.files is None:
         return Decision(spec.name, "adopt", "completed, but its record names no digests: the file itself is checked")
     if record.config_hash is not None and record.config_hash != spec.config_hash(cfg) and spec.settings(cfg).epochs:
@@ -188,7 +185,9 @@ def _decide_completed(
     return Decision(spec.name, "skip", f"completed at {record.completed_at}, files unchanged")
 
 
-def _decide_unfinished(spec: StageSpec, cfg: PipelineConfig, run: RunDir, record: StageRecord) -> Decision:
+def _decide_unfinished(
+    spec: StageSpec, cfg: PipelineConfig, run: RunDir, record: StageRecord, moved: dict[str, str]
+) -> Decision:
     before = f"{record.status} at step {record.step or 0}"
     if record.error_message:
         before += f" ({record.error_message})"
@@ -201,7 +200,22 @@ def _decide_unfinished(spec: StageSpec, cfg: PipelineConfig, run: RunDir, record
             f"{run.resume(spec.name)}: stage {spec.name} was interrupted under other settings; "
             "go on with the same config, or start it again with --force-train"
         )
+    cause = _moved_input(spec, cfg, run, record, moved)
+    if cause is not None:
+        return Decision(spec.name, "train", f"{before}; starts from the beginning: {cause}", warn=True)
     return Decision(spec.name, "resume", before)
+
+
+def _moved_input(
+    spec: StageSpec, cfg: PipelineConfig, run: RunDir, record: StageRecord, moved: dict[str, str]
+) -> str | None:
+    """Which of the things a stage learns from is not what its record names, in words."""
+    upstream = next((name for name in spec.needs if name in moved), None)
+    if upstream is not None:
+        return f"{upstream}, which it depends on, runs again"
+    known, inputs = record.inputs or {}, inputs_of(spec, cfg, run)
+    changed = next((name for name, value in inputs.items() if name in known and known[name] != value), None)
+    return None if changed is None else f"{changed} is not what it was trained from any more"
 
 
 def _damaged(run: RunDir, spec: StageSpec, record: StageRecord) -> str | None:
@@ -215,11 +229,6 @@ def _damaged(run: RunDir, spec: StageSpec, record: StageRecord) -> str | None:
         if name in known and digest_of(path) != known[name].digest:
             return f"{path} is not what was saved (its sha256 differs)"
     return None
-
-
-def _changed_input(record: StageRecord, inputs: dict[str, str]) -> str | None:
-    known = record.inputs or {}
-    return next((name for name, value in inputs.items() if name in known and known[name] != value), None)
 
 
 def _require_inputs(spec: StageSpec, run: RunDir, status: Status, decisions: list[Decision]) -> None:

@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +23,10 @@ logger = logging.getLogger(__name__)
 def utc_now() -> str:
     """The time as the status file writes it: ISO-8601 UTC with a Z, to the second."""
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+PROCESS_STARTED_AT = utc_now()
+LOCK_TRIES, LOCK_PAUSE_S = 5, 0.05
 
 
 @dataclass(frozen=True)
@@ -83,19 +88,48 @@ def owned(run: RunDir) -> Iterator[None]:
     run.checkpoints.mkdir(parents=True, exist_ok=True)
     handle = os.open(run.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise BadInput(f"{run.root}: {_owner(run.lock)} is working on this run; wait for it or stop it") from None
-        owner = {"pid": os.getpid(), "host": socket.gethostname(), "started_at": utc_now()}
+        if not _locked(handle):
+            raise BadInput(f"{run.root}: {_owner(run.lock)} is working on this run; wait for it or stop it")
         os.ftruncate(handle, 0)
-        os.pwrite(handle, json.dumps(owner).encode(), 0)
+        os.pwrite(handle, json.dumps(current_owner()).encode(), 0)
         for folder in (run.checkpoints, run.checkpoints / "resume", run.reports, run.data):
             for path in remove_stale_temporaries(folder):
                 logger.info("removed %s, left behind by a process that was killed", path)
         yield
     finally:
         os.close(handle)
+
+
+def _locked(handle: int) -> bool:
+    """Take the lock; a look by `is_owned` holds it for a moment, so a refusal counts only if it lasts."""
+    for _ in range(LOCK_TRIES):
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(LOCK_PAUSE_S)
+        else:
+            return True
+    return False
+
+
+def current_owner() -> dict[str, int | str]:
+    """This process, as the status and the lock name it."""
+    return {"pid": os.getpid(), "host": socket.gethostname(), "started_at": PROCESS_STARTED_AT}
+
+
+def is_owned(run: RunDir) -> bool:
+    """Whether a living process owns the run. The lock is tried and given back; nothing is created."""
+    try:
+        handle = os.open(run.lock, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(handle)
+    return False
 
 
 def _owner(lock: Path) -> str:

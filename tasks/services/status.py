@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from tasks.services.run_dir import utc_now
+from tasks.services.run_dir import current_owner, utc_now
 from ups_models.errors import BadInput
 from ups_models.files import FileDigest, write_text
 from ups_models.specs import SPECS, Arch
@@ -54,6 +54,14 @@ class FileRecord(Record):
         return FileDigest(self.sha256, self.bytes)
 
 
+class Owner(Record):
+    """The process that works on a stage."""
+
+    pid: int
+    host: str
+    started_at: str
+
+
 class StageRecord(Record):
     """What is known of one stage."""
 
@@ -72,6 +80,7 @@ class StageRecord(Record):
     seed: int | None = None
     attempts: int | None = Field(None, ge=0)
     seconds: float | None = Field(None, ge=0)
+    owner: Owner | None = None
 
 
 class EvaluationRecord(Record):
@@ -134,7 +143,9 @@ class StatusStore:
             raise StatusError(f"{self.path}: cannot be read ({error}); restore it from a copy") from None
         return parse_status(text, self.path)
 
-    def start(self, stage: str, *, total_epochs: int, arch: Arch, config_hash: str, seed: int) -> None:
+    def start(
+        self, stage: str, *, total_epochs: int, arch: Arch, config_hash: str, seed: int, inputs: dict[str, str]
+    ) -> None:
         """A stage begins or goes on; an old error stays visible until it completes."""
         record = self.read().stage(stage)
         goes_on = record.status in ("in_progress", "failed") and record.config_hash == config_hash
@@ -145,7 +156,7 @@ class StatusStore:
             completed_at=None,
             checkpoint=None,
             files=None,
-            inputs=None,
+            inputs=inputs,
             epoch=(goes_on and record.epoch) or 0,
             step=(goes_on and record.step) or 0,
             total_epochs=total_epochs,
@@ -154,6 +165,7 @@ class StatusStore:
             seed=seed,
             attempts=(record.attempts or 0) + 1 if goes_on else 1,
             seconds=record.seconds if goes_on else None,
+            owner=current_owner(),
         )
 
     def progress(self, stage: str, *, epoch: int, step: int) -> None:
@@ -166,7 +178,6 @@ class StatusStore:
         *,
         checkpoint: str,
         files: dict[str, FileDigest],
-        inputs: dict[str, str],
         step: int,
         seconds: float,
     ) -> None:
@@ -178,16 +189,16 @@ class StatusStore:
             checkpoint=checkpoint,
             completed_at=utc_now(),
             files=_file_records(files),
-            inputs=inputs,
             epoch=record.total_epochs,
             step=step,
             error_message=None,
+            owner=None,
             seconds=round((record.seconds or 0) + seconds, 1),
         )
 
     def fail(self, stage: str, message: str) -> None:
         """A stage ended with an error."""
-        self._move(stage, "failed", error_message=message)
+        self._move(stage, "failed", error_message=message, owner=None)
 
     def record_files(self, stage: str, files: dict[str, FileDigest]) -> None:
         """Note the digests of a completed stage whose hand-written record had none."""

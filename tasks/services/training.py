@@ -20,7 +20,7 @@ from ups_models.checkpoint import load_network, save_network
 from ups_models.config import PipelineConfig
 from ups_models.data.pdebench import SteadyFields, Trajectories, split_rows
 from ups_models.errors import BadInput, Preempted
-from ups_models.files import digest_of
+from ups_models.files import digest_of, remove
 from ups_models.specs import SPECS
 from ups_models.stages import STAGES, Stage
 from ups_models.train import Progress, TrainState, fit
@@ -50,16 +50,16 @@ def train_stage_files(name: str, cfg: PipelineConfig, run: RunDir, *, fresh: boo
     spec = stage.spec
     device = select_device(cfg)
     if fresh:
-        run.resume(name).unlink(missing_ok=True)
+        remove(run.resume(name))
     data = training_data(stage, cfg, run)
     frozen = frozen_networks(stage, cfg, run, device)
-    inputs = inputs_of(spec, cfg, run)
     status.start(
         name,
         total_epochs=spec.settings(cfg).epochs,
         arch=spec.arch(cfg),
         config_hash=spec.config_hash(cfg),
         seed=cfg.seed,
+        inputs=inputs_of(spec, cfg, run),
     )
     started = time.monotonic()
     with stop_request() as stop:
@@ -76,8 +76,8 @@ def train_stage_files(name: str, cfg: PipelineConfig, run: RunDir, *, fresh: boo
         for path, net in zip(spec.files, (state.net, state.ema), strict=True)
     }
     seconds = time.monotonic() - started
-    status.complete(name, checkpoint=spec.checkpoint, files=files, inputs=inputs, step=state.step, seconds=seconds)
-    run.resume(name).unlink(missing_ok=True)
+    status.complete(name, checkpoint=spec.checkpoint, files=files, step=state.step, seconds=seconds)
+    remove(run.resume(name))
     logger.info("%s: completed, %d steps in %.0f s -> %s", name, state.step, seconds, run.checkpoint(spec.checkpoint))
 
 

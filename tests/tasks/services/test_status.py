@@ -37,11 +37,11 @@ def store(tmp_path):
 
 
 def start(store, stage="operator", config_hash="a"):
-    store.start(stage, total_epochs=3, arch={"latent_dim": 8}, config_hash=config_hash, seed=0)
+    store.start(stage, total_epochs=3, arch={"latent_dim": 8}, config_hash=config_hash, seed=0, inputs={})
 
 
 def complete(store, stage="operator"):
-    store.complete(stage, checkpoint="operator_ema.pt", files={"operator_ema.pt": DIGEST}, inputs={}, step=9, seconds=1)
+    store.complete(stage, checkpoint="operator_ema.pt", files={"operator_ema.pt": DIGEST}, step=9, seconds=1)
 
 
 def test_the_example_of_the_guide_is_valid_byte_for_byte(store):
