@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import traceback
@@ -51,7 +52,7 @@ def run_plainly(directory: Path) -> None:
             if decision.action in ("skip", "adopt"):
                 remove(job.run.resume(decision.stage))
         if evaluate_all(job):
-            write_report(job.cfg, job.run)
+            write_report(job.run)
 
 
 def evaluate_all(job: Job) -> bool:
@@ -88,6 +89,7 @@ def start_flow(directory: Path, log: Path) -> subprocess.Popen[bytes]:
 
 def _child(directory: Path, log: Path, hook: CrashHook | None, prepare: Callable[[], None] | None) -> NoReturn:
     code = 1
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(STOPPED))  # as the command line does
     try:
         descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         os.dup2(descriptor, 1)
@@ -100,6 +102,8 @@ def _child(directory: Path, log: Path, hook: CrashHook | None, prepare: Callable
     except UPSError as error:
         sys.stderr.write(f"{type(error).__name__}: {error}\n")
         code = error.exit_code
+    except SystemExit as stop:
+        code = int(stop.code or 0)
     except BaseException:  # noqa: BLE001 - the child must end here, whatever happened, and say what it was
         traceback.print_exc()
     finally:

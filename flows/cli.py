@@ -14,6 +14,7 @@ from ups_models.errors import BadInput, Preempted, UPSError
 
 DESCRIPTION = "Train and evaluate a latent PDE surrogate on machines that may vanish at any moment."
 PREEMPTED = 75
+STOPPED = "stopped by a signal; the same command with --auto-resume goes on"
 INTERRUPTED = 130
 
 
@@ -33,6 +34,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UPSError as error:
         sys.stderr.write(f"ups: {error}\n")
         return error.exit_code
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        sys.stderr.write(f"ups: {where}{error.strerror or error}; choose another path, or change its permissions\n")
+        return BadInput.exit_code
     except KeyboardInterrupt:
         sys.stderr.write("ups: interrupted\n")
         return INTERRUPTED
@@ -78,7 +83,7 @@ def _add_train_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_evaluate_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--operator", type=Path, required=True, help="checkpoint of stage operator")
+    parser.add_argument("--operator", type=Path, help="checkpoint of stage operator")
     parser.add_argument("--diffusion", type=Path, help="checkpoint of stage diff_residual")
     parser.add_argument("--student", type=Path, help="checkpoint of stage consistency_distill")
     parser.add_argument("--prior", type=Path, help="checkpoint of stage steady_prior")
@@ -87,13 +92,13 @@ def _add_evaluate_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", type=Path, help="evaluate on every row of this PDEBench-layout file")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), help="overrides runtime.device")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a config value")
+    parser.add_argument("--run-dir", type=Path, default=Path(), help="run whose data/ is used")
     parser.add_argument(
         "--output-prefix", type=Path, default=Path("reports/evaluation"), help="PREFIX.json, .md, .html"
     )
 
 
 def _add_report_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--config", type=Path, default=Path("configs/quickstart.yaml"), help="config of the run")
     parser.add_argument("--run-dir", type=Path, default=Path(), help="folder of checkpoints/ and reports/")
 
 
@@ -101,18 +106,52 @@ def _add_data_commands(parser: argparse.ArgumentParser) -> None:
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     generate = commands.add_parser("generate", help="Solve a PDE and write a PDEBench-layout file.")
     generate.add_argument("family", choices=("burgers1d", "advection1d", "darcy2d"), help="equation")
-    generate.add_argument("--n", type=int, default=640, help="trajectories or samples")
-    generate.add_argument("--nu", type=float, help="viscosity (burgers1d)")
-    generate.add_argument("--beta", type=float, help="speed (advection1d) or force (darcy2d)")
-    generate.add_argument("--nx", type=int, help="grid points stored, along each axis")
-    generate.add_argument("--nt", type=int, default=41, help="times stored (1D)")
-    generate.add_argument("--t-end", type=float, default=2.0, help="last time (1D)")
-    generate.add_argument("--seed", type=int, default=0, help="seed of the initial conditions")
+    generate.add_argument("--n", type=_count, default=640, help="trajectories or samples")
+    generate.add_argument("--nu", type=_positive, help="viscosity (burgers1d)")
+    generate.add_argument("--beta", type=_positive, help="speed (advection1d) or force (darcy2d)")
+    generate.add_argument("--nx", type=_count, help="grid points stored, along each axis")
+    generate.add_argument("--nt", type=_count, default=41, help="times stored (1D)")
+    generate.add_argument("--t-end", type=_positive, default=2.0, help="last time (1D)")
+    generate.add_argument("--seed", type=_seed, default=0, help="seed of the initial conditions")
     generate.add_argument("--out", type=Path, required=True, help="file to write")
     generate.set_defaults(command=_data_generate)
     info = commands.add_parser("info", help="Show what a data file holds, and what is wrong with it.")
     info.add_argument("file", type=Path, help="PDEBench-layout HDF5 file")
     info.set_defaults(command=_data_info)
+
+
+def _count(text: str) -> int:
+    """A whole number above zero."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number above zero")
+    return int(text)
+
+
+def _seed(text: str) -> int:
+    """A whole number, zero included."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number, zero or above")
+    return int(text)
+
+
+def _positive(text: str) -> float:
+    """A finite number above zero."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = -1.0
+    if not 0 < number < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is no finite number above zero")
+    return number
+
+
+def _require_writable(path: Path) -> None:
+    """Raise BadInput when a file cannot be written there; creates nothing."""
+    if path.is_dir():
+        raise BadInput(f"{path}: is a folder; name a file in it")
+    parent = next(folder for folder in path.absolute().parents if folder.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+        raise BadInput(f"{parent}: cannot be written; choose another folder for {path.name}")
 
 
 def _train(arguments: argparse.Namespace) -> int:
@@ -128,8 +167,8 @@ def _train(arguments: argparse.Namespace) -> int:
         flag = f"--{str(first['loc'][0]).replace('_', '-')}: " if first["loc"] else ""
         message = first["msg"].removeprefix("Value error, ")
         raise BadInput(f"{flag}{message}") from None
-    job = resolve(request)
     _log_to_stderr()
+    job = resolve(request)
     from flows.server import quiet_prefect, temporary_server
 
     quiet_prefect()
@@ -150,8 +189,8 @@ def _run_flow(request: Any) -> str:
 
     try:
         return train_pipeline(request)
-    except TerminationSignal:
-        raise Preempted("stopped by SIGTERM; the same command with --auto-resume goes on") from None
+    except (TerminationSignal, KeyboardInterrupt):
+        raise Preempted(STOPPED) from None
     except UPSError:
         raise
     except Exception as error:
@@ -161,6 +200,7 @@ def _run_flow(request: Any) -> str:
 
 
 def _exit_preempted(_number: int, _frame: FrameType | None) -> NoReturn:
+    sys.stderr.write(f"ups: {STOPPED}\n")
     raise SystemExit(PREEMPTED)
 
 
@@ -200,23 +240,29 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         "prior": "steady_prior",
     }
     files = {stage: getattr(arguments, flag) for flag, stage in flags.items() if flag in arguments}
+    if not files:
+        raise BadInput("name a checkpoint to evaluate: --operator FILE, or --prior FILE for the steady prior alone")
+    _require_writable(arguments.output_prefix.with_name(arguments.output_prefix.name + ".json"))
     _log_to_stderr()
     from tasks.services.evaluation import evaluate_files, headline
 
-    figures = evaluate_files(cfg, settings, files, getattr(arguments, "data", None), arguments.output_prefix)
+    figures = evaluate_files(
+        cfg,
+        settings,
+        files,
+        data_path=getattr(arguments, "data", None),
+        run_dir=arguments.run_dir,
+        prefix=arguments.output_prefix,
+    )
     sys.stdout.write(f"{headline(figures)}\nReport: {arguments.output_prefix}.html\n")
     return 0
 
 
 def _report(arguments: argparse.Namespace) -> int:
-    from flows.request import find_config
-    from tasks.services.run_dir import RunDir
-    from ups_models.config import PipelineConfig, load_config
-
-    cfg = load_config(find_config(arguments.config), schema=PipelineConfig)
     from tasks.services.evaluation import write_report
+    from tasks.services.run_dir import RunDir
 
-    sys.stdout.write(f"Report: {write_report(cfg, RunDir.of(arguments.run_dir, cfg.checkpoint.dir))}\n")
+    sys.stdout.write(f"Report: {write_report(RunDir.of(arguments.run_dir, Path('checkpoints')))}\n")
     return 0
 
 
@@ -224,6 +270,7 @@ def _data_generate(arguments: argparse.Namespace) -> int:
     wanted, other = ("nu", "beta") if arguments.family == "burgers1d" else ("beta", "nu")
     if getattr(arguments, other) is not None:
         raise BadInput(f"--{other}: {arguments.family} has no {other}; give --{wanted}")
+    _require_writable(arguments.out)
     defaults = {"burgers1d": (0.01, 256), "advection1d": (0.1, 256), "darcy2d": (1.0, 32)}
     parameter, nx = defaults[arguments.family]
     _log_to_stderr()
@@ -238,7 +285,7 @@ def _data_generate(arguments: argparse.Namespace) -> int:
             n=arguments.n,
             seed=arguments.seed,
             parameter=parameter if given is None else given,
-            nx=arguments.nx or nx,
+            nx=nx if arguments.nx is None else arguments.nx,
             nt=arguments.nt,
             t_end=arguments.t_end,
             on_progress=lambda done: update(done, "solved"),

@@ -32,4 +32,4 @@ def train_pipeline(request: TrainRequest = TrainRequest()) -> str:  # noqa: B008
         for name, settings in job.evaluations.items():
             todo = plan_evaluation(name, settings, job.cfg, job.run, redo=name in job.redo)
             changed |= evaluate(todo, job.cfg, job.run) is None
-        return str(render_report(job.cfg, job.run, changed=changed))
+        return str(render_report(job.run, changed=changed))

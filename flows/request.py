@@ -12,6 +12,7 @@ from tasks.services.planning import Decision, EvaluationDecision, Policy, plan, 
 from tasks.services.run_dir import RunDir
 from ups_models.config import EvalConfig, PipelineConfig, load_config
 from ups_models.errors import BadInput
+from ups_models.specs import SPECS
 
 StageChoice = Literal["all", "operator", "diff_residual", "consistency_distill", "steady_prior"]
 
@@ -51,8 +52,12 @@ class TrainRequest(BaseModel):
         for one, other in conflicts:
             if getattr(self, one) and getattr(self, other):
                 raise ValueError(f"{_flag(one)} and {_flag(other)} contradict each other; give one of them")
-        if self.skip_training and self.stage != "all":
-            raise ValueError("--skip-training and --stage contradict each other; give one of them")
+        if self.stage != "all":
+            for name in ("skip_training", "redo_small_eval", "redo_full_eval"):
+                if getattr(self, name):
+                    raise ValueError(f"{_flag(name)} and --stage contradict each other; give one of them")
+        if self.skip_training and self.skip_small_eval and self.skip_full_eval:
+            raise ValueError("--skip-training, --skip-small-eval and --skip-full-eval leave nothing to do")
         return self
 
 
@@ -94,9 +99,9 @@ def resolve(request: TrainRequest) -> Job:
     policy = Policy(request.stage, request.auto_resume, request.force_train)
     if request.skip_training:
         require_operator(cfg, run)
+        require_named_files(cfg, run, [name for name in SPECS if run.checkpoint(SPECS[name].checkpoint).is_file()])
     else:
-        decisions = plan(cfg, run, policy)
-        require_named_files(cfg, run, [item.stage for item in decisions if item.action in ("train", "resume")])
+        require_named_files(cfg, run, [item.stage for item in plan(cfg, run, policy) if item.runs])
     redo = frozenset(name for name in evaluations if getattr(request, f"redo_{name}"))
     return Job(cfg, run, policy, evaluations, redo, request.skip_training)
 
@@ -105,7 +110,7 @@ def resolve_plan(request: TrainRequest) -> list[Decision | EvaluationDecision]:
     """What the flow would do for this request, stage by stage and evaluation by evaluation."""
     job = resolve(request)
     decisions: list[Decision | EvaluationDecision] = [*plan(job.cfg, job.run, job.policy)]
-    moving = any(isinstance(item, Decision) and item.action in ("train", "resume") for item in decisions)
+    moving = any(isinstance(item, Decision) and item.runs for item in decisions)
     for name, settings in job.evaluations.items():
         if moving:
             decisions.append(EvaluationDecision(name, True, "after training", settings))

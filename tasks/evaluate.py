@@ -24,11 +24,11 @@ def evaluate(decision: EvaluationDecision, cfg: PipelineConfig, run: RunDir) -> 
     return None
 
 
-def render_report(cfg: PipelineConfig, run: RunDir, *, changed: bool) -> Path:
+def render_report(run: RunDir, *, changed: bool) -> Path:
     """The run's HTML report, rendered again when something changed."""
     path = run.reports / "report.html"
     if path.exists() and not changed:
         return path
     from tasks.services.evaluation import write_report
 
-    return write_report(cfg, run)
+    return write_report(run)

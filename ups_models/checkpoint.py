@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pickle
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ups_models.errors import ArchitectureMismatch, CheckpointError
-from ups_models.files import FileDigest, digest_of, write_atomically
+from ups_models.files import FileDigest, archive_damage, digest_of, write_atomically
 from ups_models.specs import Arch, check_architecture
 
 FORMAT = 1
@@ -38,29 +37,47 @@ def load_payload(path: Path, expected: FileDigest | None = None) -> dict[str, An
             payload = torch.load(file, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
         raise CheckpointError(f"{path}: is no checkpoint that can be read ({_first_line(error)})") from None
-    if not isinstance(payload, dict):
-        raise CheckpointError(f"{path}: holds a {type(payload).__name__}, not a checkpoint")
-    if "state_dict" in payload:
-        return payload
-    if payload and all(isinstance(value, Tensor) for value in payload.values()):
+    if isinstance(payload, dict) and _are_weights(payload):
         return {"state_dict": payload}
-    raise CheckpointError(f"{path}: holds neither a state_dict nor the weights of a network")
+    if not isinstance(payload, dict) or not _are_weights(payload.get("state_dict")):
+        raise CheckpointError(f"{path}: holds neither a checkpoint of ours nor the weights of a network")
+    if not isinstance(payload.get("arch", {}), dict):
+        raise CheckpointError(f"{path}: was not written by this program: its 'arch' is no table of numbers")
+    return payload
 
 
-def save_network(path: Path, net: nn.Module, *, stage: str, arch: Arch) -> FileDigest:
-    """Write a trained network's weights and its fingerprint."""
+def save_network(path: Path, net: nn.Module, *, stage: str, arch: Arch, data_recipe: str = "") -> FileDigest:
+    """Write a trained network's weights, its fingerprint, and which data it was trained on."""
     weights = {name: value.detach().cpu().contiguous() for name, value in net.state_dict().items()}
-    return save_payload(path, {"format": FORMAT, "stage": stage, "arch": dict(arch), "state_dict": weights})
+    return save_payload(
+        path,
+        {"format": FORMAT, "stage": stage, "arch": dict(arch), "data_recipe": data_recipe, "state_dict": weights},
+    )
 
 
-def load_network(path: Path, net: nn.Module, *, stage: str, arch: Arch, expected: FileDigest | None = None) -> None:
+def load_network(
+    path: Path,
+    net: nn.Module,
+    *,
+    stage: str,
+    arch: Arch,
+    expected: FileDigest | None = None,
+    data_recipe: str = "",
+) -> None:
     """Copy a checkpoint's weights into `net`, after its stage and architecture are found to be the wanted ones.
 
-    Raises CheckpointError, and ArchitectureMismatch where config and checkpoint disagree.
+    Where `data_recipe` is given, the checkpoint must have been trained on that data and split, or not say. Raises
+    CheckpointError, and ArchitectureMismatch where config and checkpoint disagree.
     """
     payload = load_payload(path, expected)
     if payload.get("stage", stage) != stage:
         raise CheckpointError(f"{path}: is a checkpoint of stage {payload['stage']}, not of {stage}")
+    trained_on = payload.get("data_recipe")
+    if data_recipe and trained_on and trained_on != data_recipe:
+        raise CheckpointError(
+            f"{path}: was trained on other data or another split than the config describes, so rows it has seen could "
+            "pass for unseen ones; use the config it was trained with, or evaluate on a file of its own with --data"
+        )
     if "arch" in payload:
         check_architecture(path, payload["arch"], arch)
     weights = payload["state_dict"]
@@ -80,18 +97,18 @@ def check_shapes(path: Path, weights: Mapping[str, Tensor], net: nn.Module) -> N
             )
 
 
+def _are_weights(value: object) -> bool:
+    return isinstance(value, dict) and bool(value) and all(isinstance(tensor, Tensor) for tensor in value.values())
+
+
 def _verify(path: Path, expected: FileDigest | None) -> None:
     if not path.is_file():
         raise CheckpointError(f"{path}: no such checkpoint; train the stage first, or name another file")
     if expected is not None and digest_of(path) != expected:
         raise CheckpointError(f"{path}: its content is not what was saved (sha256 differs); train the stage again")
-    try:
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
-    except (zipfile.BadZipFile, OSError, NotImplementedError, EOFError) as error:
-        raise CheckpointError(f"{path}: is no checkpoint, or a truncated one ({_first_line(error)})") from None
-    if damaged is not None:
-        raise CheckpointError(f"{path}: is damaged (checksum of {damaged} differs); train the stage again")
+    damage = archive_damage(path)
+    if damage is not None:
+        raise CheckpointError(f"{path}: is no checkpoint, or a truncated or damaged one ({damage})")
 
 
 def _first_line(error: Exception) -> str:

@@ -26,6 +26,9 @@ def _no_bool(value: object) -> object:
 
 Count = Annotated[int, BeforeValidator(_no_bool)]
 Number = Annotated[float, BeforeValidator(_no_bool)]
+Parameter = Annotated[Number, Field(gt=0, le=1000)]
+Unroll = Annotated[Count, Field(ge=1, le=1000)]
+StudentSteps = Annotated[Count, Field(ge=1, le=4)]
 
 
 class LatentConfig(Section):
@@ -41,7 +44,7 @@ class GenerateConfig(Section):
     n: Count = Field(1216, ge=3, le=1_000_000, description="Trajectories in each file.")
     nt: Count = Field(41, ge=3, le=2001, description="Times stored, the initial one included.")
     t_end: Number = Field(2.0, gt=0, le=100, description="Last time, in the equation's unit of time.")
-    parameters: tuple[Number, ...] = Field(
+    parameters: tuple[Parameter, ...] = Field(
         (0.01,), min_length=1, description="One file for each nu (Burgers) or beta (advection)."
     )
 
@@ -55,16 +58,22 @@ class DataConfig(Section):
     points: Count = Field(256, ge=16, le=8192, description="Grid points the networks see, after the reduction.")
     reduced_resolution: Count = Field(1, ge=1, le=64, description="Keep every n-th grid point.")
     reduced_resolution_t: Count = Field(1, ge=1, le=100, description="Keep every n-th time.")
-    test: Count = Field(128, ge=1, description="Rows of each file held out for the full evaluation (the first ones).")
-    val: Count = Field(64, ge=1, description="Rows of each file for validation (those after the test rows).")
-    limit: Count | None = Field(None, ge=3, description="Read at most this many rows of each file; null: all.")
+    test: Count = Field(
+        128, ge=1, le=1_000_000, description="Rows of each file held out for the full evaluation (the first ones)."
+    )
+    val: Count = Field(
+        64, ge=1, le=1_000_000, description="Rows of each file for validation (those after the test rows)."
+    )
+    limit: Count | None = Field(
+        None, ge=3, le=1_000_000, description="Read at most this many rows of each file; null: all."
+    )
 
 
 class SteadyGenerateConfig(Section):
     """Darcy samples we solve for ourselves when no files are named."""
 
     n: Count = Field(600, ge=3, le=1_000_000, description="Samples in each file.")
-    parameters: tuple[Number, ...] = Field((1.0,), min_length=1, description="One file for each beta, the force.")
+    parameters: tuple[Parameter, ...] = Field((1.0,), min_length=1, description="One file for each beta, the force.")
 
 
 class SteadyDataConfig(Section):
@@ -76,9 +85,11 @@ class SteadyDataConfig(Section):
     )
     size: Count = Field(32, ge=8, le=512, description="Grid points along each axis, after the reduction.")
     reduced_resolution: Count = Field(1, ge=1, le=64, description="Keep every n-th grid point of each axis.")
-    test: Count = Field(64, ge=1, description="Rows of each file held out for the full evaluation.")
-    val: Count = Field(32, ge=1, description="Rows of each file for validation.")
-    limit: Count | None = Field(None, ge=3, description="Read at most this many rows of each file; null: all.")
+    test: Count = Field(64, ge=1, le=1_000_000, description="Rows of each file held out for the full evaluation.")
+    val: Count = Field(32, ge=1, le=1_000_000, description="Rows of each file for validation.")
+    limit: Count | None = Field(
+        None, ge=3, le=1_000_000, description="Read at most this many rows of each file; null: all."
+    )
 
 
 class OperatorConfig(Section):
@@ -97,7 +108,9 @@ class DenoiserConfig(Section):
     width: Count = Field(64, ge=8, le=4096, multiple_of=8, description="Channels inside the network.")
     blocks: Count = Field(3, ge=1, le=64, description="Mixing blocks.")
     modes: Count = Field(17, ge=1, le=2049, description="Fourier modes along the tokens.")
-    scale_groups: Count = Field(8, ge=1, description="Channel groups with a whitening scale each; divides latent.dim.")
+    scale_groups: Count = Field(
+        8, ge=1, le=1024, description="Channel groups with a whitening scale each; divides latent.dim."
+    )
     sigma_min: Number = Field(0.02, gt=0, le=1, description="Smallest noise level, in units of the whitened residual.")
     sigma_max: Number = Field(20.0, gt=1, le=1000, description="Largest noise level, in the same unit.")
     rho: Number = Field(7.0, ge=1, le=20, description="Curvature of the noise schedule (Karras et al. 2022, eq. 5).")
@@ -119,9 +132,9 @@ class StageConfig(Section):
     steps_per_epoch: Count = Field(100, ge=1, le=1_000_000, description="Optimiser steps in an epoch.")
     batch_size: Count = Field(64, ge=1, le=65536, description="Samples in a batch.")
     lr: Number = Field(1e-3, gt=0, le=1, description="Peak learning rate of AdamW; falls to zero as a cosine.")
-    warmup_steps: Count = Field(20, ge=0, description="Steps of linear warm-up.")
+    warmup_steps: Count = Field(20, ge=0, le=1_000_000, description="Steps of linear warm-up.")
     weight_decay: Number = Field(1e-5, ge=0, le=1, description="Decoupled weight decay of AdamW.")
-    grad_clip: Number = Field(1.0, gt=0, description="Largest norm of the gradient.")
+    grad_clip: Number = Field(1.0, gt=0, le=1e30, description="Largest norm of the gradient.")
     ema_decay: Number = Field(0.999, ge=0, lt=1, description="Decay of the average of the weights, per step.")
 
     @property
@@ -134,13 +147,17 @@ class OperatorStageConfig(StageConfig):
     """Training of the operator: a multi-step unroll whose length grows."""
 
     lr: Number = Field(3e-3, gt=0, le=1, description="Peak learning rate of AdamW; falls to zero as a cosine.")
-    unroll: tuple[Count, ...] = Field(
+    unroll: tuple[Unroll, ...] = Field(
         (1, 2, 4, 8), min_length=1, description="Unrolled steps K, one for each equal part of the training."
     )
-    min_batch_size: Count = Field(16, ge=1, description="The batch shrinks as K grows, but not below this.")
+    min_batch_size: Count = Field(16, ge=1, le=65536, description="The batch shrinks as K grows, but not below this.")
     initial_share: Number = Field(0.3, ge=0, le=1, description="Share of windows that start at the initial field.")
-    reconstruction_weight: Number = Field(0.5, ge=0, description="Weight of |D(E(u)) - u| (UPT's inverse encoding).")
-    consistency_weight: Number = Field(0.1, ge=0, description="Weight of |P^k E(u_t) - E(u_{t+k})|^2 (LE-PDE).")
+    reconstruction_weight: Number = Field(
+        0.5, ge=0, le=1000, description="Weight of |D(E(u)) - u| (UPT's inverse encoding)."
+    )
+    consistency_weight: Number = Field(
+        0.1, ge=0, le=1000, description="Weight of |P^k E(u_t) - E(u_{t+k})|^2 (LE-PDE)."
+    )
 
 
 class DiffusionStageConfig(StageConfig):
@@ -186,8 +203,8 @@ class CheckpointConfig(Section):
     """Where checkpoints lie, and how often a stage in progress is saved."""
 
     dir: Path = Field(Path("checkpoints"), description="Folder of the checkpoints, relative to the run directory.")
-    save_every_steps: Count = Field(0, ge=0, description="Save after this many steps; 0: by time alone.")
-    save_every_s: Number = Field(60.0, gt=0, description="Save after this many seconds.")
+    save_every_steps: Count = Field(0, ge=0, le=1_000_000, description="Save after this many steps; 0: by time alone.")
+    save_every_s: Number = Field(60.0, gt=0, le=86_400, description="Save after this many seconds.")
 
 
 class RuntimeConfig(Section):
@@ -238,31 +255,49 @@ class PipelineConfig(Section):
                 f"steady_data.size={self.steady_data.size} is not divisible by {coarsest}, "
                 f"which prior.levels={self.prior.levels} needs"
             )
+        if not self.data.files:
+            self.check_times((self.data.generate.nt - 1) // self.data.reduced_resolution_t + 1)
         _check_rows("data", self.data)
         _check_rows("steady_data", self.steady_data)
         return self
 
+    def check_times(self, times: int) -> None:
+        """Raise ValueError when trajectories of so many times are too short for the unroll."""
+        longest = max(self.stages.operator.unroll)
+        if times <= longest:
+            raise ValueError(
+                f"stages.operator.unroll={longest} steps need more than {longest} times in the data, which has {times}"
+            )
+
 
 def _check_rows(section: str, data: DataConfig | SteadyDataConfig) -> None:
+    held_out = f"{section}.test={data.test} and {section}.val={data.val}"
     if not data.files and data.generate.n <= data.test + data.val:
-        raise ValueError(
-            f"{section}.generate.n={data.generate.n} leaves nothing to train on after {section}.test={data.test} "
-            f"and {section}.val={data.val}"
-        )
+        raise ValueError(f"{section}.generate.n={data.generate.n} leaves nothing to train on after {held_out}")
+    if data.limit is not None and data.limit <= data.test + data.val:
+        raise ValueError(f"{section}.limit={data.limit} leaves nothing to train on after {held_out}")
 
 
 class EvalConfig(Section):
     """One evaluation: which split, how many trajectories, how many ensemble members."""
 
     split: Literal["val", "test"] = Field("val", description="Validation rows for every choice; test rows once.")
-    trajectories: Count = Field(16, ge=1, description="Trajectories of the rollout metrics, at most.")
+    trajectories: Count = Field(16, ge=1, le=1_000_000, description="Trajectories of the rollout metrics, at most.")
     rollout_steps: Count = Field(40, ge=1, le=10_000, description="Steps from u0, at most those in the data.")
     members: Count = Field(16, ge=2, le=1024, description="Members of an ensemble.")
-    one_step_pairs: Count = Field(384, ge=1, description="Pairs (u_t, u_{t+1}) of the one-step ensemble metrics.")
-    ensemble_trajectories: Count = Field(0, ge=0, description="Trajectories of ensemble rollouts; 0: none.")
+    one_step_pairs: Count = Field(
+        384, ge=1, le=1_000_000, description="Pairs (u_t, u_{t+1}) of the one-step ensemble metrics."
+    )
+    ensemble_trajectories: Count = Field(
+        0, ge=0, le=1_000_000, description="Trajectories of ensemble rollouts; 0: none."
+    )
     ensemble_members: Count = Field(8, ge=2, le=1024, description="Members of an ensemble rollout.")
-    steady_samples: Count = Field(32, ge=1, description="Darcy coefficients of the steady prior's metrics, at most.")
-    student_steps: tuple[Count, ...] = Field((1, 2, 4), description="Network evaluations of the student to report.")
+    steady_samples: Count = Field(
+        32, ge=1, le=1_000_000, description="Darcy coefficients of the steady prior's metrics, at most."
+    )
+    student_steps: tuple[StudentSteps, ...] = Field(
+        (1, 2, 4), description="Network evaluations of the student to report."
+    )
     seed: Count = Field(0, ge=0, lt=2**31, description="Seed of the samples and of the bootstrap.")
 
 

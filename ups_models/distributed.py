@@ -16,11 +16,6 @@ class World:
     rank: int
     world_size: int
 
-    @property
-    def is_main(self) -> bool:
-        """Whether this process writes files and reports."""
-        return self.rank == 0
-
 
 def world() -> World:
     """Rank and world size as torchrun tells them (RANK, WORLD_SIZE), or one process alone."""

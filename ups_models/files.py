@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
+import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -105,6 +107,16 @@ def _crash_point(name: str, path: Path) -> None:
 def _ends_with_newline(file: BinaryIO) -> bool:
     file.seek(-1, os.SEEK_END)
     return file.read(1) == b"\n"
+
+
+def archive_damage(path: Path) -> str | None:
+    """What is wrong with a zip archive, which every .pt is, by its own checksums; None when nothing is."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+    except (zipfile.BadZipFile, zlib.error, OSError, NotImplementedError, EOFError, ValueError) as error:
+        return (str(error).splitlines() or [type(error).__name__])[0][:120]
+    return None if damaged is None else f"checksum of {damaged} differs"
 
 
 def remove_stale_temporaries(directory: Path) -> list[Path]:

@@ -143,11 +143,6 @@ def rank_frequencies(rank: Tensor, members: int) -> Tensor:
     return torch.bincount(rank.flatten(), minlength=members + 1).double() / rank.numel()
 
 
-def rank_histogram(samples: Tensor, target: Tensor, rng: torch.Generator) -> Tensor:
-    """Samples (M, N, ...), target (N, ...) -> frequencies of the target's rank (M + 1,). Hamill 2001."""
-    return rank_frequencies(ranks(samples, target, rng), len(samples))
-
-
 def coverage(rank: Tensor, members: int, level: float) -> float:
     """Share of targets inside the central interval of `level`, from ranks 0..M of any shape.
 

@@ -52,6 +52,7 @@ COLOURS: Mapping[str, str] = {
     "diffusion": "#c2410c",
     "consistency_1": "#d9a5e0",
     "consistency_2": "#8e3b9c",
+    "consistency_3": "#6b2c78",
     "consistency_4": "#4f1a5c",
     "gaussian": "#4d7c0f",
     "persistence": "#6b6b6b",

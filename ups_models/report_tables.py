@@ -18,6 +18,7 @@ MODELS: Mapping[str, str] = {
     "diffusion": "Diffusion",
     "consistency_1": "Consistency, 1 step",
     "consistency_2": "Consistency, 2 steps",
+    "consistency_3": "Consistency, 3 steps",
     "consistency_4": "Consistency, 4 steps",
     "gaussian": "Gaussian, same scale",
     "persistence": "Persistence",
@@ -30,7 +31,7 @@ MODELS: Mapping[str, str] = {
 """Every model and baseline by its key in the JSON, in the order of the columns."""
 
 DETERMINISTIC = ("operator", "persistence", "constant_mean", "zero")
-SAMPLERS = ("diffusion", "consistency_1", "consistency_2", "consistency_4", "gaussian")
+SAMPLERS = ("diffusion", *(f"consistency_{steps}" for steps in range(1, 5)), "gaussian")
 STEADY = ("steady_prior", "mean_field", "inverse_coefficient")
 
 PDEBENCH_LABELS: Mapping[str, str] = {

@@ -41,6 +41,15 @@ class StageSpec:
         section: StageConfig = getattr(cfg.stages, self.name)
         return section
 
+    def data_recipe(self, cfg: PipelineConfig) -> str:
+        """Identifies which rows of which data train and which are held out; the content of named files is not in it."""
+        data = cfg.steady_data if self.steady else cfg.data
+        excluded = {"files", "generate"} if data.files else {"files"}
+        parts = {"data": data.model_dump(mode="json", exclude=excluded), "n_files": len(data.files)}
+        if not data.files:
+            parts["seed"] = cfg.seed
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
     def config_hash(self, cfg: PipelineConfig) -> str:
         """Identifies everything in the config that the trained weights depend on."""
         data = cfg.steady_data if self.steady else cfg.data

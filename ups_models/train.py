@@ -109,7 +109,7 @@ def start_state(
         net.load_state_dict(frozen[stage.spec.warm_start].state_dict())
     ema = ema_copy(net)
     if cfg.runtime.compile and device.type == "cuda":
-        for part in net.children():
+        for part in [net] if type(net).forward is not nn.Module.forward else net.children():
             part.compile()
     optimiser = torch.optim.AdamW(
         net.parameters(), lr=settings.lr, betas=(0.9, 0.98), weight_decay=settings.weight_decay

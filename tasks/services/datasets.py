@@ -8,7 +8,7 @@ import logging
 from collections.abc import Collection, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tasks.services.progress import progress_of
 from tasks.services.run_dir import RunDir
@@ -17,6 +17,8 @@ from ups_models.errors import BadInput
 from ups_models.specs import SPECS
 
 if TYPE_CHECKING:  # PyTorch and h5py are imported only where data is read
+    from torch import Tensor
+
     from ups_models.data.pdebench import SteadyFields, Trajectories
 
 logger = logging.getLogger(__name__)
@@ -49,9 +51,14 @@ def require_named_files(cfg: PipelineConfig, run: RunDir, stages: Collection[str
     """
     needed = [SPECS[name] for name in stages]
     if cfg.data.files and any(not spec.steady for spec in needed):
-        load_data(cfg, run)
+        data = load_data(cfg, run)
+        _require_rows("data", cfg.data, cfg.data.files, data.row)
+        try:
+            cfg.check_times(data.u.shape[1])
+        except ValueError as error:
+            raise BadInput(f"{cfg.data.files[0]}: {error}") from None
     if cfg.steady_data.files and any(spec.steady for spec in needed):
-        load_steady_data(cfg, run)
+        _require_rows("steady_data", cfg.steady_data, cfg.steady_data.files, load_steady_data(cfg, run).row)
 
 
 @lru_cache(maxsize=1)
@@ -60,21 +67,10 @@ def load_data(cfg: PipelineConfig, run: RunDir) -> Trajectories:
     from ups_models.data import pdebench
 
     files = trajectory_files(cfg, run)
-    generate = cfg.data.generate
-    for path, parameter in files.items():
-        if not cfg.data.files and not path.exists():
-            with progress_of(f"data {path.name}", generate.n) as update:
-                pdebench.generate(
-                    cfg.data.family,
-                    path,
-                    n=generate.n,
-                    seed=cfg.seed,
-                    parameter=parameter,
-                    nx=cfg.data.points * cfg.data.reduced_resolution,
-                    nt=generate.nt,
-                    t_end=generate.t_end,
-                    on_progress=lambda done: update(done, "trajectories"),
-                )
+    if not cfg.data.files:
+        times = {"nt": cfg.data.generate.nt, "t_end": cfg.data.generate.t_end}
+        nx = cfg.data.points * cfg.data.reduced_resolution
+        _generate(cfg.data.family, files, n=cfg.data.generate.n, seed=cfg.seed, nx=nx, **times)
     data = pdebench.load_trajectories(
         list(files),
         family=cfg.data.family,
@@ -82,7 +78,7 @@ def load_data(cfg: PipelineConfig, run: RunDir) -> Trajectories:
         reduced_resolution_t=cfg.data.reduced_resolution_t,
         limit=cfg.data.limit,
     )
-    _require_size("data.points", cfg.data.points, data.u.shape[-1], list(files))
+    require_size("data.points", cfg.data.points, data.u.shape[-1], next(iter(files)))
     return data
 
 
@@ -91,26 +87,21 @@ def load_steady_data(cfg: PipelineConfig, run: RunDir) -> SteadyFields:
     """All steady states of the config; generates files that are ours to make and not there yet."""
     from ups_models.data import pdebench
 
-    files = steady_files(cfg, run)
-    size = cfg.steady_data.size * cfg.steady_data.reduced_resolution
-    for path, parameter in files.items():
-        if not cfg.steady_data.files and not path.exists():
-            n = cfg.steady_data.generate.n
-            with progress_of(f"data {path.name}", n) as update:
-                pdebench.generate(
-                    "darcy2d",
-                    path,
-                    n=n,
-                    seed=cfg.seed,
-                    parameter=parameter,
-                    nx=size,
-                    on_progress=lambda done: update(done, "samples"),
-                )
-    data = pdebench.load_steady(
-        list(files), reduced_resolution=cfg.steady_data.reduced_resolution, limit=cfg.steady_data.limit
-    )
-    _require_size("steady_data.size", cfg.steady_data.size, data.a.shape[-1], list(files))
-    return data
+    files, data = steady_files(cfg, run), cfg.steady_data
+    if not data.files:
+        _generate(pdebench.DARCY, files, n=data.generate.n, seed=cfg.seed, nx=data.size * data.reduced_resolution)
+    fields = pdebench.load_steady(list(files), reduced_resolution=data.reduced_resolution, limit=data.limit)
+    require_size("steady_data.size", data.size, fields.a.shape[-1], next(iter(files)))
+    return fields
+
+
+def require_size(key: str, wanted: int, found: int, path: Path) -> None:
+    """Raise BadInput when a file's grid is not the one that the config, and with it the network, has."""
+    if wanted != found:
+        raise BadInput(
+            f"{path}: has {found} grid points after the reduction, but the config says {key}={wanted}; "
+            f"set {key}: {found}, or another reduced_resolution"
+        )
 
 
 def data_fingerprint(paths: list[Path]) -> str | None:
@@ -143,9 +134,21 @@ def _files(
     return files
 
 
-def _require_size(key: str, wanted: int, found: int, files: list[Path]) -> None:
-    if wanted != found:
+def _generate(family: str, files: dict[Path, float], *, n: int, **options: Any) -> None:
+    from ups_models.data.pdebench import generate
+
+    for path, parameter in files.items():
+        if not path.exists():
+            with progress_of(f"data {path.name}", n) as update:
+                generate(
+                    family, path, n=n, parameter=parameter, on_progress=lambda done: update(done, "solved"), **options
+                )
+
+
+def _require_rows(section: str, data: DataConfig | SteadyDataConfig, files: tuple[Path, ...], row: Tensor) -> None:
+    rows = int(row.max()) + 1
+    if rows <= data.test + data.val:
         raise BadInput(
-            f"{files[0]}: has {found} grid points after the reduction, but the config says {key}={wanted}; "
-            f"set {key}: {found}, or another reduced_resolution"
+            f"{files[0]}: has {rows} rows, which leaves nothing to train on after {section}.test={data.test} and "
+            f"{section}.val={data.val}; hold out fewer, or use more data"
         )

@@ -15,15 +15,15 @@ import numpy as np
 import torch
 import yaml
 
-from tasks.services.datasets import load_data, load_steady_data
+from tasks.services.datasets import load_data, load_steady_data, require_size, trajectory_files
 from tasks.services.history import History
-from tasks.services.planning import evaluation_inputs
+from tasks.services.planning import current_stages, evaluation_inputs
 from tasks.services.run_dir import RunDir, utc_now
-from tasks.services.status import EVALUATIONS, Status, StatusStore
+from tasks.services.status import EVALUATIONS, EvaluationRecord, StageRecord, Status, StatusStore
 from tasks.services.training import load_stage, select_device
 from ups_models.checkpoint import load_network
 from ups_models.config import EvalConfig, PipelineConfig
-from ups_models.data.pdebench import Split, SteadyFields, Trajectories, load_trajectories, split_rows
+from ups_models.data.pdebench import DARCY, Split, inspect_family, load_steady, load_trajectories, split_rows
 from ups_models.errors import BadInput, CheckpointError
 from ups_models.evaluate import EvalData, Figures, Models, evaluate
 from ups_models.files import digest_of, write_atomically, write_text
@@ -32,7 +32,7 @@ from ups_models.nn.operator import LatentOperator
 from ups_models.nn.prior import SteadyPrior
 from ups_models.report import ReportInput, render_html, render_markdown
 from ups_models.specs import SPECS
-from ups_models.stages import build_diffusion, build_operator, build_prior
+from ups_models.stages import STAGES
 
 logger = logging.getLogger(__name__)
 
@@ -49,21 +49,17 @@ def evaluate_run(name: str, cfg: PipelineConfig, settings: EvalConfig, run: RunD
         device = select_device(cfg)
         models = _models_of(cfg, run, status.read(), device)
         figures, arrays = evaluate(cfg, settings, models, _data_of(cfg, settings, run, models), device=device)
+        inputs = evaluation_inputs(cfg, settings, run, status.read())
     except Exception as error:
         status.record_evaluation(name, status="failed", error_message=str(error) or type(error).__name__)
         raise
-    inputs = evaluation_inputs(cfg, settings, run, status.read())
-    figures = {
-        "schema_version": 1,
-        "name": name,
-        "created_at": utc_now(),
-        **figures,
-        "checkpoints": {
-            stage: {"file": SPECS[stage].checkpoint, "sha256": inputs[SPECS[stage].checkpoint]}
-            for stage in SPECS
-            if SPECS[stage].checkpoint in inputs
-        },
+    checkpoints = {
+        stage: {"file": spec.checkpoint, "sha256": inputs[spec.checkpoint]}
+        for stage, spec in SPECS.items()
+        if spec.checkpoint in inputs
     }
+    files = [path.name for path in trajectory_files(cfg, run)]
+    figures = described(name, cfg, figures, checkpoints, files)
     write_evaluation(run.reports / name, figures, arrays)
     status.record_evaluation(
         name,
@@ -88,8 +84,27 @@ def write_evaluation(prefix: Path, figures: Figures, arrays: Mapping[str, Any]) 
     write_text(prefix.with_name(prefix.name + ".json"), text)
 
 
+def described(
+    name: str, cfg: PipelineConfig, figures: Figures, checkpoints: Mapping[str, Mapping[str, str]], files: list[str]
+) -> Figures:
+    """Figures with what a reader must know of them: when, of which weights, under which config, on which files."""
+    if "data" in figures:
+        figures = {**figures, "data": {**figures["data"], "files": files}}
+    return {
+        "schema_version": 1,
+        "name": name,
+        "created_at": utc_now(),
+        **figures,
+        "checkpoints": checkpoints,
+        "config_yaml": yaml.safe_dump(cfg.model_dump(mode="json"), sort_keys=False),
+    }
+
+
 def headline(figures: Figures) -> str:
     """An evaluation in one line."""
+    if "rollout" not in figures:
+        prior = figures["darcy"]["steady_prior"]
+        return f"steady prior: member nRMSE {prior['member_nrmse']:.4f}, {figures['darcy']['samples']} samples"
     summary = figures["rollout"]["summary"]
     return (
         f"rollout nRMSE {summary['operator']['mean']:.4f} (persistence {summary['persistence']['mean']:.3f}, "
@@ -99,63 +114,82 @@ def headline(figures: Figures) -> str:
 
 
 def evaluate_files(
-    cfg: PipelineConfig, settings: EvalConfig, files: Mapping[str, Path], data_path: Path | None, prefix: Path
+    cfg: PipelineConfig,
+    settings: EvalConfig,
+    files: Mapping[str, Path],
+    *,
+    data_path: Path | None,
+    run_dir: Path,
+    prefix: Path,
 ) -> Figures:
     """Evaluate checkpoint files by name of stage, on the config's data or on every row of one data file.
 
-    Writes <prefix>.json, .md, .npz and .html.
+    Writes <prefix>.json, .md, .npz and .html. Raises CheckpointError where the config's split is not the one that a
+    checkpoint was trained with: then only a file of its own can be evaluated on.
     """
     device = select_device(cfg)
-    models = _models_from(cfg, files, device)
-    run = RunDir.of(Path(), cfg.checkpoint.dir)
+    models = _models_from(cfg, files, device, same_data=data_path is None)
+    run = RunDir.of(run_dir, cfg.checkpoint.dir)
     if data_path is None:
-        data = _data_of(cfg, settings, run, models)
+        data, names = _data_of(cfg, settings, run, models), [path.name for path in trajectory_files(cfg, run)]
     else:
-        data = EvalData(
-            load_trajectories(
-                [data_path],
-                family=cfg.data.family,
-                reduced_resolution=cfg.data.reduced_resolution,
-                reduced_resolution_t=cfg.data.reduced_resolution_t,
-                limit=settings.trajectories,
-            )
-        )
-        _require_points(cfg, data.trajectories, data_path)
+        data, names = _data_from(cfg, data_path, models), [data_path.name]
     figures, arrays = evaluate(cfg, settings, models, data, device=device)
+    if data_path is not None:
+        figures["split"] = "file"
     checkpoints = {stage: {"file": path.name, "sha256": digest_of(path).sha256} for stage, path in files.items()}
-    figures = {"schema_version": 1, "name": prefix.name, "created_at": utc_now(), **figures, "checkpoints": checkpoints}
+    figures = described(prefix.name, cfg, figures, checkpoints, names)
     write_evaluation(prefix, figures, arrays)
-    report = ReportInput(prefix.name, None, figures, arrays, {}, _yaml(cfg), environment(device), [])
+    report = ReportInput(prefix.name, None, figures, arrays, {}, figures["config_yaml"], environment(device), [])
     write_text(prefix.with_name(prefix.name + ".html"), render_html(report))
     return figures
 
 
-def write_report(cfg: PipelineConfig, run: RunDir) -> Path:
-    """Render reports/report.html from what lies in the run, and return its path."""
+def write_report(run: RunDir) -> Path:
+    """Render reports/report.html from what lies in the run, and return its path.
+
+    An evaluation of other weights than the status names is left out, with a warning. Raises BadInput when the run
+    holds nothing to report.
+    """
     status = StatusStore(run.status).read()
-    results = {name: _read_json(run.reports / f"{name}.json") for name in EVALUATIONS}
-    newest = next((name for name in reversed(EVALUATIONS) if results[name] is not None), None)
-    timings = [
-        {"stage": name, "status": record.status, "seconds": record.seconds, "steps": record.step}
-        for name, record in ((name, status.stage(name)) for name in SPECS)
-    ]
-    timings += [
-        {"stage": name, "status": record.status, "seconds": record.seconds, "steps": None}
-        for name, record in ((name, status.evaluation(name)) for name in EVALUATIONS)
-    ]
+    results = {name: _current_result(name, run, status) for name in EVALUATIONS}
+    history = History(run.reports / "metrics.jsonl").read()
+    if not history and not any(results.values()):
+        raise BadInput(f"{run.root}: holds no run to report; name its folder with --run-dir")
+    newest = results["full_eval"] or results["small_eval"]
     report = ReportInput(
         title=f"UPS pipeline: {run.root.resolve().name}",
         small=results["small_eval"],
         full=results["full_eval"],
-        arrays=_read_arrays(run.reports / f"{newest}.npz") if newest else {},
-        history=History(run.reports / "metrics.jsonl").read(),
-        config_yaml=_yaml(cfg),
-        environment=environment(select_device(cfg)),
-        timings=timings,
+        arrays=_read_arrays(run.reports / f"{newest['name']}.npz") if newest else {},
+        history=history,
+        config_yaml=newest["config_yaml"] if newest else "not evaluated: the config is stored with an evaluation",
+        environment=environment(torch.device("cuda" if torch.cuda.is_available() else "cpu")),
+        timings=[*_timings(status.stages), *_timings(status.evaluations)],
     )
     path = run.reports / "report.html"
     write_text(path, render_html(report))
     return path
+
+
+def _timings(records: Mapping[str, StageRecord] | Mapping[str, EvaluationRecord]) -> list[dict[str, Any]]:
+    return [
+        {"stage": name, "status": record.status, "seconds": record.seconds, "steps": getattr(record, "step", None)}
+        for name, record in records.items()
+    ]
+
+
+def _current_result(name: str, run: RunDir, status: Status) -> dict[str, Any] | None:
+    path = run.reports / f"{name}.json"
+    if not path.exists():
+        return None
+    result: dict[str, Any] = json.loads(path.read_text("utf-8"))
+    for stage, checkpoint in result.get("checkpoints", {}).items():
+        known = (status.stage(stage).files or {}).get(checkpoint["file"])
+        if known is None or known.sha256 != checkpoint["sha256"]:
+            logger.warning("%s: is of other weights of %s than there are now; the report leaves it out", path, stage)
+            return None
+    return result
 
 
 def environment(device: torch.device) -> dict[str, str]:
@@ -174,7 +208,12 @@ def environment(device: torch.device) -> dict[str, str]:
 
 
 def _models_of(cfg: PipelineConfig, run: RunDir, status: Status, device: torch.device) -> Models:
-    trained = {name: load_stage(name, cfg, run, device) for name in SPECS if status.stage(name).status == "completed"}
+    """The networks whose checkpoints may be used; what is outdated is left out, with a warning."""
+    reasons = current_stages(cfg, run, status)
+    for name, reason in reasons.items():
+        if reason is not None:
+            logger.warning("%s: left out of the evaluation: %s", name, reason)
+    trained = {name: load_stage(name, cfg, run, device) for name, reason in reasons.items() if reason is None}
     if "operator" not in trained:
         raise CheckpointError(
             f"{run.checkpoint(SPECS['operator'].checkpoint)}: there is no completed operator to evaluate; train it "
@@ -183,28 +222,21 @@ def _models_of(cfg: PipelineConfig, run: RunDir, status: Status, device: torch.d
     return _as_models(trained)
 
 
-def _models_from(cfg: PipelineConfig, files: Mapping[str, Path], device: torch.device) -> Models:
-    builders = {
-        "operator": build_operator,
-        "diff_residual": build_diffusion,
-        "consistency_distill": build_diffusion,
-        "steady_prior": build_prior,
-    }
+def _models_from(cfg: PipelineConfig, files: Mapping[str, Path], device: torch.device, *, same_data: bool) -> Models:
     nets: dict[str, torch.nn.Module] = {}
     for stage, path in files.items():
-        net: torch.nn.Module = builders[stage](cfg)
-        load_network(path, net, stage=stage, arch=SPECS[stage].arch(cfg))
+        spec, net = SPECS[stage], STAGES[stage].build(cfg)
+        recipe = spec.data_recipe(cfg) if same_data else ""
+        load_network(path, net, stage=stage, arch=spec.arch(cfg), data_recipe=recipe)
         nets[stage] = net.to(device).requires_grad_(False).eval()
     return _as_models(nets)
 
 
 def _as_models(nets: Mapping[str, torch.nn.Module]) -> Models:
-    operator, teacher = nets["operator"], nets.get("diff_residual")
+    operator, teacher = nets.get("operator"), nets.get("diff_residual")
     student, prior = nets.get("consistency_distill"), nets.get("steady_prior")
-    if not isinstance(operator, LatentOperator):
-        raise TypeError("the operator's file holds another network")
     return Models(
-        operator,
+        operator if isinstance(operator, LatentOperator) else None,
         teacher if isinstance(teacher, ResidualDiffusion) else None,
         student if isinstance(student, ResidualDiffusion) else None,
         prior if isinstance(prior, SteadyPrior) else None,
@@ -212,37 +244,41 @@ def _as_models(nets: Mapping[str, torch.nn.Module]) -> Models:
 
 
 def _data_of(cfg: PipelineConfig, settings: EvalConfig, run: RunDir, models: Models) -> EvalData:
-    data = load_data(cfg, run)
-    rows = _rows(split_rows(data.row, val=cfg.data.val, test=cfg.data.test), settings)
-    if models.steady_prior is None:
-        return EvalData(data.select(rows))
-    steady = load_steady_data(cfg, run)
-    split = split_rows(steady.row, val=cfg.steady_data.val, test=cfg.steady_data.test)
-    return EvalData(data.select(rows), _part(steady, _rows(split, settings)), _part(steady, split.train))
+    trajectories = steady = steady_train = None
+    if models.operator is not None:
+        data = load_data(cfg, run)
+        trajectories = data.select(_rows(split_rows(data.row, val=cfg.data.val, test=cfg.data.test), settings))
+    if models.steady_prior is not None:
+        fields = load_steady_data(cfg, run)
+        split = split_rows(fields.row, val=cfg.steady_data.val, test=cfg.steady_data.test)
+        steady, steady_train = fields.select(_rows(split, settings)), fields.select(split.train)
+    return EvalData(trajectories, steady, steady_train)
 
 
-def _part(steady: SteadyFields, rows: torch.Tensor) -> SteadyFields:
-    return steady.select(rows)
+def _data_from(cfg: PipelineConfig, path: Path, models: Models) -> EvalData:
+    """Every row of one file, of whichever family it is. Raises DataError, BadInput."""
+    if inspect_family(path) == DARCY:
+        if models.steady_prior is None:
+            raise BadInput(
+                f"{path}: holds Darcy flow, which only a steady prior is evaluated on; give one with --prior"
+            )
+        fields = load_steady([path], reduced_resolution=cfg.steady_data.reduced_resolution)
+        require_size("steady_data.size", cfg.steady_data.size, fields.a.shape[-1], path)
+        return EvalData(steady=fields)
+    if models.operator is None:
+        raise BadInput(f"{path}: holds trajectories, which an operator is evaluated on; give one with --operator")
+    data = load_trajectories(
+        [path],
+        family=cfg.data.family,
+        reduced_resolution=cfg.data.reduced_resolution,
+        reduced_resolution_t=cfg.data.reduced_resolution_t,
+    )
+    require_size("data.points", cfg.data.points, data.u.shape[-1], path)
+    return EvalData(data)
 
 
 def _rows(split: Split, settings: EvalConfig) -> torch.Tensor:
     return split.val if settings.split == "val" else split.test
-
-
-def _require_points(cfg: PipelineConfig, data: Trajectories, path: Path) -> None:
-    if data.u.shape[-1] != cfg.data.points:
-        raise BadInput(
-            f"{path}: has {data.u.shape[-1]} grid points after the reduction, but the operator was trained on "
-            f"{cfg.data.points}; set data.reduced_resolution with --set"
-        )
-
-
-def _yaml(cfg: PipelineConfig) -> str:
-    return yaml.safe_dump(cfg.model_dump(mode="json"), sort_keys=False)
-
-
-def _read_json(path: Path) -> dict[str, Any] | None:
-    return json.loads(path.read_text("utf-8")) if path.exists() else None
 
 
 def _read_arrays(path: Path) -> dict[str, Any]:

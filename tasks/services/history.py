@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
-from ups_models.files import append_line
+from ups_models.files import append_line, write_text
 
-Row = dict[str, float]
+Row = dict[str, Any]
 
 
 class History:
@@ -19,6 +20,15 @@ class History:
     def append(self, stage: str, row: Row) -> None:
         """Add one row; rows are small enough that a kill loses the last one at most."""
         append_line(self.path, json.dumps({"stage": stage, **row}))
+
+    def forget(self, stage: str) -> None:
+        """Drop the rows of a stage that starts from nothing: they belong to other weights."""
+        if not self.path.exists():
+            return
+        lines = self.path.read_text("utf-8").splitlines(keepends=True)
+        kept = [line for line in lines if (row := _parsed(line)) is not None and row["stage"] != stage]
+        if len(kept) < len(lines):
+            write_text(self.path, "".join(kept))
 
     def read(self) -> dict[str, list[Row]]:
         """Rows by stage, by rising step."""

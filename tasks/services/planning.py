@@ -13,7 +13,7 @@ from tasks.services.run_dir import RunDir
 from tasks.services.status import StageRecord, Status, StatusStore
 from ups_models.config import EvalConfig, PipelineConfig
 from ups_models.errors import BadInput, CheckpointError
-from ups_models.files import digest_of
+from ups_models.files import archive_damage, digest_of
 from ups_models.specs import SPECS, StageSpec, check_architecture
 
 logger = logging.getLogger(__name__)
@@ -35,6 +35,11 @@ class Decision:
     action: Action
     reason: str
     warn: bool = False
+
+    @property
+    def runs(self) -> bool:
+        """Whether the stage trains."""
+        return self.action in ("train", "resume")
 
 
 @dataclass(frozen=True)
@@ -67,31 +72,56 @@ def plan(cfg: PipelineConfig, run: RunDir, policy: Policy) -> list[Decision]:
     """
     status = StatusStore(run.status).read()
     _require_permission(run, status, policy)
-    moved: dict[str, str] = {}
+    moved: set[str] = set()
     decisions: list[Decision] = []
     for name, spec in SPECS.items():
         if not policy.selects(name):
             continue
-        decision = _decide(spec, cfg, run, status, policy, moved)
-        if decision.action in ("train", "resume"):
-            _require_inputs(spec, run, status, decisions)
-            moved[name] = decision.reason
+        decision = _decide(spec, cfg, run, status.stage(name), policy, moved)
+        if decision.runs:
+            _require_inputs(spec, cfg, run, status, decisions)
+            moved.add(name)
         decisions.append(decision)
     return decisions
 
 
-def inputs_of(spec: StageSpec, cfg: PipelineConfig, run: RunDir) -> dict[str, str]:
-    """What a stage learns from: the seed, the sha256 of each checkpoint it needs, and its data's fingerprint."""
-    inputs = {"seed": str(cfg.seed)}
-    for name in spec.needs:
-        path = run.checkpoint(SPECS[name].checkpoint)
-        if path.is_file():
-            inputs[path.name] = digest_of(path).sha256
-    files = steady_files(cfg, run) if spec.steady else trajectory_files(cfg, run)
-    fingerprint = data_fingerprint(list(files))
-    if fingerprint is not None:
-        inputs["data"] = fingerprint
-    return inputs
+def announce(decisions: list[Decision]) -> None:
+    """Tell a person what will happen, before it does."""
+    for decision in decisions:
+        level = logging.WARNING if decision.warn else logging.INFO
+        logger.log(level, "%s: %s: %s", decision.stage, decision.action, decision.reason)
+
+
+def current_stages(cfg: PipelineConfig, run: RunDir, status: Status) -> dict[str, str | None]:
+    """Every completed stage, and why its checkpoint must not be used: None when it may.
+
+    A checkpoint may be used when its files are what was saved, it learned from what the config and the run hold now,
+    and so did everything it needs. Raises ArchitectureMismatch.
+    """
+    reasons: dict[str, str | None] = {}
+    for name, spec in SPECS.items():
+        record = status.stage(name)
+        if record.status != "completed":
+            continue
+        if record.arch is not None:
+            check_architecture(run.checkpoint(spec.checkpoint), record.arch, spec.arch(cfg))
+        stale = {other for other in spec.needs if reasons.get(other, "not completed")}
+        reasons[name] = _damaged(run, spec, record) or _moved_input(spec, cfg, run, record, stale)
+    return reasons
+
+
+def require_operator(cfg: PipelineConfig, run: RunDir) -> None:
+    """Raise CheckpointError, ArchitectureMismatch when --skip-training finds no operator to evaluate."""
+    reasons = current_stages(cfg, run, StatusStore(run.status).read())
+    path = run.checkpoint(SPECS["operator"].checkpoint)
+    if "operator" not in reasons:
+        raise CheckpointError(
+            f"{path}: --skip-training finds no completed operator to evaluate; train first, or name the right --run-dir"
+        )
+    damage = archive_damage(path) if path.is_file() else f"{path} is missing"
+    reason = reasons["operator"] or damage
+    if reason is not None:
+        raise CheckpointError(f"{path}: --skip-training cannot evaluate this operator: {reason}; train it again")
 
 
 def plan_evaluation(
@@ -104,8 +134,9 @@ def plan_evaluation(
         return EvaluationDecision(name, True, f"--redo-{name.replace('_', '-')}", settings)
     if record.status != "completed" or record.inputs is None:
         return EvaluationDecision(name, True, record.status.replace("_", " "), settings)
-    if not (run.reports / f"{name}.json").is_file():
-        return EvaluationDecision(name, True, f"{run.reports / f'{name}.json'} is missing", settings)
+    for path in (run.reports / f"{name}.json", run.reports / f"{name}.npz"):
+        if not path.is_file():
+            return EvaluationDecision(name, True, f"{path} is missing", settings)
     inputs = evaluation_inputs(cfg, settings, run, status)
     if inputs != record.inputs:
         moved = sorted(key for key in inputs.keys() | record.inputs if inputs.get(key) != record.inputs.get(key))
@@ -114,42 +145,44 @@ def plan_evaluation(
 
 
 def evaluation_inputs(cfg: PipelineConfig, settings: EvalConfig, run: RunDir, status: Status) -> dict[str, str]:
-    """What an evaluation's figures depend on: every completed checkpoint, and the config of both."""
+    """What an evaluation's figures depend on: every checkpoint in use, the data it was trained on, and both configs."""
     inputs = {}
-    for name, spec in SPECS.items():
-        path = run.checkpoint(spec.checkpoint)
-        if status.stage(name).status == "completed" and path.is_file():
+    for name, reason in current_stages(cfg, run, status).items():
+        path = run.checkpoint(SPECS[name].checkpoint)
+        if reason is None and path.is_file():
             inputs[path.name] = digest_of(path).sha256
+            inputs |= {f"{name} {key}": value for key, value in (status.stage(name).inputs or {}).items()}
     relevant = [settings.model_dump(mode="json"), cfg.model_dump(mode="json", exclude={"runtime", "checkpoint"})]
     inputs["config"] = hashlib.sha256(json.dumps(relevant, sort_keys=True).encode()).hexdigest()
     return inputs
 
 
-def require_operator(cfg: PipelineConfig, run: RunDir) -> None:
-    """Raise CheckpointError, ArchitectureMismatch when --skip-training finds no operator that fits the config."""
-    spec = SPECS["operator"]
-    record = StatusStore(run.status).read().stage("operator")
-    path = run.checkpoint(spec.checkpoint)
-    if record.status != "completed" or not path.is_file():
-        raise CheckpointError(
-            f"{path}: --skip-training finds no completed operator to evaluate; train first, or name the right --run-dir"
-        )
-    for name, other in SPECS.items():
-        arch = StatusStore(run.status).read().stage(name).arch
-        if arch is not None and run.checkpoint(other.checkpoint).is_file():
-            check_architecture(run.checkpoint(other.checkpoint), arch, other.arch(cfg))
+def inputs_of(spec: StageSpec, cfg: PipelineConfig, run: RunDir) -> dict[str, str]:
+    """What a stage learns from: the seed, the data and its split, and the sha256 of each checkpoint it needs.
+
+    The content of data files is in it as far as they are there: a finished run needs no data.
+    """
+    inputs = {"seed": str(cfg.seed), "data recipe": spec.data_recipe(cfg)}
+    for name in spec.needs:
+        path = run.checkpoint(SPECS[name].checkpoint)
+        if path.is_file():
+            inputs[path.name] = digest_of(path).sha256
+    files = steady_files(cfg, run) if spec.steady else trajectory_files(cfg, run)
+    fingerprint = data_fingerprint(list(files))
+    if fingerprint is not None:
+        inputs["data"] = fingerprint
+    return inputs
 
 
 def _decide(
-    spec: StageSpec, cfg: PipelineConfig, run: RunDir, status: Status, policy: Policy, moved: dict[str, str]
+    spec: StageSpec, cfg: PipelineConfig, run: RunDir, record: StageRecord, policy: Policy, moved: set[str]
 ) -> Decision:
-    record = status.stage(spec.name)
     if policy.force_train and spec.settings(cfg).epochs:
         return Decision(spec.name, "train", "--force-train")
-    if record.status != "completed" and spec.settings(cfg).epochs == 0:
-        return Decision(spec.name, "disabled", f"stages.{spec.name}.epochs is 0")
     if record.status == "completed":
         decision = _decide_completed(spec, cfg, run, record, moved)
+    elif spec.settings(cfg).epochs == 0:
+        return Decision(spec.name, "disabled", f"stages.{spec.name}.epochs is 0")
     elif record.status == "not_started":
         decision = Decision(spec.name, "train", "not started yet")
     else:
@@ -162,19 +195,16 @@ def _decide(
 
 
 def _decide_completed(
-    spec: StageSpec, cfg: PipelineConfig, run: RunDir, record: StageRecord, moved: dict[str, str]
+    spec: StageSpec, cfg: PipelineConfig, run: RunDir, record: StageRecord, moved: set[str]
 ) -> Decision:
     if record.arch is not None:
         check_architecture(run.checkpoint(spec.checkpoint), record.arch, spec.arch(cfg))
-    damaged = _damaged(run, spec, record)
-    if damaged is not None:
-        return Decision(spec.name, "train", damaged, warn=True)
-    cause = _moved_input(spec, cfg, run, record, moved)
+    cause = _damaged(run, spec, record) or _moved_input(spec, cfg, run, record, moved)
     if cause is not None:
         return Decision(spec.name, "train", cause, warn=True)
     if record.files is None:
         return Decision(spec.name, "adopt", "completed, but its record names no digests: the file itself is checked")
-    if record.config_hash is not None and record.config_hash != spec.config_hash(cfg) and spec.settings(cfg).epochs:
+    if record.config_hash not in (None, spec.config_hash(cfg)) and spec.settings(cfg).epochs:
         return Decision(
             spec.name,
             "skip",
@@ -186,29 +216,27 @@ def _decide_completed(
 
 
 def _decide_unfinished(
-    spec: StageSpec, cfg: PipelineConfig, run: RunDir, record: StageRecord, moved: dict[str, str]
+    spec: StageSpec, cfg: PipelineConfig, run: RunDir, record: StageRecord, moved: set[str]
 ) -> Decision:
     before = f"{record.status} at step {record.step or 0}"
     if record.error_message:
         before += f" ({record.error_message})"
-    if not run.resume(spec.name).is_file():
-        return Decision(spec.name, "train", f"{before}, with no saved state: starts from the beginning", warn=True)
-    if record.arch is not None:
-        check_architecture(run.resume(spec.name), record.arch, spec.arch(cfg))
-    if record.config_hash not in (None, spec.config_hash(cfg)):
-        raise BadInput(
-            f"{run.resume(spec.name)}: stage {spec.name} was interrupted under other settings; "
-            "go on with the same config, or start it again with --force-train"
-        )
-    cause = _moved_input(spec, cfg, run, record, moved)
+    path = run.resume(spec.name)
+    cause = "there is no saved state" if not path.is_file() else archive_damage(path)
+    if cause is None and record.arch is not None:
+        check_architecture(path, record.arch, spec.arch(cfg))
+    cause = cause or _moved_input(spec, cfg, run, record, moved)
     if cause is not None:
         return Decision(spec.name, "train", f"{before}; starts from the beginning: {cause}", warn=True)
+    if record.config_hash not in (None, spec.config_hash(cfg)):
+        raise BadInput(
+            f"{path}: stage {spec.name} was interrupted under other settings; "
+            "go on with the same config, or start it again with --force-train"
+        )
     return Decision(spec.name, "resume", before)
 
 
-def _moved_input(
-    spec: StageSpec, cfg: PipelineConfig, run: RunDir, record: StageRecord, moved: dict[str, str]
-) -> str | None:
+def _moved_input(spec: StageSpec, cfg: PipelineConfig, run: RunDir, record: StageRecord, moved: set[str]) -> str | None:
     """Which of the things a stage learns from is not what its record names, in words."""
     upstream = next((name for name in spec.needs if name in moved), None)
     if upstream is not None:
@@ -228,16 +256,23 @@ def _damaged(run: RunDir, spec: StageSpec, record: StageRecord) -> str | None:
             return f"{path} is missing"
         if name in known and digest_of(path) != known[name].digest:
             return f"{path} is not what was saved (its sha256 differs)"
+    if not run.checkpoint(spec.checkpoint).is_file():
+        return f"{run.checkpoint(spec.checkpoint)}, the averaged weights, is missing"
     return None
 
 
-def _require_inputs(spec: StageSpec, run: RunDir, status: Status, decisions: list[Decision]) -> None:
+def _require_inputs(
+    spec: StageSpec, cfg: PipelineConfig, run: RunDir, status: Status, decisions: list[Decision]
+) -> None:
     coming = {decision.stage for decision in decisions if decision.action != "disabled"}
-    for name in spec.needs:
+    missing = [name for name in spec.needs if name not in coming]
+    current = current_stages(cfg, run, status) if missing else {}
+    for name in missing:
         path = run.checkpoint(SPECS[name].checkpoint)
-        if name not in coming and (status.stage(name).status != "completed" or not path.is_file()):
+        reason = current.get(name, f"{path} is not there")
+        if reason is not None:
             raise BadInput(
-                f"stage {spec.name} needs {path}, which is not there: train stage {name} first "
+                f"stage {spec.name} needs {path}, but {reason}: train stage {name} first "
                 f"(--stage {name}, or --stage all), or set stages.{spec.name}.epochs to 0"
             )
 
@@ -246,7 +281,8 @@ def _require_permission(run: RunDir, status: Status, policy: Policy) -> None:
     if policy.force_train:
         return
     if not run.status.exists():
-        existing = [name for spec in SPECS.values() for name in spec.files if run.checkpoint(name).exists()]
+        paths = [run.checkpoint(name) for spec in SPECS.values() for name in spec.files]
+        existing = [path.name for path in [*paths, *map(run.resume, SPECS)] if path.exists()]
         if existing:
             raise BadInput(STATUS_NOT_FOUND.format(path=run.status, names=", ".join(existing)))
         return
@@ -256,10 +292,3 @@ def _require_permission(run: RunDir, status: Status, policy: Policy) -> None:
         raise BadInput(
             f"{run.checkpoints}: already holds {held}; go on with --auto-resume, or train again with --force-train"
         )
-
-
-def announce(decisions: list[Decision]) -> None:
-    """Tell a person what will happen, before it does."""
-    for decision in decisions:
-        level = logging.WARNING if decision.warn else logging.INFO
-        logger.log(level, "%s: %s: %s", decision.stage, decision.action, decision.reason)

@@ -85,8 +85,13 @@ def owned(run: RunDir) -> Iterator[None]:
 
     Raises BadInput naming pid and host when another living process owns it.
     """
-    run.checkpoints.mkdir(parents=True, exist_ok=True)
-    handle = os.open(run.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    try:
+        run.checkpoints.mkdir(parents=True, exist_ok=True)
+        handle = os.open(run.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    except OSError as error:
+        raise BadInput(
+            f"{run.checkpoints}: cannot be created or written ({error.strerror}); choose another --run-dir"
+        ) from None
     try:
         if not _locked(handle):
             raise BadInput(f"{run.root}: {_owner(run.lock)} is working on this run; wait for it or stop it")

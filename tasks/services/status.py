@@ -144,33 +144,41 @@ class StatusStore:
         return parse_status(text, self.path)
 
     def start(
-        self, stage: str, *, total_epochs: int, arch: Arch, config_hash: str, seed: int, inputs: dict[str, str]
+        self,
+        stage: str,
+        *,
+        fresh: bool,
+        total_epochs: int,
+        arch: Arch,
+        config_hash: str,
+        seed: int,
+        inputs: dict[str, str],
     ) -> None:
-        """A stage begins or goes on; an old error stays visible until it completes."""
+        """A stage begins from nothing (`fresh`) or goes on; an old error stays visible until it completes."""
         record = self.read().stage(stage)
-        goes_on = record.status in ("in_progress", "failed") and record.config_hash == config_hash
+        unfinished = record.status in ("in_progress", "failed")
         self._move(
             stage,
             "in_progress",
-            started_at=(goes_on and record.started_at) or utc_now(),
+            started_at=utc_now() if fresh else record.started_at or utc_now(),
             completed_at=None,
             checkpoint=None,
             files=None,
             inputs=inputs,
-            epoch=(goes_on and record.epoch) or 0,
-            step=(goes_on and record.step) or 0,
+            epoch=0 if fresh else record.epoch or 0,
+            step=0 if fresh else record.step or 0,
             total_epochs=total_epochs,
             arch=dict(arch),
             config_hash=config_hash,
             seed=seed,
-            attempts=(record.attempts or 0) + 1 if goes_on else 1,
-            seconds=record.seconds if goes_on else None,
+            attempts=(record.attempts or 0) + 1 if unfinished else 1,
+            seconds=None if fresh else record.seconds,
             owner=current_owner(),
         )
 
-    def progress(self, stage: str, *, epoch: int, step: int) -> None:
-        """A stage in progress has saved its state at this step."""
-        self._move(stage, "in_progress", epoch=epoch, step=step)
+    def progress(self, stage: str, *, epoch: int, step: int, seconds: float) -> None:
+        """A stage in progress has saved its state at this step, after so many seconds in all its attempts."""
+        self._move(stage, "in_progress", epoch=epoch, step=step, seconds=round(seconds, 1))
 
     def complete(
         self,
@@ -193,16 +201,16 @@ class StatusStore:
             step=step,
             error_message=None,
             owner=None,
-            seconds=round((record.seconds or 0) + seconds, 1),
+            seconds=round(seconds, 1),
         )
 
     def fail(self, stage: str, message: str) -> None:
         """A stage ended with an error."""
         self._move(stage, "failed", error_message=message, owner=None)
 
-    def record_files(self, stage: str, files: dict[str, FileDigest]) -> None:
-        """Note the digests of a completed stage whose hand-written record had none."""
-        self._write_stage(self.read(), stage, {"files": _file_records(files)})
+    def adopt(self, stage: str, *, files: dict[str, FileDigest], arch: Arch, inputs: dict[str, str]) -> None:
+        """Note what a completed stage's hand-written record left out, once its files were checked."""
+        self._write_stage(self.read(), stage, {"files": _file_records(files), "arch": dict(arch), "inputs": inputs})
 
     def record_evaluation(self, name: str, **values: Any) -> None:
         """Note how an evaluation stands."""

@@ -43,42 +43,76 @@ def select_device(cfg: PipelineConfig) -> torch.device:
 def train_stage_files(name: str, cfg: PipelineConfig, run: RunDir, *, fresh: bool) -> None:
     """Train stage `name` to its end and leave its two files, recorded as completed.
 
-    `fresh` starts it again from nothing. Raises Preempted when asked to stop: its state is then saved, and the signal
-    is handed on; an error is recorded in the status and raised.
+    `fresh` starts it again from nothing. When the process is asked to stop, the state is saved and the signal is then
+    handed to whoever handled it before; raises Preempted if nobody did. An error is recorded in the status and raised.
     """
-    stage, status = STAGES[name], StatusStore(run.status)
+    stage, status, history = STAGES[name], StatusStore(run.status), History(run.reports / "metrics.jsonl")
     spec = stage.spec
     device = select_device(cfg)
-    if fresh:
-        remove(run.resume(name))
     data = training_data(stage, cfg, run)
     frozen = frozen_networks(stage, cfg, run, device)
     status.start(
         name,
+        fresh=fresh,
         total_epochs=spec.settings(cfg).epochs,
         arch=spec.arch(cfg),
         config_hash=spec.config_hash(cfg),
         seed=cfg.seed,
         inputs=inputs_of(spec, cfg, run),
     )
-    started = time.monotonic()
+    if fresh:
+        remove(run.resume(name))
+        history.forget(name)
+    clock = Clock(status.read().stage(name).seconds or 0.0)
+    preempted = None
     with stop_request() as stop:
         try:
-            state = _fit(stage, cfg, run, data, frozen, device, status, stop)
-        except Preempted:
-            logger.warning("%s: stopped by %s; saved", name, stop.signal.name if stop.signal else "request")
-            raise
+            state = _fit(stage, cfg, run, data, frozen, device, status, stop, clock, history)
+            _complete(stage, cfg, run, state, status, clock)
+        except Preempted as error:
+            preempted = error
         except Exception as error:
             status.fail(name, str(error) or type(error).__name__)
             raise
+    if preempted is not None:
+        logger.warning("%s", preempted)
+    stop.deliver()
+    if preempted is not None:
+        raise preempted
+
+
+class Clock:
+    """Seconds spent on a stage, those of earlier attempts included."""
+
+    def __init__(self, before_s: float) -> None:
+        self.started = time.monotonic() - before_s
+
+    @property
+    def elapsed_s(self) -> float:
+        """Until now."""
+        return time.monotonic() - self.started
+
+
+def _complete(
+    stage: Stage, cfg: PipelineConfig, run: RunDir, state: TrainState, status: StatusStore, clock: Clock
+) -> None:
+    """Files first, status second, and only then the saved state goes."""
+    spec = stage.spec
     files = {
-        path: save_network(run.checkpoint(path), net, stage=name, arch=spec.arch(cfg))
+        path: save_network(
+            run.checkpoint(path), net, stage=spec.name, arch=spec.arch(cfg), data_recipe=spec.data_recipe(cfg)
+        )
         for path, net in zip(spec.files, (state.net, state.ema), strict=True)
     }
-    seconds = time.monotonic() - started
-    status.complete(name, checkpoint=spec.checkpoint, files=files, step=state.step, seconds=seconds)
-    remove(run.resume(name))
-    logger.info("%s: completed, %d steps in %.0f s -> %s", name, state.step, seconds, run.checkpoint(spec.checkpoint))
+    status.complete(spec.name, checkpoint=spec.checkpoint, files=files, step=state.step, seconds=clock.elapsed_s)
+    remove(run.resume(spec.name))
+    logger.info(
+        "%s: completed, %d steps in %.0f s -> %s",
+        spec.name,
+        state.step,
+        clock.elapsed_s,
+        run.checkpoint(spec.checkpoint),
+    )
 
 
 def adopt_stage_files(name: str, cfg: PipelineConfig, run: RunDir) -> None:
@@ -89,7 +123,7 @@ def adopt_stage_files(name: str, cfg: PipelineConfig, run: RunDir) -> None:
     spec = SPECS[name]
     load_stage(name, cfg, run, torch.device("cpu"))
     files = {path: digest_of(run.checkpoint(path)) for path in spec.files if run.checkpoint(path).is_file()}
-    StatusStore(run.status).record_files(name, files)
+    StatusStore(run.status).adopt(name, files=files, arch=spec.arch(cfg), inputs=inputs_of(spec, cfg, run))
 
 
 def training_data(stage: Stage, cfg: PipelineConfig, run: RunDir) -> Trajectories | SteadyFields:
@@ -126,10 +160,11 @@ def _fit(
     device: torch.device,
     status: StatusStore,
     stop: StopRequest,
+    clock: Clock,
+    history: History,
 ) -> TrainState:
     total = stage.spec.settings(cfg).total_steps
     every = max(1, total // HISTORY_ROWS)
-    history = History(run.reports / "metrics.jsonl")
     done = status.read().stage(stage.name).step or 0
 
     with progress_of(stage.name, total, done) as update:
@@ -157,6 +192,8 @@ def _fit(
             resume_path=run.resume(stage.name),
             on_step=on_step,
             on_epoch=lambda progress: logger.debug("%s: epoch %d done", stage.name, progress.epoch),
-            on_save=lambda progress: status.progress(stage.name, epoch=progress.epoch, step=progress.step),
+            on_save=lambda progress: status.progress(
+                stage.name, epoch=progress.epoch, step=progress.step, seconds=clock.elapsed_s
+            ),
             should_stop=stop,
         )

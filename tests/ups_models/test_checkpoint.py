@@ -106,7 +106,7 @@ def test_a_truncated_file_is_refused(saved, length):
     path, _, _ = saved
     path.write_bytes(path.read_bytes()[:length])
 
-    with pytest.raises(CheckpointError, match=r"operator_ema\.pt: is no checkpoint, or a truncated one"):
+    with pytest.raises(CheckpointError, match=r"operator_ema\.pt: is no checkpoint, or a truncated or damaged one"):
         load_payload(path)
 
 

@@ -273,7 +273,7 @@ def test_ranks_among_ties_are_drawn_evenly_and_by_the_seed():
 def test_rank_histogram_of_a_calibrated_ensemble_is_flat_and_sums_to_one():
     samples, target = normal(7, 80_000, seed=17), normal(80_000, seed=18)
 
-    histogram = metrics.rank_histogram(samples, target, torch.Generator().manual_seed(2))
+    histogram = metrics.rank_frequencies(metrics.ranks(samples, target, torch.Generator().manual_seed(2)), len(samples))
 
     assert float(histogram.sum()) == pytest.approx(1)
     assert_close(histogram, torch.full((8,), 1 / 8, dtype=torch.float64), atol=0.006, rtol=0)

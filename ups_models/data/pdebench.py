@@ -276,6 +276,11 @@ def _load_trajectory_file(
         parameter = _parameter(file, path, family)
         tensor = _dataset(file, path, "tensor", RANKS[family])
         n_rows, nt, nx = tensor.shape
+        if nt < 2 or parameter <= 0:
+            raise DataError(
+                f"{path}: dataset 'tensor' has {nt} times and {PARAMETER[family]}={parameter:g}, but two times or more "
+                f"and a positive {PARAMETER[family]} are needed. Use another file"
+            )
         x, t = _coordinates(file, path, family, tensor)
         _check_divides(path, "tensor", "reduced_resolution", reduced_resolution, nx)
         _check_divides(path, "tensor", "reduced_resolution_t", reduced_resolution_t, nt - 1)
@@ -487,6 +492,12 @@ def split_rows(row: Tensor, *, val: int, test: int) -> Split:
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Inspect
+
+
+def inspect_family(path: Path) -> str:
+    """Which of FAMILIES a file holds. Raises DataError."""
+    with _opened(path) as file:
+        return _family(file, path)
 
 
 def inspect(path: Path) -> FileInfo:

@@ -128,7 +128,7 @@ def test_force_train_trains_what_was_selected(run, smoke):
 
 def test_a_failed_stage_without_a_saved_state_starts_again_and_says_what_had_failed(run, smoke):
     store = StatusStore(run.status)
-    store.start("operator", total_epochs=3, arch={}, config_hash="", seed=0, inputs={})
+    store.start("operator", total_epochs=3, arch={}, config_hash="", seed=0, inputs={}, fresh=True)
     store.fail("operator", "out of memory")
     store.path.write_text(store.path.read_text("utf-8"), encoding="utf-8")
 

@@ -37,7 +37,7 @@ def store(tmp_path):
 
 
 def start(store, stage="operator", config_hash="a"):
-    store.start(stage, total_epochs=3, arch={"latent_dim": 8}, config_hash=config_hash, seed=0, inputs={})
+    store.start(stage, total_epochs=3, arch={"latent_dim": 8}, config_hash=config_hash, seed=0, inputs={}, fresh=False)
 
 
 def complete(store, stage="operator"):
@@ -98,7 +98,7 @@ def test_a_file_that_is_not_valid_is_refused_with_file_line_and_valid_values(tmp
 
 def test_a_stage_goes_from_start_over_progress_to_completion(store):
     start(store)
-    store.progress("operator", epoch=2, step=5)
+    store.progress("operator", epoch=2, step=5, seconds=1)
 
     between = store.read().stage("operator")
     complete(store)
@@ -148,7 +148,7 @@ def test_only_legal_steps_change_the_file(tmp_path_factory, steps):
     store = StatusStore(tmp_path_factory.mktemp("status") / "stage_status.json")
     actions = {
         "start": (lambda: start(store), "in_progress"),
-        "progress": (lambda: store.progress("operator", epoch=1, step=1), "in_progress"),
+        "progress": (lambda: store.progress("operator", epoch=1, step=1, seconds=1), "in_progress"),
         "complete": (lambda: complete(store), "completed"),
         "fail": (lambda: store.fail("operator", "broken"), "failed"),
     }
