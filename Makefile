@@ -7,6 +7,7 @@ MAKEFLAGS += --no-builtin-rules
 
 PYTHON ?= python3
 ARGS ?=
+N ?= 20
 # One file stays on one worker, so its module fixtures (a Prefect server, a trained tiny run) are made once.
 PYTEST_ARGS ?= -n 2 --dist loadfile
 
@@ -50,6 +51,22 @@ fmt: $(STAMP) ## Format the code and fix what can be fixed
 .PHONY: bench-quickstart
 bench-quickstart: $(STAMP) ## The quickstart with three seeds on fresh data: time, memory and figures, as a table
 	@$(VPY) benchmarks/quickstart.py $(ARGS)
+
+.PHONY: bench-resume
+bench-resume: $(STAMP) ## Training throughput with resume saving on and off, in one run
+	@$(VPY) benchmarks/resume.py $(ARGS)
+
+.PHONY: chaos
+chaos: $(STAMP) ## Kill the pipeline N times, restart it, compare (N=1000 by hand)
+	@$(VPY) -m chaos --kills $(N) $(ARGS)
+
+.PHONY: chaos-enumerate
+chaos-enumerate: $(STAMP) ## Crash at every point of every writer, one by one
+	@$(VPY) -m chaos --kills 0 --pairs 0 --flips 0 --enumerate-every 1 $(ARGS)
+
+.PHONY: chaos-mutations
+chaos-mutations: $(STAMP) ## Switch off each protection in turn; the harness must notice every time
+	@$(VPY) -m chaos --mutations $(ARGS)
 
 .PHONY: constraints
 constraints: ## Resolve every dependency anew and write constraints.txt

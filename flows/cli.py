@@ -278,6 +278,7 @@ def _data_generate(arguments: argparse.Namespace) -> int:
     from ups_models.data.pdebench import generate
 
     given = getattr(arguments, wanted)
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
     with progress_of(arguments.out.name, arguments.n) as update:
         generate(
             arguments.family,

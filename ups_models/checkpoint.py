@@ -5,7 +5,7 @@ from __future__ import annotations
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +22,14 @@ def save_payload(path: Path, payload: Mapping[str, Any]) -> FileDigest:
 
     The archive is written through a file object: by path, its bytes would depend on the file's name.
     """
-    return write_atomically(path, lambda file: torch.save(dict(payload), file))
+
+    def write(file: BinaryIO) -> None:
+        try:
+            torch.save(dict(payload), file)
+        except RuntimeError as error:  # what PyTorch makes of a full disk
+            raise OSError(f"PyTorch could not finish the archive: {_first_line(error)}") from error
+
+    return write_atomically(path, write)
 
 
 def load_payload(path: Path, expected: FileDigest | None = None) -> dict[str, Any]:

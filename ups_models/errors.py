@@ -29,6 +29,14 @@ class ArchitectureMismatch(CheckpointError, ValueError):
     """A checkpoint trained with another architecture than the config asks for."""
 
 
+class StorageError(UPSError):
+    """A file that could not be written; what was there before is still whole."""
+
+
+class RunLost(UPSError):
+    """The run directory was removed or taken over while a process worked in it."""
+
+
 class TrainingDiverged(UPSError):
     """A loss or a gradient that is not finite; the optimiser has not stepped on it."""
 

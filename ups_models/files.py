@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from ups_models.errors import StorageError
+
 TEMPORARY_SUFFIX = ".tmp~"
 
 CrashHook = Callable[[str, Path], None]
@@ -31,18 +33,27 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> FileDig
     """Let `write` fill a temporary file, then put it in place of `path` in one step.
 
     The temporary file lies in the same directory, is flushed to disk before the rename, and the directory after it:
-    whatever kills the process, `path` holds the old content or the new. Raises what `write` and the system raise.
+    whatever kills the process, `path` holds the old content or the new. Raises StorageError, and what `write` raises.
     """
-    with atomic_path(path) as temporary:
-        with temporary.open("wb") as file:
-            write(file)
-        return digest_of(temporary)
+    try:
+        with atomic_path(path) as temporary:
+            with temporary.open("wb") as file:
+                write(file)
+            return digest_of(temporary)
+    except OSError as error:
+        raise StorageError(
+            f"{path}: cannot be written ({error.strerror or error}); what was there before is still whole. "
+            "Free some space, or choose another --run-dir, and go on with --auto-resume"
+        ) from error
 
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """A temporary path to write to, for writers that insist on opening it; renamed to `path` on a clean exit."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """A temporary path to write to, for writers that insist on opening it; renamed to `path` on a clean exit.
+
+    Makes the file's own folder, but not the folder's parents: a run that was removed is not made again.
+    """
+    path.parent.mkdir(exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=TEMPORARY_SUFFIX)
     os.close(handle)
     temporary = Path(name)
@@ -75,7 +86,7 @@ def digest_of(path: Path) -> FileDigest:
 
 def append_line(path: Path, line: str) -> None:
     """Add a line to a log; half a line that a killed writer left is closed first, so that it costs no other."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(exist_ok=True)
     with path.open("ab+") as file:
         if file.tell() and not _ends_with_newline(file):
             file.write(b"\n")
@@ -113,6 +124,8 @@ def archive_damage(path: Path) -> str | None:
     """What is wrong with a zip archive, which every .pt is, by its own checksums; None when nothing is."""
     try:
         with zipfile.ZipFile(path) as archive:
+            if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
+                return "its entries are compressed, which no checkpoint's are"
             damaged = archive.testzip()
     except (zipfile.BadZipFile, zlib.error, OSError, NotImplementedError, EOFError, ValueError) as error:
         return (str(error).splitlines() or [type(error).__name__])[0][:120]

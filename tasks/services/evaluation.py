@@ -18,7 +18,7 @@ import yaml
 from tasks.services.datasets import load_data, load_steady_data, require_size, trajectory_files
 from tasks.services.history import History
 from tasks.services.planning import current_stages, evaluation_inputs
-from tasks.services.run_dir import RunDir, utc_now
+from tasks.services.run_dir import RunDir, require_owned, utc_now
 from tasks.services.status import EVALUATIONS, EvaluationRecord, StageRecord, Status, StatusStore
 from tasks.services.training import load_stage, select_device
 from ups_models.checkpoint import load_network
@@ -60,6 +60,7 @@ def evaluate_run(name: str, cfg: PipelineConfig, settings: EvalConfig, run: RunD
     }
     files = [path.name for path in trajectory_files(cfg, run)]
     figures = described(name, cfg, figures, checkpoints, files)
+    require_owned(run)
     write_evaluation(run.reports / name, figures, arrays)
     status.record_evaluation(
         name,
@@ -139,6 +140,7 @@ def evaluate_files(
         figures["split"] = "file"
     checkpoints = {stage: {"file": path.name, "sha256": digest_of(path).sha256} for stage, path in files.items()}
     figures = described(prefix.name, cfg, figures, checkpoints, names)
+    prefix.parent.mkdir(parents=True, exist_ok=True)
     write_evaluation(prefix, figures, arrays)
     report = ReportInput(prefix.name, None, figures, arrays, {}, figures["config_yaml"], environment(device), [])
     write_text(prefix.with_name(prefix.name + ".html"), render_html(report))

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from ups_models.errors import BadInput
+from ups_models.errors import BadInput, RunLost
 from ups_models.files import remove_stale_temporaries
 
 logger = logging.getLogger(__name__)
@@ -27,6 +27,7 @@ def utc_now() -> str:
 
 PROCESS_STARTED_AT = utc_now()
 LOCK_TRIES, LOCK_PAUSE_S = 5, 0.05
+_held: dict[Path, int] = {}
 
 
 @dataclass(frozen=True)
@@ -97,12 +98,34 @@ def owned(run: RunDir) -> Iterator[None]:
             raise BadInput(f"{run.root}: {_owner(run.lock)} is working on this run; wait for it or stop it")
         os.ftruncate(handle, 0)
         os.pwrite(handle, json.dumps(current_owner()).encode(), 0)
+        _held[run.lock] = handle
         for folder in (run.checkpoints, run.checkpoints / "resume", run.reports, run.data):
             for path in remove_stale_temporaries(folder):
                 logger.info("removed %s, left behind by a process that was killed", path)
         yield
     finally:
+        _held.pop(run.lock, None)
         os.close(handle)
+
+
+def require_owned(run: RunDir) -> None:
+    """Raise RunLost when the lock that this process took is not the one that lies there any more.
+
+    Called before anything is recorded: a directory that was removed is not made again by a ghost, and a lock file that
+    was deleted does not let two processes write.
+    """
+    handle = _held.get(run.lock)
+    if handle is None:
+        return
+    try:
+        there = run.lock.stat().st_ino
+    except OSError:
+        there = None
+    if there != os.fstat(handle).st_ino:
+        raise RunLost(
+            f"{run.root}: its directory or its lock {run.lock.name} was removed or replaced while this process worked "
+            "on it; nothing more was written. Start again, with --auto-resume if the checkpoints are still there"
+        )
 
 
 def _locked(handle: int) -> bool:
@@ -137,9 +160,21 @@ def is_owned(run: RunDir) -> bool:
     return False
 
 
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
 def _owner(lock: Path) -> str:
     try:
         owner = json.loads(lock.read_text("utf-8"))
-        return f"process {owner['pid']} on {owner['host']}, started {owner['started_at']},"
+        gone = owner["host"] == socket.gethostname() and not _is_alive(int(owner["pid"]))
+        left = " has ended, but a process that it left behind" if gone else ""
+        return f"process {owner['pid']} on {owner['host']}, started {owner['started_at']},{left}"
     except (OSError, ValueError, KeyError, TypeError):
         return "another process"

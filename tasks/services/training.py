@@ -13,7 +13,7 @@ from tasks.services.datasets import load_data, load_steady_data
 from tasks.services.history import History
 from tasks.services.planning import inputs_of
 from tasks.services.progress import progress_of
-from tasks.services.run_dir import RunDir
+from tasks.services.run_dir import RunDir, require_owned
 from tasks.services.signals import StopRequest, stop_request
 from tasks.services.status import StatusStore
 from ups_models.checkpoint import load_network, save_network
@@ -51,6 +51,9 @@ def train_stage_files(name: str, cfg: PipelineConfig, run: RunDir, *, fresh: boo
     device = select_device(cfg)
     data = training_data(stage, cfg, run)
     frozen = frozen_networks(stage, cfg, run, device)
+    if fresh:  # before the status says so: a crash in between must not leave an old state to a new beginning
+        remove(run.resume(name))
+        history.forget(name)
     status.start(
         name,
         fresh=fresh,
@@ -60,9 +63,6 @@ def train_stage_files(name: str, cfg: PipelineConfig, run: RunDir, *, fresh: boo
         seed=cfg.seed,
         inputs=inputs_of(spec, cfg, run),
     )
-    if fresh:
-        remove(run.resume(name))
-        history.forget(name)
     clock = Clock(status.read().stage(name).seconds or 0.0)
     preempted = None
     with stop_request() as stop:
@@ -72,6 +72,7 @@ def train_stage_files(name: str, cfg: PipelineConfig, run: RunDir, *, fresh: boo
         except Preempted as error:
             preempted = error
         except Exception as error:
+            require_owned(run)
             status.fail(name, str(error) or type(error).__name__)
             raise
     if preempted is not None:
@@ -97,6 +98,7 @@ def _complete(
     stage: Stage, cfg: PipelineConfig, run: RunDir, state: TrainState, status: StatusStore, clock: Clock
 ) -> None:
     """Files first, status second, and only then the saved state goes."""
+    require_owned(run)
     spec = stage.spec
     files = {
         path: save_network(
@@ -183,6 +185,10 @@ def _fit(
                     },
                 )
 
+        def on_save(progress: Progress) -> None:
+            require_owned(run)
+            status.progress(stage.name, epoch=progress.epoch, step=progress.step, seconds=clock.elapsed_s)
+
         return fit(
             stage,
             cfg,
@@ -192,8 +198,6 @@ def _fit(
             resume_path=run.resume(stage.name),
             on_step=on_step,
             on_epoch=lambda progress: logger.debug("%s: epoch %d done", stage.name, progress.epoch),
-            on_save=lambda progress: status.progress(
-                stage.name, epoch=progress.epoch, step=progress.step, seconds=clock.elapsed_s
-            ),
+            on_save=on_save,
             should_stop=stop,
         )

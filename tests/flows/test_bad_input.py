@@ -52,6 +52,10 @@ def listing(directory):
         ("- a list", "a config is a mapping of sections"),
         ("data: {generate: {n: 10}}", "leaves nothing to train on"),
         ("stages: {operator: {epochs: -1}}", "stages.operator.epochs"),
+        ("stages: {operator: {unroll: [0]}}", "stages.operator.unroll.0"),
+        ("data: {generate: {nt: 5}}", "stages.operator.unroll=8 steps need more than 8 times"),
+        ("data: {generate: {parameters: [-0.1]}}", "data.generate.parameters.0"),
+        ("data: {limit: 100}", "data.limit=100 leaves nothing to train on"),
     ],
 )
 def test_a_config_that_does_not_describe_a_run_is_refused(here, capsys, text, expected):
@@ -85,6 +89,8 @@ def test_a_missing_config_is_named(here, capsys):
         (["--small-eval-config", "none.yaml"], "none.yaml: no such config file"),
         (["--stage", "consistency_distill"], "needs checkpoints/operator_ema.pt"),
         (["--skip-training"], "finds no completed operator"),
+        (["--stage", "operator", "--redo-full-eval"], "--redo-full-eval and --stage contradict"),
+        (["--skip-training", "--skip-small-eval", "--skip-full-eval"], "leave nothing to do"),
     ],
 )
 def test_flags_that_make_no_sense_are_refused(here, capsys, flags, expected):
@@ -139,6 +145,49 @@ def test_a_data_file_of_another_layout_is_named(here, capsys):
 
     assert "u.hdf5" in message
     assert "'tensor' is missing" in message
+
+
+def test_a_data_file_with_too_few_rows_is_named(here, capsys):
+    write_trajectories(here / "u.hdf5", np.ones((8, 11, 64)))
+
+    assert "u.hdf5: has 8 rows, which leaves nothing" in refusal(capsys, "train", *use_file("u.hdf5"))
+
+
+def test_a_data_file_with_too_few_times_is_named(here, capsys):
+    write_trajectories(here / "u.hdf5", np.ones((24, 2, 64)))
+
+    message = refusal(capsys, "train", *use_file("u.hdf5"))
+
+    assert "u.hdf5: stages.operator.unroll=2 steps need more than 2 times" in message
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        (["--n", "0"], "'0' is no whole number above zero"),
+        (["--seed", "-1"], "'-1' is no whole number"),
+        (["--nu", "-0.1"], "'-0.1' is no finite number above zero"),
+        (["--t-end", "inf"], "'inf' is no finite number"),
+        (["--nx", "0"], "'0' is no whole number above zero"),
+        (["--beta", "1"], "burgers1d has no beta"),
+        (["--out", "."], "is a folder"),
+        (["--out", "/proc/nowhere/u.hdf5"], "/proc"),
+    ],
+)
+def test_data_that_cannot_be_generated_is_refused(here, capsys, flags, expected):
+    message = refusal(capsys, "data", "generate", "burgers1d", "--n", "1", "--out", "u.hdf5", *flags)
+
+    assert expected in message
+    assert listing(here) == []
+
+
+def test_there_is_nothing_to_report_of_a_run_that_is_not_there(here, capsys):
+    assert "holds no run to report" in refusal(capsys, "report", "--run-dir", "nowhere")
+    assert listing(here) == []
+
+
+def test_an_evaluation_needs_something_to_evaluate(here, capsys):
+    assert "--operator FILE" in refusal(capsys, "evaluate", "--config", SMOKE)
 
 
 def test_a_data_file_on_another_grid_is_named(here, capsys):

@@ -132,6 +132,24 @@ class Touch:
         return open, (self.path, "w")
 
 
+@pytest.mark.parametrize(
+    "payload",
+    [
+        {"arch": "resnet18", "state_dict": {"w": torch.zeros(1)}},
+        {"state_dict": {"w": 3}},
+        {"state_dict": None},
+        {},
+        torch.zeros(3),
+        {"step": 3, "w": torch.zeros(1)},
+    ],
+)
+def test_a_file_of_another_program_is_refused_in_one_line(tmp_path, payload):
+    torch.save(payload, tmp_path / "other.pt")
+
+    with pytest.raises(CheckpointError, match=r"other\.pt: "):
+        load_network(tmp_path / "other.pt", network(), stage="operator", arch=ARCH)
+
+
 def test_a_checkpoint_of_another_stage_is_refused(saved):
     path, _, _ = saved
 

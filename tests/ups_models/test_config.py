@@ -37,6 +37,18 @@ def test_every_field_has_a_default_and_a_meaning(name, model):
         assert field.description.endswith("."), f"{name}.{key}: a sentence ends with a period"
 
 
+@pytest.mark.parametrize(("name", "model"), [*sections(PipelineConfig), ("EvalConfig", EvalConfig)])
+def test_every_number_has_a_bound_on_both_sides(name, model):
+    for key, schema in model.model_json_schema()["properties"].items():
+        for option in schema.get("anyOf", [schema]):
+            number = option.get("items", option)
+            if number.get("type") in ("integer", "number"):
+                lower = {"minimum", "exclusiveMinimum"} & set(number)
+                upper = {"maximum", "exclusiveMaximum"} & set(number)
+                assert lower, f"{name}.{key} has no lower bound"
+                assert upper, f"{name}.{key} has no upper bound"
+
+
 def test_a_config_cannot_be_changed_after_it_was_checked(smoke):
     with pytest.raises(ValidationError):
         smoke.latent.dim = 16

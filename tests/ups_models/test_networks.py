@@ -7,7 +7,7 @@ import torch
 
 from ups_models.data.batches import steady_batch, window_batch
 from ups_models.data.pdebench import SteadyFields, Trajectories
-from ups_models.losses import StepInput, distillation_loss, operator_loss
+from ups_models.losses import StepInput, distillation_loss, operator_loss, whitened_residual
 from ups_models.nn.blocks import real_dft
 from ups_models.nn.denoiser import ResidualDiffusion
 from ups_models.nn.operator import LatentOperator
@@ -210,6 +210,18 @@ def test_distillation_is_zero_for_a_student_that_is_consistent(smoke, operator, 
     loss = distillation_loss(StepInput(diffusion, diffusion, frozen, batch, 0.5, rng()), grid=12, sigma_max=20, rho=7)
 
     assert loss.item() == pytest.approx(0, abs=1e-9)
+
+
+def test_the_residual_is_the_same_inside_a_bfloat16_autocast(operator, diffusion):
+    u = fields()
+    batch = {"u": torch.stack([u, 1.001 * u], 1), "parameters": PARAMETERS}
+
+    plain = whitened_residual(operator, diffusion, batch)[3]
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = whitened_residual(operator, diffusion, batch)
+
+    residual = mixed[3] * mixed[2]
+    assert torch.allclose(residual.float(), plain * diffusion.scale(mixed[0], mixed[1]), rtol=0.05, atol=1e-6)
 
 
 def test_only_the_student_learns_from_distillation(smoke, operator, diffusion):

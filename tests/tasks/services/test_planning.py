@@ -5,11 +5,13 @@ import shutil
 
 import pytest
 
-from tasks.services.planning import Policy, plan, plan_evaluation
+from flows import ROOT
+from tasks.services.planning import Policy, current_stages, plan, plan_evaluation
 from tasks.services.run_dir import RunDir, owned
 from tasks.services.status import StatusStore
-from ups_models.config import EvalConfig
+from ups_models.config import EvalConfig, load_config
 from ups_models.errors import ArchitectureMismatch, BadInput
+from ups_models.specs import SPECS
 
 RESUME = Policy(auto_resume=True)
 
@@ -169,3 +171,94 @@ def test_a_run_has_one_owner(tmp_path, smoke):
         pytest.fail("two owners")
     with owned(run):
         assert run.lock.is_file()
+
+
+def test_another_split_is_another_training(run, smoke):
+    decisions = plan(changed(smoke, data={"test": 6}), run, RESUME)
+
+    assert actions(decisions) == {
+        "operator": "train",
+        "diff_residual": "train",
+        "consistency_distill": "train",
+        "steady_prior": "skip",
+    }
+    assert "data recipe is not what it was trained from any more" in decisions[0].reason
+
+
+def test_another_seed_is_another_training_and_is_named(run, smoke):
+    decisions = plan(smoke.model_copy(update={"seed": 7}), run, RESUME)
+
+    assert set(actions(decisions).values()) == {"train"}
+    assert "seed is not what it was trained from" in decisions[0].reason
+
+
+def interrupted(run, stage):
+    """Make a stage look as if it had been killed while it trained."""
+    raw = json.loads(run.status.read_text("utf-8"))
+    raw["stages"][stage] |= {"status": "in_progress", "step": 5}
+    run.status.write_text(json.dumps(raw), encoding="utf-8")
+    run.resume(stage).parent.mkdir(exist_ok=True)
+    shutil.copy(run.checkpoint(SPECS[stage].files[0]), run.resume(stage))
+
+
+def test_an_interrupted_stage_goes_on(run, smoke):
+    interrupted(run, "diff_residual")
+
+    assert actions(plan(smoke, run, RESUME))["diff_residual"] == "resume"
+
+
+def test_an_interrupted_stage_starts_again_when_what_it_learns_from_is_trained_again(run, smoke):
+    interrupted(run, "diff_residual")
+    run.checkpoint("operator.pt").unlink()
+
+    decisions = plan(smoke, run, RESUME)
+
+    assert actions(decisions)["diff_residual"] == "train"
+    assert "operator, which it depends on, runs again" in decisions[1].reason
+
+
+def test_a_saved_state_that_cannot_be_read_starts_the_stage_again(run, smoke):
+    interrupted(run, "operator")
+    run.resume("operator").write_bytes(run.resume("operator").read_bytes()[:100])
+
+    decision = plan(smoke, run, RESUME)[0]
+
+    assert decision.action == "train"
+    assert "starts from the beginning" in decision.reason
+
+
+def test_a_student_of_a_replaced_operator_is_not_used(run, smoke):
+    shutil.copy(run.checkpoint("operator.pt"), run.checkpoint("operator_ema.pt"))
+    raw = json.loads(run.status.read_text("utf-8"))
+    raw["stages"]["operator"]["files"]["operator_ema.pt"] = raw["stages"]["operator"]["files"]["operator.pt"]
+    run.status.write_text(json.dumps(raw), encoding="utf-8")
+
+    reasons = current_stages(smoke, run, StatusStore(run.status).read())
+
+    assert reasons["operator"] is None
+    assert "operator_ema.pt is not what it was trained from" in (reasons["diff_residual"] or "")
+    assert "diff_residual, which it depends on" in (reasons["consistency_distill"] or "")
+    with pytest.raises(BadInput, match=r"consistency_distill needs .*diffusion_residual_ema\.pt, but operator_ema\.pt"):
+        plan(smoke, run, Policy(stage="consistency_distill", force_train=True))
+
+
+def test_an_evaluation_without_its_arrays_runs_again(run, smoke):
+    settings = load_config(ROOT / "configs" / "small_eval.yaml", schema=EvalConfig)
+    assert not plan_evaluation("small_eval", settings, smoke, run, redo=False).run
+    (run.reports / "small_eval.npz").unlink()
+
+    again = plan_evaluation("small_eval", settings, smoke, run, redo=False)
+
+    assert again.run
+    assert "small_eval.npz is missing" in again.reason
+
+
+def test_a_saved_state_without_a_status_is_not_thrown_away(run, smoke):
+    interrupted(run, "operator")
+    run.status.unlink()
+    for spec in SPECS.values():
+        for name in spec.files:
+            run.checkpoint(name).unlink()
+
+    with pytest.raises(BadInput, match=r"Stage status file not found: .* operator\.pt exist"):
+        plan(smoke, run, RESUME)
