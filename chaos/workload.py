@@ -94,6 +94,7 @@ def _child(directory: Path, log: Path, hook: CrashHook | None, prepare: Callable
         descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         os.dup2(descriptor, 1)
         os.dup2(descriptor, 2)
+        sys.stdout = sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)
         if prepare is not None:
             prepare()
         arm_crash_points(hook)

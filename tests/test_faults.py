@@ -179,7 +179,7 @@ except UPSError as error:
     ("limit", "remove", "victim"),
     [
         (60_000, ["checkpoints", "reports"], "resume/operator.pt"),
-        (100, ["checkpoints/operator.pt"], "stage_status.json"),
+        (300, ["checkpoints", "reports"], "stage_status.json"),
         (20_000, ["reports/report.html", "reports/full_eval.json"], "full_eval.npz"),
     ],
 )
