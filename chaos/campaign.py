@@ -16,11 +16,11 @@ from pathlib import Path
 from chaos.checks import differences, outcome, position, violations
 from chaos.workload import SAVE_EVERY_STEPS, STOPPED, fork_run, start_flow
 from tasks.services.run_dir import RunDir
+from tasks.services.status import EVALUATIONS, StatusStore
 from ups_models.files import CrashHook
 from ups_models.specs import SPECS
 
 KILLS_PER_RUN = 8
-POINTS_PER_LIFE = 40
 LIFE_TIMEOUT_S = 120
 REFUSED = 2
 FLIP_SHARE = 0.15
@@ -112,10 +112,19 @@ class Campaign:
         if self.rng.random() < TERM_SHARE:
             return self._term_life(run)
         near_a_write = self.rng.random() < 0.5
-        hook = die_at(self.rng.randrange(POINTS_PER_LIFE), self.rng.random() * 2e-3) if near_a_write else None
+        hook = self._aimed(run) if near_a_write else None
         child = fork_run(run.root, self.log, hook=hook, prepare=self.prepare)
         code = wait(child) if near_a_write else end(child, self.rng.uniform(0, 0.6 * self.life_s), signal.SIGKILL)
         return self._count_kill(run, code, -signal.SIGKILL)
+
+    def _aimed(self, run: RunDir) -> CrashHook:
+        """Die at a write of what the run will write next: a saved state, the status, a stage's files, a report."""
+        completed = completed_stages(run)
+        stage = next((name for name in SPECS if name not in completed), None)
+        if stage is None:
+            targets = [f"{name}.{ending}" for name in EVALUATIONS for ending in ("npz", "md", "json")]
+            return die_near([*targets, "report.html", "stage_status.json"], self.rng)
+        return die_near([f"{stage}.pt", *SPECS[stage].files, *SPECS[stage].files, "stage_status.json"], self.rng)
 
     def _flow_life(self, run: RunDir) -> bool:
         process = start_flow(run.root, self.log)
@@ -190,6 +199,23 @@ class Campaign:
 
     def _hopeless(self) -> bool:
         return len(self.tally.trouble) >= 20
+
+
+def die_near(names: list[str], rng: random.Random) -> CrashHook:
+    """A hook that kills its process at a random one of the crash points of a file with one of these names."""
+    name = rng.choice(names)
+    inner = die_at(rng.randrange(30 if name == "stage_status.json" else 6), rng.random() * 2e-3)
+
+    def hook(point: str, path: Path) -> None:
+        if path.name.lstrip(".").startswith(name):
+            inner(point, path)
+
+    return hook
+
+
+def completed_stages(run: RunDir) -> set[str]:
+    """Stages that the status calls completed."""
+    return {name for name, record in StatusStore(run.status).read().stages.items() if record.status == "completed"}
 
 
 def die_at(count: int, delay_s: float) -> CrashHook:

@@ -26,9 +26,10 @@ def _no_bool(value: object) -> object:
 
 Count = Annotated[int, BeforeValidator(_no_bool)]
 Number = Annotated[float, BeforeValidator(_no_bool)]
-Parameter = Annotated[Number, Field(gt=0, le=1000)]
-Unroll = Annotated[Count, Field(ge=1, le=1000)]
-StudentSteps = Annotated[Count, Field(ge=1, le=4)]
+Parameter = Annotated[float, Field(gt=0, le=1000), BeforeValidator(_no_bool)]
+Unroll = Annotated[int, Field(ge=1, le=1000), BeforeValidator(_no_bool)]
+StudentSteps = Annotated[int, Field(ge=1, le=4), BeforeValidator(_no_bool)]
+Limit = Annotated[int, Field(ge=3, le=1_000_000), BeforeValidator(_no_bool)]
 
 
 class LatentConfig(Section):
@@ -64,9 +65,7 @@ class DataConfig(Section):
     val: Count = Field(
         64, ge=1, le=1_000_000, description="Rows of each file for validation (those after the test rows)."
     )
-    limit: Count | None = Field(
-        None, ge=3, le=1_000_000, description="Read at most this many rows of each file; null: all."
-    )
+    limit: Limit | None = Field(None, description="Read at most this many rows of each file; null: all.")
 
 
 class SteadyGenerateConfig(Section):
@@ -87,9 +86,7 @@ class SteadyDataConfig(Section):
     reduced_resolution: Count = Field(1, ge=1, le=64, description="Keep every n-th grid point of each axis.")
     test: Count = Field(64, ge=1, le=1_000_000, description="Rows of each file held out for the full evaluation.")
     val: Count = Field(32, ge=1, le=1_000_000, description="Rows of each file for validation.")
-    limit: Count | None = Field(
-        None, ge=3, le=1_000_000, description="Read at most this many rows of each file; null: all."
-    )
+    limit: Limit | None = Field(None, description="Read at most this many rows of each file; null: all.")
 
 
 class OperatorConfig(Section):

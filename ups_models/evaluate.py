@@ -213,7 +213,7 @@ def _data_facts(data: Trajectories) -> Figures:
         "nx": data.u.shape[-1],
         "nt": data.u.shape[1],
         "dt": round(data.dt, 9),
-        "parameter": sorted({round(value, 9) for value in data.parameter.tolist()}),
+        "parameter": sorted({float(f"{value:.6g}") for value in data.parameter.tolist()}),
     }
 
 

@@ -61,38 +61,48 @@ def require_named_files(cfg: PipelineConfig, run: RunDir, stages: Collection[str
         _require_rows("steady_data", cfg.steady_data, cfg.steady_data.files, load_steady_data(cfg, run).row)
 
 
-@lru_cache(maxsize=1)
 def load_data(cfg: PipelineConfig, run: RunDir) -> Trajectories:
     """All trajectories of the config; generates files that are ours to make and not there yet."""
-    from ups_models.data import pdebench
-
     files = trajectory_files(cfg, run)
     if not cfg.data.files:
         times = {"nt": cfg.data.generate.nt, "t_end": cfg.data.generate.t_end}
         nx = cfg.data.points * cfg.data.reduced_resolution
         _generate(cfg.data.family, files, n=cfg.data.generate.n, seed=cfg.seed, nx=nx, **times)
-    data = pdebench.load_trajectories(
-        list(files),
-        family=cfg.data.family,
-        reduced_resolution=cfg.data.reduced_resolution,
-        reduced_resolution_t=cfg.data.reduced_resolution_t,
-        limit=cfg.data.limit,
-    )
+    data = _read_trajectories(cfg.data, tuple(files), data_fingerprint(list(files)))
     require_size("data.points", cfg.data.points, data.u.shape[-1], next(iter(files)))
     return data
 
 
-@lru_cache(maxsize=1)
 def load_steady_data(cfg: PipelineConfig, run: RunDir) -> SteadyFields:
     """All steady states of the config; generates files that are ours to make and not there yet."""
-    from ups_models.data import pdebench
-
     files, data = steady_files(cfg, run), cfg.steady_data
     if not data.files:
-        _generate(pdebench.DARCY, files, n=data.generate.n, seed=cfg.seed, nx=data.size * data.reduced_resolution)
-    fields = pdebench.load_steady(list(files), reduced_resolution=data.reduced_resolution, limit=data.limit)
+        _generate("darcy2d", files, n=data.generate.n, seed=cfg.seed, nx=data.size * data.reduced_resolution)
+    fields = _read_steady(data, tuple(files), data_fingerprint(list(files)))
     require_size("steady_data.size", data.size, fields.a.shape[-1], next(iter(files)))
     return fields
+
+
+@lru_cache(maxsize=1)
+def _read_trajectories(data: DataConfig, files: tuple[Path, ...], _fingerprint: str | None) -> Trajectories:
+    """Read once, and again when the content has changed: four stages and two evaluations use the same rows."""
+    from ups_models.data.pdebench import load_trajectories
+
+    return load_trajectories(
+        files,
+        family=data.family,
+        reduced_resolution=data.reduced_resolution,
+        reduced_resolution_t=data.reduced_resolution_t,
+        limit=data.limit,
+    )
+
+
+@lru_cache(maxsize=1)
+def _read_steady(data: SteadyDataConfig, files: tuple[Path, ...], _fingerprint: str | None) -> SteadyFields:
+    """The same for steady states."""
+    from ups_models.data.pdebench import load_steady
+
+    return load_steady(files, reduced_resolution=data.reduced_resolution, limit=data.limit)
 
 
 def require_size(key: str, wanted: int, found: int, path: Path) -> None:

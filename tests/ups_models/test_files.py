@@ -5,6 +5,7 @@ import stat
 
 import pytest
 
+from ups_models.errors import StorageError
 from ups_models.files import digest_of, remove_stale_temporaries, write_atomically, write_text
 
 
@@ -16,7 +17,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
         file.write(b"half")
         raise OSError("disk full")
 
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(StorageError, match="disk full"):
         write_atomically(path, fail)
 
     assert path.read_text("utf-8") == "old"
