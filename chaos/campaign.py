@@ -93,9 +93,13 @@ class Campaign:
         flipped: set[str] = set()
         completed: dict[str, str] = {}
         for _ in range(kills):
+            terms = self.tally.terms
             finished = self._one_life(run)
-            completed = self._check_after(run, completed, flipped)
-            if finished or self._hopeless():
+            trouble = len(self.tally.trouble)
+            completed = self._check_after(run, completed, flipped, stopped=self.tally.terms > terms)
+            if len(self.tally.trouble) > trouble:
+                return  # what comes after damage says nothing
+            if finished:
                 break
             flipped |= self._maybe_flip(run, completed)
         code = wait(fork_run(run.root, self.log, prepare=self.prepare))
@@ -141,9 +145,7 @@ class Campaign:
         if code == 0:
             return True
         self.tally.terms += 1
-        if code == STOPPED:
-            self.tally.term_steps_lost.append(position(run).steps_lost)
-        elif training(run):
+        if code != STOPPED and training(run):
             self._trouble(f"{run.root.name}: SIGTERM while training ended with exit code {code}, expected {STOPPED}")
         return False
 
@@ -155,16 +157,17 @@ class Campaign:
             self._trouble(f"{run.root.name}: ended with exit code {code} before it was killed")
         return False
 
-    def _check_after(self, run: RunDir, before: dict[str, str], flipped: set[str]) -> dict[str, str]:
-        found = violations(run, finished=False)
+    def _check_after(self, run: RunDir, before: dict[str, str], flipped: set[str], *, stopped: bool) -> dict[str, str]:
+        found = violations(run, finished=False, excused=flipped)
         if found:
             for text in found:
                 self._trouble(f"{run.root.name}: {text}")
             return before
         now = position(run)
-        self.tally.steps_lost.append(now.steps_lost)
-        if now.steps_lost > SAVE_EVERY_STEPS:
-            self._trouble(f"{run.root.name}: {now.steps_lost} steps lost, more than one save interval")
+        allowed = 0 if stopped else SAVE_EVERY_STEPS
+        (self.tally.term_steps_lost if stopped else self.tally.steps_lost).append(now.steps_lost)
+        if now.steps_lost > allowed:
+            self._trouble(f"{run.root.name}: {now.steps_lost} steps lost, more than {allowed}")
         for stage, completed_at in before.items():
             if stage not in flipped and now.completed.get(stage) != completed_at:
                 self._trouble(f"{run.root.name}: completed stage {stage} was lost or run twice")

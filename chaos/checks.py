@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,13 +54,16 @@ def _last_step(run: RunDir) -> tuple[str, int]:
     return "", 0
 
 
-def violations(run: RunDir, *, finished: bool) -> list[str]:
-    """What is wrong with a run whose process is dead, in words; an empty list is the only good answer."""
+def violations(run: RunDir, *, finished: bool, excused: Collection[str] = ()) -> list[str]:
+    """What is wrong with a run whose process is dead, in words; an empty list is the only good answer.
+
+    The files of `excused` stages were damaged on purpose and may wait for their repair.
+    """
     try:
         status = StatusStore(run.status).read()
     except UPSError as error:
         return [f"status: {error}"]
-    found = _damaged(run, status) + _stray(run, finished=finished)
+    found = _damaged(run, status, excused) + _stray(run, finished=finished)
     if run.lock.exists() and is_owned(run):
         found.append(f"{run.lock} is still locked")
     if finished:
@@ -93,9 +97,11 @@ def differences(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
     return sorted(name for name in one.keys() | other.keys() if one.get(name) != other.get(name))
 
 
-def _damaged(run: RunDir, status: Status) -> list[str]:
+def _damaged(run: RunDir, status: Status, excused: Collection[str]) -> list[str]:
     found = []
     for name, record in status.stages.items():
+        if name in excused:
+            continue
         for file, known in (record.files or {}).items():
             path = run.checkpoint(file)
             if not path.is_file() or digest_of(path) != known.digest:
