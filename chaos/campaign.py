@@ -250,24 +250,28 @@ def training(run: RunDir) -> bool:
 
 def wait(pid: int) -> int:
     """Exit code of a child, negative for a signal; a child that hangs is killed."""
-    deadline = time.monotonic() + LIFE_TIMEOUT_S
-    while time.monotonic() < deadline:
-        done, status = os.waitpid(pid, os.WNOHANG)
-        if done:
-            return os.waitstatus_to_exitcode(status)
-        time.sleep(0.005)
-    os.kill(pid, signal.SIGKILL)
-    os.waitpid(pid, 0)
-    return 1
+    code = _reap(pid, LIFE_TIMEOUT_S)
+    if code is None:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        return 1
+    return code
 
 
 def end(pid: int, delay_s: float, number: signal.Signals) -> int:
     """Signal a child after a delay and return its exit code; 0 when it had finished before."""
-    deadline = time.monotonic() + delay_s
+    code = _reap(pid, delay_s)
+    if code is None:
+        os.kill(pid, number)
+        return wait(pid)
+    return code
+
+
+def _reap(pid: int, within_s: float) -> int | None:
+    deadline = time.monotonic() + within_s
     while time.monotonic() < deadline:
         done, status = os.waitpid(pid, os.WNOHANG)
         if done:
             return os.waitstatus_to_exitcode(status)
         time.sleep(0.002)
-    os.kill(pid, number)
-    return wait(pid)
+    return None

@@ -2,16 +2,15 @@
 
 import atexit
 import ctypes
-import logging
 import os
 import signal
 import socket
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-
-logger = logging.getLogger(__name__)
+from contextlib import contextmanager
+from pathlib import Path
 
 QUIET = {
     "DO_NOT_TRACK": "1",
@@ -39,13 +38,15 @@ def quiet_prefect() -> None:
 
 
 def has_server() -> bool:
-    """Whether the user's environment or Prefect profile names a server."""
+    """Whether the user's environment or active Prefect profile names a server."""
     if os.environ.get("PREFECT_API_URL"):
         return True
-    home = os.environ.get("PREFECT_HOME", os.path.expanduser("~/.prefect"))  # noqa: PTH111 - as Prefect reads it
-    with suppress(FileNotFoundError), open(os.path.join(home, "profiles.toml"), encoding="utf-8") as file:  # noqa: PTH118, PTH123
-        return "PREFECT_API_URL" in file.read()
-    return False
+    profiles_path = Path(os.environ.get("PREFECT_HOME", "~/.prefect")).expanduser() / "profiles.toml"
+    if not profiles_path.is_file():
+        return False
+    profiles = tomllib.loads(profiles_path.read_text("utf-8"))
+    active = os.environ.get("PREFECT_PROFILE") or profiles.get("active")
+    return "PREFECT_API_URL" in profiles.get("profiles", {}).get(active, {})
 
 
 @contextmanager

@@ -51,15 +51,14 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[st
     server.wait(30)
 
 
-@pytest.fixture(scope="session")
-def pipeline(prefect_server: dict[str, str]) -> Cli:
-    """`python flows/pipeline.py ARGUMENTS` in a directory of its own, as a user runs it."""
+def command(*start: str, **environment: str) -> Cli:
+    """A command that a test runs in a directory of its own, as a user would."""
 
     def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [sys.executable, str(ROOT / "flows" / "pipeline.py"), *arguments],
+            [sys.executable, *start, *arguments],
             cwd=cwd,
-            env={**os.environ, **prefect_server},
+            env={**os.environ, **environment},
             capture_output=True,
             text=True,
             timeout=240,
@@ -67,24 +66,18 @@ def pipeline(prefect_server: dict[str, str]) -> Cli:
         )
 
     return run
+
+
+@pytest.fixture(scope="session")
+def pipeline(prefect_server: dict[str, str]) -> Cli:
+    """`python flows/pipeline.py ARGUMENTS`."""
+    return command(str(ROOT / "flows" / "pipeline.py"), **prefect_server)
 
 
 @pytest.fixture(scope="session")
 def ups() -> Cli:
-    """`ups ARGUMENTS` in a directory of its own."""
-
-    def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "flows.cli", *arguments],
-            cwd=cwd,
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
-            capture_output=True,
-            text=True,
-            timeout=240,
-            check=False,
-        )
-
-    return run
+    """`ups ARGUMENTS`."""
+    return command("-m", "flows.cli", PYTHONPATH=str(ROOT))
 
 
 @pytest.fixture(scope="session")
