@@ -14,11 +14,11 @@ from typing import NoReturn
 from flows import ROOT
 from flows.request import Job, TrainRequest, resolve
 from tasks.services.evaluation import evaluate_run, write_report
+from tasks.services.execution import carry_out
 from tasks.services.planning import plan, plan_evaluation
 from tasks.services.run_dir import owned
-from tasks.services.training import adopt_stage_files, train_stage_files
 from ups_models.errors import UPSError
-from ups_models.files import CrashHook, arm_crash_points, remove
+from ups_models.files import CrashHook, arm_crash_points
 
 SETTINGS = (
     "checkpoint.save_every_steps=5",
@@ -45,12 +45,7 @@ def run_plainly(directory: Path) -> None:
     job = resolve(request_for(directory))
     with owned(job.run):
         for decision in plan(job.cfg, job.run, job.policy):
-            if decision.action in ("train", "resume"):
-                train_stage_files(decision.stage, job.cfg, job.run, fresh=decision.action == "train")
-            elif decision.action == "adopt":
-                adopt_stage_files(decision.stage, job.cfg, job.run)
-            if decision.action in ("skip", "adopt"):
-                remove(job.run.resume(decision.stage))
+            carry_out(decision, job.cfg, job.run)
         if evaluate_all(job):
             write_report(job.run)
 

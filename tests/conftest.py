@@ -1,8 +1,10 @@
 """Fixtures that several rooms share: a configuration of seconds, a trained run, a Prefect server, the real CLI."""
 
 import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -72,6 +74,29 @@ def command(*start: str, **environment: str) -> Cli:
 def pipeline(prefect_server: dict[str, str]) -> Cli:
     """`python flows/pipeline.py ARGUMENTS`."""
     return command(str(ROOT / "flows" / "pipeline.py"), **prefect_server)
+
+
+@pytest.fixture(scope="session")
+def stopped_pipeline(prefect_server: dict[str, str]) -> Callable[..., tuple[int, str]]:
+    """The pipeline, sent a signal once it trains: its exit code and what it said on stderr."""
+
+    def run(*arguments: str, cwd: Path, number: signal.Signals = signal.SIGTERM) -> tuple[int, str]:
+        process = subprocess.Popen(
+            [sys.executable, str(ROOT / "flows" / "pipeline.py"), *arguments],
+            cwd=cwd,
+            env={**os.environ, **prefect_server},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        metrics, deadline = cwd / "reports" / "metrics.jsonl", time.monotonic() + 120
+        while not metrics.exists() and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.05)
+        process.send_signal(number)
+        _, stderr = process.communicate(timeout=60)
+        return process.returncode, stderr
+
+    return run
 
 
 @pytest.fixture(scope="session")

@@ -2,14 +2,8 @@
 
 import json
 import shutil
-import signal
-import subprocess
-import sys
-import time
 
 import pytest
-
-from flows import ROOT
 
 SMOKE = ["--config", "configs/smoke.yaml"]
 FILES = [
@@ -80,7 +74,7 @@ def test_scenario_1_a_run_that_died_after_the_operator_goes_on_with_the_next_sta
 
 
 def test_scenario_1_a_run_stopped_by_a_signal_exits_75_and_resumes_to_the_same_weights(
-    tmp_path, finished_run, pipeline, prefect_server
+    tmp_path, pipeline, stopped_pipeline
 ):
     slow = ["--set", "stages.operator.steps_per_epoch=400"]
     straight, stopped = tmp_path / "straight", tmp_path / "stopped"
@@ -88,7 +82,7 @@ def test_scenario_1_a_run_stopped_by_a_signal_exits_75_and_resumes_to_the_same_w
     stopped.mkdir()
     assert pipeline(*SMOKE, *slow, "--stage", "operator", cwd=straight).returncode == 0
 
-    code, stderr = stop_when_training(stopped, [*SMOKE, *slow, "--stage", "operator"], prefect_server)
+    code, stderr = stopped_pipeline(*SMOKE, *slow, "--stage", "operator", cwd=stopped)
     interrupted = status_of(stopped)["stages"]["operator"]
     resumed = pipeline(*SMOKE, *slow, "--stage", "operator", "--auto-resume", cwd=stopped)
 
@@ -100,26 +94,6 @@ def test_scenario_1_a_run_stopped_by_a_signal_exits_75_and_resumes_to_the_same_w
     assert f"resume: in_progress at step {interrupted['step']}" in resumed.stderr
     for name in FILES[:2]:
         assert (stopped / "checkpoints" / name).read_bytes() == (straight / "checkpoints" / name).read_bytes()
-
-
-def stop_when_training(directory, arguments, server):
-    """Start the pipeline, send SIGTERM once it trains, and return its exit code and stderr."""
-    import os
-
-    process = subprocess.Popen(
-        [sys.executable, str(ROOT / "flows" / "pipeline.py"), *arguments],
-        cwd=directory,
-        env={**os.environ, **server},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    metrics, deadline = directory / "reports" / "metrics.jsonl", time.monotonic() + 120
-    while not metrics.exists() and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.05)
-    process.send_signal(signal.SIGTERM)
-    _, stderr = process.communicate(timeout=60)
-    return process.returncode, stderr
 
 
 def test_scenario_3_the_status_table_shows_stages_evaluations_and_files(run_dir, ups):

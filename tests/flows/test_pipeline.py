@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import urllib.request
@@ -59,6 +60,19 @@ def test_a_stage_that_fails_fails_the_flow(tmp_path, pipeline, prefect_server):
     assert done.stderr.splitlines()[-1].startswith("ups: operator: ")
     assert flow_run["state"]["type"] == "FAILED"
     assert tasks["operator"][0] == "Failed"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_run_stopped_by_a_signal_has_crashed_and_exits_75(tmp_path, stopped_pipeline, prefect_server, number):
+    slow = ["--set", "stages.operator.steps_per_epoch=1000", "--stage", "operator"]
+
+    code, stderr = stopped_pipeline("--config", "configs/smoke.yaml", *slow, cwd=tmp_path, number=number)
+
+    flow_run, tasks = task_runs(prefect_server, tmp_path)
+    assert code == 75, stderr
+    assert stderr.splitlines()[-1] == "ups: stopped by a signal; the same command with --auto-resume goes on"
+    assert flow_run["state"]["type"] == "CRASHED"
+    assert tasks["operator"][0] == "Crashed"
 
 
 def test_without_a_server_the_temporary_one_is_quiet_and_gone_afterwards(tmp_path, finished_run):

@@ -1,0 +1,27 @@
+"""Carrying out what was planned for a stage, with nothing imported that the plan does not need."""
+
+from __future__ import annotations
+
+from tasks.services.planning import Decision
+from tasks.services.run_dir import RunDir
+from ups_models.config import PipelineConfig
+from ups_models.files import remove
+
+
+def carry_out(decision: Decision, cfg: PipelineConfig, run: RunDir) -> bool:
+    """Train, go on, adopt or leave a stage as decided; returns whether it trained.
+
+    Raises what training raises. A skipped stage imports no PyTorch.
+    """
+    if decision.runs:
+        from tasks.services.training import train_stage_files
+
+        train_stage_files(decision.stage, cfg, run, fresh=decision.action == "train")
+        return True
+    if decision.action == "adopt":
+        from tasks.services.training import adopt_stage_files
+
+        adopt_stage_files(decision.stage, cfg, run)
+    if decision.action != "disabled":
+        remove(run.resume(decision.stage))  # a crash may have come between completion and this
+    return False
