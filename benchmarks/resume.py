@@ -1,7 +1,6 @@
 """What saving costs: steps per second of the quickstart's operator with resume saving on and off, in turn."""
 
 import argparse
-import dataclasses
 import statistics
 import tempfile
 import time
@@ -58,7 +57,7 @@ def steps_per_second(
     timed = cfg.model_copy(update={"stages": stages, "checkpoint": checkpoint})
     started = time.monotonic()
     fit(
-        dataclasses.replace(stage),
+        stage,
         timed,
         data,  # type: ignore[arg-type]  # what training_data returned
         {},

@@ -11,7 +11,6 @@ from tasks.services.datasets import require_named_files
 from tasks.services.planning import Decision, EvaluationDecision, Policy, plan, plan_evaluation, require_operator
 from tasks.services.run_dir import RunDir
 from ups_models.config import EvalConfig, PipelineConfig, load_config
-from ups_models.errors import BadInput
 from ups_models.specs import SPECS
 
 StageChoice = Literal["all", "operator", "diff_residual", "consistency_distill", "steady_prior"]
@@ -128,10 +127,9 @@ def find_config(path: Path) -> Path:
 def require_device(cfg: PipelineConfig) -> None:
     """Raise BadInput when the config insists on CUDA and there is none."""
     if cfg.runtime.device == "cuda":
-        import torch
+        from tasks.services.training import select_device
 
-        if not torch.cuda.is_available():
-            raise BadInput("--device cuda: PyTorch sees no CUDA device here; use --device cpu, or auto")
+        select_device(cfg)
 
 
 def _flag(name: str) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 from collections.abc import Collection, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -20,8 +19,6 @@ if TYPE_CHECKING:  # PyTorch and h5py are imported only where data is read
     from torch import Tensor
 
     from ups_models.data.pdebench import SteadyFields, Trajectories
-
-logger = logging.getLogger(__name__)
 
 FINGERPRINT_BLOCKS, BLOCK_BYTES = 64, 64 * 1024
 FILE_NAMES = {
