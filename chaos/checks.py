@@ -38,7 +38,8 @@ def position(run: RunDir) -> Position:
     stage, step = _last_step(run)
     if not stage or stage in completed:
         return Position(completed, 0)
-    saved = int(load_payload(run.resume(stage))["step"]) if run.resume(stage).is_file() else 0
+    newest = next((path for path in run.saved_states(stage) if path.is_file()), None)
+    saved = int(load_payload(newest)["step"]) if newest is not None else 0
     return Position(completed, max(0, step - saved))
 
 
@@ -106,7 +107,7 @@ def _damaged(run: RunDir, status: Status, excused: Collection[str]) -> list[str]
             path = run.checkpoint(file)
             if not path.is_file() or digest_of(path) != known.digest:
                 found.append(f"{name} is {record.status}, but {file} is missing or damaged")
-    found += [text for stage in SPECS for text in _unreadable(run.resume(stage))]
+    found += [text for stage in SPECS for path in run.saved_states(stage) for text in _unreadable(path)]
     for name, evaluation in status.evaluations.items():
         if evaluation.status == "completed" and not _is_json(run.reports / f"{name}.json"):
             found.append(f"{name} is completed, but its report cannot be read")
@@ -129,7 +130,7 @@ def _stray(run: RunDir, *, finished: bool) -> list[str]:
     found += [
         f"stray {path}"
         for path in (run.checkpoints / "resume").glob("*")
-        if not _known(path, {f"{s}.pt" for s in SPECS})
+        if not _known(path, {state.name for stage in SPECS for state in run.saved_states(stage)})
     ]
     if finished:
         found += [f"left behind: {path}" for path in run.root.rglob(f"*{TEMPORARY_SUFFIX}")]

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import shutil
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 
-from chaos.campaign import wait
 from chaos.checks import differences, outcome, violations
-from chaos.workload import fork_run
+from chaos.lives import Forked, finish
+from chaos.tally import Tally
+from chaos.workload import BRIEF, run_plainly
 from tasks.services.run_dir import RunDir
 
 
-def enumerate_crash_points(scratch: Path, reference: dict[str, str], *, every: int) -> tuple[int, list[str]]:
-    """Snapshot the run directory at every `every`-th crash point of one run, resume each snapshot, and compare.
-
-    Returns how many points were tried, and what was wrong.
-    """
-    live, snapshots = scratch / "live", scratch / "snapshots"
-    live.mkdir()
-    snapshots.mkdir()
+def enumerate_crash_points(scratch: Path, *, every: int, jobs: int) -> Tally:
+    """Snapshot the run directory at every `every`-th crash point of one run, resume each snapshot, and compare."""
+    whole, live, snapshots = (scratch / name for name in ("whole", "live", "snapshots"))
+    for directory in (whole, live, snapshots):
+        directory.mkdir()
+    run_plainly(BRIEF, whole)
+    reference = outcome(RunDir.of(whole, Path("checkpoints")))
     seen = [0]
 
     def snapshot(name: str, path: Path) -> None:
@@ -28,19 +30,20 @@ def enumerate_crash_points(scratch: Path, reference: dict[str, str], *, every: i
             shutil.copytree(live, snapshots / label)
         seen[0] += 1
 
-    code = wait(fork_run(live, scratch / "children.log", hook=snapshot))
+    log = scratch / "children.log"
+    code = finish(Forked(BRIEF, live, log, hook=snapshot))
     if code:
-        return 0, [f"the run that was to be photographed ended with exit code {code}"]
+        return Tally(trouble=[f"the run that was to be photographed ended with exit code {code}"])
     points = sorted(snapshots.iterdir())
-    with ThreadPoolExecutor(2) as pool:
-        found = pool.map(lambda point: _resume(point, scratch, reference), points)
-    return len(points), [text for texts in found for text in texts]
+    with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("fork")) as pool:
+        found = pool.map(partial(_resume, log=log, reference=reference), points)
+        return Tally(points=len(points), trouble=[text for texts in found for text in texts])
 
 
-def _resume(point: Path, scratch: Path, reference: dict[str, str]) -> list[str]:
+def _resume(point: Path, log: Path, reference: dict[str, str]) -> list[str]:
     run = RunDir.of(point, Path("checkpoints"))
     found = violations(run, finished=False)
-    code = wait(fork_run(point, scratch / "children.log"))
+    code = finish(Forked(BRIEF, point, log))
     if code:
         found.append(f"resume ended with exit code {code}")
     else:

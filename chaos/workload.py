@@ -1,48 +1,56 @@
-"""What the harness kills: the whole pipeline in a forked child without Prefect, or a real flow process."""
+"""What the harness runs: the small pipeline, in the order of the flow but without Prefect, and its settings."""
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
-import traceback
-from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
 
-from flows import ROOT
 from flows.request import Job, TrainRequest, resolve
 from tasks.services.evaluation import evaluate_run, write_report
 from tasks.services.execution import carry_out
 from tasks.services.planning import plan, plan_evaluation
 from tasks.services.run_dir import owned
-from ups_models.errors import UPSError
-from ups_models.files import CrashHook, arm_crash_points
 
-SETTINGS = (
-    "checkpoint.save_every_steps=5",
-    "stages.operator.epochs=4",
-    "stages.diff_residual.epochs=3",
-    "stages.consistency_distill.epochs=4",
-    "stages.steady_prior.epochs=4",
-    "stages.operator.steps_per_epoch=40",
-    "stages.diff_residual.steps_per_epoch=40",
-    "stages.consistency_distill.steps_per_epoch=20",
-    "stages.steady_prior.steps_per_epoch=20",
-)
-SAVE_EVERY_STEPS = 5
+CONFIG = "configs/smoke.yaml"
 STOPPED = 75
+REFUSED = 2
 
 
-def request_for(directory: Path) -> TrainRequest:
-    """The same small pipeline every time, in a directory of its own."""
-    return TrainRequest(config=Path("configs/smoke.yaml"), set=SETTINGS, run_dir=directory, auto_resume=True)
+@dataclass(frozen=True)
+class Workload:
+    """A size of the same small pipeline; everything else is configs/smoke.yaml."""
+
+    save_every_steps: int
+    epochs: int
+    steps_per_epoch: tuple[int, int, int, int]
+
+    @property
+    def settings(self) -> tuple[str, ...]:
+        """Overrides, as the command line takes them."""
+        stages = ("operator", "diff_residual", "consistency_distill", "steady_prior")
+        return (
+            f"checkpoint.save_every_steps={self.save_every_steps}",
+            *(f"stages.{stage}.epochs={self.epochs}" for stage in stages),
+            *(
+                f"stages.{stage}.steps_per_epoch={steps}"
+                for stage, steps in zip(stages, self.steps_per_epoch, strict=True)
+            ),
+        )
+
+    def request(self, directory: Path) -> TrainRequest:
+        """The request for a run in a directory of its own, going on where it was."""
+        return TrainRequest(config=Path(CONFIG), set=self.settings, run_dir=directory, auto_resume=True)
 
 
-def run_plainly(directory: Path) -> None:
+LONG = Workload(save_every_steps=5, epochs=4, steps_per_epoch=(25, 20, 15, 15))
+"""For random kills: most of its time is training."""
+BRIEF = Workload(save_every_steps=2, epochs=1, steps_per_epoch=(4, 4, 4, 4))
+"""For crashing at every point: every writer writes, few times."""
+
+
+def run_plainly(workload: Workload, directory: Path) -> None:
     """The flow's order of work without Prefect: what a kill can reach is the same files."""
-    job = resolve(request_for(directory))
+    job = resolve(workload.request(directory))
     with owned(job.run):
         for decision in plan(job.cfg, job.run, job.policy):
             carry_out(decision, job.cfg, job.run)
@@ -58,50 +66,3 @@ def evaluate_all(job: Job) -> bool:
             evaluate_run(name, job.cfg, settings, job.run)
             changed = True
     return changed
-
-
-def fork_run(
-    directory: Path, log: Path, *, hook: CrashHook | None = None, prepare: Callable[[], None] | None = None
-) -> int:
-    """Fork a child that runs the pipeline plainly, with crash points armed; returns its pid."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    pid = os.fork()
-    if not pid:
-        _child(directory, log, hook, prepare)
-    return pid
-
-
-def start_flow(directory: Path, log: Path) -> subprocess.Popen[bytes]:
-    """The real command line, under Prefect; PREFECT_API_URL names the harness's one server."""
-    arguments = [argument for setting in SETTINGS for argument in ("--set", setting)]
-    command = [sys.executable, str(ROOT / "flows" / "pipeline.py"), "--config", "configs/smoke.yaml", *arguments]
-    with log.open("ab") as output:
-        return subprocess.Popen(
-            [*command, "--run-dir", str(directory), "--auto-resume"], stdout=output, stderr=output, cwd=ROOT
-        )
-
-
-def _child(directory: Path, log: Path, hook: CrashHook | None, prepare: Callable[[], None] | None) -> NoReturn:
-    code = 1
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(STOPPED))  # as the command line does
-    try:
-        descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-        os.dup2(descriptor, 1)
-        os.dup2(descriptor, 2)
-        sys.stdout = sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)
-        if prepare is not None:
-            prepare()
-        arm_crash_points(hook)
-        run_plainly(directory)
-        code = 0
-    except UPSError as error:
-        sys.stderr.write(f"{type(error).__name__}: {error}\n")
-        code = error.exit_code
-    except SystemExit as stop:
-        code = int(stop.code or 0)
-    except BaseException:  # noqa: BLE001 - the child must end here, whatever happened, and say what it was
-        traceback.print_exc()
-    finally:
-        sys.stderr.flush()
-        os._exit(code)

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import random
 import resource
 import shutil
 import signal
@@ -13,11 +14,15 @@ import time
 import pytest
 import torch
 
-from chaos.campaign import die_at, end, wait
 from chaos.checks import outcome, violations
-from chaos.workload import STOPPED, fork_run
+from chaos.disturbed import flip_bit
+from chaos.lives import Forked, end
+from chaos.lives import finish as let_finish
+from chaos.workload import LONG, REFUSED, STOPPED
 from flows import ROOT
+from flows.request import resolve
 from tasks.services import training
+from tasks.services.planning import plan
 from tasks.services.run_dir import RunDir, is_owned, owned, require_owned
 from tasks.services.status import StatusStore
 from ups_models import checkpoint, train
@@ -25,15 +30,13 @@ from ups_models.errors import BadInput, CheckpointError, RunLost, StorageError
 from ups_models.files import write_text
 from ups_models.stages import STAGES
 
-REFUSED = 2
-
 
 @pytest.fixture(scope="module")
 def reference(tmp_path_factory):
     """What an undisturbed run of the harness's small pipeline ends with, and how long it takes."""
     root = tmp_path_factory.mktemp("reference")
     started = time.monotonic()
-    assert wait(fork_run(root, root / "log")) == 0, (root / "log").read_text("utf-8")
+    assert let_finish(Forked(LONG, root, root / "log")) == 0, (root / "log").read_text("utf-8")
     return outcome(RunDir.of(root, root / "checkpoints")), time.monotonic() - started, root
 
 
@@ -54,7 +57,7 @@ def training_started(root):
 
 def finish(root, log, smoke, reference):
     """Resume to the end; the outcome must be that of the undisturbed run."""
-    assert wait(fork_run(root, log)) == 0, log.read_text("utf-8")
+    assert let_finish(Forked(LONG, root, log)) == 0, log.read_text("utf-8")
     assert violations(run_in(root, smoke), finished=True) == []
     assert outcome(run_in(root, smoke)) == reference[0]
 
@@ -69,11 +72,11 @@ def test_a_path_with_spaces_and_other_letters_is_a_path(tmp_path, log, smoke, re
 def test_a_symlinked_run_directory_is_the_run_directory(tmp_path, log, smoke, reference):
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "real")
-    child = fork_run(tmp_path / "link", log)
+    child = Forked(LONG, tmp_path / "link", log)
     training_started(tmp_path / "real")
 
-    assert wait(fork_run(tmp_path / "real", log)) == REFUSED
-    assert wait(child) == 0
+    assert let_finish(Forked(LONG, tmp_path / "real", log)) == REFUSED
+    assert let_finish(child) == 0
     assert outcome(run_in(tmp_path / "real", smoke)) == reference[0]
 
 
@@ -83,23 +86,23 @@ def test_a_run_directory_on_another_file_system_is_no_different(log, smoke, refe
     root = ROOT.__class__("/dev/shm") / f"ups-test-{os.getpid()}"
     root.mkdir()
     try:
-        end(fork_run(root, log), 0.5 * reference[1], signal.SIGKILL)
+        end(Forked(LONG, root, log), 0.5 * reference[1], signal.SIGKILL)
         finish(root, log, smoke, reference)
     finally:
         shutil.rmtree(root)
 
 
 def test_a_stopped_process_keeps_its_run_and_goes_on(tmp_path, log, smoke, reference):
-    child = fork_run(tmp_path, log)
+    child = Forked(LONG, tmp_path, log)
     training_started(tmp_path)
-    os.kill(child, signal.SIGSTOP)
+    child.send(signal.SIGSTOP)
 
-    refused = wait(fork_run(tmp_path, log))
-    os.kill(child, signal.SIGCONT)
+    refused = let_finish(Forked(LONG, tmp_path, log))
+    child.send(signal.SIGCONT)
 
     assert refused == REFUSED
-    assert f"process {child} on" in log.read_text("utf-8")
-    assert wait(child) == 0
+    assert f"process {child.pid} on" in log.read_text("utf-8")
+    assert let_finish(child) == 0
     assert outcome(run_in(tmp_path, smoke)) == reference[0]
 
 
@@ -115,7 +118,8 @@ def test_a_child_that_outlives_its_killed_parent_is_named(tmp_path, log, smoke):
     while not is_owned(run):
         time.sleep(0.01)
     time.sleep(0.2)
-    end(holder, 0, signal.SIGKILL)
+    os.kill(holder, signal.SIGKILL)
+    os.waitpid(holder, 0)
 
     with (
         pytest.raises(BadInput, match=rf"process {holder} .* has ended, but a process that it left behind"),
@@ -162,13 +166,13 @@ def test_a_deleted_lock_does_not_let_two_processes_record(tmp_path, smoke, made_
 FULL_DISK = """
 import resource, signal, sys
 from pathlib import Path
-from chaos.workload import run_plainly
+from chaos.workload import LONG, run_plainly
 from ups_models.errors import UPSError
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 limit = int(sys.argv[2])
 resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 try:
-    run_plainly(Path(sys.argv[1]))
+    run_plainly(LONG, Path(sys.argv[1]))
 except UPSError as error:
     print(type(error).__name__, error)
     sys.exit(error.exit_code)
@@ -212,7 +216,7 @@ def test_a_kill_in_an_evaluation_costs_that_evaluation_alone(tmp_path, log, smok
     for path in (tmp_path / "reports").glob("full_eval*"):
         path.unlink()
 
-    code = wait(fork_run(tmp_path, log, hook=die_at_path("full_eval.md")))
+    code = let_finish(Forked(LONG, tmp_path, log, hook=die_at_path("full_eval.md")))
 
     assert code == -signal.SIGKILL
     assert violations(run_in(tmp_path, smoke), finished=False) == []
@@ -230,27 +234,27 @@ def die_at_path(name):
 def test_a_kill_while_skipping_costs_nothing(tmp_path, log, smoke, reference):
     shutil.copytree(reference[2], tmp_path, dirs_exist_ok=True)
 
-    code = wait(fork_run(tmp_path, log, hook=die_at(0, 0.0)))
+    code = let_finish(Forked(LONG, tmp_path, log, hook=die_at_path("")))
 
     assert code == -signal.SIGKILL
     finish(tmp_path, log, smoke, reference)
 
 
 def test_two_starts_at_the_same_moment_are_one_run(tmp_path, log, smoke, reference):
-    children = [fork_run(tmp_path, log) for _ in range(2)]
+    children = [Forked(LONG, tmp_path, log) for _ in range(2)]
 
-    codes = sorted(wait(child) for child in children)
+    codes = sorted(let_finish(child) for child in children)
 
     assert codes == [0, REFUSED]
     assert outcome(run_in(tmp_path, smoke)) == reference[0]
 
 
 def test_sigterm_stops_within_seconds_and_loses_no_step(tmp_path, log, smoke, reference):
-    child = fork_run(tmp_path, log)
+    child = Forked(LONG, tmp_path, log)
     training_started(tmp_path)
     started = time.monotonic()
 
-    code = end(child, 0.05, signal.SIGTERM)
+    code = end(child, 0.05, signal.SIGTERM).code
 
     assert code == STOPPED
     assert time.monotonic() - started < 5
@@ -258,17 +262,45 @@ def test_sigterm_stops_within_seconds_and_loses_no_step(tmp_path, log, smoke, re
 
 
 def test_a_second_sigterm_ends_at_once_without_damage(tmp_path, log, smoke, reference):
-    child = fork_run(tmp_path, log)
+    child = Forked(LONG, tmp_path, log)
     training_started(tmp_path)
-    os.kill(child, signal.SIGTERM)
+    child.send(signal.SIGTERM)
 
-    assert end(child, 0.0, signal.SIGTERM) == STOPPED
+    assert end(child, 0.0, signal.SIGTERM).code == STOPPED
     assert violations(run_in(tmp_path, smoke), finished=False) == []
     finish(tmp_path, log, smoke, reference)
 
 
+@pytest.mark.parametrize("damaged", ["operator.pt", "operator.previous.pt"])
+def test_a_damaged_saved_state_costs_one_interval_and_no_bit(tmp_path, log, smoke, reference, damaged):
+    end(Forked(LONG, tmp_path, log, hook=die_at_the_third("moved aside")), 60, signal.SIGKILL)
+    end(Forked(LONG, tmp_path, log, hook=die_at_the_third("directory flushed", "operator.pt")), 60, signal.SIGKILL)
+    states = run_in(tmp_path, smoke).checkpoints / "resume"
+    assert {path.name for path in states.glob("*.pt")} == {"operator.pt", "operator.previous.pt"}
+
+    flip_bit(states / damaged, random.Random(0))
+    job = resolve(LONG.request(tmp_path))
+    operator = plan(job.cfg, job.run, job.policy)[0]
+
+    assert operator.action == "resume"
+    assert ("goes on from the one before" in operator.reason) == (damaged == "operator.pt")
+    finish(tmp_path, log, smoke, reference)
+
+
+def die_at_the_third(point, name=""):
+    left = [3]
+
+    def hook(passed, path):
+        if passed == point and name in path.name:
+            left[0] -= 1
+            if not left[0]:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    return hook
+
+
 def test_times_in_the_future_are_no_obstacle(tmp_path, log, smoke, reference):
-    end(fork_run(tmp_path, log), 0.4 * reference[1], signal.SIGKILL)
+    end(Forked(LONG, tmp_path, log), 0.4 * reference[1], signal.SIGKILL)
     path = tmp_path / "checkpoints" / "stage_status.json"
     if path.exists():
         path.write_text(path.read_text("utf-8").replace('"2026-', '"2926-'), encoding="utf-8")

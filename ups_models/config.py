@@ -202,6 +202,9 @@ class CheckpointConfig(Section):
     dir: Path = Field(Path("checkpoints"), description="Folder of the checkpoints, relative to the run directory.")
     save_every_steps: Count = Field(0, ge=0, le=1_000_000, description="Save after this many steps; 0: by time alone.")
     save_every_s: Number = Field(60.0, gt=0, le=86_400, description="Save after this many seconds.")
+    keep_previous: bool = Field(
+        True, description="Keep the saved state before the newest, in case that one is damaged; costs its size on disk."
+    )
 
 
 class RuntimeConfig(Section):

@@ -94,6 +94,18 @@ def append_line(path: Path, line: str) -> None:
     _crash_point("line appended", path)
 
 
+def previous_of(path: Path) -> Path:
+    """Where `keep_previous` leaves the file that another replaces."""
+    return path.with_stem(f"{path.stem}.previous")
+
+
+def keep_previous(path: Path) -> None:
+    """Move a file aside before it is replaced; until its successor is there, the one aside is the newest."""
+    if path.exists():
+        path.replace(previous_of(path))
+        _crash_point("moved aside", path)
+
+
 def remove(path: Path) -> None:
     """Delete a file that is not needed any more, if it is there."""
     _crash_point("before removal", path)

@@ -18,6 +18,7 @@ from ups_models.config import PipelineConfig, StageConfig
 from ups_models.distributed import exactness, world
 from ups_models.ema import ema_copy, ema_update
 from ups_models.errors import CheckpointError, ConfigError, Preempted, TrainingDiverged
+from ups_models.files import keep_previous
 from ups_models.losses import Loss, StepInput
 from ups_models.specs import check_architecture
 from ups_models.stages import Data, Stage
@@ -169,7 +170,9 @@ def uses_bfloat16(cfg: PipelineConfig, device: torch.device) -> bool:
 
 
 def save_state(path: Path, state: TrainState, stage: Stage, cfg: PipelineConfig) -> None:
-    """Write the state of a stage in progress, atomically."""
+    """Write the state of a stage in progress, atomically; the one before it is kept where the config says so."""
+    if cfg.checkpoint.keep_previous:
+        keep_previous(path)
     save_payload(
         path,
         {

@@ -5,7 +5,6 @@ from __future__ import annotations
 from tasks.services.planning import Decision
 from tasks.services.run_dir import RunDir
 from ups_models.config import PipelineConfig
-from ups_models.files import remove
 
 
 def carry_out(decision: Decision, cfg: PipelineConfig, run: RunDir) -> bool:
@@ -23,5 +22,5 @@ def carry_out(decision: Decision, cfg: PipelineConfig, run: RunDir) -> bool:
 
         adopt_stage_files(decision.stage, cfg, run)
     if decision.action != "disabled":
-        remove(run.resume(decision.stage))  # a crash may have come between completion and this
+        run.forget_saved_states(decision.stage)  # a crash may have come between completion and this
     return False

@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from tasks.services.datasets import data_fingerprint, steady_files, trajectory_files
@@ -221,11 +222,10 @@ def _decide_unfinished(
     before = f"{record.status} at step {record.step or 0}"
     if record.error_message:
         before += f" ({record.error_message})"
-    path = run.resume(spec.name)
-    cause = "there is no saved state" if not path.is_file() else archive_damage(path)
-    if cause is None and record.arch is not None:
+    path, damage = saved_state(run, spec.name)
+    if path is not None and record.arch is not None:
         check_architecture(path, record.arch, spec.arch(cfg))
-    cause = cause or _moved_input(spec, cfg, run, record, moved)
+    cause = (damage if path is None else None) or _moved_input(spec, cfg, run, record, moved)
     if cause is not None:
         return Decision(spec.name, "train", f"{before}; starts from the beginning: {cause}", warn=True)
     if record.config_hash not in (None, spec.config_hash(cfg)):
@@ -233,7 +233,22 @@ def _decide_unfinished(
             f"{path}: stage {spec.name} was interrupted under other settings; "
             "go on with the same config, or start it again with --force-train"
         )
+    if damage is not None:
+        return Decision(spec.name, "resume", f"{before}; {damage}: goes on from the one before", warn=True)
     return Decision(spec.name, "resume", before)
+
+
+def saved_state(run: RunDir, stage: str) -> tuple[Path | None, str | None]:
+    """The newest saved state of a stage that can be read, and what is wrong with the newer one, or with all."""
+    damage = None
+    for path in run.saved_states(stage):
+        if not path.is_file():
+            continue
+        found = archive_damage(path)
+        if found is None:
+            return path, damage
+        damage = f"{path.name} is damaged ({found})"
+    return None, damage or "there is no saved state"
 
 
 def _moved_input(spec: StageSpec, cfg: PipelineConfig, run: RunDir, record: StageRecord, moved: set[str]) -> str | None:
@@ -282,7 +297,8 @@ def _require_permission(run: RunDir, status: Status, policy: Policy) -> None:
         return
     if not run.status.exists():
         paths = [run.checkpoint(name) for spec in SPECS.values() for name in spec.files]
-        existing = [path.name for path in [*paths, *map(run.resume, SPECS)] if path.exists()]
+        saved = [path for stage in SPECS for path in run.saved_states(stage)]
+        existing = [path.name for path in [*paths, *saved] if path.exists()]
         if existing:
             raise BadInput(STATUS_NOT_FOUND.format(path=run.status, names=", ".join(existing)))
         return

@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from ups_models.errors import BadInput, RunLost
-from ups_models.files import remove_stale_temporaries
+from ups_models.files import previous_of, remove, remove_stale_temporaries
 
 logger = logging.getLogger(__name__)
 
@@ -69,6 +69,16 @@ class RunDir:
     def resume(self, stage: str) -> Path:
         """The state of a stage in progress."""
         return self.checkpoints / "resume" / f"{stage}.pt"
+
+    def saved_states(self, stage: str) -> tuple[Path, Path]:
+        """Where the newest state of a stage in progress lies, and the one before it."""
+        newest = self.resume(stage)
+        return newest, previous_of(newest)
+
+    def forget_saved_states(self, stage: str) -> None:
+        """Delete them: the stage is completed, or starts again."""
+        for path in self.saved_states(stage):
+            remove(path)
 
     def require_writable(self) -> None:
         """Raise BadInput when the run cannot be written here; creates nothing."""

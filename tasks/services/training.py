@@ -11,7 +11,7 @@ from torch import nn
 
 from tasks.services.datasets import load_data, load_steady_data
 from tasks.services.history import History
-from tasks.services.planning import inputs_of
+from tasks.services.planning import inputs_of, saved_state
 from tasks.services.progress import progress_of
 from tasks.services.run_dir import RunDir, require_owned
 from tasks.services.signals import StopRequest, stop_request
@@ -20,7 +20,7 @@ from ups_models.checkpoint import load_network, save_network
 from ups_models.config import PipelineConfig
 from ups_models.data.pdebench import SteadyFields, Trajectories, split_rows
 from ups_models.errors import BadInput, Preempted
-from ups_models.files import digest_of, remove
+from ups_models.files import digest_of
 from ups_models.specs import SPECS
 from ups_models.stages import STAGES, Stage
 from ups_models.train import Progress, TrainState, fit
@@ -52,8 +52,10 @@ def train_stage_files(name: str, cfg: PipelineConfig, run: RunDir, *, fresh: boo
     data = training_data(stage, cfg, run)
     frozen = frozen_networks(stage, cfg, run, device)
     if fresh:  # before the status says so: a crash in between must not leave an old state to a new beginning
-        remove(run.resume(name))
+        run.forget_saved_states(name)
         history.forget(name)
+    else:
+        use_newest_whole_state(run, name)
     status.start(
         name,
         fresh=fresh,
@@ -107,7 +109,7 @@ def _complete(
         for path, net in zip(spec.files, (state.net, state.ema), strict=True)
     }
     status.complete(spec.name, checkpoint=spec.checkpoint, files=files, step=state.step, seconds=clock.elapsed_s)
-    remove(run.resume(spec.name))
+    run.forget_saved_states(spec.name)
     logger.info(
         "%s: completed, %d steps in %.0f s -> %s",
         spec.name,
@@ -115,6 +117,13 @@ def _complete(
         clock.elapsed_s,
         run.checkpoint(spec.checkpoint),
     )
+
+
+def use_newest_whole_state(run: RunDir, stage: str) -> None:
+    """Put the newest saved state that can be read where training looks for it."""
+    path, _ = saved_state(run, stage)
+    if path is not None and path != run.resume(stage):
+        path.replace(run.resume(stage))
 
 
 def adopt_stage_files(name: str, cfg: PipelineConfig, run: RunDir) -> None:

@@ -1,0 +1,71 @@
+"""What a campaign counts, and the table that it prints."""
+
+from __future__ import annotations
+
+import statistics
+from dataclasses import dataclass, field, fields
+
+
+@dataclass
+class Tally:
+    """Counts of one run, or the sum over many; every field adds up."""
+
+    kills: int = 0
+    kills_of_flows: int = 0
+    kills_under_a_worker: int = 0
+    terms: int = 0
+    terms_of_flows: int = 0
+    resumes: int = 0
+    runs: int = 0
+    pairs: int = 0
+    identical: int = 0
+    flips: int = 0
+    finished_flips: int = 0
+    finished_flips_noticed: int = 0
+    points: int = 0
+    steps_lost: list[int] = field(default_factory=list)
+    term_steps_lost: list[int] = field(default_factory=list)
+    restart_forked_s: list[float] = field(default_factory=list)
+    restart_flow_s: list[float] = field(default_factory=list)
+    restart_worker_s: list[float] = field(default_factory=list)
+    trouble: list[str] = field(default_factory=list)
+
+    def add(self, other: Tally) -> None:
+        """Add another's counts."""
+        for item in fields(self):
+            setattr(self, item.name, getattr(self, item.name) + getattr(other, item.name))
+
+
+def table(tally: Tally, seconds: float) -> str:
+    """The counts for a person, a line each."""
+    lost = tally.steps_lost or [0]
+    rows = [
+        ("SIGKILLs", tally.kills),
+        ("  of real flow processes", tally.kills_of_flows),
+        ("  of flow processes under a worker", tally.kills_under_a_worker),
+        ("SIGTERMs", tally.terms),
+        ("  of real flow processes", tally.terms_of_flows),
+        ("resumes", tally.resumes),
+        ("steps lost per kill, mean", f"{statistics.fmean(lost):.2f}"),
+        ("steps lost per kill, max", max(lost)),
+        ("steps lost per SIGTERM, max", max(tally.term_steps_lost or [0])),
+        ("start to first new step, forked child", _spread(tally.restart_forked_s)),
+        ("start to first new step, flow process", _spread(tally.restart_flow_s)),
+        ("start to first new step, under a worker", _spread(tally.restart_worker_s)),
+        ("runs", tally.runs + tally.pairs),
+        ("  with weights, figures and history identical", tally.identical),
+        ("pairs started together", tally.pairs),
+        ("bits flipped between lives", tally.flips),
+        ("bits flipped in finished checkpoints", tally.finished_flips),
+        ("  noticed before use", tally.finished_flips_noticed),
+        ("crash points tried one by one", tally.points),
+        ("files damaged or stray, stages lost or run twice, ...", len(tally.trouble)),
+        ("seconds", f"{seconds:.0f}"),
+    ]
+    return "\n".join(f"{label:<54} {value}" for label, value in rows)
+
+
+def _spread(seconds: list[float]) -> str:
+    if not seconds:
+        return "-"
+    return f"median {statistics.median(seconds):.1f} s, max {max(seconds):.1f} s of {len(seconds)}"
