@@ -40,6 +40,7 @@ def work_pool(log: Path) -> Iterator[str]:
             stdout=output,
             stderr=output,
             env={**os.environ, "PREFECT_WORKER_QUERY_SECONDS": "1", "PYTHONPATH": str(ROOT)},
+            preexec_fn=_listen_to_sigint,  # noqa: PLW1509 - no threads run yet
         )
     try:
         with _api() as api:
@@ -47,7 +48,11 @@ def work_pool(log: Path) -> Iterator[str]:
         yield str(found.json()["id"])
     finally:
         worker.terminate()
-        worker.wait(STATE_WITHIN_S)
+        try:
+            worker.wait(STATE_WITHIN_S)
+        except subprocess.TimeoutExpired:
+            worker.kill()
+            worker.wait()
 
 
 class Worked:
@@ -96,6 +101,11 @@ class Worked:
                 state = str(api.get(f"/flow_runs/{self.id}").raise_for_status().json()["state_type"])
                 time.sleep(0.1)
         return int(CODES.get(state, 1))
+
+
+def _listen_to_sigint() -> None:
+    """A worker that inherited an ignored SIGINT, as from a background job, would ignore SIGTERM as well."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _api() -> httpx.Client:

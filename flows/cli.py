@@ -59,6 +59,10 @@ def _parser() -> argparse.ArgumentParser:
     status.add_argument("--verify", action="store_true", default=False, help="read every file, compare its digest")
     status.add_argument("--plan", action="store_true", default=False, help="what --auto-resume would do, and why")
     status.add_argument("--config", type=Path, default=Path("configs/quickstart.yaml"), help="config for --plan")
+    sync = add("sync", _sync, "Send to W&B what it lacks of a run: rows, checkpoints, the report.")
+    sync.add_argument("run_dir", nargs="?", type=Path, default=Path(), help="folder of checkpoints/ and reports/")
+    sync.add_argument("--config", type=Path, default=Path("configs/quickstart.yaml"), help="config it was trained with")
+    sync.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a config value")
     _add_evaluate_flags(add("evaluate", _evaluate, "Evaluate checkpoint files."))
     _add_report_flags(add("report", _report, "Render reports/report.html again."))
     _add_data_commands(add("data", _no_command, "Generate and inspect data files."))
@@ -255,6 +259,18 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         prefix=arguments.output_prefix,
     )
     sys.stdout.write(f"{headline(figures)}\nReport: {arguments.output_prefix}.html\n")
+    return 0
+
+
+def _sync(arguments: argparse.Namespace) -> int:
+    from flows.request import find_config
+    from tasks.services.run_dir import RunDir
+    from tasks.services.sync import send_what_is_missing
+    from ups_models.config import PipelineConfig, load_config
+
+    cfg = load_config(find_config(arguments.config), arguments.set, schema=PipelineConfig)
+    _log_to_stderr()
+    sys.stdout.write(f"Sent to {send_what_is_missing(cfg, RunDir.of(arguments.run_dir, cfg.checkpoint.dir))}\n")
     return 0
 
 

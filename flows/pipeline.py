@@ -12,10 +12,12 @@ if __name__ == "__main__":
 
 from prefect import flow
 
+from flows.remote import restore_checkpoints
 from flows.request import TrainRequest, resolve
 from tasks.evaluate import evaluate, render_report
 from tasks.services.planning import announce, plan, plan_evaluation
 from tasks.services.run_dir import owned
+from tasks.services.tracking import Continuation, tracked
 from tasks.train import train_stage
 
 
@@ -23,13 +25,15 @@ from tasks.train import train_stage
 def train_pipeline(request: TrainRequest = TrainRequest()) -> str:  # noqa: B008 - it is frozen
     """Train what is missing, evaluate what changed, and return the path of the HTML report."""
     job = resolve(request)
+    goes_on = restore_checkpoints(request) if job.source is not None else Continuation()
     changed = False
     with owned(job.run):
         decisions = [] if job.skip_training else plan(job.cfg, job.run, job.policy)
         announce(decisions)
-        for decision in decisions:
-            changed |= train_stage(decision, job.cfg, job.run) is None
-        for name, settings in job.evaluations.items():
-            todo = plan_evaluation(name, settings, job.cfg, job.run, redo=name in job.redo)
-            changed |= evaluate(todo, job.cfg, job.run) is None
-        return str(render_report(job.run, changed=changed))
+        with tracked(job.cfg, job.run, goes_on) as tracker:
+            for decision in decisions:
+                changed |= train_stage(decision, job.cfg, job.run, tracker) is None
+            for name, settings in job.evaluations.items():
+                todo = plan_evaluation(name, settings, job.cfg, job.run, redo=name in job.redo)
+                changed |= evaluate(todo, job.cfg, job.run) is None
+            return str(render_report(job.run, tracker, changed=changed))

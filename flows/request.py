@@ -9,11 +9,22 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from flows import ROOT
 from tasks.services.datasets import require_named_files
 from tasks.services.planning import Decision, EvaluationDecision, Policy, plan, plan_evaluation, require_operator
+from tasks.services.restore import ResumeMode
 from tasks.services.run_dir import RunDir
+from tasks.services.tracking import RunPath, has_key, is_wanted
 from ups_models.config import EvalConfig, PipelineConfig, load_config
+from ups_models.errors import BadInput
 from ups_models.specs import SPECS
 
 StageChoice = Literal["all", "operator", "diff_residual", "consistency_distill", "steady_prior"]
+
+CONFLICTS = (
+    ("auto_resume", "force_train"),
+    ("skip_training", "force_train"),
+    ("resume_from_wandb", "force_train"),
+    ("skip_small_eval", "redo_small_eval"),
+    ("skip_full_eval", "redo_full_eval"),
+)
 
 
 class TrainRequest(BaseModel):
@@ -37,24 +48,28 @@ class TrainRequest(BaseModel):
     redo_small_eval: bool = Field(False, description="Run the small evaluation again, even if nothing changed.")
     redo_full_eval: bool = Field(False, description="Run the full evaluation again, even if nothing changed.")
     set: tuple[str, ...] = Field((), description="Override a config value: latent.dim=64. May be given several times.")
+    resume_from_wandb: str | None = Field(
+        None, description="Restore the checkpoints of this W&B run first: id, project/id or entity/project/id."
+    )
+    resume_mode: ResumeMode = Field(
+        "allow",
+        description="allow: go on with that W&B run, or begin it; must: it has to exist; never: track a new run.",
+    )
+    force: bool = Field(False, description="Let --resume-from-wandb replace newer checkpoints in the run directory.")
     run_dir: Path = Field(Path(), description="Folder of checkpoints/, reports/ and data/.")
     device: Literal["auto", "cpu", "cuda"] | None = Field(None, description="Overrides runtime.device of the config.")
 
     @model_validator(mode="after")
     def _flags_agree(self) -> Self:
-        conflicts = (
-            ("auto_resume", "force_train"),
-            ("skip_training", "force_train"),
-            ("skip_small_eval", "redo_small_eval"),
-            ("skip_full_eval", "redo_full_eval"),
-        )
-        for one, other in conflicts:
+        for one, other in CONFLICTS:
             if getattr(self, one) and getattr(self, other):
                 raise ValueError(f"{_flag(one)} and {_flag(other)} contradict each other; give one of them")
-        if self.stage != "all":
-            for name in ("skip_training", "redo_small_eval", "redo_full_eval"):
-                if getattr(self, name):
-                    raise ValueError(f"{_flag(name)} and --stage contradict each other; give one of them")
+        for name in ("skip_training", "redo_small_eval", "redo_full_eval"):
+            if self.stage != "all" and getattr(self, name):
+                raise ValueError(f"{_flag(name)} and --stage contradict each other; give one of them")
+        if self.resume_from_wandb is None and (self.force or self.resume_mode != "allow"):
+            given = "--force" if self.force else "--resume-mode"
+            raise ValueError(f"{given} says how to restore; name the run with --resume-from-wandb")
         if self.skip_training and self.skip_small_eval and self.skip_full_eval:
             raise ValueError("--skip-training, --skip-small-eval and --skip-full-eval leave nothing to do")
         return self
@@ -70,6 +85,7 @@ class Job:
     evaluations: dict[str, EvalConfig]
     redo: frozenset[str]
     skip_training: bool
+    source: RunPath | None
 
 
 def resolve(request: TrainRequest) -> Job:
@@ -95,14 +111,20 @@ def resolve(request: TrainRequest) -> Job:
     require_device(cfg)
     run = RunDir.of(request.run_dir, cfg.checkpoint.dir)
     run.require_writable()
-    policy = Policy(request.stage, request.auto_resume, request.force_train)
-    if request.skip_training:
+    source = None
+    if request.resume_from_wandb is not None:
+        source = RunPath.parse(request.resume_from_wandb, cfg.tracking)
+        require_tracking(cfg)
+    policy = Policy(request.stage, request.auto_resume or source is not None, request.force_train)
+    if source is not None:  # what there is to do shows when the checkpoints are here
+        require_named_files(cfg, run, [] if request.skip_training else list(SPECS))
+    elif request.skip_training:
         require_operator(cfg, run)
         require_named_files(cfg, run, [name for name in SPECS if run.checkpoint(SPECS[name].checkpoint).is_file()])
     else:
         require_named_files(cfg, run, [item.stage for item in plan(cfg, run, policy) if item.runs])
     redo = frozenset(name for name in evaluations if getattr(request, f"redo_{name}"))
-    return Job(cfg, run, policy, evaluations, redo, request.skip_training)
+    return Job(cfg, run, policy, evaluations, redo, request.skip_training, source)
 
 
 def resolve_plan(request: TrainRequest) -> list[Decision | EvaluationDecision]:
@@ -122,6 +144,15 @@ def find_config(path: Path) -> Path:
     """The path itself, or, where it does not exist, the config of that name that we ship."""
     shipped = ROOT / path
     return shipped if not path.exists() and shipped.is_file() else path
+
+
+def require_tracking(cfg: PipelineConfig) -> None:
+    """Raise BadInput when a W&B run is to be restored without a way to ask for it."""
+    if is_wanted(cfg.tracking) != "online":
+        raise BadInput(
+            "--resume-from-wandb needs W&B online, but "
+            + ("no key is set: put it into WANDB_API_KEY" if not has_key() else "tracking.mode or WANDB_MODE says not")
+        )
 
 
 def require_device(cfg: PipelineConfig) -> None:

@@ -6,6 +6,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tasks.services.checkpoint_sets import signature_of
 from tasks.services.planning import Decision, EvaluationDecision
 from tasks.services.run_dir import RunDir, is_owned
 from tasks.services.status import EVALUATIONS, StageRecord, Status, StatusStore
@@ -149,7 +150,21 @@ def _wandb(status: Status) -> list[str]:
         return []
     project = "/".join(part for part in (run.entity, run.project) if part)
     rows = [("Run ID:", run.id), ("Run Name:", run.name), ("Project:", project), ("URL:", run.url)]
+    rows += [("Restored from:", run.source)] if run.source else []
+    rows += [("Uploaded:", _upload(status))]
     return ["", "WandB Run:", "-" * WIDTH, *(f"{label:<25} {value or 'N/A'}" for label, value in rows)]
+
+
+def _upload(status: Status) -> str:
+    """Whether what lies here would survive this machine."""
+    upload = status.upload
+    if upload is None or upload.version is None:
+        state = "❌ nothing yet"
+    elif upload.signature == signature_of(status):
+        state = f"✅ {upload.version}, {_when(upload.uploaded_at)}: all of it"
+    else:
+        state = f"🔄 {upload.version}, {_when(upload.uploaded_at)}: older than what lies here"
+    return state + (f"; last error: {upload.error_message}" if upload is not None and upload.error_message else "")
 
 
 def _file_row(path: Path, record: StageRecord, *, verify: bool) -> str:

@@ -9,6 +9,7 @@ from prefect.states import Completed
 
 from tasks.services.planning import EvaluationDecision
 from tasks.services.run_dir import RunDir
+from tasks.services.tracking import Tracker
 from tasks.train import SKIPPED
 from ups_models.config import PipelineConfig
 
@@ -24,11 +25,13 @@ def evaluate(decision: EvaluationDecision, cfg: PipelineConfig, run: RunDir) -> 
     return None
 
 
-def render_report(run: RunDir, *, changed: bool) -> Path:
-    """The run's HTML report, rendered again when something changed."""
+def render_report(run: RunDir, tracker: Tracker, *, changed: bool) -> Path:
+    """The run's HTML report, rendered again and told to the tracker when something changed."""
     path = run.reports / "report.html"
     if path.exists() and not changed:
         return path
-    from tasks.services.evaluation import write_report
+    from tasks.services.evaluation import reported, write_report
 
-    return write_report(run)
+    write_report(run)
+    tracker.report(lambda: reported(run))
+    return path

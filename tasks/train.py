@@ -8,14 +8,15 @@ from prefect.states import Completed
 from tasks.services.execution import carry_out
 from tasks.services.planning import Decision
 from tasks.services.run_dir import RunDir
+from tasks.services.tracking import Tracker
 from ups_models.config import PipelineConfig
 
 SKIPPED = "Skipped"
 
 
 @task(name="train-stage", task_run_name="{decision.stage}", cache_policy=NO_CACHE, persist_result=False)
-def train_stage(decision: Decision, cfg: PipelineConfig, run: RunDir) -> State | None:
+def train_stage(decision: Decision, cfg: PipelineConfig, run: RunDir, tracker: Tracker) -> State | None:
     """Train one stage, or end as Skipped with the reason."""
-    if carry_out(decision, cfg, run):
+    if carry_out(decision, cfg, run, tracker):
         return None
     return Completed(name=SKIPPED, message=f"{decision.stage}: {decision.reason}")

@@ -218,6 +218,28 @@ class RuntimeConfig(Section):
     compile: bool = Field(False, description="torch.compile the networks (CUDA only).")
 
 
+WandbName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
+
+
+class TrackingConfig(Section):
+    """Weights & Biases: metrics and checkpoints that outlive the machine. The key is never in a config."""
+
+    mode: Literal["auto", "online", "offline", "disabled"] = Field(
+        "auto", description="auto: WANDB_MODE if it is set, else online where there is a W&B key, else disabled."
+    )
+    entity: WandbName | None = Field(None, description="Team or user; null: WANDB_ENTITY, else the key's default.")
+    project: WandbName | None = Field(None, description="Project; null: WANDB_PROJECT, else ups-pipeline.")
+    upload_every_s: Number = Field(
+        600.0, gt=0, le=86_400, description="Upload the state of a stage in progress after this many seconds."
+    )
+    keep_versions: Count = Field(
+        3, ge=1, le=1000, description="Uploaded sets to keep, besides the last one of each stage."
+    )
+    connect_timeout_s: Number = Field(30.0, ge=1, le=600, description="Wait this long for W&B before going offline.")
+    upload_timeout_s: Number = Field(900.0, ge=1, le=86_400, description="Give up on one upload after this.")
+    finish_timeout_s: Number = Field(60.0, ge=1, le=3600, description="Wait this long at the end for the last rows.")
+
+
 class PipelineConfig(Section):
     """One training pipeline, from data to steady prior."""
 
@@ -233,6 +255,7 @@ class PipelineConfig(Section):
     stages: StagesConfig = Field(default_factory=StagesConfig, description="Training of each stage.")
     checkpoint: CheckpointConfig = Field(default_factory=CheckpointConfig, description="Saving.")
     runtime: RuntimeConfig = Field(default_factory=RuntimeConfig, description="Device, threads and precision.")
+    tracking: TrackingConfig = Field(default_factory=TrackingConfig, description="Weights & Biases.")
 
     @model_validator(mode="after")
     def _sections_fit_together(self) -> Self:

@@ -1,4 +1,4 @@
-"""The figures of a report, each an SVG without a date, a random id or an external resource."""
+"""The figures of a report, each an SVG (or PNG) without a date, a random id or an external resource."""
 
 from __future__ import annotations
 
@@ -60,6 +60,8 @@ COLOURS: Mapping[str, str] = {
     "zero": "#b0b0b0",
 }
 DASHES: Mapping[str, str] = {"persistence": "--", "constant_mean": "-.", "zero": ":"}
+NAMELESS: Mapping[str, dict[str, None]] = {"svg": {"Date": None, "Creator": None}, "png": {"Software": None}}
+MIME: Mapping[str, str] = {"svg": "svg+xml", "png": "png"}
 FIELD_MAP, ERROR_MAP, COEFFICIENT_MAP = "viridis", "RdBu_r", "Greys"
 
 
@@ -71,10 +73,17 @@ class Picture:
     alt: str
     caption: str
 
+    @property
+    def image(self) -> bytes:
+        """The image file itself."""
+        return base64.b64decode(self.uri.partition(",")[2])
 
-def pictures(result: Result, arrays: Arrays, history: History) -> dict[str, tuple[Picture, ...]]:
+
+def pictures(
+    result: Result, arrays: Arrays, history: History, image_format: Literal["svg", "png"] = "svg"
+) -> dict[str, tuple[Picture, ...]]:
     """All figures that the input allows, by section."""
-    with mpl.rc_context(STYLE):
+    with mpl.rc_context({**STYLE, "savefig.format": image_format}):
         found = {
             "panels": [space_time(arrays)],
             "horizon": [error_by_horizon(result)],
@@ -392,10 +401,10 @@ def _legend_beside(ax: Axes) -> None:
 
 
 def _picture(figure: Figure, alt: str, caption: str) -> Picture:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    buffer, image_format = io.BytesIO(), mpl.rcParams["savefig.format"]
+    figure.savefig(buffer, format=image_format, metadata=NAMELESS[image_format])
     encoded = base64.b64encode(buffer.getvalue()).decode("ascii")
-    return Picture(f"data:image/svg+xml;base64,{encoded}", alt, caption)
+    return Picture(f"data:image/{MIME[image_format]};base64,{encoded}", alt, caption)
 
 
 def _has(arrays: Arrays, *names: str) -> bool:

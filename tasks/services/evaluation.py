@@ -20,6 +20,7 @@ from tasks.services.history import History
 from tasks.services.planning import current_stages, evaluation_inputs
 from tasks.services.run_dir import RunDir, require_owned, utc_now
 from tasks.services.status import EVALUATIONS, EvaluationRecord, StageRecord, Status, StatusStore
+from tasks.services.tracking import Reported
 from tasks.services.training import load_stage, select_device
 from ups_models.checkpoint import load_network
 from ups_models.config import EvalConfig, PipelineConfig
@@ -31,6 +32,7 @@ from ups_models.nn.denoiser import ResidualDiffusion
 from ups_models.nn.operator import LatentOperator
 from ups_models.nn.prior import SteadyPrior
 from ups_models.report import ReportInput, render_html, render_markdown
+from ups_models.report_figures import pictures
 from ups_models.specs import SPECS
 from ups_models.stages import STAGES
 
@@ -153,13 +155,33 @@ def write_report(run: RunDir) -> Path:
     An evaluation of other weights than the status names is left out, with a warning. Raises BadInput when the run
     holds nothing to report.
     """
+    path = run.reports / "report.html"
+    write_text(path, render_html(report_of(run)))
+    return path
+
+
+def reported(run: RunDir) -> Reported:
+    """What was evaluated, for a tracker."""
+    report = report_of(run)
+    results = {str(result["name"]): result for result in (report.small, report.full) if result is not None}
+    drawn = pictures(report.full or report.small or {}, report.arrays, report.history, "png")
+    images = {
+        f"{section}{number or ''}": picture.image
+        for section, found in drawn.items()
+        for number, picture in enumerate(found)
+    }
+    return Reported(results, images, (run.reports / "report.html").read_text("utf-8"))
+
+
+def report_of(run: RunDir) -> ReportInput:
+    """What lies in the run, for a report. Raises BadInput when the run holds nothing to report."""
     status = StatusStore(run.status).read()
     results = {name: _current_result(name, run, status) for name in EVALUATIONS}
     history = History(run.reports / "metrics.jsonl").read()
     if not history and not any(results.values()):
         raise BadInput(f"{run.root}: holds no run to report; name its folder with --run-dir")
     newest = results["full_eval"] or results["small_eval"]
-    report = ReportInput(
+    return ReportInput(
         title=f"UPS pipeline: {run.root.resolve().name}",
         small=results["small_eval"],
         full=results["full_eval"],
@@ -169,9 +191,6 @@ def write_report(run: RunDir) -> Path:
         environment=environment(torch.device("cuda" if torch.cuda.is_available() else "cpu")),
         timings=[*_timings(status.stages), *_timings(status.evaluations)],
     )
-    path = run.reports / "report.html"
-    write_text(path, render_html(report))
-    return path
 
 
 def _timings(records: Mapping[str, StageRecord] | Mapping[str, EvaluationRecord]) -> list[dict[str, Any]]:

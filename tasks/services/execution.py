@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from tasks.services.planning import Decision
 from tasks.services.run_dir import RunDir
+from tasks.services.tracking import NullTracker, Tracker
 from ups_models.config import PipelineConfig
 
 
-def carry_out(decision: Decision, cfg: PipelineConfig, run: RunDir) -> bool:
+def carry_out(decision: Decision, cfg: PipelineConfig, run: RunDir, tracker: Tracker | None = None) -> bool:
     """Train, go on, adopt or leave a stage as decided; returns whether it trained.
 
     Raises what training raises. A skipped stage imports no PyTorch.
@@ -15,7 +16,7 @@ def carry_out(decision: Decision, cfg: PipelineConfig, run: RunDir) -> bool:
     if decision.runs:
         from tasks.services.training import train_stage_files
 
-        train_stage_files(decision.stage, cfg, run, fresh=decision.action == "train")
+        train_stage_files(decision.stage, cfg, run, fresh=decision.action == "train", tracker=tracker or NullTracker())
         return True
     if decision.action == "adopt":
         from tasks.services.training import adopt_stage_files

@@ -153,7 +153,10 @@ def evaluation_inputs(cfg: PipelineConfig, settings: EvalConfig, run: RunDir, st
         if reason is None and path.is_file():
             inputs[path.name] = digest_of(path).sha256
             inputs |= {f"{name} {key}": value for key, value in (status.stage(name).inputs or {}).items()}
-    relevant = [settings.model_dump(mode="json"), cfg.model_dump(mode="json", exclude={"runtime", "checkpoint"})]
+    relevant = [
+        settings.model_dump(mode="json"),
+        cfg.model_dump(mode="json", exclude={"runtime", "checkpoint", "tracking"}),
+    ]
     inputs["config"] = hashlib.sha256(json.dumps(relevant, sort_keys=True).encode()).hexdigest()
     return inputs
 

@@ -6,6 +6,7 @@ import fcntl
 import json
 import logging
 import os
+import shutil
 import socket
 import time
 from collections.abc import Iterator
@@ -62,6 +63,11 @@ class RunDir:
         """Data sets that we solved for ourselves."""
         return self.root / "data"
 
+    @property
+    def staging(self) -> Path:
+        """Sets of checkpoints on their way to or from W&B; nothing in it counts."""
+        return self.checkpoints / ".staging"
+
     def checkpoint(self, name: str) -> Path:
         """A checkpoint by its file name."""
         return self.checkpoints / name
@@ -109,6 +115,7 @@ def owned(run: RunDir) -> Iterator[None]:
         os.ftruncate(handle, 0)
         os.pwrite(handle, json.dumps(current_owner()).encode(), 0)
         _held[run.lock] = handle
+        shutil.rmtree(run.staging, ignore_errors=True)
         for folder in (run.checkpoints, run.checkpoints / "resume", run.reports, run.data):
             for path in remove_stale_temporaries(folder):
                 logger.info("removed %s, left behind by a process that was killed", path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +18,7 @@ from ups_models.specs import SPECS, Arch
 StageState = Literal["not_started", "in_progress", "completed", "failed"]
 STATES: tuple[StageState, ...] = ("not_started", "in_progress", "completed", "failed")
 EVALUATIONS = ("small_eval", "full_eval")
+_writing = threading.RLock()  # uploads are recorded beside training: one reads and writes at a time
 SCHEMA_VERSION: Literal[1] = 1
 
 LEGAL: dict[StageState, tuple[StageState, ...]] = {
@@ -102,6 +104,16 @@ class WandbRecord(Record):
     project: str | None = None
     entity: str | None = None
     url: str | None = None
+    source: str | None = None
+
+
+class UploadRecord(Record):
+    """The last set of checkpoints that is safe in W&B, and what went wrong since."""
+
+    version: str | None = None
+    uploaded_at: str | None = None
+    signature: str | None = None
+    error_message: str | None = None
 
 
 class Status(Record):
@@ -112,6 +124,7 @@ class Status(Record):
     stages: dict[str, StageRecord] = Field(default_factory=dict)
     evaluations: dict[str, EvaluationRecord] = Field(default_factory=dict)
     wandb: WandbRecord | None = None
+    upload: UploadRecord | None = None
 
     def stage(self, name: str) -> StageRecord:
         """A stage's record; one that the file does not name has not started."""
@@ -210,33 +223,58 @@ class StatusStore:
 
     def adopt(self, stage: str, *, files: dict[str, FileDigest], arch: Arch, inputs: dict[str, str]) -> None:
         """Note what a completed stage's hand-written record left out, once its files were checked."""
-        self._write_stage(self.read(), stage, {"files": _file_records(files), "arch": dict(arch), "inputs": inputs})
+        with _writing:
+            self._write_stage(self.read(), stage, {"files": _file_records(files), "arch": dict(arch), "inputs": inputs})
 
     def record_evaluation(self, name: str, **values: Any) -> None:
         """Note how an evaluation stands."""
-        status = self.read()
-        record = EvaluationRecord.model_validate({**status.evaluation(name).model_dump(), **values})
-        self._write(status.model_copy(update={"evaluations": {**status.evaluations, name: record}}))
+        with _writing:
+            status = self.read()
+            record = EvaluationRecord.model_validate({**status.evaluation(name).model_dump(), **values})
+            self._write(status.model_copy(update={"evaluations": {**status.evaluations, name: record}}))
+
+    def record_wandb(self, record: WandbRecord) -> None:
+        """Note the W&B run that this training belongs to."""
+        with _writing:
+            self._write(self.read().model_copy(update={"wandb": record}))
+
+    def record_upload(self, **values: Any) -> None:
+        """Note how an upload went; what is not given stays."""
+        with _writing:
+            status = self.read()
+            before = (status.upload or UploadRecord()).model_dump()
+            self._write(status.model_copy(update={"upload": UploadRecord.model_validate({**before, **values})}))
+
+    def replace(self, status: Status) -> None:
+        """Put a whole status in place, such as one that was restored."""
+        with _writing:
+            self._write(status)
 
     def _move(self, stage: str, state: StageState, **values: Any) -> None:
-        status = self.read()
-        record = status.stage(stage)
-        if state not in LEGAL[record.status]:
-            raise IllegalTransition(
-                f"{self.path}: stage {stage} cannot go from {record.status} to {state}; "
-                f"from {record.status} it may go to {', '.join(LEGAL[record.status])}"
-            )
-        self._write_stage(status, stage, {"status": state, **values})
+        with _writing:
+            status = self.read()
+            record = status.stage(stage)
+            if state not in LEGAL[record.status]:
+                raise IllegalTransition(
+                    f"{self.path}: stage {stage} cannot go from {record.status} to {state}; "
+                    f"from {record.status} it may go to {', '.join(LEGAL[record.status])}"
+                )
+            self._write_stage(status, stage, {"status": state, **values})
 
     def _write_stage(self, status: Status, stage: str, values: dict[str, Any]) -> None:
         changed = StageRecord.model_validate({**status.stage(stage).model_dump(), **values})
         self._write(status.model_copy(update={"stages": {**status.stages, stage: changed}}))
 
     def _write(self, status: Status) -> None:
-        content = status.model_dump(mode="json", exclude_none=True, exclude_unset=False)
-        if not content.get("evaluations"):
-            content.pop("evaluations", None)
-        write_text(self.path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+        write_text(self.path, text_of(status))
+
+
+def text_of(status: Status) -> str:
+    """The file's text: what is not known is left out."""
+    content = status.model_dump(mode="json", exclude_none=True, exclude_unset=False)
+    if not content.get("evaluations"):
+        content.pop("evaluations", None)
+    return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def parse_status(text: str, path: Path) -> Status:

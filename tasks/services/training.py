@@ -16,6 +16,7 @@ from tasks.services.progress import progress_of
 from tasks.services.run_dir import RunDir, require_owned
 from tasks.services.signals import StopRequest, stop_request
 from tasks.services.status import StatusStore
+from tasks.services.tracking import NullTracker, Tracker
 from ups_models.checkpoint import load_network, save_network
 from ups_models.config import PipelineConfig
 from ups_models.data.pdebench import SteadyFields, Trajectories, split_rows
@@ -28,6 +29,8 @@ from ups_models.train import Progress, TrainState, fit
 logger = logging.getLogger(__name__)
 
 HISTORY_ROWS = 250
+MEASURED = ("step", "epoch", "loss", "grad_norm", "lr")
+NOT_TRACKED = NullTracker()
 
 
 def select_device(cfg: PipelineConfig) -> torch.device:
@@ -40,7 +43,9 @@ def select_device(cfg: PipelineConfig) -> torch.device:
     return torch.device("cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu")
 
 
-def train_stage_files(name: str, cfg: PipelineConfig, run: RunDir, *, fresh: bool) -> None:
+def train_stage_files(
+    name: str, cfg: PipelineConfig, run: RunDir, *, fresh: bool, tracker: Tracker = NOT_TRACKED
+) -> None:
     """Train stage `name` to its end and leave its two files, recorded as completed.
 
     `fresh` starts it again from nothing. When the process is asked to stop, the state is saved and the signal is then
@@ -65,12 +70,14 @@ def train_stage_files(name: str, cfg: PipelineConfig, run: RunDir, *, fresh: boo
         seed=cfg.seed,
         inputs=inputs_of(spec, cfg, run),
     )
+    tracker.begin(name)
     clock = Clock(status.read().stage(name).seconds or 0.0)
     preempted = None
     with stop_request() as stop:
         try:
-            state = _fit(stage, cfg, run, data, frozen, device, status, stop, clock, history)
+            state = _fit(stage, cfg, run, data, frozen, device, stop, clock, tracker)
             _complete(stage, cfg, run, state, status, clock)
+            tracker.completed(name)
         except Preempted as error:
             preempted = error
         except Exception as error:
@@ -79,6 +86,8 @@ def train_stage_files(name: str, cfg: PipelineConfig, run: RunDir, *, fresh: boo
             raise
     if preempted is not None:
         logger.warning("%s", preempted)
+    if stop():
+        tracker.preempted()
     stop.deliver()
     if preempted is not None:
         raise preempted
@@ -169,11 +178,11 @@ def _fit(
     data: Trajectories | SteadyFields,
     frozen: Mapping[str, nn.Module],
     device: torch.device,
-    status: StatusStore,
     stop: StopRequest,
     clock: Clock,
-    history: History,
+    tracker: Tracker,
 ) -> TrainState:
+    status, history = StatusStore(run.status), History(run.reports / "metrics.jsonl")
     total = stage.spec.settings(cfg).total_steps
     every = max(1, total // HISTORY_ROWS)
     done = status.read().stage(stage.name).step or 0
@@ -183,20 +192,14 @@ def _fit(
         def on_step(progress: Progress) -> None:
             update(progress.step, f"loss {progress.loss:.4g}")
             if progress.step % every == 0 or progress.step == total:
-                history.append(
-                    stage.name,
-                    {
-                        "step": progress.step,
-                        "epoch": progress.epoch,
-                        "loss": progress.loss,
-                        "grad_norm": progress.grad_norm,
-                        "lr": progress.lr,
-                    },
-                )
+                row = {name: getattr(progress, name) for name in MEASURED}
+                history.append(stage.name, row)
+                tracker.row(stage.name, row)
 
         def on_save(progress: Progress) -> None:
             require_owned(run)
             status.progress(stage.name, epoch=progress.epoch, step=progress.step, seconds=clock.elapsed_s)
+            tracker.saved()
 
         return fit(
             stage,

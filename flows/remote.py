@@ -1,0 +1,27 @@
+"""The sub-flows that reach beyond this machine."""
+
+from prefect import flow
+
+from flows.request import TrainRequest, resolve
+from tasks.checkpoints import download, find_run, install, verify
+from tasks.services.run_dir import owned
+from tasks.services.tracking import Continuation
+
+
+@flow(name="restore-checkpoints", validate_parameters=True)
+def restore_checkpoints(request: TrainRequest) -> Continuation:
+    """Bring the checkpoints of the W&B run that the request names here; returns which run training goes on with."""
+    job = resolve(request)
+    if job.source is None:
+        return Continuation()
+    found = find_run(job.source, request.resume_mode, job.cfg)
+    if found is None:
+        return Continuation(path=job.source)
+    with owned(job.run):
+        fetched = download(found, request.resume_mode, job.cfg, job.run)
+        if fetched is not None:
+            restored = verify(*fetched, job.cfg)
+            install(restored, found, request.resume_mode, job.run, force=request.force)
+    if request.resume_mode == "never":
+        return Continuation(source=str(found.path))
+    return Continuation(found.path, found)
