@@ -102,8 +102,9 @@ def say(text: str) -> None:
 
 
 def _isolate(scratch: Path) -> None:
-    """A Prefect of our own: the user's server, database and profile stay out of it."""
+    """A Prefect of our own and no W&B: the user's server, database, profile and key stay out of it."""
     os.environ.pop("PREFECT_API_URL", None)
+    os.environ["WANDB_MODE"] = "disabled"
     os.environ["PREFECT_HOME"] = str(scratch / "prefect")
     os.environ["OMP_NUM_THREADS"] = "1"
     quiet_prefect()

@@ -12,9 +12,12 @@ import pytest
 
 from flows import ROOT
 from flows.server import QUIET
+from loopback.wandb_server import WandbServer
 from ups_models.config import PipelineConfig, load_config
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
+CANARY_KEY = "canary0key0that0nobody0must0ever0find00f"
+UNTRACKED = {"WANDB_MODE": "disabled"}  # whatever key the machine has: a test talks to loopback alone
 
 
 @pytest.fixture(scope="session")
@@ -53,6 +56,40 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[st
     server.wait(30)
 
 
+@pytest.fixture(scope="session")
+def wandb_server() -> Iterator[WandbServer]:
+    """One W&B server on loopback. Tests tell their runs apart by id."""
+    with WandbServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def wandb_environment(wandb_server: WandbServer, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """What a process needs to be tracked there, and to leave nothing in the user's home."""
+    home = tmp_path_factory.mktemp("wandb")
+    folders = {f"WANDB_{name}_DIR": str(home / name) for name in ("CACHE", "CONFIG", "DATA")}
+    return {
+        **folders,
+        "WANDB_BASE_URL": wandb_server.url,
+        "WANDB_API_KEY": CANARY_KEY,
+        "WANDB_MODE": "online",
+        "WANDB_ERROR_REPORTING": "false",
+        "NETRC": str(home / "netrc"),
+    }
+
+
+@pytest.fixture(scope="session")
+def tracked_pipeline(prefect_server: dict[str, str], wandb_environment: dict[str, str]) -> Cli:
+    """`python flows/pipeline.py ARGUMENTS`, tracked on loopback."""
+    return command(str(ROOT / "flows" / "pipeline.py"), **prefect_server, **wandb_environment)
+
+
+@pytest.fixture(scope="session")
+def tracked_ups(wandb_environment: dict[str, str]) -> Cli:
+    """`ups ARGUMENTS`, with W&B on loopback."""
+    return command("-m", "flows.cli", PYTHONPATH=str(ROOT), **wandb_environment)
+
+
 def command(*start: str, **environment: str) -> Cli:
     """A command that a test runs in a directory of its own, as a user would."""
 
@@ -60,7 +97,7 @@ def command(*start: str, **environment: str) -> Cli:
         return subprocess.run(
             [sys.executable, *start, *arguments],
             cwd=cwd,
-            env={**os.environ, **environment},
+            env={**os.environ, **UNTRACKED, **environment},
             capture_output=True,
             text=True,
             timeout=240,
@@ -80,17 +117,23 @@ def pipeline(prefect_server: dict[str, str]) -> Cli:
 def stopped_pipeline(prefect_server: dict[str, str]) -> Callable[..., tuple[int, str]]:
     """The pipeline, sent a signal once it trains: its exit code and what it said on stderr."""
 
-    def run(*arguments: str, cwd: Path, number: signal.Signals = signal.SIGTERM) -> tuple[int, str]:
+    def run(
+        *arguments: str,
+        cwd: Path,
+        number: signal.Signals = signal.SIGTERM,
+        after: str = "reports/metrics.jsonl",
+        environment: dict[str, str] | None = None,
+    ) -> tuple[int, str]:
         process = subprocess.Popen(
             [sys.executable, str(ROOT / "flows" / "pipeline.py"), *arguments],
             cwd=cwd,
-            env={**os.environ, **prefect_server},
+            env={**os.environ, **UNTRACKED, **prefect_server, **(environment or {})},
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
         )
-        metrics, deadline = cwd / "reports" / "metrics.jsonl", time.monotonic() + 120
-        while not metrics.exists() and process.poll() is None and time.monotonic() < deadline:
+        mark, deadline = cwd / after, time.monotonic() + 120
+        while not mark.exists() and process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.05)
         process.send_signal(number)
         _, stderr = process.communicate(timeout=60)

@@ -48,7 +48,7 @@ def take_snapshot(run: RunDir, folder: Path) -> Status:
     Weights are hard links: their files are replaced, never changed in place. Must be called by the thread that
     writes checkpoints, so that status and files belong together; returns that status.
     """
-    status = StatusStore(run.status).read().model_copy(update={"upload": None})
+    status = StatusStore(run.status).read().model_copy(update={"upload": None, "evaluations": {}})
     names = [name for record in status.stages.values() for name in record.files or {}]
     names += [name for name, stage in RESUME.items() if status.stage(stage).status in ("in_progress", "failed")]
     folder.mkdir(parents=True)
@@ -64,7 +64,7 @@ def take_snapshot(run: RunDir, folder: Path) -> Status:
 
 def seal(folder: Path) -> None:
     """Write the manifest of a snapshot: sha256 and size of each file, and no time, so equal sets have equal bytes."""
-    digests = {name: digest_of(folder / name) for name in sorted(NAMES) if (folder / name).is_file()}
+    digests = {name: digest_of(folder / name) for name in sorted(NAMES - {MANIFEST}) if (folder / name).is_file()}
     content = {name: {"sha256": digest.sha256, "bytes": digest.bytes} for name, digest in digests.items()}
     write_text(folder / MANIFEST, json.dumps(content, indent=1, sort_keys=True) + "\n")
 

@@ -408,9 +408,9 @@ def download_set(found: FoundRun, folder: Path, cfg: TrackingConfig) -> str | No
         if not api.artifact_exists(name, type="model"):
             return None
         artifact = api.artifact(name, type="model")
-        for entry_name, entry in artifact.manifest.entries.items():
+        for entry_name in artifact.manifest.entries:
             if entry_name in NAMES:
-                entry.download(root=str(folder), skip_cache=True)
+                artifact.get_entry(entry_name).download(root=str(folder), skip_cache=True)
             else:
                 logger.warning("%s: %r is no file of ours and was not downloaded", name, entry_name)
     except Exception as error:
@@ -443,6 +443,7 @@ def open_session(
     """Open the run for writing, or raise TrackingUnavailable after a bounded wait. One process writes to a run."""
     import wandb
 
+    os.environ.setdefault("WANDB_SILENT", "true")
     run.root.mkdir(parents=True, exist_ok=True)
     try:
         opened = wandb.init(
@@ -549,6 +550,7 @@ def _config(cfg: PipelineConfig) -> dict[str, Any]:
 def _api(cfg: TrackingConfig) -> wandb.Api:
     import wandb
 
+    os.environ.setdefault("WANDB_SILENT", "true")  # what there is to say, we say
     api = wandb.Api(timeout=int(cfg.connect_timeout_s))
     os.environ.pop("WANDB_SERVICE", None)
     return api
