@@ -56,13 +56,21 @@ bench-quickstart: $(STAMP) ## The quickstart with three seeds on fresh data: tim
 bench-resume: $(STAMP) ## Training throughput with resume saving on and off, in one run
 	@$(VPY) benchmarks/resume.py $(ARGS)
 
+.PHONY: bench-wandb
+bench-wandb: $(STAMP) ## Training throughput and start with W&B online (on loopback), offline and without, in one run
+	@$(VPY) -m benchmarks.tracking $(ARGS)
+
 .PHONY: chaos
 chaos: $(STAMP) ## Kill the pipeline N times, restart it, compare (N=1000 by hand)
 	@$(VPY) -m chaos --kills $(N) $(ARGS)
 
 .PHONY: chaos-enumerate
 chaos-enumerate: $(STAMP) ## Crash at every point of every writer, one by one
-	@$(VPY) -m chaos --kills 0 --pairs 0 --flips 0 --enumerate-every 1 $(ARGS)
+	@$(VPY) -m chaos --kills 0 --pairs 0 --flips 0 --worker-share 0 --enumerate-every 1 $(ARGS)
+
+.PHONY: chaos-uploads
+chaos-uploads: $(STAMP) ## Kill tracked runs while they upload to W&B (on loopback); restore each on an empty machine
+	@$(VPY) -m chaos --kills 0 --pairs 0 --flips 0 --worker-share 0 --uploads 20 $(ARGS)
 
 .PHONY: chaos-mutations
 chaos-mutations: $(STAMP) ## Switch off each protection in turn; the harness must notice every time

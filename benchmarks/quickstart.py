@@ -57,7 +57,11 @@ def timed(command: list[str], directory: Path) -> tuple[float, float]:
     with log.open("w") as output:
         started = time.monotonic()
         process = subprocess.Popen(
-            command, cwd=directory, stdout=output, stderr=output, env={**os.environ, "PYTHONPATH": str(ROOT)}
+            command,
+            cwd=directory,
+            stdout=output,
+            stderr=output,
+            env={**os.environ, "WANDB_MODE": "disabled", "PYTHONPATH": str(ROOT)},
         )
         _, code, usage = os.wait4(process.pid, 0)
         wall = time.monotonic() - started

@@ -15,6 +15,7 @@ from chaos.disturbed import Setting
 from chaos.enumeration import enumerate_crash_points
 from chaos.mutations import MUTATIONS
 from chaos.tally import Tally, table
+from chaos.uploads import kill_during_uploads
 from chaos.worker import work_pool
 from flows.server import quiet_prefect, temporary_server
 
@@ -29,6 +30,7 @@ def main() -> int:
     parser.add_argument("--flips", type=int, default=100, help="single bits to flip in finished checkpoints")
     parser.add_argument("--pairs", type=int, default=2, help="pairs of processes to start at the same moment")
     parser.add_argument("--enumerate-every", type=int, default=0, help="try every n-th crash point; 0: none")
+    parser.add_argument("--uploads", type=int, default=0, help="tracked runs to kill while they upload to W&B")
     parser.add_argument("--mutations", action="store_true", help="switch off each protection in turn instead")
     parser.add_argument("--only", choices=list(MUTATIONS), help="of the protections, this one alone")
     parser.add_argument("--replay", type=int, help="the number of one run to live through again")
@@ -59,6 +61,8 @@ def campaign(scratch: Path, arguments: argparse.Namespace) -> int:
     harness.flip_finished(arguments.flips)
     if arguments.enumerate_every:
         harness.tally.add(enumerate_crash_points(scratch, every=arguments.enumerate_every, jobs=arguments.jobs))
+    if arguments.uploads:
+        harness.tally.add(kill_during_uploads(scratch, arguments.uploads, arguments.seed))
     say(table(harness.tally, time.monotonic() - started))
     if harness.tally.trouble:
         tell(harness.tally, arguments, log)

@@ -82,12 +82,24 @@ class Command:
 
     kind = "flow"
 
-    def __init__(self, workload: Workload, directory: Path, log: Path) -> None:
+    def __init__(
+        self,
+        workload: Workload,
+        directory: Path,
+        log: Path,
+        *,
+        extra: tuple[str, ...] = (),
+        environment: dict[str, str] | None = None,
+    ) -> None:
         arguments = [argument for setting in workload.settings for argument in ("--set", setting)]
         command = [sys.executable, str(ROOT / "flows" / "pipeline.py"), "--config", CONFIG, *arguments]
         with log.open("ab") as output:
             self.process = subprocess.Popen(
-                [*command, "--run-dir", str(directory), "--auto-resume"], stdout=output, stderr=output, cwd=ROOT
+                [*command, "--run-dir", str(directory), "--auto-resume", *extra],
+                stdout=output,
+                stderr=output,
+                cwd=ROOT,
+                env={**os.environ, **(environment or {})},
             )
 
     def poll(self) -> int | None:

@@ -23,6 +23,8 @@ class Tally:
     finished_flips: int = 0
     finished_flips_noticed: int = 0
     points: int = 0
+    uploads_killed: int = 0
+    uploads_restored: int = 0
     steps_lost: list[int] = field(default_factory=list)
     term_steps_lost: list[int] = field(default_factory=list)
     restart_forked_s: list[float] = field(default_factory=list)
@@ -59,6 +61,8 @@ def table(tally: Tally, seconds: float) -> str:
         ("bits flipped in finished checkpoints", tally.finished_flips),
         ("  noticed before use", tally.finished_flips_noticed),
         ("crash points tried one by one", tally.points),
+        ("kills during uploads to W&B", tally.uploads_killed),
+        ("  newest whole set restored, same end", tally.uploads_restored),
         ("files damaged or stray, stages lost or run twice, ...", len(tally.trouble)),
         ("seconds", f"{seconds:.0f}"),
     ]

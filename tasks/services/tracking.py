@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import urlparse
 
@@ -37,7 +38,7 @@ DEFAULT_PROJECT = "ups-pipeline"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 MOST_ERRORS = 3
-GRACE_UPLOAD_S, GRACE_FINISH_S = 2.5, 1.5
+GRACE_UPLOAD_S, GRACE_FINISH_S = 2.0, 1.0
 PREEMPTED = 143
 GLOBAL_STEP = "global_step"
 
@@ -365,6 +366,7 @@ def new_run_id() -> str:
 
 def find_run(path: RunPath, cfg: TrackingConfig) -> FoundRun | None:
     """The run, or None where W&B says that there is none. Raises TrackingUnavailable when it says nothing."""
+    _client()
     from wandb.apis.public.runs import RunNotFoundError
 
     try:
@@ -388,7 +390,7 @@ def not_found(path: RunPath) -> RunNotFound:
     return RunNotFound(
         f"WandB run not found: {path} at {_base_url()}. Check the id on the dashboard, that your key has access to the "
         f"project, and the entity (WANDB_ENTITY, or write entity/project/id); WANDB_API_KEY is {key}. "
-        "Without --resume-mode must a new run with this id would begin"
+        "With --resume-mode allow a new run of this id begins"
     )
 
 
@@ -441,9 +443,7 @@ def open_session(
     path: RunPath, *, exists: bool, config: Mapping[str, Any], run: RunDir, cfg: TrackingConfig
 ) -> Session:
     """Open the run for writing, or raise TrackingUnavailable after a bounded wait. One process writes to a run."""
-    import wandb
-
-    os.environ.setdefault("WANDB_SILENT", "true")
+    wandb = _client()
     run.root.mkdir(parents=True, exist_ok=True)
     try:
         opened = wandb.init(
@@ -548,12 +548,18 @@ def _config(cfg: PipelineConfig) -> dict[str, Any]:
 
 
 def _api(cfg: TrackingConfig) -> wandb.Api:
-    import wandb
-
-    os.environ.setdefault("WANDB_SILENT", "true")  # what there is to say, we say
-    api = wandb.Api(timeout=int(cfg.connect_timeout_s))
+    api: wandb.Api = _client().Api(timeout=int(cfg.connect_timeout_s))
     os.environ.pop("WANDB_SERVICE", None)
     return api
+
+
+def _client() -> ModuleType:
+    """The client, imported when it is needed: silent, since what there is to say we say, and without telemetry."""
+    os.environ.setdefault("WANDB_SILENT", "true")
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+    import wandb
+
+    return wandb
 
 
 def _base_url() -> str:

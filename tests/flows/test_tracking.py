@@ -217,6 +217,30 @@ def test_must_does_not_train_anew_where_the_run_holds_no_checkpoints(tmp_path, w
     assert not (tmp_path / "second" / "checkpoints" / "stage_status.json").exists()
 
 
+def test_names_that_a_server_makes_up_do_not_leave_the_staging_folder(
+    tmp_path, straight, wandb_server, tracked_pipeline
+):
+    hostile = tracked_pipeline(
+        *SMOKE, *TRAIN_ONLY, "--set", "stages.operator.epochs=0", "--stage", "operator",
+        "--resume-from-wandb", "hostile", cwd=tmp_path,
+    )  # fmt: skip
+    assert hostile.returncode == 0, hostile.stderr
+    files = wandb_server.run(ENTITY, PROJECT, "hostile").files
+    weights = (straight / "checkpoints" / "operator_ema.pt").read_bytes()
+    for name in ("../../outside.pt", "checkpoints/../../outside.pt", "/outside.pt", "checkpoints/other.pt"):
+        files[name] = weights
+    files["checkpoints/operator_ema.pt"] = files["checkpoints/operator.pt"] = weights
+    root = tmp_path / "a" / "b" / "new"
+    root.mkdir(parents=True)
+
+    done = tracked_pipeline(*SMOKE, *TRAIN_ONLY, "--resume-from-wandb", "hostile", cwd=root)
+
+    assert done.returncode == 0, done.stderr
+    assert "holds files of an old version" in done.stderr
+    assert "nothing says that its operator_ema.pt is the final one" in done.stderr
+    assert [path for path in tmp_path.rglob("*") if path.name in ("outside.pt", "other.pt")] == []
+
+
 def test_a_download_that_does_not_match_is_not_installed(tmp_path, straight, wandb_server, tracked_pipeline):
     wandb_server.faults.corrupt_downloads = True
     try:
