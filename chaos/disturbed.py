@@ -105,7 +105,8 @@ class _Run:
         if ending.code == 0:
             return True
         self._count(kind, number, ending)
-        self._look(stopped=number == signal.SIGTERM)
+        saves = number == signal.SIGTERM and ending.first_step_s is not None
+        self._look(saves=saves)
         return False
 
     def _kind(self) -> str:
@@ -128,8 +129,8 @@ class _Run:
             tally.terms += 1
             tally.terms_of_flows += kind != "forked"
             expected = (STOPPED,) if kind == "forked" else STOPPED_UNDER_PREFECT
-            if ending.code not in expected and self._training():
-                self._trouble(f"SIGTERM while training ended with exit code {ending.code}, expected {expected[0]}")
+            if ending.code not in expected:
+                self._trouble(f"SIGTERM ended with exit code {ending.code}, expected {expected[0]}")
             return
         tally.kills += 1
         tally.kills_of_flows += kind != "forked"
@@ -137,16 +138,19 @@ class _Run:
         if ending.code != -signal.SIGKILL:
             self._trouble(f"ended with exit code {ending.code} before it was killed")
 
-    def _look(self, *, stopped: bool) -> None:
-        """Nothing damaged, nothing stray, no completed stage lost or run twice, no more steps lost than allowed."""
+    def _look(self, *, saves: bool) -> None:
+        """Nothing damaged, nothing stray, no completed stage lost or run twice, no more steps lost than allowed.
+
+        A life that was asked to stop while it trained `saves`; one that had not begun leaves what the kill before left.
+        """
         wrong = violations(self.run, finished=False, excused=self.flipped)
         if wrong:
             for text in wrong:
                 self._trouble(text)
             return
         now = position(self.run)
-        allowed = 0 if stopped else LONG.save_every_steps
-        (self.tally.term_steps_lost if stopped else self.tally.steps_lost).append(now.steps_lost)
+        allowed = 0 if saves else LONG.save_every_steps
+        (self.tally.term_steps_lost if saves else self.tally.steps_lost).append(now.steps_lost)
         if now.steps_lost > allowed:
             self._trouble(f"{now.steps_lost} steps lost, more than {allowed}")
         for stage, completed_at in self.completed.items():
@@ -177,11 +181,6 @@ class _Run:
         self.lives.append(f"a bit of {path.name} flipped")
         self.tally.flips += 1
         self.flipped |= {stage, *(name for name, spec in SPECS.items() if stage in spec.needs)}
-
-    def _training(self) -> bool:
-        """Whether the process that died was inside a training stage, as the status has it."""
-        stages = StatusStore(self.run.status).read().stages.values()
-        return any(record.status == "in_progress" for record in stages)
 
     def _trouble(self, text: str) -> None:
         self.tally.trouble.append(f"run {self.number}: {text}")

@@ -147,7 +147,7 @@ def _child(
     workload: Workload, directory: Path, log: Path, hook: CrashHook | None, prepare: Callable[[], None] | None
 ) -> NoReturn:
     code = 1
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(STOPPED))  # as the command line does
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(STOPPED))  # as the command line does
     try:
         descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         os.dup2(descriptor, 1)

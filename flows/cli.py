@@ -16,6 +16,7 @@ DESCRIPTION = "Train and evaluate a latent PDE surrogate on machines that may va
 PREEMPTED = 75
 STOPPED = "stopped by a signal; the same command with --auto-resume goes on"
 INTERRUPTED = 130
+STOPPABLE = ("train", "launch")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -27,8 +28,11 @@ class _Parser(argparse.ArgumentParser):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code: 0 done, 1 failed, 2 bad input, 75 preempted and resumable."""
+    given = sys.argv[1:] if argv is None else list(argv)
+    if given[:1] and given[0] in STOPPABLE:
+        signal.signal(signal.SIGTERM, _exit_preempted)
     try:
-        arguments = _parser().parse_args(argv)
+        arguments = _parser().parse_args(given)
         command: Callable[[argparse.Namespace], int] = arguments.command
         return command(arguments)
     except UPSError as error:
@@ -64,21 +68,43 @@ def _parser() -> argparse.ArgumentParser:
     sync.add_argument("--config", type=Path, default=Path("configs/quickstart.yaml"), help="config it was trained with")
     sync.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a config value")
     _add_evaluate_flags(add("evaluate", _evaluate, "Evaluate checkpoint files."))
+    _add_launch_flags(add("launch", _launch, "Train on rented machines, and give them back."))
+    instances = add("instances", _instances, "List the machines that we rent.")
+    destroy = add("destroy", _destroy, "Give machines back.")
+    destroy.add_argument("ids", nargs="*", type=_count, default=[], metavar="ID", help="instances to destroy")
+    destroy.add_argument("--all-mine", action="store_true", default=False, help="every instance of ours")
+    destroy.add_argument("--yes", action="store_true", default=False, help="do not ask")
+    for parser_of in (instances, destroy):
+        parser_of.add_argument("--provider", choices=("vast", "local"), default="vast", help="where they are")
+        parser_of.add_argument("--run-dir", type=Path, default=Path(), help="folder of local instances")
     _add_report_flags(add("report", _report, "Render reports/report.html again."))
     _add_data_commands(add("data", _no_command, "Generate and inspect data files."))
     return parser
 
 
 def _add_train_flags(parser: argparse.ArgumentParser) -> None:
-    """One flag for each field of TrainRequest."""
     from flows.request import TrainRequest
 
-    for name, field in TrainRequest.model_fields.items():
+    _add_fields(parser, TrainRequest)
+
+
+def _add_launch_flags(parser: argparse.ArgumentParser) -> None:
+    from flows.launch import LaunchRequest
+
+    _add_fields(parser, LaunchRequest)
+    parser.add_argument("--on-demand", dest="interruptible", action="store_false", help="not --interruptible")
+    parser.add_argument("--dry-run", action="store_true", help="show offer, cost and script; rent nothing")
+    parser.add_argument("--detach", action="store_true", help="go on in the background")
+
+
+def _add_fields(parser: argparse.ArgumentParser, request: Any) -> None:
+    """One flag for each field of a request; what is true by default gets a --no- form."""
+    for name, field in request.model_fields.items():
         extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
         flags = ["--" + name.replace("_", "-")] + ([str(extra["flag"])] if "flag" in extra else [])
         options: dict[str, Any] = {"help": field.description, "dest": name}
         if field.annotation is bool:
-            options["action"] = "store_true"
+            options["action"] = argparse.BooleanOptionalAction if field.default else "store_true"
         elif name == "set":
             options |= {"action": "append", "metavar": "KEY=VALUE"}
         else:
@@ -158,27 +184,33 @@ def _require_writable(path: Path) -> None:
         raise BadInput(f"{parent}: cannot be written; choose another folder for {path.name}")
 
 
-def _train(arguments: argparse.Namespace) -> int:
+def _validated(schema: Any, arguments: argparse.Namespace, *, without: tuple[str, ...] = ()) -> Any:
+    """A request from its flags. Raises BadInput that names the flag."""
     from pydantic import ValidationError
 
-    from flows.request import TrainRequest, resolve
-
-    given = {key: value for key, value in vars(arguments).items() if key != "command"}
+    given = {key: value for key, value in vars(arguments).items() if key not in ("command", *without)}
     try:
-        request = TrainRequest.model_validate(given)
+        return schema.model_validate(given)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         flag = f"--{str(first['loc'][0]).replace('_', '-')}: " if first["loc"] else ""
         message = first["msg"].removeprefix("Value error, ")
         raise BadInput(f"{flag}{message}") from None
+
+
+def _train(arguments: argparse.Namespace) -> int:
+    from flows.request import TrainRequest, resolve
+
+    request = _validated(TrainRequest, arguments)
     _log_to_stderr()
     job = resolve(request)
     from flows.server import quiet_prefect, temporary_server
 
     quiet_prefect()
-    signal.signal(signal.SIGTERM, _exit_preempted)
     with temporary_server():
-        report = _run_flow(request)
+        from flows.pipeline import train_pipeline
+
+        report = _run_flow(train_pipeline, request)
     from flows.show import say, status_table
 
     say(status_table(job.run.checkpoints))
@@ -186,13 +218,11 @@ def _train(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _run_flow(request: Any) -> str:
+def _run_flow(flow: Callable[[Any], str], request: Any) -> str:
     from prefect.exceptions import TerminationSignal
 
-    from flows.pipeline import train_pipeline
-
     try:
-        return train_pipeline(request)
+        return flow(request)
     except (TerminationSignal, KeyboardInterrupt):
         raise Preempted(STOPPED) from None
     except UPSError:
@@ -204,8 +234,12 @@ def _run_flow(request: Any) -> str:
 
 
 def _exit_preempted(_number: int, _frame: FrameType | None) -> NoReturn:
-    sys.stderr.write(f"ups: {STOPPED}\n")
-    raise SystemExit(PREEMPTED)
+    """End at once: before the flow runs there is nothing to save, and Prefect then sets a handler of its own.
+
+    An exception would be raised in whatever code is at work, and some turns it into an error of its own.
+    """
+    os.write(2, f"ups: {STOPPED}\n".encode())
+    os._exit(PREEMPTED)
 
 
 def _status(arguments: argparse.Namespace) -> int:
@@ -259,6 +293,76 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         prefix=arguments.output_prefix,
     )
     sys.stdout.write(f"{headline(figures)}\nReport: {arguments.output_prefix}.html\n")
+    return 0
+
+
+def _launch(arguments: argparse.Namespace) -> int:
+    from flows.launch import LaunchRequest
+
+    request = _validated(LaunchRequest, arguments, without=("dry_run", "detach"))
+    _log_to_stderr()
+    if "dry_run" in arguments:
+        from flows.show import say
+        from flows.show_launch import plan_of
+
+        say(plan_of(request))
+        return 0
+    if "detach" in arguments:
+        return _detached(request.run_dir)
+    from flows.server import quiet_prefect, temporary_server
+
+    quiet_prefect()
+    with temporary_server():
+        from flows.remote import train_on_vast
+
+        run = _run_flow(train_on_vast, request)
+    sys.stdout.write(f"Trained: {run}\n")
+    return 0
+
+
+def _detached(run_dir: Path) -> int:
+    """Start the same command again, in a session of its own."""
+    import subprocess
+
+    run_dir.mkdir(parents=True, exist_ok=True)
+    again = [argument for argument in sys.argv[1:] if argument != "--detach"]
+    with (run_dir / "launch.log").open("ab") as log:
+        child = subprocess.Popen(
+            [sys.executable, "-m", "flows.cli", *again],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+    sys.stdout.write(f"Process {child.pid} goes on; it writes to {run_dir / 'launch.log'}\n")
+    return 0
+
+
+def _instances(arguments: argparse.Namespace) -> int:
+    from flows.show import say
+    from flows.show_launch import instance_table, our_instances
+
+    say(instance_table(our_instances(arguments.provider, arguments.run_dir)))
+    return 0
+
+
+def _destroy(arguments: argparse.Namespace) -> int:
+    from flows.show import say
+    from flows.show_launch import instance_table, our_instances, provider_named
+
+    ours = our_instances(arguments.provider, arguments.run_dir)
+    chosen = [one for one in ours if arguments.all_mine or one.id in arguments.ids]
+    strangers = sorted(set(arguments.ids) - {one.id for one in ours})
+    if strangers:
+        raise BadInput(f"instance {strangers[0]}: is none of ours; `ups instances` lists them")
+    if not chosen:
+        raise BadInput("name an instance, or --all-mine; `ups instances` lists them")
+    say(instance_table(chosen))
+    if not arguments.yes and input("Destroy? [y/N] ").strip().lower() not in ("y", "yes"):
+        return 0
+    for one in chosen:
+        provider_named(arguments.provider, arguments.run_dir).give_back(one.id)
+        sys.stdout.write(f"{one.id}: gone\n")
     return 0
 
 

@@ -17,6 +17,7 @@ from flows.request import TrainRequest, resolve
 from tasks.evaluate import evaluate, render_report
 from tasks.services.planning import announce, plan, plan_evaluation
 from tasks.services.run_dir import owned
+from tasks.services.signals import heeded
 from tasks.services.tracking import Continuation, tracked
 from tasks.train import train_stage
 
@@ -27,7 +28,7 @@ def train_pipeline(request: TrainRequest = TrainRequest()) -> str:  # noqa: B008
     job = resolve(request)
     goes_on = restore_checkpoints(request) if job.source is not None else Continuation()
     changed = False
-    with owned(job.run):
+    with owned(job.run), heeded():
         decisions = [] if job.skip_training else plan(job.cfg, job.run, job.policy)
         announce(decisions)
         with tracked(job.cfg, job.run, goes_on) as tracker:

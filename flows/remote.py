@@ -2,6 +2,7 @@
 
 from prefect import flow
 
+from flows.launch import LaunchRequest, carry_out
 from flows.request import TrainRequest, resolve
 from tasks.checkpoints import download, find_run, install, verify
 from tasks.services.run_dir import owned
@@ -25,3 +26,9 @@ def restore_checkpoints(request: TrainRequest) -> Continuation:
     if request.resume_mode == "never":
         return Continuation(source=str(found.path))
     return Continuation(found.path, found)
+
+
+@flow(name="train-on-vast", flow_run_name="{request.config.stem} on {request.provider}", validate_parameters=True)
+def train_on_vast(request: LaunchRequest) -> str:
+    """Train on rented machines to the end, whatever becomes of them; returns the W&B run."""
+    return str(carry_out(request).path)

@@ -19,6 +19,7 @@ from tasks.services.datasets import load_data, load_steady_data, require_size, t
 from tasks.services.history import History
 from tasks.services.planning import current_stages, evaluation_inputs
 from tasks.services.run_dir import RunDir, require_owned, utc_now
+from tasks.services.signals import deliver_heard
 from tasks.services.status import EVALUATIONS, EvaluationRecord, StageRecord, Status, StatusStore
 from tasks.services.tracking import Reported
 from tasks.services.training import load_stage, select_device
@@ -44,6 +45,7 @@ def evaluate_run(name: str, cfg: PipelineConfig, settings: EvalConfig, run: RunD
 
     Writes reports/<name>.json, .md and .npz. Raises CheckpointError when there is no operator.
     """
+    deliver_heard()
     status = StatusStore(run.status)
     started = time.monotonic()
     status.record_evaluation(name, status="in_progress", completed_at=None)

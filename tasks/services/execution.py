@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tasks.services.planning import Decision
 from tasks.services.run_dir import RunDir
+from tasks.services.signals import deliver_heard
 from tasks.services.tracking import NullTracker, Tracker
 from ups_models.config import PipelineConfig
 
@@ -13,6 +14,7 @@ def carry_out(decision: Decision, cfg: PipelineConfig, run: RunDir, tracker: Tra
 
     Raises what training raises. A skipped stage imports no PyTorch.
     """
+    deliver_heard()
     if decision.runs:
         from tasks.services.training import train_stage_files
 

@@ -12,11 +12,16 @@ from types import FrameType
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
+_wakeups: list[int] = []
+"""The reading end of what `heeded` listens to."""
+_heard: list[signal.Signals] = []
+
+
 class StopRequest:
     """Whether this process was asked to stop, and by which signal."""
 
     def __init__(self) -> None:
-        self.signal: signal.Signals | None = None
+        self.signal: signal.Signals | None = heard()
 
     def __call__(self) -> bool:
         """True once a signal has arrived."""
@@ -29,6 +34,52 @@ class StopRequest:
         """
         if self.signal is not None:
             os.kill(os.getpid(), self.signal)
+
+
+@contextmanager
+def heeded() -> Iterator[None]:
+    """See to it that SIGTERM and SIGINT take effect, whoever handles them.
+
+    Handlers such as Prefect's raise in the middle of whatever runs. In a finaliser that is swallowed, and in the import
+    of a C extension it becomes an ImportError. What Python notes of a signal beside its handler is not lost
+    (`signal.set_wakeup_fd`), and the handlers stay as they are: the signal is sent again where a stage or an evaluation
+    begins, or where an error leaves.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    reader, writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    previous = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    _wakeups.append(reader)
+    try:
+        yield
+    except Exception:
+        deliver_heard()
+        raise
+    finally:
+        _wakeups.remove(reader)
+        _heard.clear()
+        signal.set_wakeup_fd(previous)
+        os.close(reader)
+        os.close(writer)
+
+
+def heard() -> signal.Signals | None:
+    """The last request to stop that has come in a block of `heeded`."""
+    for reader in _wakeups:
+        try:
+            numbers = os.read(reader, 4096)
+        except BlockingIOError:
+            continue
+        _heard.extend(signal.Signals(number) for number in numbers if number in STOP_SIGNALS)
+    return _heard[-1] if _heard else None
+
+
+def deliver_heard() -> None:
+    """Where it cannot be swallowed: send a signal again that came and had no effect."""
+    number = heard()
+    if number is not None:
+        os.kill(os.getpid(), number)
 
 
 @contextmanager

@@ -26,7 +26,7 @@ from tasks.services.run_dir import RunDir
 from tasks.services.status import StatusStore, WandbRecord
 from tasks.services.uploads import UploadFailed, Uploads
 from ups_models.config import PipelineConfig, TrackingConfig
-from ups_models.errors import BadInput, UPSError
+from ups_models.errors import BadInput, RunLost, UPSError
 from ups_models.specs import SPECS
 
 if TYPE_CHECKING:  # importing wandb takes a second: only a run that is tracked pays it
@@ -41,10 +41,15 @@ MOST_ERRORS = 3
 GRACE_UPLOAD_S, GRACE_FINISH_S = 2.0, 1.0
 PREEMPTED = 143
 GLOBAL_STEP = "global_step"
+GENERATION, OUTCOME = "ups_generation", "ups_outcome"
 
 
 class TrackingUnavailable(UPSError):
     """W&B did not answer, or refused the key."""
+
+
+class Superseded(RunLost):
+    """Another machine goes on with this run."""
 
 
 class RunNotFound(BadInput):
@@ -213,12 +218,18 @@ class OnlineTracker:
         )
 
     def saved(self) -> None:
-        """Upload the set when the interval is over."""
+        """Upload the set when the interval is over. Raises Superseded on a machine that was given up."""
+        self._stop_if_superseded()
         self.uploads.saved()
 
     def completed(self, stage: str) -> None:
-        """Upload the set under the stage's name."""
+        """Upload the set under the stage's name. Raises Superseded."""
+        self._stop_if_superseded()
         self.uploads.add(stage)
+
+    def _stop_if_superseded(self) -> None:
+        if isinstance(self.uploads.last_error, Superseded):
+            raise self.uploads.last_error
 
     def report(self, gather: Callable[[], Reported]) -> None:
         """Figures as a table and in the summary, pictures, and the page."""
@@ -273,23 +284,35 @@ class Session:
         self.run.summary.update(dict(values))
 
     def publish(self, folder: Path, aliases: tuple[str, ...]) -> str:
-        """Upload a set and wait until it is committed; its version. Raises UploadFailed."""
+        """Upload a set and wait until it is committed; its version. Raises UploadFailed, Superseded."""
+        self._require_newest()
+        name = self.publish_folder(folder, collection_of(self.path).rpartition("/")[2], "model", ("latest", *aliases))
+        self._forget_old_sets()
+        return name.rpartition(":")[2]
+
+    def publish_folder(self, folder: Path, collection: str, kind: str, aliases: tuple[str, ...]) -> str:
+        """Upload a folder as one version and wait until it is committed; its qualified name. Raises UploadFailed."""
         import wandb
 
         try:
-            artifact = wandb.Artifact(collection_of(self.path).rpartition("/")[2], type="model")
+            artifact = wandb.Artifact(collection, type=kind)
             for path in sorted(item for item in folder.rglob("*") if item.is_file()):
                 name = path.relative_to(folder).as_posix()
                 artifact.add_file(str(path), name=name, policy="immutable", skip_cache=True)
-            logged = self.run.log_artifact(artifact, aliases=["latest", *aliases])
+            logged = self.run.log_artifact(artifact, aliases=list(aliases))
             logged.wait(timeout=int(self.cfg.upload_timeout_s))
             state, version = str(logged.state), str(logged.version)
         except Exception as error:
-            raise UploadFailed(f"checkpoints were not uploaded to W&B ({_reason(error)})") from error
+            raise UploadFailed(f"{collection} was not uploaded to W&B ({_reason(error)})") from error
         if state != "COMMITTED":
-            raise UploadFailed(f"checkpoints were not uploaded to W&B (the set is {state}, not COMMITTED)")
-        self._forget_old_sets()
-        return version
+            raise UploadFailed(f"{collection} was not uploaded to W&B (the set is {state}, not COMMITTED)")
+        return f"{self.path.entity}/{self.path.project}/{collection}:{version}"
+
+    def _require_newest(self) -> None:
+        """A machine that was given up, but lives, must not write over its successor."""
+        mine = generation()
+        if mine is not None and standing_of(self.path, self.cfg).generation > mine:
+            raise Superseded(f"run {self.path}: a later machine has taken over; this one stops")
 
     def report(self, reported: Reported, folder: Path) -> None:
         """Everything in one row."""
@@ -397,6 +420,67 @@ def not_found(path: RunPath) -> RunNotFound:
 def collection_of(path: RunPath) -> str:
     """Where the sets of a run lie, as W&B names it."""
     return "/".join(part for part in (path.entity, path.project, f"ckpt-{path.id}") if part)
+
+
+def generation() -> int | None:
+    """Which attempt on rented machines this process is; None: it runs on a machine that nobody rents."""
+    text = os.environ.get("UPS_GENERATION", "")
+    return int(text) if text.isdecimal() else None
+
+
+def claim(path: RunPath, number: int, cfg: TrackingConfig) -> None:
+    """Say in the run that attempt `number` may write to it from now on, and no earlier one. TrackingUnavailable."""
+    try:
+        run = _api(cfg).run(str(path))
+        run.config[GENERATION] = number
+        run.update()
+    except Exception as error:
+        raise TrackingUnavailable(f"run {path} could not be claimed for the next machine ({_reason(error)})") from error
+
+
+def tell_outcome(path: RunPath, code: int, number: int, cfg: TrackingConfig) -> None:
+    """Note how attempt `number` ended. Raises TrackingUnavailable."""
+    try:
+        run = _api(cfg).run(str(path))
+        run.config[OUTCOME] = f"{number}:{code}"
+        run.update()
+    except Exception as error:
+        raise TrackingUnavailable(f"run {path} could not be told how it ended ({_reason(error)})") from error
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What a run says of itself from far away."""
+
+    generation: int
+    outcome: tuple[int, int] | None
+    stage: str
+    step: int
+    state: str
+
+
+def standing_of(path: RunPath, cfg: TrackingConfig) -> Standing:
+    """How far a run is, and whether its last attempt has ended (attempt, exit code). Raises TrackingUnavailable."""
+    try:
+        run = _api(cfg).run(str(path))
+        config, summary = dict(run.config), _sent(dict(run.summary_metrics or {}))
+        state = str(run.state)
+    except Exception as error:
+        raise TrackingUnavailable(f"run {path} could not be asked ({_reason(error)})") from error
+    number, _, code = str(config.get(OUTCOME, "")).partition(":")
+    stage = next((name for name in reversed(SPECS) if f"{name}/step" in summary), "")
+    return Standing(
+        int(config.get(GENERATION, 0)),
+        (int(number), int(code)) if code else None,
+        stage,
+        int(summary.get(f"{stage}/step", 0)),
+        state,
+    )
+
+
+def publish_job(session: Session, folder: Path) -> str:
+    """Put what a rented machine needs into the run; the artifact's name. Raises UploadFailed."""
+    return session.publish_folder(folder, f"job-{session.path.id}", "training-job", ("latest",))
 
 
 def download_set(found: FoundRun, folder: Path, cfg: TrackingConfig) -> str | None:

@@ -1,0 +1,124 @@
+"""What a remote training may be asked for, and how it is carried out."""
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from flows.request import StageChoice, find_config, require_tracking
+from tasks.services.bootstrap import onstart
+from tasks.services.local_provider import LocalProvider
+from tasks.services.remote_job import RemoteJob, prepare
+from tasks.services.rental import Journal, Limits, Rental, require_writable_journal
+from tasks.services.restore import ResumeMode
+from tasks.services.tracking import RunPath
+from tasks.services.vast import Provider, VastProvider, Wanted
+from ups_models.config import EvalConfig, PipelineConfig, load_config
+
+logger = logging.getLogger(__name__)
+
+
+class LaunchRequest(BaseModel):
+    """Parameters of the flow train-on-vast. Holds no secret: keys come from the environment."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    config: Path = Field(Path("configs/burgers_32dim.yaml"), description="Config of the pipeline.")
+    resume_from_wandb: str | None = Field(
+        None, description="Go on with this W&B run: id, project/id or entity/project/id."
+    )
+    resume_mode: ResumeMode = Field("allow", description="allow: go on with it or begin it; must; never: a new run.")
+    auto_shutdown: bool = Field(True, description="Give every machine back when the training ends.")
+    keep_on_failure: bool = Field(False, description="Leave the machine running when the training fails. It costs.")
+    stage: StageChoice = Field("all", description="Train this stage alone; all: everything.")
+    gpu: str = Field("RTX_4090", pattern=r"^[A-Za-z0-9][A-Za-z0-9 _-]{0,40}$", description="GPU, as Vast.ai names it.")
+    num_gpus: int = Field(1, ge=1, le=1, description="GPUs in the machine; training uses one.")
+    image: str = Field(Wanted.image, pattern=r"^[A-Za-z0-9][A-Za-z0-9./:@_-]{0,200}$", description="Docker image.")
+    disk: float = Field(40.0, ge=8, le=4000, description="Disk in GB.")
+    region: str | None = Field(None, pattern=r"^[A-Za-z]{2}$", description="Country of the machine, such as DE.")
+    max_price: float = Field(0.5, gt=0, le=128, description="Most to pay for a machine, in USD per hour.")
+    max_total_cost: float = Field(20.0, gt=0, le=100_000, description="Most to pay in all, in USD.")
+    max_hours: float = Field(24.0, gt=0, le=10_000, description="Give up after so many hours.")
+    interruptible: bool = Field(True, description="Bid for a machine that may be taken away, at a third of the price.")
+    provider: Literal["vast", "local"] = Field("vast", description="local: this machine, to try it without an account.")
+    set: tuple[str, ...] = Field((), description="Override a config value: latent.dim=64. May be given several times.")
+    run_dir: Path = Field(Path(), description="Folder of the journal of rented machines.")
+    poll_s: float = Field(10.0, gt=0, le=600, description="Look at the machine this often, in seconds.")
+
+    def wanted(self) -> Wanted:
+        """The machine to look for."""
+        return Wanted(
+            gpu=self.gpu,
+            num_gpus=self.num_gpus,
+            disk_gb=self.disk,
+            max_usd_per_hour=self.max_price,
+            interruptible=self.interruptible,
+            region=self.region,
+            image=self.image,
+            hours=self.max_hours,
+        )
+
+    @property
+    def journal_path(self) -> Path:
+        """Where it is noted what was rented."""
+        return self.run_dir / "rented.jsonl"
+
+
+def provider_of(request: LaunchRequest) -> Provider:
+    """The provider, ready to be asked. Raises ProviderRefused without a key."""
+    if request.provider == "local":
+        return LocalProvider(request.run_dir / "instances")
+    return VastProvider()
+
+
+def configs_of(request: LaunchRequest) -> tuple[PipelineConfig, dict[str, EvalConfig]]:
+    """The pipeline's config and the evaluations, checked as on the machine that will use them."""
+    cfg = load_config(find_config(request.config), list(request.set), schema=PipelineConfig)
+    names = ("small_eval", "full_eval") if request.stage == "all" else ()
+    return cfg, {name: load_config(find_config(Path(f"configs/{name}.yaml")), schema=EvalConfig) for name in names}
+
+
+def job_of(request: LaunchRequest, provider: Provider) -> RemoteJob:
+    """Pack the job and put it into its W&B run; nothing is rented yet."""
+    cfg, evaluations = configs_of(request)
+    require_tracking(cfg)
+    source = RunPath.parse(request.resume_from_wandb, cfg.tracking) if request.resume_from_wandb else None
+    arguments = ["--stage", request.stage] if request.stage != "all" else []
+    shutdown = "never" if not request.auto_shutdown else "success" if request.keep_on_failure else "always"
+    job = prepare(
+        cfg,
+        evaluations,
+        arguments,
+        source=source,
+        mode=request.resume_mode,
+        max_seconds=int(request.max_hours * 3600),
+        shutdown=shutdown,
+    )
+    if provider.holds_secret("WANDB_API_KEY"):
+        return RemoteJob(**{**vars(job), "key_is_in_account": True})
+    return job
+
+
+def carry_out(request: LaunchRequest, show: Any = None) -> RemoteJob:
+    """Rent, train, give back; returns when the training is complete. `show` is told every change of state."""
+    require_writable_journal(request.journal_path)
+    provider = provider_of(request)
+    job = job_of(request, provider)
+    limits = Limits(max_usd=request.max_total_cost, max_hours=request.max_hours, poll_s=request.poll_s)
+    Rental(
+        provider,
+        request.wanted(),
+        job,
+        onstart(),
+        Journal(request.journal_path),
+        limits,
+        keep_on_failure=request.keep_on_failure,
+        show=show or _tell,
+    ).carry_out()
+    return job
+
+
+def _tell(state: str, facts: Mapping[str, Any]) -> None:
+    logger.info("%s %s", state, " ".join(f"{key}={value}" for key, value in facts.items()))

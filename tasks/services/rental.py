@@ -1,0 +1,428 @@
+"""One training on rented machines, from the first offer to the last machine given back, whatever happens between."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from tasks.services.bootstrap import label_of, label_prefix
+from tasks.services.run_dir import utc_now
+from tasks.services.tracking import Standing, TrackingUnavailable
+from tasks.services.vast import Instance, NoOffer, Offer, OfferGone, Provider, ProviderError, Uncertain, Wanted
+from ups_models.errors import BadInput, UPSError
+
+logger = logging.getLogger(__name__)
+
+NO_CUDA, NOT_FETCHED, PREEMPTED, BAD_INPUT = 76, 77, 75, 2
+FAULTS_OF_THE_MACHINE = (NO_CUDA, NOT_FETCHED)
+MARK = "ups-onstart: exit "
+LOOKS = 3
+
+End = Literal["lost", "broken", "preempted", "failed"]
+
+
+class TrainingFailed(UPSError):
+    """The training itself ended with an error, on a machine that was well."""
+
+
+class BudgetSpent(UPSError):
+    """A limit that was given is reached; what is trained is safe in W&B."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one training may cost, in every currency."""
+
+    max_usd: float = 20.0
+    max_hours: float = 24.0
+    max_machines: int = 50
+    max_errors: int = 3
+    boot_timeout_s: float = 1200.0
+    lost_after_s: float = 120.0
+    poll_s: float = 10.0
+    backoff_s: tuple[float, ...] = (15.0, 30.0, 60.0, 120.0, 300.0, 600.0)
+
+
+@dataclass
+class Machine:
+    """A machine as the journal knows it."""
+
+    generation: int
+    label: str
+    offer: dict[str, Any]
+    usd_per_hour: float
+    rented_at: float
+    id: int | None = None
+    given_back_at: float | None = None
+
+    def usd(self, now: float) -> float:
+        """What it has cost until now, by our own clock and the price that was agreed."""
+        return self.usd_per_hour * max(0.0, (self.given_back_at or now) - self.rented_at) / 3600
+
+
+class Journal:
+    """What was rented, on disk before the money is spent; a controller that starts again begins by reading it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.machines: dict[int, Machine] = {}
+        self.started_at = time.time()
+        for entry in self._entries():
+            self._apply(entry)
+
+    def note(self, event: str, generation: int, **values: Any) -> None:
+        """Write one event, flushed to the disk, and take it over."""
+        entry = {"event": event, "generation": generation, "time": time.time(), "at": utc_now(), **values}
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(entry) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        self._apply(entry)
+
+    @property
+    def generation(self) -> int:
+        """The newest attempt."""
+        return max(self.machines, default=0)
+
+    def spent_usd(self) -> float:
+        """All machines together."""
+        return sum(machine.usd(time.time()) for machine in self.machines.values())
+
+    def _entries(self) -> list[dict[str, Any]]:
+        if not self.path.is_file():
+            return []
+        entries = []
+        for line in self.path.read_text("utf-8").splitlines():
+            try:
+                entries.append(json.loads(line))
+            except json.JSONDecodeError:
+                continue  # half a line of a killed controller: the action that it announces had not begun
+        if entries:
+            self.started_at = float(entries[0]["time"])
+        return entries
+
+    def _apply(self, entry: Mapping[str, Any]) -> None:
+        number = int(entry["generation"])
+        if entry["event"] == "renting":
+            offer = dict(entry["offer"])
+            self.machines[number] = Machine(
+                number, str(entry["label"]), offer, float(entry["usd_per_hour"]), float(entry["time"])
+            )
+        elif number in self.machines and entry["event"] == "rented":
+            self.machines[number].id = int(entry["id"])
+        elif number in self.machines and entry["event"] == "given back":
+            self.machines[number].given_back_at = float(entry["time"])
+
+
+class Job(Protocol):
+    """What runs on a machine, seen from here."""
+
+    @property
+    def run_id(self) -> str:
+        """The W&B run's id: all machines of one job write to it."""
+
+    def claim(self, generation: int) -> None:
+        """Let this attempt, and no earlier one, write to the run."""
+
+    def environment(self, generation: int) -> dict[str, str]:
+        """Variables of the machine, secrets included: made at the last moment, kept nowhere."""
+
+    def standing(self) -> Standing:
+        """How far the run is. Raises TrackingUnavailable."""
+
+
+Show = Callable[[str, Mapping[str, Any]], None]
+"""(state, facts): what a person watching is shown."""
+
+
+@dataclass
+class Rental:
+    """The controller. Every machine that it rents it gives back, and sees that it is gone."""
+
+    provider: Provider
+    wanted: Wanted
+    job: Job
+    onstart: str
+    journal: Journal
+    limits: Limits = field(default_factory=Limits)
+    keep_on_failure: bool = False
+    show: Show = lambda state, facts: None
+    pause: Callable[[float], None] = time.sleep
+    excluded: set[int] = field(default_factory=set)
+    errors: int = 0
+    failed_at: tuple[str, int] | None = None
+    fruitless: int = 0
+
+    def carry_out(self) -> None:
+        """Train to the end. Raises TrainingFailed, BudgetSpent, NoOffer, ProviderRefused; no machine is left then."""
+        instance_id = self._adopt()
+        kept = False
+        try:
+            while True:
+                self._require_budget()
+                if instance_id is None:
+                    instance_id = self._rent()
+                end = self._watch(instance_id)
+                if end is None:
+                    return
+                kept = end == "failed" and self.keep_on_failure
+                if kept:
+                    self._count(end)
+                self._give_back(instance_id)
+                instance_id = None
+                self._count(end)
+        finally:
+            if not kept:
+                self._give_back_all()
+
+    def _adopt(self) -> int | None:
+        """After a restart: go on with the newest machine if it lives, and give all others back."""
+        prefix = label_prefix(self.job.run_id)
+        newest = self.journal.machines.get(self.journal.generation)
+        adopted = None
+        for instance in self._mine(prefix):
+            is_newest = newest is not None and newest.given_back_at is None and instance.label == newest.label
+            if is_newest and adopted is None and newest is not None and instance.state in ("running", "booting"):
+                if newest.id is None:
+                    self.journal.note("rented", newest.generation, id=instance.id)
+                adopted = instance.id
+                logger.info("going on with instance %d, rented before", instance.id)
+            else:
+                self._destroy(instance.id, self._generation_of(instance))
+        for machine in self.journal.machines.values():
+            if machine.given_back_at is None and machine.id != adopted:
+                if machine.id is not None:
+                    self.provider.give_back(machine.id)
+                self.journal.note("given back", machine.generation)
+        return adopted
+
+    def _rent(self) -> int:
+        """Search and rent, until it works or a limit is reached; one machine at a time."""
+        for attempt in range(10**6):
+            self._require_budget()
+            offer = self._search(attempt)
+            if offer is None:
+                continue
+            generation = self.journal.generation + 1
+            label = label_of(self.job.run_id, generation)
+            self.show("RENTING", {"offer": asdict(offer), "generation": generation})
+            self.job.claim(generation)
+            price = offer.usd_per_hour
+            self.journal.note("renting", generation, label=label, offer=asdict(offer), usd_per_hour=price)
+            instance_id = self._create(offer, label, generation)
+            if instance_id is not None:
+                self.journal.note("rented", generation, id=instance_id)
+                return instance_id
+            self.journal.note("given back", generation)
+            self._wait(attempt)
+        raise AssertionError
+
+    def _search(self, attempt: int) -> Offer | None:
+        self.show("SEARCHING", {"attempt": attempt + 1})
+        try:
+            offers = self.provider.search(self.wanted)
+        except NoOffer:
+            if not self.journal.machines:
+                raise  # nothing is lost yet: a person should choose
+            self._wait(attempt)
+            return None
+        fresh = [offer for offer in offers if offer.machine_id not in self.excluded]
+        if not fresh:
+            self.excluded.clear()
+            self._wait(attempt)
+            return None
+        return fresh[0]
+
+    def _create(self, offer: Offer, label: str, generation: int) -> int | None:
+        """Rent once; a reply that was lost is settled by the label before anything else is tried."""
+        environment = self.job.environment(generation)
+        try:
+            instance_id = self.provider.rent(offer, self.wanted, label=label, onstart=self.onstart, env=environment)
+        except OfferGone as error:
+            logger.info("%s; looking for another", error)
+            self.excluded.add(offer.machine_id)
+            return self._settle(label)
+        except Uncertain as error:
+            logger.warning("%s: looking whether it was rented all the same", error)
+            return self._settle(label)
+        instance = self.provider.describe(instance_id)
+        if instance is not None and self.wanted.interruptible and self.provider.name == "vast" and not instance.is_bid:
+            self._destroy(instance_id, generation)
+            raise ProviderError(f"instance {instance_id} was rented on demand though a bid was asked for; given back")
+        return instance_id
+
+    def _settle(self, label: str) -> int | None:
+        """What of this label exists: one is kept, any more are given back."""
+        found: list[Instance] = []
+        for _ in range(LOOKS):  # one empty list proves nothing: they have been wrong
+            found = [instance for instance in self._mine(label) if instance.label == label]
+            if found:
+                break
+            self.pause(self.limits.poll_s)
+        for surplus in found[1:]:
+            self.provider.give_back(surplus.id)
+        if found and found[0].state in ("failed", "away"):
+            self.provider.give_back(found[0].id)
+            return None
+        return found[0].id if found else None
+
+    def _watch(self, instance_id: int) -> End | None:
+        """Look until the training has ended (None) or the machine is of no use any more."""
+        generation = self._generation_with(instance_id)
+        began, away_since, was_running = time.monotonic(), None, False
+        while True:
+            self._require_budget()
+            standing = self._standing()
+            if standing is not None and standing.generation < generation:
+                self.job.claim(generation)  # a machine that was given up has written its old config again
+            ended = self._outcome(instance_id, generation, standing, look_at_logs=was_running)
+            if ended is not None:
+                return self._end_of(ended, standing)
+            instance, known = self._look(instance_id)
+            self._report(instance, standing, generation)
+            now = time.monotonic()
+            if known:
+                if instance is None:
+                    return "lost"
+                was_running |= instance.state == "running"
+                if instance.state == "failed" or (not was_running and now - began > self.limits.boot_timeout_s):
+                    logger.warning("instance %d did not come up: %s", instance_id, instance.detail)
+                    self.excluded.add(instance.machine_id)
+                    return "broken"
+                well = instance.state in ("running", "booting")
+                away_since = None if well else (away_since or now)
+                if away_since is not None and now - away_since >= self.limits.lost_after_s:
+                    logger.warning("instance %d was taken away", instance_id)
+                    return "lost"
+            self.pause(self.limits.poll_s)
+
+    def _outcome(
+        self, instance_id: int, generation: int, standing: Standing | None, *, look_at_logs: bool
+    ) -> int | None:
+        """The exit code of this attempt, from the run, or else from the machine's own log."""
+        if standing is not None and standing.outcome is not None and standing.outcome[0] == generation:
+            return standing.outcome[1]
+        if look_at_logs:
+            for line in reversed(self.provider.logs(instance_id).splitlines()):
+                if MARK in line and line.rstrip().endswith(f"generation {generation}"):
+                    return int(line.partition(MARK)[2].split()[0])
+        return None
+
+    def _end_of(self, code: int, standing: Standing | None) -> End | None:
+        if code == 0:
+            return None
+        if code == PREEMPTED:
+            return "preempted"
+        if code in FAULTS_OF_THE_MACHINE:
+            return "broken"
+        place = (standing.stage, standing.step) if standing is not None else ("", 0)
+        again = place == self.failed_at
+        self.failed_at = place
+        if code == BAD_INPUT or again:
+            what = "bad input" if code == BAD_INPUT else f"the same error twice at {place[0]} step {place[1]}"
+            self.errors = self.limits.max_errors
+            logger.error("the training ended with exit code %d: %s", code, what)
+        return "failed"
+
+    def _count(self, end: End) -> None:
+        """Interruptions are weather; errors are ours, and few are allowed."""
+        self.show("ENDED", {"end": end})
+        if end in ("failed", "broken"):
+            self.errors += 1
+            if self.errors >= self.limits.max_errors:
+                raise TrainingFailed(
+                    f"the training failed {self.errors} times, the last time {end}; see `ups status` and the W&B run"
+                )
+            self._wait(self.errors - 1)
+
+    def _look(self, instance_id: int) -> tuple[Instance | None, bool]:
+        try:
+            return self.provider.describe(instance_id), True
+        except Uncertain as error:
+            logger.warning("%s: nothing is concluded from that", error)
+            return None, False
+
+    def _standing(self) -> Standing | None:
+        try:
+            return self.job.standing()
+        except TrackingUnavailable as error:
+            logger.warning("%s", error)
+            return None
+
+    def _mine(self, prefix: str) -> list[Instance]:
+        """The list of our machines; asked again while it is unknown, for an empty answer is no proof of nothing."""
+        for pause_s in (*self.limits.backoff_s, None):
+            try:
+                return self.provider.mine(prefix)
+            except Uncertain:
+                if pause_s is None:
+                    raise
+                self.pause(pause_s)
+        raise AssertionError
+
+    def _give_back(self, instance_id: int) -> None:
+        self.show("GIVING BACK", {"id": instance_id})
+        self._destroy(instance_id, self._generation_with(instance_id))
+
+    def _destroy(self, instance_id: int, generation: int) -> None:
+        self.provider.give_back(instance_id)
+        self.journal.note("given back", generation, id=instance_id)
+
+    def _give_back_all(self) -> None:
+        """Nothing of this run may live on: what the journal names, and what the label finds."""
+        for machine in self.journal.machines.values():
+            if machine.id is not None and machine.given_back_at is None:
+                self._destroy(machine.id, machine.generation)
+        for instance in self._mine(label_prefix(self.job.run_id)):
+            self._destroy(instance.id, self._generation_of(instance))
+
+    def _generation_with(self, instance_id: int) -> int:
+        return next((m.generation for m in self.journal.machines.values() if m.id == instance_id), 0)
+
+    def _generation_of(self, instance: Instance) -> int:
+        text = instance.label.removeprefix(label_prefix(self.job.run_id))
+        return int(text) if text.isdecimal() else 0
+
+    def _require_budget(self) -> None:
+        spent, hours = self.journal.spent_usd(), (time.time() - self.journal.started_at) / 3600
+        for is_over, what in (
+            (spent >= self.limits.max_usd, f"--max-total-cost of {self.limits.max_usd:g} USD ({spent:.2f} spent)"),
+            (hours >= self.limits.max_hours, f"--max-hours of {self.limits.max_hours:g}"),
+            (self.journal.generation > self.limits.max_machines, f"{self.limits.max_machines} machines"),
+        ):
+            if is_over:
+                raise BudgetSpent(
+                    f"{what}: reached; all machines are given back, and what is trained is safe in W&B. "
+                    "Launch again with --resume-from-wandb and a higher limit"
+                )
+
+    def _wait(self, attempt: int) -> None:
+        self.pause(self.limits.backoff_s[min(attempt, len(self.limits.backoff_s) - 1)])
+
+    def _report(self, instance: Instance | None, standing: Standing | None, generation: int) -> None:
+        facts = {
+            "instance": instance.id if instance else None,
+            "instance_state": instance.state if instance else "unknown",
+            "generation": generation,
+            "stage": standing.stage if standing else "",
+            "step": standing.step if standing else 0,
+            "usd_per_hour": self.journal.machines[generation].usd_per_hour if generation else 0.0,
+            "spent_usd": self.journal.spent_usd(),
+        }
+        self.show("RUNNING" if instance and instance.state == "running" else "BOOTING", facts)
+
+
+def require_writable_journal(path: Path) -> None:
+    """Raise BadInput where no journal can be kept: without one nothing is rented."""
+    folder = next(parent for parent in path.absolute().parents if parent.exists())
+    if not os.access(folder, os.W_OK):
+        raise BadInput(
+            f"{folder}: cannot be written, and nothing is rented without a journal; choose another --run-dir"
+        )
