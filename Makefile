@@ -72,6 +72,10 @@ chaos-enumerate: $(STAMP) ## Crash at every point of every writer, one by one
 chaos-uploads: $(STAMP) ## Kill tracked runs while they upload to W&B (on loopback); restore each on an empty machine
 	@$(VPY) -m chaos --kills 0 --pairs 0 --flips 0 --worker-share 0 --uploads 20 $(ARGS)
 
+.PHONY: demo-preemption
+demo-preemption: $(STAMP) ## Rent two emulated machines; the first is outbid in the middle of a stage; no account, no network
+	@$(VPY) -m chaos.demo $(ARGS)
+
 .PHONY: chaos-mutations
 chaos-mutations: $(STAMP) ## Switch off each protection in turn; the harness must notice every time
 	@$(VPY) -m chaos --mutations $(ARGS)

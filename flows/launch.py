@@ -1,6 +1,7 @@
 """What a remote training may be asked for, and how it is carried out."""
 
 import logging
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -18,6 +19,8 @@ from tasks.services.vast import Provider, VastProvider, Wanted
 from ups_models.config import EvalConfig, PipelineConfig, load_config
 
 logger = logging.getLogger(__name__)
+
+SAY_EVERY_S = 30.0
 
 
 class LaunchRequest(BaseModel):
@@ -46,6 +49,9 @@ class LaunchRequest(BaseModel):
     set: tuple[str, ...] = Field((), description="Override a config value: latent.dim=64. May be given several times.")
     run_dir: Path = Field(Path(), description="Folder of the journal of rented machines.")
     poll_s: float = Field(10.0, gt=0, le=600, description="Look at the machine this often, in seconds.")
+    lost_after_s: float = Field(
+        120.0, gt=0, le=3600, description="Take a machine for lost when it was not running for so many seconds."
+    )
 
     def wanted(self) -> Wanted:
         """The machine to look for."""
@@ -105,20 +111,54 @@ def carry_out(request: LaunchRequest, show: Any = None) -> RemoteJob:
     """Rent, train, give back; returns when the training is complete. `show` is told every change of state."""
     require_writable_journal(request.journal_path)
     provider = provider_of(request)
+    journal = Journal(request.journal_path)
+    if journal.open_run is not None and request.resume_from_wandb is None:
+        logger.warning("the launch of run %s was cut off: going on with it", journal.open_run)
+        request = request.model_copy(update={"resume_from_wandb": journal.open_run})
     job = job_of(request, provider)
-    limits = Limits(max_usd=request.max_total_cost, max_hours=request.max_hours, poll_s=request.poll_s)
+    limits = Limits(
+        max_usd=request.max_total_cost,
+        max_hours=request.max_hours,
+        poll_s=request.poll_s,
+        lost_after_s=request.lost_after_s,
+    )
     Rental(
         provider,
         request.wanted(),
         job,
         onstart(),
-        Journal(request.journal_path),
+        journal,
         limits,
         keep_on_failure=request.keep_on_failure,
-        show=show or _tell,
+        show=show or Teller(),
     ).carry_out()
     return job
 
 
-def _tell(state: str, facts: Mapping[str, Any]) -> None:
-    logger.info("%s %s", state, " ".join(f"{key}={value}" for key, value in facts.items()))
+class Teller:
+    """Says what changes, and every half minute that all is well."""
+
+    def __init__(self) -> None:
+        self.said: tuple[Any, ...] = ()
+        self.said_at = 0.0
+
+    def __call__(self, state: str, facts: Mapping[str, Any]) -> None:
+        """One line, where there is something to say."""
+        if "instance" not in facts:
+            logger.info("%s %s", state, " ".join(f"{key}={value}" for key, value in facts.items()))
+            return
+        now = (state, facts["instance"], facts["instance_state"], facts["stage"])
+        if now == self.said and time.monotonic() - self.said_at < SAY_EVERY_S:
+            return
+        self.said, self.said_at = now, time.monotonic()
+        logger.info(
+            "%s instance %s (%s), machine %d: %s step %d; %.3f USD/h, %.2f USD spent",
+            state,
+            facts["instance"],
+            facts["instance_state"],
+            facts["generation"],
+            facts["stage"] or "nothing trained yet",
+            facts["step"],
+            facts["usd_per_hour"],
+            facts["spent_usd"],
+        )

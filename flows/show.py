@@ -133,6 +133,10 @@ def _owner(record: StageRecord, run: RunDir) -> str:
     return f"owned by {who}, {'alive' if is_owned(run) else 'dead: --auto-resume takes over'}"
 
 
+def _at(timestamp: str | None) -> str:
+    return f", {_when(timestamp)}" if timestamp else ""
+
+
 def _title(name: str) -> str:
     return name.replace("_", " ").title() + ":"
 
@@ -161,9 +165,9 @@ def _upload(status: Status) -> str:
     if upload is None or upload.version is None:
         state = "❌ nothing yet"
     elif upload.signature == signature_of(status):
-        state = f"✅ {upload.version}, {_when(upload.uploaded_at)}: all of it"
+        state = f"✅ {upload.version}{_at(upload.uploaded_at)}: all of it"
     else:
-        state = f"🔄 {upload.version}, {_when(upload.uploaded_at)}: older than what lies here"
+        state = f"🔄 {upload.version}{_at(upload.uploaded_at)}: older than what lies here"
     return state + (f"; last error: {upload.error_message}" if upload is not None and upload.error_message else "")
 
 

@@ -10,9 +10,10 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tasks.services.run_dir import RunDir
-from tasks.services.status import Status, StatusStore, WandbRecord, parse_status, text_of
+from tasks.services.status import Status, StatusStore, UploadRecord, WandbRecord, parse_status, text_of
 from ups_models.config import PipelineConfig
 from ups_models.errors import BadInput, CheckpointError
 from ups_models.files import FileDigest, digest_of, write_text
@@ -109,8 +110,11 @@ def is_needed(restored: RestoredSet, run: RunDir, *, force: bool) -> bool:
 def install_set(restored: RestoredSet, run: RunDir, wandb: WandbRecord | None) -> None:
     """Move a verified set into place; the status goes first and comes last.
 
-    A crash in between leaves files without a status, which no run overwrites or trusts.
+    A crash in between leaves files without a status, which no run overwrites or trusts. With the W&B run that goes on
+    comes what is known of its last upload: this set.
     """
+    collection, _, version = restored.origin.rpartition(":")
+    upload = UploadRecord(version=version, signature=signature_of(restored.status)) if wandb and collection else None
     run.status.unlink(missing_ok=True)
     for name in (*WEIGHTS, *RESUME):
         target = run.checkpoint(name)
@@ -124,7 +128,8 @@ def install_set(restored: RestoredSet, run: RunDir, wandb: WandbRecord | None) -
     if (restored.folder / HISTORY).is_file():
         run.reports.mkdir(parents=True, exist_ok=True)
         (restored.folder / HISTORY).replace(run.reports / HISTORY)
-    StatusStore(run.status).replace(restored.status.model_copy(update={"wandb": wandb, "evaluations": {}}))
+    later: dict[str, Any] = {"wandb": wandb, "upload": upload, "evaluations": {}}
+    StatusStore(run.status).replace(restored.status.model_copy(update=later))
     shutil.rmtree(restored.folder)
 
 

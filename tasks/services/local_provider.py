@@ -27,6 +27,7 @@ class LocalProvider:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self.children: list[subprocess.Popen[bytes]] = []
 
     def search(self, wanted: Wanted) -> list[Offer]:
         """This machine."""
@@ -43,7 +44,7 @@ class LocalProvider:
         write_text(folder / "instance.json", json.dumps({"label": label}))
         environment = {name: os.environ[name] for name in KEPT if name in os.environ}
         with (folder / "log").open("ab") as log:
-            subprocess.Popen(
+            child = subprocess.Popen(
                 ["bash", str(script)],
                 cwd=home,
                 env={**environment, **env, "HOME": str(home), MARK: str(folder.resolve())},
@@ -52,6 +53,7 @@ class LocalProvider:
                 stderr=log,
                 start_new_session=True,
             )
+        self.children.append(child)
         return number
 
     def describe(self, instance_id: int) -> Instance | None:
@@ -100,6 +102,8 @@ class LocalProvider:
         return record
 
     def _processes(self, folder: Path) -> list[int]:
+        for child in self.children:
+            child.poll()  # so that what has ended is gone
         mark = f"{MARK}={folder.resolve()}\0".encode()
         found = []
         for process in Path("/proc").glob("[0-9]*"):

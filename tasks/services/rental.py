@@ -72,7 +72,9 @@ class Journal:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.machines: dict[int, Machine] = {}
+        self.generation = 0
         self.started_at = time.time()
+        self.open_run: str | None = None
         for entry in self._entries():
             self._apply(entry)
 
@@ -85,11 +87,6 @@ class Journal:
             file.flush()
             os.fsync(file.fileno())
         self._apply(entry)
-
-    @property
-    def generation(self) -> int:
-        """The newest attempt."""
-        return max(self.machines, default=0)
 
     def spent_usd(self) -> float:
         """All machines together."""
@@ -104,13 +101,16 @@ class Journal:
                 entries.append(json.loads(line))
             except json.JSONDecodeError:
                 continue  # half a line of a killed controller: the action that it announces had not begun
-        if entries:
-            self.started_at = float(entries[0]["time"])
         return entries
 
     def _apply(self, entry: Mapping[str, Any]) -> None:
         number = int(entry["generation"])
-        if entry["event"] == "renting":
+        self.generation = max(self.generation, number)
+        if entry["event"] == "began" and self.open_run != entry["run"]:
+            self.open_run, self.started_at = str(entry["run"]), float(entry["time"])
+        elif entry["event"] == "closed":
+            self.machines, self.open_run = {}, None  # a new launch has a budget of its own
+        elif entry["event"] == "renting":
             offer = dict(entry["offer"])
             self.machines[number] = Machine(
                 number, str(entry["label"]), offer, float(entry["usd_per_hour"]), float(entry["time"])
@@ -158,13 +158,13 @@ class Rental:
     excluded: set[int] = field(default_factory=set)
     errors: int = 0
     failed_at: tuple[str, int] | None = None
-    fruitless: int = 0
 
     def carry_out(self) -> None:
         """Train to the end. Raises TrainingFailed, BudgetSpent, NoOffer, ProviderRefused; no machine is left then."""
-        instance_id = self._adopt()
+        self.journal.note("began", self.journal.generation, run=self.job.run_id)
         kept = False
         try:
+            instance_id = self._adopt()
             while True:
                 self._require_budget()
                 if instance_id is None:
@@ -172,15 +172,16 @@ class Rental:
                 end = self._watch(instance_id)
                 if end is None:
                     return
-                kept = end == "failed" and self.keep_on_failure
-                if kept:
-                    self._count(end)
+                if end == "failed" and self.keep_on_failure:
+                    kept = True
+                    raise TrainingFailed(self._kept(instance_id))
                 self._give_back(instance_id)
                 instance_id = None
                 self._count(end)
         finally:
             if not kept:
                 self._give_back_all()
+                self.journal.note("closed", self.journal.generation)
 
     def _adopt(self) -> int | None:
         """After a restart: go on with the newest machine if it lives, and give all others back."""
@@ -324,6 +325,8 @@ class Rental:
             return "broken"
         place = (standing.stage, standing.step) if standing is not None else ("", 0)
         again = place == self.failed_at
+        if not again:
+            self.errors = 0  # it came further than the last time
         self.failed_at = place
         if code == BAD_INPUT or again:
             what = "bad input" if code == BAD_INPUT else f"the same error twice at {place[0]} step {place[1]}"
@@ -341,6 +344,13 @@ class Rental:
                     f"the training failed {self.errors} times, the last time {end}; see `ups status` and the W&B run"
                 )
             self._wait(self.errors - 1)
+
+    def _kept(self, instance_id: int) -> str:
+        machine = self.journal.machines[self._generation_with(instance_id)]
+        return (
+            f"the training failed; instance {instance_id} is kept as asked and costs {machine.usd_per_hour:.3f} USD/h "
+            f"until `ups destroy {instance_id}`"
+        )
 
     def _look(self, instance_id: int) -> tuple[Instance | None, bool]:
         try:
@@ -395,7 +405,7 @@ class Rental:
         for is_over, what in (
             (spent >= self.limits.max_usd, f"--max-total-cost of {self.limits.max_usd:g} USD ({spent:.2f} spent)"),
             (hours >= self.limits.max_hours, f"--max-hours of {self.limits.max_hours:g}"),
-            (self.journal.generation > self.limits.max_machines, f"{self.limits.max_machines} machines"),
+            (len(self.journal.machines) > self.limits.max_machines, f"{self.limits.max_machines} machines"),
         ):
             if is_over:
                 raise BudgetSpent(

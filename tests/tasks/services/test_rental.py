@@ -1,0 +1,361 @@
+"""The controller of rented machines: whatever happens, training ends, no machine is left, and none is rented twice."""
+
+import json
+from dataclasses import dataclass, field
+
+import pytest
+
+from tasks.services.bootstrap import MOST_ONSTART, label_prefix, onstart
+from tasks.services.rental import BudgetSpent, Journal, Limits, Rental, TrainingFailed
+from tasks.services.tracking import Standing, TrackingUnavailable
+from tasks.services.vast import Instance, NoOffer, Offer, OfferGone, ProviderError, Uncertain, Wanted
+
+QUICK = Limits(poll_s=0, lost_after_s=0, backoff_s=(0,) * 8, boot_timeout_s=3600)
+
+
+@dataclass
+class Market:
+    """A provider and the run on its machines, by script: each machine lives through one list of states."""
+
+    scripts: list[list[str]]
+    name: str = "vast"
+    offers: int = 8
+    created: list[int] = field(default_factory=list)
+    live: dict[int, Instance] = field(default_factory=dict)
+    left: dict[int, list[str]] = field(default_factory=dict)
+    most_live: int = 0
+    rent_raises: list[BaseException] = field(default_factory=list)
+    rents_all_the_same: bool = False
+    list_raises: int = 0
+    list_empty: int = 0
+    destroy_raises: bool = False
+    generation: int = 0
+    outcome: tuple[int, int] | None = None
+    step: int = 0
+    environments: list[dict[str, str]] = field(default_factory=list)
+
+    run_id = "r1"
+
+    # -- as a provider
+
+    def search(self, wanted):
+        if not self.offers:
+            raise NoOffer("nothing under the price: the cheapest is 9.000 USD/h")
+        return [Offer(100 + n, n, "RTX 4090", 1, 0.2, "DE") for n in range(self.offers)]
+
+    def rent(self, offer, wanted, *, label, onstart, env):
+        self.environments.append(dict(env))
+        error = self.rent_raises.pop(0) if self.rent_raises else None
+        if error is not None and not self.rents_all_the_same:
+            raise error
+        number = 1000 + len(self.created)
+        self.created.append(number)
+        self.live[number] = Instance(number, offer.machine_id, label, "booting", "", True, 0.2)
+        self.left[number] = list(self.scripts.pop(0)) if self.scripts else ["running", "done"]
+        self.most_live = max(self.most_live, len(self.live))
+        if error is not None:
+            raise error
+        return number
+
+    def describe(self, instance_id):
+        if instance_id not in self.live:
+            return None
+        states = self.left[instance_id]
+        state = states.pop(0) if len(states) > 1 else states[0]
+        number = int(self.live[instance_id].label.rpartition("g")[2])
+        if state == "done":
+            self.outcome, state = (number, 0), "running"
+        elif state.startswith("exit "):
+            self.outcome, state = (number, int(state.removeprefix("exit "))), "running"
+        elif state == "step":
+            self.step, state = self.step + 10, "running"
+        elif state == "gone":
+            del self.live[instance_id]
+            return None
+        elif state == "unknown":
+            raise Uncertain("no answer")
+        self.live[instance_id] = Instance(
+            **{**vars(self.live[instance_id]), "state": state, "detail": "told by the script"}
+        )
+        return self.live[instance_id]
+
+    def mine(self, prefix):
+        if self.list_raises:
+            self.list_raises -= 1
+            raise Uncertain("the list is odd")
+        if self.list_empty:
+            self.list_empty -= 1
+            return []
+        return [one for one in self.live.values() if one.label.startswith(prefix)]
+
+    def logs(self, instance_id):
+        return ""
+
+    def give_back(self, instance_id):
+        if self.destroy_raises:
+            raise ProviderError(f"instance {instance_id} is not destroyed, and costs money")
+        self.live.pop(instance_id, None)
+
+    def holds_secret(self, name):
+        return False
+
+    # -- as a job
+
+    def claim(self, generation):
+        self.generation = generation
+
+    def environment(self, generation):
+        return {"UPS_GENERATION": str(generation), "WANDB_API_KEY": "secret"}
+
+    def standing(self):
+        return Standing(self.generation, self.outcome, "operator", self.step, "running")
+
+
+def rental(market, tmp_path, **options):
+    limits = options.pop("limits", QUICK)
+    return Rental(
+        market, Wanted(), market, "script", Journal(tmp_path / "rented.jsonl"), limits, pause=lambda _: None, **options
+    )
+
+
+def events(tmp_path):
+    return [json.loads(line)["event"] for line in (tmp_path / "rented.jsonl").read_text("utf-8").splitlines()]
+
+
+def test_a_training_that_is_left_alone_takes_one_machine_and_gives_it_back(tmp_path):
+    market = Market([["booting", "booting", "running", "step", "done"]])
+
+    rental(market, tmp_path).carry_out()
+
+    assert (len(market.created), market.live) == (1, {})
+    assert events(tmp_path) == ["began", "renting", "rented", "given back", "closed"]
+
+
+@pytest.mark.parametrize("away", ["away", "gone"])
+def test_a_machine_that_is_taken_away_is_given_back_before_the_next_is_rented(tmp_path, away):
+    market = Market([["running", "step", away], ["running", "step", away], ["running", "done"]])
+
+    rental(market, tmp_path).carry_out()
+
+    assert (len(market.created), market.most_live, market.live) == (3, 1, {})
+    assert market.generation == 3
+
+
+def test_many_interruptions_cost_no_error(tmp_path):
+    market = Market([["running", "away"]] * 20 + [["running", "done"]])
+
+    rental(market, tmp_path).carry_out()
+
+    assert (len(market.created), market.live) == (21, {})
+
+
+@pytest.mark.parametrize("script", [["booting", "failed"], ["running", "exit 76"], ["running", "exit 77"]])
+def test_a_machine_that_does_not_come_up_is_not_taken_again(tmp_path, script):
+    market = Market([script, ["running", "done"]])
+    controller = rental(market, tmp_path)
+
+    controller.carry_out()
+
+    assert market.live == {}
+    assert len(market.created) == 2
+
+
+def test_a_training_that_is_stopped_by_a_signal_goes_on_elsewhere(tmp_path):
+    market = Market([["running", "step", "exit 75"], ["running", "done"]])
+
+    rental(market, tmp_path).carry_out()
+
+    assert (len(market.created), market.live) == (2, {})
+
+
+@pytest.mark.parametrize(
+    ("scripts", "machines"),
+    [
+        ([["running", "exit 2"]], 1),
+        ([["running", "exit 1"], ["running", "exit 1"]], 2),
+        ([["running", "step", "exit 1"], ["running", "exit 1"]], 2),
+    ],
+)
+def test_what_another_machine_cannot_cure_ends_the_launch(tmp_path, scripts, machines):
+    market = Market(scripts)
+
+    with pytest.raises(TrainingFailed):
+        rental(market, tmp_path).carry_out()
+
+    assert (len(market.created), market.live) == (machines, {})
+
+
+def test_an_error_after_progress_is_a_new_error(tmp_path):
+    market = Market([["running", "step", "exit 1"], ["running", "step", "exit 1"], ["running", "step", "done"]])
+
+    rental(market, tmp_path).carry_out()
+
+    assert (len(market.created), market.live) == (3, {})
+
+
+def test_a_failed_machine_is_kept_where_that_was_asked_for_and_its_cost_is_said(tmp_path):
+    market = Market([["running", "exit 1"]])
+
+    with pytest.raises(TrainingFailed, match=r"costs 0\.200 USD/h until `ups destroy 1000`"):
+        rental(market, tmp_path, keep_on_failure=True).carry_out()
+
+    assert list(market.live) == [1000]
+
+
+@pytest.mark.parametrize("rented", [False, True])
+def test_a_lost_reply_is_settled_by_the_label_and_never_rents_twice(tmp_path, rented):
+    market = Market([["running", "done"]], rent_raises=[Uncertain("no answer")], rents_all_the_same=rented)
+
+    rental(market, tmp_path).carry_out()
+
+    assert (len(market.created), market.most_live, market.live) == (1, 1, {})
+
+
+def test_a_lost_reply_and_a_list_that_is_wrongly_empty_leave_nothing_behind(tmp_path):
+    market = Market(
+        [["running"], ["running", "done"]],
+        rent_raises=[Uncertain("no answer")],
+        rents_all_the_same=True,
+        list_empty=4,
+    )
+
+    rental(market, tmp_path).carry_out()
+
+    assert market.live == {}
+
+
+def test_an_offer_that_is_gone_is_followed_by_another(tmp_path):
+    market = Market([["running", "done"]], rent_raises=[OfferGone("the offer is gone")])
+
+    rental(market, tmp_path).carry_out()
+
+    assert (len(market.created), market.live) == (1, {})
+
+
+def test_no_offer_at_the_start_asks_a_person(tmp_path):
+    with pytest.raises(NoOffer, match="the cheapest is"):
+        rental(Market([], offers=0), tmp_path).carry_out()
+
+
+def test_nothing_is_concluded_from_no_answer(tmp_path):
+    market = Market([["running", "unknown", "unknown", "unknown", "running", "done"]])
+
+    rental(market, tmp_path).carry_out()
+
+    assert (len(market.created), market.live) == (1, {})
+
+
+def test_wandb_that_does_not_answer_is_no_reason_to_rent(tmp_path, monkeypatch):
+    market = Market([["running", "running", "running", "done"]])
+    silent = [3]
+    answer = market.standing
+
+    def standing():
+        silent[0] -= 1
+        if silent[0] >= 0:
+            raise TrackingUnavailable("W&B could not be asked")
+        return answer()
+
+    monkeypatch.setattr(market, "standing", standing)
+
+    rental(market, tmp_path).carry_out()
+
+    assert (len(market.created), market.live) == (1, {})
+
+
+@pytest.mark.parametrize(
+    ("limits", "named"),
+    [
+        (Limits(poll_s=0, max_usd=0), "max-total-cost"),
+        (Limits(poll_s=0, max_hours=0), "max-hours"),
+        (Limits(poll_s=0, lost_after_s=0, backoff_s=(0,), max_machines=3), "3 machines"),
+    ],
+)
+def test_every_limit_ends_the_launch_and_gives_everything_back(tmp_path, limits, named):
+    market = Market([["running", "away"]] * 10)
+
+    with pytest.raises(BudgetSpent, match=named):
+        rental(market, tmp_path, limits=limits).carry_out()
+
+    assert market.live == {}
+
+
+def test_a_machine_that_cannot_be_given_back_is_named(tmp_path):
+    market = Market([["running", "done"]], destroy_raises=True)
+
+    with pytest.raises(ProviderError, match="1000 is not destroyed"):
+        rental(market, tmp_path).carry_out()
+
+
+class Killed(BaseException):
+    """The controller ends here, as by kill -9: nothing of it runs any more."""
+
+
+@pytest.mark.parametrize("moment", ["RENTING", "rented", "BOOTING", "RUNNING", "ENDED", "GIVING BACK", "SEARCHING"])
+def test_a_controller_that_was_killed_adopts_or_gives_back_and_never_has_two(tmp_path, monkeypatch, moment):
+    market = Market([["booting", "running", "away"], ["running", "running", "done"], ["running", "done"]])
+    seen = []
+
+    def die(state, facts):
+        seen.append(state)
+        if state == moment and len(seen) > 1:
+            raise Killed
+
+    first = rental(market, tmp_path, show=die)
+    first._give_back_all = lambda: None  # a killed controller gives nothing back
+    note = first.journal.note
+
+    def note_until_killed(event, *arguments, **values):
+        if event == "closed":
+            return
+        if event == moment:
+            raise Killed  # after renting, before it is noted
+        note(event, *arguments, **values)
+
+    first.journal.note = note_until_killed
+    with pytest.raises(Killed):
+        first.carry_out()
+
+    rental(market, tmp_path).carry_out()
+
+    assert market.live == {}
+    assert market.most_live == 1
+
+
+def test_a_machine_of_another_run_is_not_touched(tmp_path):
+    market = Market([["running", "done"]])
+    market.live[7] = Instance(7, 7, f"{label_prefix('r2')}1", "running", "", True, 0.2)
+    market.left[7] = ["running"]
+
+    rental(market, tmp_path).carry_out()
+
+    assert list(market.live) == [7]
+
+
+def test_the_journal_holds_no_secret_and_is_written_before_the_money_is_spent(tmp_path):
+    market = Market([], rent_raises=[Killed()])
+
+    with pytest.raises(Killed):
+        rental(market, tmp_path).carry_out()
+
+    text = (tmp_path / "rented.jsonl").read_text("utf-8")
+    assert '"renting"' in text
+    assert "secret" not in text
+    assert market.environments[0]["WANDB_API_KEY"] == "secret"
+
+
+def test_a_new_launch_has_a_budget_of_its_own(tmp_path):
+    rental(Market([["running", "done"]]), tmp_path).carry_out()
+    journal = Journal(tmp_path / "rented.jsonl")
+
+    assert journal.machines == {}
+    assert journal.open_run is None
+    assert journal.generation == 1
+
+
+def test_the_script_is_short_enough_to_be_sent_and_holds_no_key():
+    script = onstart()
+
+    assert len(script) < MOST_ONSTART
+    assert script.startswith("#!/usr/bin/env bash")
+    assert "WANDB_API_KEY" not in script
