@@ -1,0 +1,159 @@
+"""`ups launch`, `ups instances`, `ups destroy`: the real command against Vast.ai's emulator and W&B on loopback."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from chaos.demo import VAST_KEY, WANDB_KEY, train_remotely
+from flows import ROOT
+from loopback.vast_emulator import VastEmulator
+from tasks.services.vast import VastProvider, Wanted
+from tests.conftest import command
+
+SMOKE = ("--config", "configs/smoke.yaml", "--set", "runtime.device=cpu")
+
+
+@pytest.fixture(scope="module")
+def seen(tmp_path_factory):
+    """A training whose first machine was outbid in the middle, and the folder where everything of it lies."""
+    scratch = tmp_path_factory.mktemp("launch")
+    return train_remotely(scratch, preemptions=1, say=lambda _: None), scratch
+
+
+@pytest.fixture
+def cloud(tmp_path):
+    with VastEmulator(tmp_path / "cloud", api_key=VAST_KEY) as emulator:
+        emulator.default_market()
+        yield emulator
+
+
+@pytest.fixture
+def ups_there(cloud, wandb_environment, tmp_path):
+    """`ups`, with a Vast.ai account."""
+    account = {"VAST_URL": cloud.url, "VAST_API_KEY": VAST_KEY, "HOME": str(tmp_path)}
+    return command("-m", "flows.cli", PYTHONPATH=str(ROOT), **wandb_environment, **account)
+
+
+def test_a_training_that_is_outbid_goes_on_elsewhere_to_the_same_weights(seen):
+    result, _ = seen
+
+    assert result.code == 0, "\n".join(result.lines)
+    assert (result.preempted, result.machines, result.most_live, result.live) == (1, 2, 1, 0)
+    assert result.identical
+    assert 0 < result.usd < 1
+
+
+def test_no_key_is_left_in_any_file_but_that_of_the_machines_environment(seen):
+    _, scratch = seen
+    secrets = (VAST_KEY.encode(), WANDB_KEY.encode())
+
+    found = [
+        path for path in scratch.rglob("*") if path.is_file() and any(secret in path.read_bytes() for secret in secrets)
+    ]
+
+    assert found == []
+
+
+def test_a_dry_run_shows_offer_cost_and_script_and_rents_nothing(ups_there, cloud, tmp_path):
+    done = ups_there("launch", *SMOKE, "--dry-run", "--max-hours", "10", cwd=tmp_path)
+
+    assert done.returncode == 0, done.stderr
+    assert "1 x RTX 4090" in done.stdout
+    assert "USD/h (bid)" in done.stdout
+    assert "USD in 10 h" in done.stdout
+    assert "#!/usr/bin/env bash" in done.stdout
+    assert cloud.instances == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (("--max-price", "0.001"), "the cheapest is 0."),
+        (("--gpu", "RTX_9999"), "has no 1 x RTX_9999"),
+        (("--resume-from-wandb", "no-such-run", "--resume-mode", "must"), "WandB run not found"),
+        (("--resume-from-wandb", "$(reboot)"), "is no W&B run"),
+        (("--resume-from-wandb", "--resume-mode=never"), "expected one argument"),
+        (("--config", "no-such.yaml"), "no such config file"),
+        (("--set", "data.files=[here.hdf5]"), "names files of this machine"),
+        (("--max-price", "0"), "--max-price: "),
+        (("--disk", "1"), "--disk: "),
+        (("--gpu", "x; rm -rf /"), "--gpu: "),
+        (("--image", "$(id)"), "--image: "),
+        (("--num-gpus", "2"), "--num-gpus: "),
+        (("--region", "Germany"), "--region: "),
+    ],
+)
+def test_bad_input_is_one_line_and_nothing_is_rented(ups_there, cloud, tmp_path, arguments, named):
+    done = ups_there("launch", *SMOKE, "--poll-s", "1", *arguments, cwd=tmp_path)
+
+    assert done.returncode == 2, done.stderr
+    assert named in done.stderr
+    assert "Traceback" not in done.stderr
+    assert cloud.instances == []
+
+
+def test_no_vast_key_is_said(wandb_environment, tmp_path):
+    without = command("-m", "flows.cli", PYTHONPATH=str(ROOT), **wandb_environment, HOME=str(tmp_path), VAST_API_KEY="")
+
+    done = without("launch", *SMOKE, cwd=tmp_path)
+
+    assert done.returncode == 2
+    assert "no Vast.ai key" in done.stderr
+
+
+def test_no_credit_is_for_the_account_owner_and_leaves_nothing(ups_there, cloud, tmp_path):
+    cloud.faults.no_credit = -1
+
+    done = ups_there("launch", *SMOKE, cwd=tmp_path)
+
+    assert done.returncode == 2
+    assert "no credit" in done.stderr
+    assert cloud.live() == []
+
+
+@pytest.fixture
+def rented(cloud, monkeypatch, tmp_path):
+    """Two machines of ours and one of somebody else's."""
+    for name, value in (("VAST_URL", cloud.url), ("VAST_API_KEY", VAST_KEY), ("HOME", str(tmp_path))):
+        monkeypatch.setenv(name, value)
+    vast, wanted = VastProvider(), Wanted(max_usd_per_hour=1, disk_gb=20)
+    offers = vast.search(wanted)
+    labels = ("ups-a-1-g1", "ups-b-1-g1", "other")
+    return [
+        vast.rent(offer, wanted, label=label, onstart="sleep 60", env={})
+        for offer, label in zip(offers, labels, strict=False)
+    ]
+
+
+def test_our_instances_are_listed_and_destroyed_and_no_others(ups_there, cloud, tmp_path, rented):
+    listed = ups_there("instances", cwd=tmp_path)
+    gone = ups_there("destroy", "--all-mine", "--yes", cwd=tmp_path)
+
+    assert "2 instances" in listed.stdout
+    assert gone.returncode == 0, gone.stderr
+    assert [one.id for one in cloud.live()] == [rented[2]]
+
+
+def test_destroying_asks_first(cloud, tmp_path, rented):
+    asked = subprocess.run(
+        [sys.executable, "-m", "flows.cli", "destroy", str(rented[0])],
+        input="n\n",
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert "Destroy? [y/N]" in asked.stdout
+    assert len(cloud.live()) == 3
+
+
+def test_what_is_not_ours_is_not_destroyed(ups_there, cloud, tmp_path, rented):
+    done = ups_there("destroy", str(rented[2]), "--yes", cwd=tmp_path)
+
+    assert done.returncode == 2
+    assert "none of ours" in done.stderr
+    assert len(cloud.live()) == 3
