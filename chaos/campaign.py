@@ -61,7 +61,11 @@ class Campaign:
                     number += 1
                 done, running = wait(running, return_when=FIRST_COMPLETED)
                 for future in done:
-                    self.tally.add(future.result())
+                    error = future.exception()
+                    if error is None:
+                        self.tally.add(future.result())
+                    else:  # what was counted so far must not be lost with it
+                        self.tally.trouble.append(f"the harness itself: {error!r}")
 
     def replay(self, number: int) -> None:
         """That one run again."""

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,12 +22,12 @@ from ups_models.specs import SPECS
 
 RUN = "demo"
 SETTINGS = (
-    "stages.operator.steps_per_epoch=300",
     "tracking.upload_every_s=1",
     "checkpoint.save_every_steps=20",
     "runtime.device=cpu",
 )
-TIMEOUT_S = 600
+ARGUMENTS = ("--config", "configs/smoke.yaml", *(word for setting in SETTINGS for word in ("--set", setting)))
+TIMEOUT_S = 1800
 VAST_KEY, WANDB_KEY = "vastcanary0key0that0nobody0must0ever0find", "wandbcanary0key0nobody0must0ever0find000f"
 
 
@@ -39,51 +39,86 @@ class Seen:
     machines: int
     live: int
     usd: float
-    preempted: int
+    disturbed: list[str]
     identical: bool
     most_live: int
     lines: list[str] = field(default_factory=list)
+    machine_logs: list[str] = field(default_factory=list)
 
 
-def train_remotely(scratch: Path, *, preemptions: int, say: Callable[[str], None], extra: tuple[str, ...] = ()) -> Seen:
-    """Launch on the emulator, take the machine away `preemptions` times once it has uploaded anew, and compare."""
+def train_remotely(
+    scratch: Path, disturbances: Sequence[str], *, say: Callable[[str], None], steps_per_epoch: int = 300
+) -> Seen:
+    """Launch on the emulator, disturb the run each time it has uploaded anew, and compare with an undisturbed run.
+
+    `outbid` takes the machine away; `offline` cuts its host off while the training on it goes on; `controller` kills
+    the controller with kill -9, and starts it again.
+    """
+    arguments = [*ARGUMENTS, "--set", f"stages.operator.steps_per_epoch={steps_per_epoch}"]
     environment = _environment(scratch)
-    reference = _undisturbed(scratch, environment)
+    reference = _undisturbed(scratch, environment, arguments)
     say("undisturbed run: done, for comparison")
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    shown = {"OMP_NUM_THREADS": "1"}
     with (
         WandbServer() as wandb,
-        VastEmulator(
-            scratch / "cloud", api_key=VAST_KEY, instance_path=path, instance_env={"OMP_NUM_THREADS": "1"}
-        ) as cloud,
+        VastEmulator(scratch / "cloud", api_key=VAST_KEY, instance_path=path, instance_env=shown) as cloud,
     ):
         cloud.faults.auto_resume_delay_s = None
         cloud.default_market()
         environment |= {"WANDB_BASE_URL": wandb.url, "VAST_URL": cloud.url}
-        launch = _launch(scratch, environment, extra)
-        preempted, sets, most_live = 0, 0, 0
+        launch = _launch(scratch, environment, arguments)
+        left, done, sets, most_live = list(disturbances), [], 0, 0
         deadline = time.monotonic() + TIMEOUT_S
         while launch.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.2)
+            time.sleep(0.1)
             live, committed = cloud.live(), _sets(wandb)
             most_live = max(most_live, len(live))
-            if preempted < preemptions and live and committed >= sets + 2 and live[0].state == "running":
-                say(f"instance {live[0].id} is outbid: its processes are killed")
-                cloud.preempt(live[0].id)
-                preempted, sets = preempted + 1, committed
+            if left and live and live[0].state == "running" and not live[0].offline and committed >= sets + 2:
+                done.append(left.pop(0))
+                say(f"{done[-1]} (instance {live[0].id})")
+                launch = _disturb(done[-1], cloud, live[0].id, launch, lambda: _launch(scratch, environment, arguments))
+                sets = _sets(wandb)
         if launch.poll() is None:
             launch.kill()
         code = launch.wait()
-        lines = (scratch / "launch.log").read_text("utf-8").splitlines()
-        weights = _final_weights(wandb)
-        machines, left, usd = len(cloud.instances), len(cloud.live()), cloud.cost()
-    return Seen(code, machines, left, usd, preempted, weights == reference, most_live, lines)
+        return Seen(
+            code,
+            len(cloud.instances),
+            len(cloud.live()),
+            cloud.cost(),
+            done,
+            _final_weights(wandb) == reference,
+            most_live,
+            (scratch / "launch.log").read_text("utf-8").splitlines(),
+            [one.log_path.read_text("utf-8") for one in cloud.instances if one.log_path.exists()],
+        )
+
+
+def _disturb(
+    what: str,
+    cloud: VastEmulator,
+    instance_id: int,
+    launch: subprocess.Popen[bytes],
+    launch_again: Callable[[], subprocess.Popen[bytes]],
+) -> subprocess.Popen[bytes]:
+    if what == "outbid":
+        cloud.preempt(instance_id)
+    elif what == "offline":
+        cloud.host_offline(instance_id, kill=False)
+    else:
+        launch.kill()
+        launch.wait()
+        return launch_again()
+    return launch
 
 
 def main() -> int:
     """Run and tell."""
     parser = argparse.ArgumentParser(prog="chaos.demo", description=__doc__)
-    parser.add_argument("--preemptions", type=int, default=1, help="times the machine is taken away")
+    parser.add_argument("--disturb", nargs="*", choices=("outbid", "offline", "controller"), default=["outbid"])
+    parser.add_argument("--times", type=int, default=1, help="go through --disturb so many times")
+    parser.add_argument("--steps-per-epoch", type=int, default=300, help="of the operator's three epochs")
     arguments = parser.parse_args()
     started = time.monotonic()
 
@@ -91,13 +126,15 @@ def main() -> int:
         print(f"{time.monotonic() - started:6.1f} s  {text}", flush=True)
 
     with tempfile.TemporaryDirectory(prefix="demo-") as directory:
-        seen = train_remotely(Path(directory), preemptions=arguments.preemptions, say=say)
+        plan = list(arguments.disturb) * arguments.times
+        seen = train_remotely(Path(directory), plan, say=say, steps_per_epoch=arguments.steps_per_epoch)
     for line in seen.lines:
         print(f"          {line}")
-    say(f"exit code {seen.code}; {seen.machines} machines rented, {seen.most_live} at a time, {seen.live} left")
-    say(f"ledger: {seen.usd:.6f} USD")
+    say(f"exit code {seen.code}; {len(seen.disturbed)} of {len(plan)} disturbances took place")
+    say(f"{seen.machines} machines rented, {seen.most_live} at a time, {seen.live} left; ledger: {seen.usd:.6f} USD")
     say(f"final weights {'identical to' if seen.identical else 'DIFFERENT from'} the undisturbed run")
-    return 0 if seen.code == 0 and seen.identical and not seen.live else 1
+    well = seen.code == 0 and seen.identical and not seen.live and len(seen.disturbed) == len(plan)
+    return 0 if well else 1
 
 
 def _environment(scratch: Path) -> dict[str, str]:
@@ -119,14 +156,10 @@ def _environment(scratch: Path) -> dict[str, str]:
     }
 
 
-def _arguments() -> list[str]:
-    return ["--config", "configs/smoke.yaml", *(word for setting in SETTINGS for word in ("--set", setting))]
-
-
-def _undisturbed(scratch: Path, environment: dict[str, str]) -> dict[str, str]:
+def _undisturbed(scratch: Path, environment: dict[str, str], arguments: list[str]) -> dict[str, str]:
     root = scratch / "undisturbed"
     root.mkdir()
-    command = [sys.executable, str(ROOT / "flows" / "pipeline.py"), *_arguments(), "--run-dir", str(root)]
+    command = [sys.executable, str(ROOT / "flows" / "pipeline.py"), *arguments, "--run-dir", str(root)]
     subprocess.run(
         command,
         check=True,
@@ -139,11 +172,11 @@ def _undisturbed(scratch: Path, environment: dict[str, str]) -> dict[str, str]:
     return {name: found[name] for spec in SPECS.values() for name in spec.files}
 
 
-def _launch(scratch: Path, environment: dict[str, str], extra: tuple[str, ...]) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "flows.cli", "launch", *_arguments(), "--run-dir", str(scratch / "run")]
+def _launch(scratch: Path, environment: dict[str, str], arguments: list[str]) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "flows.cli", "launch", *arguments, "--run-dir", str(scratch / "run")]
     quick = ["--poll-s", "1", "--lost-after-s", "2", "--max-price", "1", "--resume-from-wandb", RUN]
     with (scratch / "launch.log").open("ab") as log:
-        return subprocess.Popen([*command, *quick, *extra], cwd=ROOT, env=environment, stdout=log, stderr=log)
+        return subprocess.Popen([*command, *quick], cwd=ROOT, env=environment, stdout=log, stderr=log)
 
 
 def _sets(wandb: WandbServer) -> int:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 
@@ -18,6 +19,7 @@ from flows import ROOT
 
 POOL = "chaos"
 STATE_WITHIN_S = 30
+BUSY_AFTER_S = (0.5, 1, 2, 4, 8, 8, 8)
 CODES = {"COMPLETED": 0, "CRASHED": -signal.SIGKILL}
 DEPLOY = """
 import sys
@@ -31,8 +33,7 @@ flow.from_source(source=sys.argv[1], entrypoint="flows/pipeline.py:train_pipelin
 @contextmanager
 def work_pool(log: Path) -> Iterator[str]:
     """A process worker on the server that PREFECT_API_URL names; yields the id of the deployment that it serves."""
-    with _api() as api:
-        api.post("/work_pools/", json={"name": POOL, "type": "process"}).raise_for_status()
+    _ask("POST", "/work_pools/", json={"name": POOL, "type": "process"})
     with log.open("ab") as output:
         subprocess.run([sys.executable, "-c", DEPLOY, str(ROOT), POOL], check=True, stdout=output, stderr=output)
         worker = subprocess.Popen(
@@ -43,9 +44,7 @@ def work_pool(log: Path) -> Iterator[str]:
             preexec_fn=_listen_to_sigint,  # noqa: PLW1509 - no threads run yet
         )
     try:
-        with _api() as api:
-            found = api.get("/deployments/name/train-pipeline/chaos").raise_for_status()
-        yield str(found.json()["id"])
+        yield str(_ask("GET", "/deployments/name/train-pipeline/chaos")["id"])
     finally:
         worker.terminate()
         try:
@@ -62,11 +61,8 @@ class Worked:
 
     def __init__(self, workload: Workload, directory: Path, deployment: str) -> None:
         parameters = {"request": workload.request(directory).model_dump(mode="json")}
-        with _api() as api:
-            made = api.post(f"/deployments/{deployment}/create_flow_run", json={"parameters": parameters})
-        if made.is_error:
-            raise RuntimeError(f"Prefect made no flow run: {made.text}")
-        self.id = str(made.json()["id"])
+        made = _ask("POST", f"/deployments/{deployment}/create_flow_run", json={"parameters": parameters})
+        self.id = str(made["id"])
         self.pid: int | None = None
         self.code: int | None = None
         self.sent: signal.Signals | None = None
@@ -96,10 +92,9 @@ class Worked:
 
     def _state(self) -> int:
         deadline, state = time.monotonic() + STATE_WITHIN_S, ""
-        with _api() as api:
-            while state not in CODES and time.monotonic() < deadline:
-                state = str(api.get(f"/flow_runs/{self.id}").raise_for_status().json()["state_type"])
-                time.sleep(0.1)
+        while state not in CODES and time.monotonic() < deadline:
+            state = str(_ask("GET", f"/flow_runs/{self.id}")["state_type"])
+            time.sleep(0.1)
         return int(CODES.get(state, 1))
 
 
@@ -108,8 +103,17 @@ def _listen_to_sigint() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def _api() -> httpx.Client:
-    return httpx.Client(base_url=os.environ["PREFECT_API_URL"], timeout=30)
+def _ask(method: str, path: str, **options: Any) -> dict[str, Any]:
+    """An answer of Prefect's API; asked again while its database is busy, as Prefect's own client does."""
+    for pause_s in (*BUSY_AFTER_S, None):
+        answer = httpx.request(method, os.environ["PREFECT_API_URL"] + path, timeout=60, **options)
+        if answer.status_code != httpx.codes.SERVICE_UNAVAILABLE or pause_s is None:
+            break
+        time.sleep(pause_s)
+    if answer.is_error:
+        raise RuntimeError(f"Prefect answers {method} {path} with {answer.status_code}: {answer.text}")
+    found: dict[str, Any] = answer.json()
+    return found
 
 
 def _process_of(flow_run: str) -> int | None:

@@ -17,6 +17,7 @@ from tasks.services.restore import ResumeMode
 from tasks.services.tracking import RunPath
 from tasks.services.vast import Provider, VastProvider, Wanted
 from ups_models.config import EvalConfig, PipelineConfig, load_config
+from ups_models.errors import BadInput
 
 logger = logging.getLogger(__name__)
 
@@ -86,25 +87,41 @@ def configs_of(request: LaunchRequest) -> tuple[PipelineConfig, dict[str, EvalCo
     return cfg, {name: load_config(find_config(Path(f"configs/{name}.yaml")), schema=EvalConfig) for name in names}
 
 
-def job_of(request: LaunchRequest, provider: Provider) -> RemoteJob:
-    """Pack the job and put it into its W&B run; nothing is rented yet."""
+def job_of(request: LaunchRequest, provider: Provider, cut_off: Mapping[str, str] | None) -> RemoteJob:
+    """Pack the job and put it into its W&B run; nothing is rented yet.
+
+    A launch that was `cut_off` is gone on with as it was launched: a machine of it may be writing to the run.
+    """
     cfg, evaluations = configs_of(request)
     require_tracking(cfg)
     source = RunPath.parse(request.resume_from_wandb, cfg.tracking) if request.resume_from_wandb else None
     arguments = ["--stage", request.stage] if request.stage != "all" else []
     shutdown = "never" if not request.auto_shutdown else "success" if request.keep_on_failure else "always"
-    job = prepare(
-        cfg,
-        evaluations,
-        arguments,
-        source=source,
-        mode=request.resume_mode,
-        max_seconds=int(request.max_hours * 3600),
-        shutdown=shutdown,
-    )
+    seconds = int(request.max_hours * 3600)
+    if cut_off is not None:
+        path = _cut_off_run(request, cut_off, source, cfg)
+        device = cfg.runtime.device
+        job = RemoteJob(path, cut_off["artifact"], cut_off["digest"], cfg.tracking, device, seconds, shutdown)
+    else:
+        job = prepare(
+            cfg, evaluations, arguments, source=source, mode=request.resume_mode, max_seconds=seconds, shutdown=shutdown
+        )
     if provider.holds_secret("WANDB_API_KEY"):
         return RemoteJob(**{**vars(job), "key_is_in_account": True})
     return job
+
+
+def _cut_off_run(
+    request: LaunchRequest, cut_off: Mapping[str, str], source: RunPath | None, cfg: PipelineConfig
+) -> RunPath:
+    path = RunPath.parse(cut_off["run"], cfg.tracking)
+    if source is not None and source.id != path.id:
+        raise BadInput(
+            f"{request.journal_path}: a launch of run {path} was cut off and comes first: launch without "
+            "--resume-from-wandb to go on with it, or choose another --run-dir"
+        )
+    logger.warning("the launch of run %s was cut off: going on with it", path)
+    return path
 
 
 def carry_out(request: LaunchRequest, show: Any = None) -> RemoteJob:
@@ -112,10 +129,7 @@ def carry_out(request: LaunchRequest, show: Any = None) -> RemoteJob:
     require_writable_journal(request.journal_path)
     provider = provider_of(request)
     journal = Journal(request.journal_path)
-    if journal.open_run is not None and request.resume_from_wandb is None:
-        logger.warning("the launch of run %s was cut off: going on with it", journal.open_run)
-        request = request.model_copy(update={"resume_from_wandb": journal.open_run})
-    job = job_of(request, provider)
+    job = job_of(request, provider, journal.open_job)
     limits = Limits(
         max_usd=request.max_total_cost,
         max_hours=request.max_hours,

@@ -46,6 +46,10 @@ class RemoteJob:
         """The W&B run's id."""
         return self.path.id
 
+    def identity(self) -> dict[str, str]:
+        """Run, artifact and digest."""
+        return {"run": str(self.path), "artifact": self.artifact, "digest": self.digest}
+
     def claim(self, generation: int) -> None:
         """Let this attempt, and no earlier one, write to the run."""
         claim(self.path, generation, self.cfg)

@@ -74,7 +74,7 @@ class Journal:
         self.machines: dict[int, Machine] = {}
         self.generation = 0
         self.started_at = time.time()
-        self.open_run: str | None = None
+        self.open_job: dict[str, str] | None = None
         for entry in self._entries():
             self._apply(entry)
 
@@ -106,10 +106,10 @@ class Journal:
     def _apply(self, entry: Mapping[str, Any]) -> None:
         number = int(entry["generation"])
         self.generation = max(self.generation, number)
-        if entry["event"] == "began" and self.open_run != entry["run"]:
-            self.open_run, self.started_at = str(entry["run"]), float(entry["time"])
+        if entry["event"] == "began" and self.open_job != entry["job"]:
+            self.open_job, self.started_at = dict(entry["job"]), float(entry["time"])
         elif entry["event"] == "closed":
-            self.machines, self.open_run = {}, None  # a new launch has a budget of its own
+            self.machines, self.open_job = {}, None  # a new launch has a budget of its own
         elif entry["event"] == "renting":
             offer = dict(entry["offer"])
             self.machines[number] = Machine(
@@ -127,6 +127,9 @@ class Job(Protocol):
     @property
     def run_id(self) -> str:
         """The W&B run's id: all machines of one job write to it."""
+
+    def identity(self) -> dict[str, str]:
+        """What is needed to go on with it after the controller was killed; no secret is in it."""
 
     def claim(self, generation: int) -> None:
         """Let this attempt, and no earlier one, write to the run."""
@@ -161,7 +164,7 @@ class Rental:
 
     def carry_out(self) -> None:
         """Train to the end. Raises TrainingFailed, BudgetSpent, NoOffer, ProviderRefused; no machine is left then."""
-        self.journal.note("began", self.journal.generation, run=self.job.run_id)
+        self.journal.note("began", self.journal.generation, job=self.job.identity())
         kept = False
         try:
             instance_id = self._adopt()

@@ -12,14 +12,15 @@ from loopback.vast_emulator import VastEmulator
 from tasks.services.vast import VastProvider, Wanted
 from tests.conftest import command
 
+DISTURBANCES = ("outbid", "controller", "offline")
 SMOKE = ("--config", "configs/smoke.yaml", "--set", "runtime.device=cpu")
 
 
 @pytest.fixture(scope="module")
 def seen(tmp_path_factory):
-    """A training whose first machine was outbid in the middle, and the folder where everything of it lies."""
+    """A training that was disturbed in every way, and the folder where everything of it lies."""
     scratch = tmp_path_factory.mktemp("launch")
-    return train_remotely(scratch, preemptions=1, say=lambda _: None), scratch
+    return train_remotely(scratch, DISTURBANCES, say=lambda _: None, steps_per_epoch=500), scratch
 
 
 @pytest.fixture
@@ -36,13 +37,21 @@ def ups_there(cloud, wandb_environment, tmp_path):
     return command("-m", "flows.cli", PYTHONPATH=str(ROOT), **wandb_environment, **account)
 
 
-def test_a_training_that_is_outbid_goes_on_elsewhere_to_the_same_weights(seen):
+@pytest.mark.slow
+def test_a_training_that_is_outbid_cut_off_and_left_alone_ends_with_the_same_weights(seen):
     result, _ = seen
 
     assert result.code == 0, "\n".join(result.lines)
-    assert (result.preempted, result.machines, result.most_live, result.live) == (1, 2, 1, 0)
+    assert result.disturbed == list(DISTURBANCES)
+    assert (result.machines, result.most_live, result.live) == (3, 1, 0)
     assert result.identical
     assert 0 < result.usd < 1
+
+
+def test_a_machine_that_was_given_up_and_lives_stops_writing(seen):
+    result, _ = seen
+
+    assert "a later machine has taken over" in result.machine_logs[1]
 
 
 def test_no_key_is_left_in_any_file_but_that_of_the_machines_environment(seen):

@@ -101,6 +101,9 @@ class Market:
 
     # -- as a job
 
+    def identity(self):
+        return {"run": "p/r1", "artifact": "a", "digest": "d"}
+
     def claim(self, generation):
         self.generation = generation
 
@@ -349,7 +352,7 @@ def test_a_new_launch_has_a_budget_of_its_own(tmp_path):
     journal = Journal(tmp_path / "rented.jsonl")
 
     assert journal.machines == {}
-    assert journal.open_run is None
+    assert journal.open_job is None
     assert journal.generation == 1
 
 
