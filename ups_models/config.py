@@ -50,11 +50,26 @@ class GenerateConfig(Section):
     )
 
 
+class DownloadConfig(Section):
+    """A data file to fetch: once, resumed after an interruption, and checked before it is used."""
+
+    url: Annotated[str, Field(pattern=r"^https?://[^\s#?]+/[A-Za-z0-9][A-Za-z0-9._-]*(\?\S*)?$")] = Field(
+        description="Address of the file; its last part is the name that the file gets."
+    )
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] = Field(description="sha256 of the whole file.")
+
+    @property
+    def name(self) -> str:
+        """The file's name."""
+        return self.url.partition("?")[0].rpartition("/")[2]
+
+
 class DataConfig(Section):
     """Trajectories to train the operator on: PDEBench-layout files, or our own solver's."""
 
     family: Literal["burgers1d", "advection1d"] = Field("burgers1d", description="Equation of the files.")
     files: tuple[Path, ...] = Field((), description="PDEBench-layout HDF5 files; empty: generate them.")
+    downloads: tuple[DownloadConfig, ...] = Field((), description="Files to fetch into the run's data/ instead.")
     generate: GenerateConfig = Field(default_factory=GenerateConfig, description="Used when `files` is empty.")
     points: Count = Field(256, ge=16, le=8192, description="Grid points the networks see, after the reduction.")
     reduced_resolution: Count = Field(1, ge=1, le=64, description="Keep every n-th grid point.")
@@ -79,6 +94,7 @@ class SteadyDataConfig(Section):
     """Pairs of coefficient and steady state for the steady prior (2D Darcy flow)."""
 
     files: tuple[Path, ...] = Field((), description="PDEBench-layout HDF5 files; empty: generate them.")
+    downloads: tuple[DownloadConfig, ...] = Field((), description="Files to fetch into the run's data/ instead.")
     generate: SteadyGenerateConfig = Field(
         default_factory=SteadyGenerateConfig, description="Used when `files` is empty."
     )
@@ -278,7 +294,7 @@ class PipelineConfig(Section):
                 f"steady_data.size={self.steady_data.size} is not divisible by {coarsest}, "
                 f"which prior.levels={self.prior.levels} needs"
             )
-        if not self.data.files:
+        if not self.data.files and not self.data.downloads:
             self.check_times((self.data.generate.nt - 1) // self.data.reduced_resolution_t + 1)
         _check_rows("data", self.data)
         _check_rows("steady_data", self.steady_data)
@@ -294,8 +310,10 @@ class PipelineConfig(Section):
 
 
 def _check_rows(section: str, data: DataConfig | SteadyDataConfig) -> None:
+    if data.files and data.downloads:
+        raise ValueError(f"{section}.files and {section}.downloads are two sources; give one of them")
     held_out = f"{section}.test={data.test} and {section}.val={data.val}"
-    if not data.files and data.generate.n <= data.test + data.val:
+    if not data.files and not data.downloads and data.generate.n <= data.test + data.val:
         raise ValueError(f"{section}.generate.n={data.generate.n} leaves nothing to train on after {held_out}")
     if data.limit is not None and data.limit <= data.test + data.val:
         raise ValueError(f"{section}.limit={data.limit} leaves nothing to train on after {held_out}")

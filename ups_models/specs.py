@@ -44,9 +44,12 @@ class StageSpec:
     def data_recipe(self, cfg: PipelineConfig) -> str:
         """Identifies which rows of which data train and which are held out; the content of named files is not in it."""
         data = cfg.steady_data if self.steady else cfg.data
-        excluded = {"files", "generate"} if data.files else {"files"}
+        is_ours = not data.files and not data.downloads
+        excluded = {"files"} if is_ours else {"files", "generate"}
+        if not data.downloads:
+            excluded.add("downloads")  # a field that came later: what was trained without it stays what it was
         parts = {"data": data.model_dump(mode="json", exclude=excluded), "n_files": len(data.files)}
-        if not data.files:
+        if is_ours:
             parts["seed"] = cfg.seed
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -57,7 +60,7 @@ class StageSpec:
             "seed": cfg.seed,
             "arch": dict(self.arch(cfg)),
             "settings": self.settings(cfg).model_dump(mode="json"),
-            "data": data.model_dump(mode="json"),
+            "data": data.model_dump(mode="json", exclude=None if data.downloads else {"downloads"}),
         }
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 

@@ -9,6 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tasks.services.download import fetch
 from tasks.services.progress import progress_of
 from tasks.services.run_dir import RunDir
 from ups_models.config import DataConfig, PipelineConfig, SteadyDataConfig
@@ -61,7 +62,9 @@ def require_named_files(cfg: PipelineConfig, run: RunDir, stages: Collection[str
 def load_data(cfg: PipelineConfig, run: RunDir) -> Trajectories:
     """All trajectories of the config; generates files that are ours to make and not there yet."""
     files = trajectory_files(cfg, run)
-    if not cfg.data.files:
+    for download in cfg.data.downloads:
+        fetch(download, run.data)
+    if not cfg.data.files and not cfg.data.downloads:
         times = {"nt": cfg.data.generate.nt, "t_end": cfg.data.generate.t_end}
         nx = cfg.data.points * cfg.data.reduced_resolution
         _generate(cfg.data.family, files, n=cfg.data.generate.n, seed=cfg.seed, nx=nx, **times)
@@ -73,7 +76,9 @@ def load_data(cfg: PipelineConfig, run: RunDir) -> Trajectories:
 def load_steady_data(cfg: PipelineConfig, run: RunDir) -> SteadyFields:
     """All steady states of the config; generates files that are ours to make and not there yet."""
     files, data = steady_files(cfg, run), cfg.steady_data
-    if not data.files:
+    for download in data.downloads:
+        fetch(download, run.data)
+    if not data.files and not data.downloads:
         _generate("darcy2d", files, n=data.generate.n, seed=cfg.seed, nx=data.size * data.reduced_resolution)
     fields = _read_steady(data, tuple(files), data_fingerprint(list(files)))
     require_size("steady_data.size", data.size, fields.a.shape[-1], next(iter(files)))
@@ -134,6 +139,8 @@ def _files(
 ) -> dict[Path, float]:
     if data.files:
         return dict.fromkeys(data.files, 0.0)
+    if data.downloads:
+        return {run.data / download.name: 0.0 for download in data.downloads}
     files = {}
     for parameter in data.generate.parameters:
         key = hashlib.sha256(json.dumps([*recipe, parameter]).encode()).hexdigest()[:8]

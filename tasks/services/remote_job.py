@@ -98,8 +98,8 @@ def prepare(
     """
     if cfg.data.files or cfg.steady_data.files:
         raise BadInput(
-            "data.files: names files of this machine, which a rented one does not have; let it generate its data "
-            "(leave `files` empty)"
+            "data.files: names files of this machine, which a rented one does not have; let it fetch them "
+            "(data.downloads: url and sha256) or generate its data (leave both empty)"
         )
     found = look_up(source, mode, cfg) if source is not None else None
     path = path_of(None, cfg.tracking) if source is None or mode == "never" else source
