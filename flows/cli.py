@@ -15,6 +15,7 @@ from ups_models.errors import BadInput, Preempted, UPSError
 DESCRIPTION = "Train and evaluate a latent PDE surrogate on machines that may vanish at any moment."
 PREEMPTED = 75
 STOPPED = "stopped by a signal; the same command with --auto-resume goes on"
+LAUNCH_STOPPED = "stopped by a signal; the machines are given back; launch again with --resume-from-wandb RUN"
 INTERRUPTED = 130
 STOPPABLE = ("train", "launch")
 
@@ -218,13 +219,13 @@ def _train(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _run_flow(flow: Callable[[Any], str], request: Any) -> str:
+def _run_flow(flow: Any, request: Any) -> str:
     from prefect.exceptions import TerminationSignal
 
     try:
-        return flow(request)
+        return str(flow(request))
     except (TerminationSignal, KeyboardInterrupt):
-        raise Preempted(STOPPED) from None
+        raise Preempted(STOPPED if flow.name == "train-pipeline" else LAUNCH_STOPPED) from None
     except UPSError:
         raise
     except Exception as error:

@@ -12,7 +12,7 @@ from flows.request import StageChoice, find_config, require_tracking
 from tasks.services.bootstrap import onstart
 from tasks.services.local_provider import LocalProvider
 from tasks.services.remote_job import RemoteJob, prepare
-from tasks.services.rental import Journal, Limits, Rental, require_writable_journal
+from tasks.services.rental import Journal, Limits, Rental, one_controller, require_writable_journal
 from tasks.services.restore import ResumeMode
 from tasks.services.tracking import RunPath
 from tasks.services.vast import Provider, VastProvider, Wanted
@@ -128,8 +128,14 @@ def carry_out(request: LaunchRequest, show: Any = None) -> RemoteJob:
     """Rent, train, give back; returns when the training is complete. `show` is told every change of state."""
     require_writable_journal(request.journal_path)
     provider = provider_of(request)
+    with one_controller(request.journal_path):
+        return _carry_out(request, provider, show)
+
+
+def _carry_out(request: LaunchRequest, provider: Provider, show: Any) -> RemoteJob:
     journal = Journal(request.journal_path)
     job = job_of(request, provider, journal.open_job)
+    logger.info("run %s; if this launch is stopped: --resume-from-wandb %s", job.path, job.path)
     limits = Limits(
         max_usd=request.max_total_cost,
         max_hours=request.max_hours,
@@ -144,6 +150,7 @@ def carry_out(request: LaunchRequest, show: Any = None) -> RemoteJob:
         journal,
         limits,
         keep_on_failure=request.keep_on_failure,
+        auto_shutdown=request.auto_shutdown,
         show=show or Teller(),
     ).carry_out()
     return job

@@ -26,7 +26,9 @@ from tasks.train import train_stage
 def train_pipeline(request: TrainRequest = TrainRequest()) -> str:  # noqa: B008 - it is frozen
     """Train what is missing, evaluate what changed, and return the path of the HTML report."""
     job = resolve(request)
-    goes_on = restore_checkpoints(request) if job.source is not None else Continuation()
+    goes_on = (
+        restore_checkpoints(request) if job.source is not None else Continuation(may_be_behind=request.force_train)
+    )
     changed = False
     with owned(job.run), heeded():
         decisions = [] if job.skip_training else plan(job.cfg, job.run, job.policy)

@@ -38,6 +38,8 @@ class Faults:
     fail_next: int = 0
     """Answer so many API requests (GraphQL and file stream) with `fail_status`."""
     fail_status: int = 500
+    fail_only: str = ""
+    """Answer every GraphQL operation with this in its name, in lower case, with `fail_status`."""
     drop_next: int = 0
     """Close the connection of so many requests without an answer."""
     hang: bool = False
@@ -205,7 +207,8 @@ class _Handler(BaseHTTPRequestHandler):
         if not self.wandb.knows_key(self.headers.get("Authorization")):
             return self._send_json({"errors": [{"message": "user is not logged in"}], "data": None}, 401)
         self.wandb.wait(self.wandb.faults.reply_delay_s)
-        if self.wandb.take("fail_next"):
+        only = self.wandb.faults.fail_only
+        if self.wandb.take("fail_next") or (only and only in what.lower()):
             return self._send_json({"error": "a fault was asked for"}, self.wandb.faults.fail_status)
         if path == "/graphql":
             return self._send_json(self.wandb.answer(body))

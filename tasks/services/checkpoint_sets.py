@@ -107,6 +107,12 @@ def is_needed(restored: RestoredSet, run: RunDir, *, force: bool) -> bool:
     return not ahead
 
 
+def is_behind(local: Status, remote: Status) -> bool:
+    """Whether some stage is further there than here."""
+    mine, theirs = _positions(local), _positions(remote)
+    return any(mine[name] < theirs[name] for name in SPECS)
+
+
 def install_set(restored: RestoredSet, run: RunDir, wandb: WandbRecord | None) -> None:
     """Move a verified set into place; the status goes first and comes last.
 

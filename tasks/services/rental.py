@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import logging
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -44,6 +46,7 @@ class Limits:
     max_machines: int = 50
     max_errors: int = 3
     boot_timeout_s: float = 1200.0
+    stalled_after_s: float = 3600.0
     lost_after_s: float = 120.0
     poll_s: float = 10.0
     backoff_s: tuple[float, ...] = (15.0, 30.0, 60.0, 120.0, 300.0, 600.0)
@@ -146,6 +149,17 @@ Show = Callable[[str, Mapping[str, Any]], None]
 
 
 @dataclass
+class _Seen:
+    """What was seen of a machine since it was rented, in seconds of the monotonic clock."""
+
+    began: float
+    moved_at: float
+    place: tuple[str, int, str] = ("", 0, "")
+    away_since: float | None = None
+    was_running: bool = False
+
+
+@dataclass
 class Rental:
     """The controller. Every machine that it rents it gives back, and sees that it is gone."""
 
@@ -156,11 +170,13 @@ class Rental:
     journal: Journal
     limits: Limits = field(default_factory=Limits)
     keep_on_failure: bool = False
+    auto_shutdown: bool = True
     show: Show = lambda state, facts: None
     pause: Callable[[float], None] = time.sleep
     excluded: set[int] = field(default_factory=set)
     errors: int = 0
     failed_at: tuple[str, int] | None = None
+    ended_at: tuple[str, int] = ("", 0)
 
     def carry_out(self) -> None:
         """Train to the end. Raises TrainingFailed, BudgetSpent, NoOffer, ProviderRefused; no machine is left then."""
@@ -168,12 +184,15 @@ class Rental:
         kept = False
         try:
             instance_id = self._adopt()
+            if instance_id is None and self._has_finished(self.journal.generation):
+                return  # while nobody was watching
             while True:
                 self._require_budget()
                 if instance_id is None:
                     instance_id = self._rent()
                 end = self._watch(instance_id)
                 if end is None:
+                    kept = not self.auto_shutdown
                     return
                 if end == "failed" and self.keep_on_failure:
                     kept = True
@@ -184,7 +203,7 @@ class Rental:
         finally:
             if not kept:
                 self._give_back_all()
-                self.journal.note("closed", self.journal.generation)
+            self.journal.note("closed", self.journal.generation)  # what was kept is its owner's business
 
     def _adopt(self) -> int | None:
         """After a restart: go on with the newest machine if it lives, and give all others back."""
@@ -214,15 +233,16 @@ class Rental:
             offer = self._search(attempt)
             if offer is None:
                 continue
-            generation = self.journal.generation + 1
+            generation = 1 + max(self.journal.generation, self._known_generation())
             label = label_of(self.job.run_id, generation)
             self.show("RENTING", {"offer": asdict(offer), "generation": generation})
-            self.job.claim(generation)
+            self._claim(generation)
             price = offer.usd_per_hour
             self.journal.note("renting", generation, label=label, offer=asdict(offer), usd_per_hour=price)
             instance_id = self._create(offer, label, generation)
             if instance_id is not None:
                 self.journal.note("rented", generation, id=instance_id)
+                self._require_bid(instance_id)
                 return instance_id
             self.journal.note("given back", generation)
             self._wait(attempt)
@@ -235,6 +255,10 @@ class Rental:
         except NoOffer:
             if not self.journal.machines:
                 raise  # nothing is lost yet: a person should choose
+            self._wait(attempt)
+            return None
+        except Uncertain as error:
+            logger.warning("%s; searching again", error)
             self._wait(attempt)
             return None
         fresh = [offer for offer in offers if offer.machine_id not in self.excluded]
@@ -256,11 +280,42 @@ class Rental:
         except Uncertain as error:
             logger.warning("%s: looking whether it was rented all the same", error)
             return self._settle(label)
-        instance = self.provider.describe(instance_id)
-        if instance is not None and self.wanted.interruptible and self.provider.name == "vast" and not instance.is_bid:
-            self._destroy(instance_id, generation)
-            raise ProviderError(f"instance {instance_id} was rented on demand though a bid was asked for; given back")
         return instance_id
+
+    def _require_bid(self, instance_id: int) -> None:
+        """A bid that became an order on demand costs three times as much; what cannot be seen is looked at later."""
+        instance, _ = self._look(instance_id)
+        if instance is not None and self.wanted.interruptible and self.provider.name == "vast" and not instance.is_bid:
+            raise ProviderError(f"instance {instance_id} was rented on demand though a bid was asked for; given back")
+
+    def _claim(self, generation: int) -> None:
+        for pause_s in (*self.limits.backoff_s, None):
+            try:
+                return self.job.claim(generation)
+            except TrackingUnavailable as error:
+                if pause_s is None:
+                    raise
+                logger.warning("%s; trying again", error)
+                self.pause(pause_s)
+        return None
+
+    def _known_generation(self) -> int:
+        """The newest attempt that the run knows of, rented from here or from elsewhere."""
+        standing = self._standing_at_last()
+        return standing.generation if standing is not None else 0
+
+    def _standing_at_last(self) -> Standing | None:
+        """The run's own word, asked for until it answers, within reason."""
+        for pause_s in self.limits.backoff_s:
+            standing = self._standing()
+            if standing is not None:
+                return standing
+            self.pause(pause_s)
+        return None
+
+    def _has_finished(self, generation: int) -> bool:
+        standing = self._standing_at_last() if generation else None
+        return standing is not None and standing.outcome == (generation, 0)
 
     def _settle(self, label: str) -> int | None:
         """What of this label exists: one is kept, any more are given back."""
@@ -279,33 +334,44 @@ class Rental:
 
     def _watch(self, instance_id: int) -> End | None:
         """Look until the training has ended (None) or the machine is of no use any more."""
-        generation = self._generation_with(instance_id)
-        began, away_since, was_running = time.monotonic(), None, False
+        generation, seen = self._generation_with(instance_id), _Seen(time.monotonic(), time.monotonic())
         while True:
             self._require_budget()
             standing = self._standing()
-            if standing is not None and standing.generation < generation:
-                self.job.claim(generation)  # a machine that was given up has written its old config again
-            ended = self._outcome(instance_id, generation, standing, look_at_logs=was_running)
+            ended = self._outcome(instance_id, generation, standing, look_at_logs=seen.was_running)
             if ended is not None:
-                return self._end_of(ended, standing)
+                return self._end_of(ended, standing, generation)
+            if standing is not None and standing.generation < generation:
+                self._claim(generation)  # a machine that was given up has written its old config again
             instance, known = self._look(instance_id)
             self._report(instance, standing, generation)
-            now = time.monotonic()
-            if known:
-                if instance is None:
-                    return "lost"
-                was_running |= instance.state == "running"
-                if instance.state == "failed" or (not was_running and now - began > self.limits.boot_timeout_s):
-                    logger.warning("instance %d did not come up: %s", instance_id, instance.detail)
-                    self.excluded.add(instance.machine_id)
-                    return "broken"
-                well = instance.state in ("running", "booting")
-                away_since = None if well else (away_since or now)
-                if away_since is not None and now - away_since >= self.limits.lost_after_s:
-                    logger.warning("instance %d was taken away", instance_id)
-                    return "lost"
+            if known and instance is None:
+                return None if self._has_finished(generation) else "lost"
+            end = None if instance is None else self._judge(instance, standing, generation, seen)
+            if end is not None:
+                return end
             self.pause(self.limits.poll_s)
+
+    def _judge(self, instance: Instance, standing: Standing | None, generation: int, seen: _Seen) -> End | None:
+        """Whether a machine that exists is still of use."""
+        now = time.monotonic()
+        seen.was_running |= instance.state == "running"
+        if not seen.was_running and (instance.state == "failed" or now - seen.began > self.limits.boot_timeout_s):
+            logger.warning("instance %d did not come up: %s", instance.id, instance.detail)
+            self._exclude(generation)
+            return "broken"
+        place = (standing.stage if standing else "", standing.step if standing else 0, instance.state)
+        if place != seen.place:
+            seen.place, seen.moved_at = place, now
+        if now - seen.moved_at > self.limits.stalled_after_s:
+            logger.warning("instance %d has done nothing for %.0f s", instance.id, now - seen.moved_at)
+            return "broken"
+        well = instance.state in ("running", "booting")
+        seen.away_since = None if well else (seen.away_since or now)
+        if seen.away_since is not None and now - seen.away_since >= self.limits.lost_after_s:
+            logger.warning("instance %d was taken away", instance.id)
+            return "lost"
+        return None
 
     def _outcome(
         self, instance_id: int, generation: int, standing: Standing | None, *, look_at_logs: bool
@@ -319,17 +385,20 @@ class Rental:
                     return int(line.partition(MARK)[2].split()[0])
         return None
 
-    def _end_of(self, code: int, standing: Standing | None) -> End | None:
+    def _exclude(self, generation: int) -> None:
+        """Never that machine again, as long as there are others."""
+        self.excluded.add(int(self.journal.machines[generation].offer["machine_id"]))
+
+    def _end_of(self, code: int, standing: Standing | None, generation: int) -> End | None:
         if code == 0:
             return None
         if code == PREEMPTED:
             return "preempted"
         if code in FAULTS_OF_THE_MACHINE:
+            self._exclude(generation)
             return "broken"
         place = (standing.stage, standing.step) if standing is not None else ("", 0)
         again = place == self.failed_at
-        if not again:
-            self.errors = 0  # it came further than the last time
         self.failed_at = place
         if code == BAD_INPUT or again:
             what = "bad input" if code == BAD_INPUT else f"the same error twice at {place[0]} step {place[1]}"
@@ -340,6 +409,11 @@ class Rental:
     def _count(self, end: End) -> None:
         """Interruptions are weather; errors are ours, and few are allowed."""
         self.show("ENDED", {"end": end})
+        standing = self._standing()
+        if standing is not None and (standing.stage, standing.step) != self.ended_at:
+            if self.errors < self.limits.max_errors:
+                self.errors = 0  # it has come further since the last one ended
+            self.ended_at = (standing.stage, standing.step)
         if end in ("failed", "broken"):
             self.errors += 1
             if self.errors >= self.limits.max_errors:
@@ -389,12 +463,30 @@ class Rental:
         self.journal.note("given back", generation, id=instance_id)
 
     def _give_back_all(self) -> None:
-        """Nothing of this run may live on: what the journal names, and what the label finds."""
-        for machine in self.journal.machines.values():
+        """Nothing of this run may live on: what the journal names, and what the label finds. Raises ProviderError.
+
+        One that stays does not keep the others from being given back.
+        """
+        errors: list[str] = []
+        unknown = any(one.id is None and one.given_back_at is None for one in self.journal.machines.values())
+        for machine in list(self.journal.machines.values()):
             if machine.id is not None and machine.given_back_at is None:
-                self._destroy(machine.id, machine.generation)
-        for instance in self._mine(label_prefix(self.job.run_id)):
-            self._destroy(instance.id, self._generation_of(instance))
+                self._try_to_destroy(machine.id, machine.generation, errors)
+        for _ in range(LOOKS if unknown else 1):  # an order may have been cut off: one empty list proves nothing
+            found = self._mine(label_prefix(self.job.run_id))
+            for instance in found:
+                self._try_to_destroy(instance.id, self._generation_of(instance), errors)
+            if found or not unknown:
+                break
+            self.pause(self.limits.poll_s)
+        if errors:
+            raise ProviderError("; ".join(dict.fromkeys(errors)))
+
+    def _try_to_destroy(self, instance_id: int, generation: int, errors: list[str]) -> None:
+        try:
+            self._destroy(instance_id, generation)
+        except ProviderError as error:
+            errors.append(str(error))
 
     def _generation_with(self, instance_id: int) -> int:
         return next((m.generation for m in self.journal.machines.values() if m.id == instance_id), 0)
@@ -408,12 +500,15 @@ class Rental:
         for is_over, what in (
             (spent >= self.limits.max_usd, f"--max-total-cost of {self.limits.max_usd:g} USD ({spent:.2f} spent)"),
             (hours >= self.limits.max_hours, f"--max-hours of {self.limits.max_hours:g}"),
-            (len(self.journal.machines) > self.limits.max_machines, f"{self.limits.max_machines} machines"),
+            (
+                len(self.journal.machines) > self.limits.max_machines,
+                f"the limit of {self.limits.max_machines} machines",
+            ),
         ):
             if is_over:
                 raise BudgetSpent(
-                    f"{what}: reached; all machines are given back, and what is trained is safe in W&B. "
-                    "Launch again with --resume-from-wandb and a higher limit"
+                    f"{what}: reached; all machines are given back, and W&B holds the last upload. "
+                    f"Launch again with --resume-from-wandb {self.job.identity()['run']} and a higher limit"
                 )
 
     def _wait(self, attempt: int) -> None:
@@ -439,3 +534,21 @@ def require_writable_journal(path: Path) -> None:
         raise BadInput(
             f"{folder}: cannot be written, and nothing is rented without a journal; choose another --run-dir"
         )
+
+
+@contextmanager
+def one_controller(journal_path: Path) -> Iterator[None]:
+    """Hold the journal alone: two controllers would watch, and destroy, each other's machines. Raises BadInput."""
+    journal_path.parent.mkdir(parents=True, exist_ok=True)
+    lock = journal_path.with_suffix(".lock")
+    handle = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BadInput(
+                f"{journal_path}: another launch is at work in this folder; choose another --run-dir"
+            ) from None
+        yield
+    finally:
+        os.close(handle)

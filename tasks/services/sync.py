@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tasks.services.checkpoint_sets import signature_of
 from tasks.services.evaluation import reported
 from tasks.services.run_dir import RunDir, owned
 from tasks.services.status import StatusStore
@@ -19,6 +20,7 @@ def send_what_is_missing(cfg: PipelineConfig, run: RunDir) -> str:
     """
     if not run.status.is_file():
         raise BadInput(f"{run.status}: no such file; name the folder of a run")
+    _require_its_config(cfg, run)
     with owned(run):
         tracker = open_online(cfg, run, Continuation())
         started = [stage for stage, record in StatusStore(run.status).read().stages.items() if record.started_at]
@@ -30,7 +32,15 @@ def send_what_is_missing(cfg: PipelineConfig, run: RunDir) -> str:
         tracker.uploads.add(*(stage for stage in SPECS if StatusStore(run.status).read().stage(stage).files))
         tracker.close(failed=False)
         status = StatusStore(run.status).read()
-    if status.upload is None or status.upload.error_message or tracker.errors:
-        reason = status.upload.error_message if status.upload else "some rows were not taken"
+    upload = status.upload
+    if upload is None or upload.signature != signature_of(status) or tracker.errors:
+        reason = (upload.error_message if upload else None) or "some of it was not taken"
         raise UPSError(f"{run.root}: not everything reached W&B: {reason}; run `ups sync` again")
     return str(status.wandb.url if status.wandb else None)
+
+
+def _require_its_config(cfg: PipelineConfig, run: RunDir) -> None:
+    """Raise BadInput when the run was trained with another config: W&B would show that one as its own."""
+    for stage, record in StatusStore(run.status).read().stages.items():
+        if record.config_hash not in (None, SPECS[stage].config_hash(cfg)):
+            raise BadInput(f"{run.root}: its stage {stage} was trained with another config; name that with --config")

@@ -8,6 +8,7 @@ import os
 import re
 import secrets
 import shutil
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -19,11 +20,11 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import urlparse
 
-from tasks.services.checkpoint_sets import NAMES
+from tasks.services.checkpoint_sets import NAMES, STATUS, is_behind, signature_of
 from tasks.services.code import code_version
 from tasks.services.history import History, Row
 from tasks.services.run_dir import RunDir
-from tasks.services.status import StatusStore, WandbRecord
+from tasks.services.status import Status, StatusStore, WandbRecord, parse_status
 from tasks.services.uploads import UploadFailed, Uploads
 from ups_models.config import PipelineConfig, TrackingConfig
 from ups_models.errors import BadInput, RunLost, UPSError
@@ -41,6 +42,8 @@ MOST_ERRORS = 3
 GRACE_UPLOAD_S, GRACE_FINISH_S = 2.0, 1.0
 PREEMPTED = 143
 GLOBAL_STEP = "global_step"
+ABSENT = ("not found in", "does not contain artifact", "could not find artifact")
+"""How W&B says that there is no such artifact; it has no class for that."""
 GENERATION, OUTCOME = "ups_generation", "ups_outcome"
 
 
@@ -111,6 +114,7 @@ class Continuation:
     path: RunPath | None = None
     found: FoundRun | None = None
     source: str | None = None
+    may_be_behind: bool = False
 
 
 @dataclass(frozen=True)
@@ -180,7 +184,9 @@ class OfflineTracker(NullTracker):
 
     def close(self, *, failed: bool) -> None:
         """Say what to do later."""
-        logger.warning("W&B has not seen this run; when it can be reached, `ups sync %s` sends it", self.run.root)
+        logger.warning(
+            "W&B has not seen this run; when it can be reached, `ups sync %s --config CONFIG` sends it", self.run.root
+        )
 
 
 class OnlineTracker:
@@ -251,9 +257,22 @@ class OnlineTracker:
             return
         self.open = False
         if not self.uploads.drain(self.cfg.upload_timeout_s):
-            logger.warning("an upload to W&B is not finished; `ups sync %s` tries again", self.run.root)
+            logger.warning("an upload to W&B is not finished; `ups sync %s --config CONFIG` tries again", self.run.root)
+        lost = None if failed or generation() is None else self._what_would_be_lost()
         self.uploads.close()
-        self._guarded(lambda: self.session.finish(1 if failed else 0))
+        self._guarded(lambda: self.session.finish(1 if failed or lost else 0))
+        if lost:
+            raise UploadFailed(f"{lost}; this machine is rented, and what is on it alone ends with it")
+
+    def _what_would_be_lost(self) -> str | None:
+        """On a rented machine an upload that failed is tried once more, and then is a failure of the run."""
+        for _ in range(2):
+            status = StatusStore(self.run.status).read()
+            if status.upload is not None and status.upload.signature == signature_of(status):
+                return None
+            self.uploads.add()
+            self.uploads.drain(self.cfg.upload_timeout_s)
+        return (status.upload.error_message if status.upload else None) or "checkpoints were not uploaded to W&B"
 
     def _guarded(self, call: Callable[[], None]) -> None:
         if self.errors >= MOST_ERRORS:
@@ -433,6 +452,7 @@ def claim(path: RunPath, number: int, cfg: TrackingConfig) -> None:
     try:
         run = _api(cfg).run(str(path))
         run.config[GENERATION] = number
+        run.config[OUTCOME] = ""  # how an earlier attempt ended says nothing of this one
         run.update()
     except Exception as error:
         raise TrackingUnavailable(f"run {path} could not be claimed for the next machine ({_reason(error)})") from error
@@ -442,6 +462,8 @@ def tell_outcome(path: RunPath, code: int, number: int, cfg: TrackingConfig) -> 
     """Note how attempt `number` ended. Raises TrackingUnavailable."""
     try:
         run = _api(cfg).run(str(path))
+        if int(run.config.get(GENERATION, 0)) > number:
+            return  # another machine goes on with the run
         run.config[OUTCOME] = f"{number}:{code}"
         run.update()
     except Exception as error:
@@ -465,17 +487,17 @@ def standing_of(path: RunPath, cfg: TrackingConfig) -> Standing:
         run = _api(cfg).run(str(path))
         config, summary = dict(run.config), _sent(dict(run.summary_metrics or {}))
         state = str(run.state)
+        number, _, code = str(config.get(OUTCOME, "")).partition(":")
+        stage = next((name for name in reversed(SPECS) if f"{name}/step" in summary), "")
+        return Standing(
+            int(config.get(GENERATION, 0)),
+            (int(number), int(code)) if code else None,
+            stage,
+            int(summary.get(f"{stage}/step", 0)),
+            state,
+        )
     except Exception as error:
         raise TrackingUnavailable(f"run {path} could not be asked ({_reason(error)})") from error
-    number, _, code = str(config.get(OUTCOME, "")).partition(":")
-    stage = next((name for name in reversed(SPECS) if f"{name}/step" in summary), "")
-    return Standing(
-        int(config.get(GENERATION, 0)),
-        (int(number), int(code)) if code else None,
-        stage,
-        int(summary.get(f"{stage}/step", 0)),
-        state,
-    )
 
 
 def publish_job(session: Session, folder: Path) -> str:
@@ -490,10 +512,9 @@ def download_set(found: FoundRun, folder: Path, cfg: TrackingConfig) -> str | No
     """
     name = f"{collection_of(found.path)}:latest"
     try:
-        api = _api(cfg)
-        if not api.artifact_exists(name, type="model"):
+        artifact = _newest_set(found, cfg)
+        if artifact is None:
             return None
-        artifact = api.artifact(name, type="model")
         for entry_name in artifact.manifest.entries:
             if entry_name in NAMES:
                 artifact.get_entry(entry_name).download(root=str(folder), skip_cache=True)
@@ -502,6 +523,30 @@ def download_set(found: FoundRun, folder: Path, cfg: TrackingConfig) -> str | No
     except Exception as error:
         raise TrackingUnavailable(f"{name} could not be downloaded ({_reason(error)}); try again") from error
     return f"ckpt-{found.path.id}:{artifact.version}"
+
+
+def remote_status(found: FoundRun, cfg: TrackingConfig) -> Status | None:
+    """The status in the newest set of a run, or None when it has none. Raises TrackingUnavailable, StatusError."""
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            artifact = _newest_set(found, cfg)
+            if artifact is None:
+                return None
+            path = Path(artifact.get_entry(STATUS).download(root=folder, skip_cache=True))
+            text = path.read_text("utf-8")
+        except Exception as error:
+            raise TrackingUnavailable(f"the newest set of {found.path} could not be read ({_reason(error)})") from error
+    return parse_status(text, Path(f"{collection_of(found.path)}:latest") / STATUS)
+
+
+def _newest_set(found: FoundRun, cfg: TrackingConfig) -> Any:
+    """The artifact, or None where W&B says that there is none: an answer that says nothing else is an error."""
+    try:
+        return _api(cfg).artifact(f"{collection_of(found.path)}:latest", type="model")
+    except Exception as error:
+        if any(words in str(error).lower() for words in ABSENT):
+            return None
+        raise
 
 
 def download_run_files(found: FoundRun, folder: Path, cfg: TrackingConfig) -> list[str]:
@@ -575,6 +620,8 @@ def open_online(cfg: PipelineConfig, run: RunDir, goes_on: Continuation) -> Onli
     path = goes_on.path or path_of(known, cfg.tracking)
     if found is None and goes_on.path is None:  # with a path, somebody has looked already, or the id is new
         found = find_run(path, cfg.tracking)
+    if found is not None and not goes_on.may_be_behind:
+        _require_newest_here(run, found, cfg.tracking)
     session = open_session(path, exists=found is not None, config=_config(cfg), run=run, cfg=cfg.tracking)
     StatusStore(run.status).record_wandb(record_of(session, _source(goes_on, known)))
     logger.info("W&B: %s (%.1f s)", session.run.url, time.monotonic() - started)
@@ -596,8 +643,20 @@ def _open(cfg: PipelineConfig, run: RunDir, goes_on: Continuation) -> Tracker:
         try:
             return open_online(cfg, run, goes_on)
         except TrackingUnavailable as error:
+            if generation() is not None:
+                raise  # on a rented machine what is kept here is lost
             logger.warning("%s: training goes on without it, and everything is kept on this machine", error)
     return OfflineTracker(run)
+
+
+def _require_newest_here(run: RunDir, found: FoundRun, cfg: TrackingConfig) -> None:
+    """Raise BadInput when W&B holds a set that is further than the run here: an upload would hide it."""
+    remote = remote_status(found, cfg)
+    if remote is not None and is_behind(StatusStore(run.status).read(), remote):
+        raise BadInput(
+            f"{run.checkpoints}: W&B holds checkpoints of {found.path} that are further than these, trained elsewhere; "
+            f"get them with --resume-from-wandb {found.path}, or choose another --run-dir"
+        )
 
 
 def _source(goes_on: Continuation, known: WandbRecord | None) -> str | None:

@@ -47,7 +47,7 @@ class Uploads:
         self.owed: tuple[str, ...] = ()  # aliases of a set that failed: the next one holds all that it did
         self.busy = False
         self.closing = False
-        self.last_error: UPSError | None = None
+        self.last_error: Exception | None = None
         self.changed = threading.Condition()
         self.thread = threading.Thread(target=self._work, name="uploads", daemon=True)
         self.thread.start()
@@ -107,9 +107,9 @@ class Uploads:
             try:
                 seal(item.folder)
                 version = self.publish(item.folder, self.owed)
-            except UPSError as error:
+            except (UPSError, OSError) as error:
                 self.last_error = error
-                self._record(error_message=str(error))
+                self._record(error_message=str(error) or type(error).__name__)
                 logger.warning("%s; it is safe on this machine%s", error, "" if pause_s is None else ", trying again")
                 if pause_s is None or self._superseded(pause_s):
                     break

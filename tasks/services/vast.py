@@ -43,6 +43,10 @@ class NoOffer(BadInput):
     """Nothing on the market fits."""
 
 
+class NoSuchInstance(ProviderError):
+    """It is gone."""
+
+
 class OfferGone(ProviderError):
     """Somebody else was faster, or the bid was too low."""
 
@@ -188,7 +192,10 @@ class VastProvider:
 
     def describe(self, instance_id: int) -> Instance | None:
         """One row, or None."""
-        row = self._ask(lambda: self.client.show_instance(id=instance_id))
+        try:
+            row = self._ask(lambda: self.client.show_instance(id=instance_id))
+        except NoSuchInstance:
+            return None
         return _instance(row) if row else None
 
     def mine(self, prefix: str) -> list[Instance]:
@@ -315,18 +322,23 @@ def _rebuilt(status: int | None, body: Mapping[str, Any], doing: str) -> UPSErro
     text = _text(body)
     if status is None and not body:
         return Uncertain(f"{doing}: no answer")
-    if status == 401 or "auth" in text.lower() or status == 403:
-        return ProviderRefused(
-            f"{doing}: Vast.ai refuses the key ({text}); check VAST_API_KEY, its rights, and whether the account's "
-            "two-factor login needs a key of its own"
-        )
-    if "credit" in text.lower() or "balance" in text.lower():
-        return ProviderRefused(f"{doing}: the account has no credit ({text}); add some")
+    if status in (401, 403) or any(word in text.lower() for word in ("auth", "credit", "balance")):
+        return _refusal(text, doing)
     if "no_such_ask" in text or status == 410 or "bid" in text.lower():
         return OfferGone(f"{doing}: the offer is gone ({text})")
-    if status in TRANSIENT:
-        return Uncertain(f"{doing}: HTTP {status} ({text})")
-    return ProviderError(f"{doing}: {f'HTTP {status}' if status else 'refused'} ({text})")
+    if status == 404:
+        return NoSuchInstance(f"{doing}: it is gone ({text})")
+    kind = Uncertain if status in TRANSIENT else ProviderError
+    return kind(f"{doing}: {f'HTTP {status}' if status else 'refused'} ({text})")
+
+
+def _refusal(text: str, doing: str) -> ProviderRefused:
+    if "credit" in text.lower() or "balance" in text.lower():
+        return ProviderRefused(f"{doing}: the account has no credit ({text}); add some")
+    return ProviderRefused(
+        f"{doing}: Vast.ai refuses the key ({text}); check VAST_API_KEY, its rights, and whether the account's "
+        "two-factor login needs a key of its own"
+    )
 
 
 def _text(body: Mapping[str, Any]) -> str:

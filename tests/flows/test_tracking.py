@@ -220,10 +220,15 @@ def test_must_does_not_train_anew_where_the_run_holds_no_checkpoints(tmp_path, w
 def test_names_that_a_server_makes_up_do_not_leave_the_staging_folder(
     tmp_path, straight, wandb_server, tracked_pipeline
 ):
-    hostile = tracked_pipeline(
-        *SMOKE, *TRAIN_ONLY, "--set", "stages.operator.epochs=0", "--stage", "operator",
-        "--resume-from-wandb", "hostile", cwd=tmp_path,
-    )  # fmt: skip
+    first = tmp_path / "first"
+    first.mkdir()
+    wandb_server.faults.refuse_uploads = 403
+    try:
+        hostile = tracked_pipeline(
+            *SMOKE, *TRAIN_ONLY, "--stage", "operator", "--resume-from-wandb", "hostile", cwd=first
+        )
+    finally:
+        wandb_server.faults.refuse_uploads = None
     assert hostile.returncode == 0, hostile.stderr
     files = wandb_server.run(ENTITY, PROJECT, "hostile").files
     weights = (straight / "checkpoints" / "operator_ema.pt").read_bytes()
@@ -236,7 +241,7 @@ def test_names_that_a_server_makes_up_do_not_leave_the_staging_folder(
     done = tracked_pipeline(*SMOKE, *TRAIN_ONLY, "--resume-from-wandb", "hostile", cwd=root)
 
     assert done.returncode == 0, done.stderr
-    assert "holds files of an old version" in done.stderr
+    assert "files of an old version" in done.stderr
     assert "nothing says that its operator_ema.pt is the final one" in done.stderr
     assert [path for path in tmp_path.rglob("*") if path.name in ("outside.pt", "other.pt")] == []
 
@@ -251,6 +256,46 @@ def test_a_download_that_does_not_match_is_not_installed(tmp_path, straight, wan
     assert done.returncode != 0, done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "checkpoints" / "stage_status.json").exists()
+
+
+def test_a_server_in_trouble_is_not_taken_for_an_empty_one(tmp_path, straight, wandb_server, tracked_pipeline):
+    shutil.copytree(straight, tmp_path / "other")
+    wandb_server.faults.fail_only = "artifact"
+    try:
+        done = tracked_pipeline(
+            *SMOKE, "--set", "tracking.connect_timeout_s=3",
+            "--resume-from-wandb", status_of(straight).wandb.id, cwd=tmp_path,
+        )  # fmt: skip
+    finally:
+        wandb_server.faults.fail_only = ""
+
+    assert done.returncode == 1, done.stderr
+    assert "could not be downloaded" in done.stderr
+    assert not (tmp_path / "checkpoints" / "stage_status.json").exists()
+
+
+def test_an_older_copy_of_a_run_does_not_hide_what_was_trained_since(tmp_path, straight, tracked_pipeline, tracked_ups):
+    shutil.copytree(straight, tmp_path, dirs_exist_ok=True)
+    path = tmp_path / "checkpoints" / "stage_status.json"
+    raw = json.loads(path.read_text("utf-8"))
+    raw["stages"]["steady_prior"].update(status="in_progress", step=1, files=None)
+    path.write_text(json.dumps(raw), encoding="utf-8")
+
+    trained = tracked_pipeline(*SMOKE, "--auto-resume", cwd=tmp_path)
+    sent = tracked_ups("sync", ".", "--config", "configs/smoke.yaml", cwd=tmp_path)
+
+    for done in (trained, sent):
+        assert done.returncode == 2, done.stderr
+        assert "are further than these, trained elsewhere" in done.stderr
+
+
+def test_sync_with_another_config_is_refused(tmp_path, straight, tracked_ups):
+    shutil.copytree(straight, tmp_path, dirs_exist_ok=True)
+
+    done = tracked_ups("sync", ".", cwd=tmp_path)
+
+    assert done.returncode == 2
+    assert "was trained with another config" in done.stderr
 
 
 def test_another_architecture_is_named_before_anything_is_installed(tmp_path, straight, tracked_pipeline):

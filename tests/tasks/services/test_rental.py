@@ -6,9 +6,10 @@ from dataclasses import dataclass, field
 import pytest
 
 from tasks.services.bootstrap import MOST_ONSTART, label_prefix, onstart
-from tasks.services.rental import BudgetSpent, Journal, Limits, Rental, TrainingFailed
+from tasks.services.rental import BudgetSpent, Journal, Limits, Rental, TrainingFailed, one_controller
 from tasks.services.tracking import Standing, TrackingUnavailable
 from tasks.services.vast import Instance, NoOffer, Offer, OfferGone, ProviderError, Uncertain, Wanted
+from ups_models.errors import BadInput
 
 QUICK = Limits(poll_s=0, lost_after_s=0, backoff_s=(0,) * 8, boot_timeout_s=3600)
 
@@ -271,7 +272,7 @@ def test_wandb_that_does_not_answer_is_no_reason_to_rent(tmp_path, monkeypatch):
     [
         (Limits(poll_s=0, max_usd=0), "max-total-cost"),
         (Limits(poll_s=0, max_hours=0), "max-hours"),
-        (Limits(poll_s=0, lost_after_s=0, backoff_s=(0,), max_machines=3), "3 machines"),
+        (Limits(poll_s=0, lost_after_s=0, backoff_s=(0,), max_machines=3), "limit of 3 machines"),
     ],
 )
 def test_every_limit_ends_the_launch_and_gives_everything_back(tmp_path, limits, named):
@@ -323,6 +324,116 @@ def test_a_controller_that_was_killed_adopts_or_gives_back_and_never_has_two(tmp
 
     assert market.live == {}
     assert market.most_live == 1
+
+
+def test_one_machine_that_stays_does_not_keep_the_others(tmp_path):
+    market = Market([["running", "done"]])
+    stubborn = Instance(5, 5, f"{label_prefix('r1')}0", "running", "", True, 0.2)
+    give_back = market.give_back
+
+    def refuse(instance_id):
+        if instance_id == 5:
+            raise ProviderError("instance 5 is not destroyed, and costs money")
+        give_back(instance_id)
+
+    controller = rental(market, tmp_path)
+    controller.provider = market
+    market.give_back = refuse  # type: ignore[method-assign]  # this one market refuses
+
+    def then_strange(state, facts):
+        market.live[5] = stubborn
+        market.left[5] = ["running"]
+
+    controller.show = then_strange
+    with pytest.raises(ProviderError, match="instance 5"):
+        controller.carry_out()
+
+    assert list(market.live) == [5]
+
+
+@pytest.mark.parametrize("end", ["failed", "away"])
+def test_an_outbid_machine_is_lost_and_not_broken_however_its_state_is_called(tmp_path, end):
+    market = Market([["running", "running", end]] * 5 + [["running", "done"]])
+
+    rental(market, tmp_path).carry_out()
+
+    assert (len(market.created), market.live) == (6, {})
+
+
+def test_a_machine_without_cuda_is_not_rented_again(tmp_path):
+    market = Market([["running", "exit 76"], ["running", "exit 76"], ["running", "done"]])
+    controller = rental(market, tmp_path)
+
+    controller.carry_out()
+
+    machines = [entry["offer"]["machine_id"] for entry in lines(tmp_path) if entry["event"] == "renting"]
+    assert machines == [0, 1, 2]
+
+
+def lines(tmp_path):
+    return [json.loads(line) for line in (tmp_path / "rented.jsonl").read_text("utf-8").splitlines()]
+
+
+def test_a_machine_that_does_nothing_is_given_up(tmp_path):
+    market = Market([["running"], ["running", "done"]])
+
+    rental(market, tmp_path, limits=Limits(**{**vars(QUICK), "stalled_after_s": 0.02})).carry_out()
+
+    assert (len(market.created), market.live) == (2, {})
+
+
+def test_what_an_earlier_launch_ended_with_says_nothing_of_this_one(tmp_path):
+    market = Market([["running", "done"]], generation=7, outcome=(1, 0))
+
+    rental(market, tmp_path).carry_out()
+
+    assert (len(market.created), market.generation) == (1, 8)
+
+
+def test_a_training_that_finished_while_nobody_watched_is_not_rented_again(tmp_path):
+    market = Market([["booting", "running", "done"]])
+    first = rental(market, tmp_path, show=lambda state, facts: die_when(state == "RUNNING"))
+    first._give_back_all = lambda: None
+    note = first.journal.note
+    first.journal.note = lambda event, *rest, **values: None if event == "closed" else note(event, *rest, **values)
+    with pytest.raises(Killed):
+        first.carry_out()
+    market.outcome, market.live = (1, 0), {}
+
+    rental(market, tmp_path).carry_out()
+
+    assert len(market.created) == 1
+
+
+def die_when(is_time):
+    if is_time:
+        raise Killed
+
+
+def test_wandb_that_is_away_while_renting_is_waited_for(tmp_path, monkeypatch):
+    market = Market([["running", "away"], ["running", "done"]])
+    away, claim = [2], market.claim
+
+    def claim_at_last(generation):
+        away[0] -= 1
+        if away[0] >= 0:
+            raise TrackingUnavailable("W&B could not be asked")
+        claim(generation)
+
+    monkeypatch.setattr(market, "claim", claim_at_last)
+
+    rental(market, tmp_path).carry_out()
+
+    assert (len(market.created), market.live) == (2, {})
+
+
+def test_a_second_controller_in_the_same_folder_is_refused(tmp_path):
+    with (
+        one_controller(tmp_path / "rented.jsonl"),
+        pytest.raises(BadInput, match="another launch is at work"),
+        one_controller(tmp_path / "rented.jsonl"),
+    ):
+        pytest.fail("two controllers")
 
 
 def test_a_machine_of_another_run_is_not_touched(tmp_path):
