@@ -26,6 +26,7 @@ FLIP_SHARE = 0.15
 TERM_SHARE = 1 / 6
 NEAR_A_WRITE = 0.5
 FLOW_START_S = 4.0
+LOG_CHARACTERS = 2000
 STOPPED_UNDER_PREFECT = (STOPPED, -signal.SIGTERM, -signal.SIGKILL)  # the last is how a worker's life says Crashed
 
 
@@ -66,6 +67,7 @@ class _Run:
         self.rng = random.Random(f"{self.setting.seed}/{self.number}")
         self.run = RunDir.of(self.setting.scratch / f"run{self.number}", Path("checkpoints"))
         self.run.root.mkdir()
+        self.log = self.setting.scratch / f"run{self.number}.log"
 
     def live(self) -> Tally:
         for _ in range(KILLS_PER_RUN):
@@ -76,7 +78,7 @@ class _Run:
                 break
             self._maybe_flip()
         self.tally.resumes += 1
-        code = finish(Forked(LONG, self.run.root, self.setting.log, prepare=self.setting.prepare))
+        code = finish(Forked(LONG, self.run.root, self.log, prepare=self.setting.prepare))
         if code:
             self._trouble(f"the last resume ended with exit code {code}")
         wrong = violations(self.run, finished=True)
@@ -119,9 +121,9 @@ class _Run:
         if kind == "worker":
             return Worked(LONG, self.run.root, str(self.setting.deployment))
         if kind == "flow":
-            return Command(LONG, self.run.root, self.setting.log)
+            return Command(LONG, self.run.root, self.log)
         hook = aimed.hook() if aimed is not None else None
-        return Forked(LONG, self.run.root, self.setting.log, hook=hook, prepare=self.setting.prepare)
+        return Forked(LONG, self.run.root, self.log, hook=hook, prepare=self.setting.prepare)
 
     def _count(self, kind: str, number: signal.Signals, ending: Ending) -> None:
         tally = self.tally
@@ -187,7 +189,10 @@ class _Run:
 
     def _told(self) -> Tally:
         if self.tally.trouble:
-            self.tally.trouble.append(f"run {self.number}, its lives: {'; '.join(self.lives)}")
+            said = self.log.read_text("utf-8", "replace")[-LOG_CHARACTERS:] if self.log.exists() else ""
+            self.tally.trouble.append(f"run {self.number}, its lives: {'; '.join(self.lives)}; it said last:\n{said}")
+        else:
+            self.log.unlink(missing_ok=True)
         return self.tally
 
 
