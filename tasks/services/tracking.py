@@ -243,6 +243,8 @@ class OnlineTracker:
 
     def preempted(self) -> None:
         """A last upload and the last rows, within seconds: whatever does not make it was saved on disk before."""
+        if not self.open:
+            return
         self.uploads.add()
         self.uploads.drain(GRACE_UPLOAD_S)
         self.uploads.close()
@@ -608,8 +610,11 @@ def tracked(cfg: PipelineConfig, run: RunDir, goes_on: Continuation) -> Iterator
     tracker = _open(cfg, run, goes_on)
     try:
         yield tracker
-    except BaseException:
+    except Exception:
         tracker.close(failed=True)
+        raise
+    except BaseException:  # a signal: there are seconds, not minutes
+        tracker.preempted()
         raise
     tracker.close(failed=False)
 
@@ -710,8 +715,10 @@ def _base_url() -> str:
 
 
 def _sent(summary: Mapping[str, Any]) -> dict[str, float | str]:
-    keys = [GLOBAL_STEP, *(f"{stage}/{key}" for stage in SPECS for key in ("step", "started_at"))]
-    return {key: summary[key] for key in keys if isinstance(summary.get(key), int | float | str)}
+    kinds: dict[str, Any] = {GLOBAL_STEP: int | float}
+    for stage in SPECS:
+        kinds |= {f"{stage}/step": int | float, f"{stage}/started_at": str}
+    return {key: summary[key] for key, kind in kinds.items() if isinstance(summary.get(key), kind)}
 
 
 def _reason(error: BaseException) -> str:
