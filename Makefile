@@ -48,6 +48,10 @@ fmt: $(STAMP) ## Format the code and fix what can be fixed
 	$(VPY) -m ruff check --fix .
 	$(VPY) -m ruff format .
 
+.PHONY: server
+server: $(STAMP) ## A Prefect server and a worker on 127.0.0.1 (then: ups deploy)
+	@PATH="$(CURDIR)/$(BIN):$$PATH" deployments/server.sh
+
 .PHONY: bench-quickstart
 bench-quickstart: $(STAMP) ## The quickstart with three seeds on fresh data: time, memory and figures, as a table
 	@$(VPY) benchmarks/quickstart.py $(ARGS)

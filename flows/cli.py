@@ -78,6 +78,9 @@ def _parser() -> argparse.ArgumentParser:
     for parser_of in (instances, destroy):
         parser_of.add_argument("--provider", choices=("vast", "local"), default="vast", help="where they are")
         parser_of.add_argument("--run-dir", type=Path, default=Path(), help="folder of local instances")
+    deploy = add("deploy", _deploy, "Put work pool, deployments and automations on the Prefect server.")
+    deploy.add_argument("--dry-run", action="store_true", default=False, help="say what would be made")
+    deploy.add_argument("--retry-after", type=_positive, default=10.0, help="seconds from a crash to the next attempt")
     _add_report_flags(add("report", _report, "Render reports/report.html again."))
     _add_data_commands(add("data", _no_command, "Generate and inspect data files."))
     return parser
@@ -364,6 +367,17 @@ def _destroy(arguments: argparse.Namespace) -> int:
     for one in chosen:
         provider_named(arguments.provider, arguments.run_dir).give_back(one.id)
         sys.stdout.write(f"{one.id}: gone\n")
+    return 0
+
+
+def _deploy(arguments: argparse.Namespace) -> int:
+    from flows.server import quiet_prefect
+
+    quiet_prefect()
+    from flows.deploy import deploy
+    from flows.show import say
+
+    deploy(say, dry_run=arguments.dry_run, retry_after_s=arguments.retry_after)
     return 0
 
 

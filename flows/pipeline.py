@@ -11,6 +11,8 @@ if __name__ == "__main__":
     sys.exit(main(["train", *sys.argv[1:]]))
 
 from prefect import flow
+from prefect.client.schemas.objects import State
+from prefect.states import Cancelled
 
 from flows.remote import restore_checkpoints
 from flows.request import TrainRequest, resolve
@@ -21,10 +23,21 @@ from tasks.services.signals import heeded
 from tasks.services.tracking import Continuation, tracked
 from tasks.train import train_stage
 
+GAVE_UP = "GaveUp"
 
-@flow(name="train-pipeline", flow_run_name="{request.config.stem}", validate_parameters=True)
-def train_pipeline(request: TrainRequest = TrainRequest()) -> str:  # noqa: B008 - it is frozen
-    """Train what is missing, evaluate what changed, and return the path of the HTML report."""
+
+@flow(name="train-pipeline", flow_run_name="{request.config.stem} · attempt {attempt}", validate_parameters=True)
+def train_pipeline(
+    request: TrainRequest = TrainRequest(),  # noqa: B008 - it is frozen
+    attempt: int = 1,
+    max_attempts: int = 20,
+) -> str | State:
+    """Train what is missing, evaluate what changed, and return the path of the HTML report.
+
+    `attempt` counts the runs of a chain that began anew after each crash; beyond `max_attempts` it gives up.
+    """
+    if attempt > max_attempts:
+        return Cancelled(name=GAVE_UP, message=f"{max_attempts} attempts crashed; look at the last one's logs")
     job = resolve(request)
     goes_on = (
         restore_checkpoints(request) if job.source is not None else Continuation(may_be_behind=request.force_train)
