@@ -225,9 +225,10 @@ def _train(arguments: argparse.Namespace) -> int:
 def _run_flow(flow: Any, request: Any) -> str:
     from prefect.exceptions import TerminationSignal
 
+    signal.signal(signal.SIGTERM, _raise_preempted)
     try:
         return str(flow(request))
-    except (TerminationSignal, KeyboardInterrupt):
+    except (TerminationSignal, KeyboardInterrupt, SystemExit):
         raise Preempted(STOPPED if flow.name == "train-pipeline" else LAUNCH_STOPPED) from None
     except UPSError:
         raise
@@ -238,12 +239,17 @@ def _run_flow(flow: Any, request: Any) -> str:
 
 
 def _exit_preempted(_number: int, _frame: FrameType | None) -> NoReturn:
-    """End at once: before the flow runs there is nothing to save, and Prefect then sets a handler of its own.
+    """End at once: before the flow runs there is nothing to save.
 
-    An exception would be raised in whatever code is at work, and some turns it into an error of its own.
+    An exception would be raised in whatever code is at work, such as imports, and some makes another error of it.
     """
     os.write(2, f"ups: {STOPPED}\n".encode())
     os._exit(PREEMPTED)
+
+
+def _raise_preempted(_number: int, _frame: FrameType | None) -> NoReturn:
+    """Prefect handles the signal while the flow runs, then hands it on to us: what it has to tell must get out."""
+    raise SystemExit(PREEMPTED)
 
 
 def _status(arguments: argparse.Namespace) -> int:
