@@ -9,7 +9,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from loopback.wandb_server import WandbServer
+from loopback.wandb_server import WandbServer, client_environment
 
 ROOT = Path(__file__).resolve().parent.parent
 MODES = ("none", "disabled", "offline", "online")
@@ -65,15 +65,7 @@ def main() -> None:
 
 def one(mode: str, arguments: argparse.Namespace, root: Path, url: str) -> str:
     """Train once in a process of its own, so that each mode pays for its own imports; its line of figures."""
-    folders = {f"WANDB_{name}_DIR": str(root / "wandb" / name) for name in ("CACHE", "CONFIG", "DATA")}
-    environment = {
-        **os.environ,
-        **folders,
-        "PYTHONPATH": str(ROOT),
-        "WANDB_BASE_URL": url,
-        "WANDB_API_KEY": "k" * 40,
-        "WANDB_ERROR_REPORTING": "false",
-    }
+    environment = {**os.environ, **client_environment(url, root), "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", CHILD, mode, str(arguments.steps), str(root), str(arguments.config)]
     done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode:

@@ -16,7 +16,7 @@ from pathlib import Path
 from chaos.checks import outcome
 from flows import ROOT
 from loopback.vast_emulator import VastEmulator
-from loopback.wandb_server import WandbServer
+from loopback.wandb_server import WandbServer, client_environment
 from tasks.services.run_dir import RunDir
 from ups_models.specs import SPECS
 
@@ -66,7 +66,7 @@ def train_remotely(
     ):
         cloud.faults.auto_resume_delay_s = None
         cloud.default_market()
-        environment |= {"WANDB_BASE_URL": wandb.url, "VAST_URL": cloud.url}
+        environment |= {**client_environment(wandb.url, scratch, WANDB_KEY), "VAST_URL": cloud.url}
         launch = _launch(scratch, environment, arguments)
         left, done, sets, most_live = list(disturbances), [], 0, 0
         deadline = time.monotonic() + TIMEOUT_S
@@ -140,19 +140,13 @@ def main() -> int:
 def _environment(scratch: Path) -> dict[str, str]:
     home = scratch / "home"
     home.mkdir()
-    folders = {f"WANDB_{name}_DIR": str(scratch / "wandb" / name) for name in ("CACHE", "CONFIG", "DATA")}
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "WANDB_"))}
     return {
         **inherited,
-        **folders,
         "HOME": str(home),
-        "NETRC": str(home / "netrc"),
         "OMP_NUM_THREADS": "1",
         "PYTHONPATH": str(ROOT),
         "VAST_API_KEY": VAST_KEY,
-        "WANDB_API_KEY": WANDB_KEY,
-        "WANDB_MODE": "online",
-        "WANDB_ERROR_REPORTING": "false",
     }
 
 

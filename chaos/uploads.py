@@ -11,7 +11,7 @@ from chaos.checks import differences, outcome
 from chaos.lives import Command, finish
 from chaos.tally import Tally
 from chaos.workload import LONG
-from loopback.wandb_server import WandbServer
+from loopback.wandb_server import WandbServer, client_environment
 from loopback.wandb_store import ArtifactRecord
 from tasks.services.run_dir import RunDir
 
@@ -44,7 +44,7 @@ def _one(scratch: Path, server: WandbServer, reference: dict[str, str], name: st
     old, new, log = scratch / f"{name}-old", scratch / f"{name}-new", scratch / "children.log"
     old.mkdir()
     new.mkdir()
-    environment = _environment(scratch, server)
+    environment = client_environment(server.url, scratch)
     first = Command(LONG, old, log, extra=(*TRACKED, "--resume-from-wandb", name), environment=environment)
     moment = (rng.randrange(1, 8), rng.uniform(0, 0.6))
     if not _wait_for_upload(server, first, name, moment[0]):
@@ -79,15 +79,3 @@ def _wait_for_upload(server: WandbServer, life: Command, name: str, number: int)
 
 def _sets(server: WandbServer, name: str) -> list[ArtifactRecord]:
     return server.artifacts.get(f"{ENTITY}/{PROJECT}/ckpt-{name}", [])
-
-
-def _environment(scratch: Path, server: WandbServer) -> dict[str, str]:
-    folders = {f"WANDB_{name}_DIR": str(scratch / "wandb" / name) for name in ("CACHE", "CONFIG", "DATA")}
-    return {
-        **folders,
-        "WANDB_BASE_URL": server.url,
-        "WANDB_API_KEY": "k" * 40,
-        "WANDB_MODE": "online",
-        "WANDB_ERROR_REPORTING": "false",
-        "NETRC": str(scratch / "netrc"),
-    }

@@ -184,6 +184,19 @@ class WandbServer:
         return {"data": data}
 
 
+def client_environment(url: str, home: Path, key: str = "k" * KEY_CHARACTERS) -> dict[str, str]:
+    """What a process needs to be tracked by the server at `url`, and to leave nothing outside `home`."""
+    folders = {f"WANDB_{name}_DIR": str(home / "wandb" / name) for name in ("CACHE", "CONFIG", "DATA")}
+    return {
+        **folders,
+        "WANDB_BASE_URL": url,
+        "WANDB_API_KEY": key,
+        "WANDB_MODE": "online",
+        "WANDB_ERROR_REPORTING": "false",
+        "NETRC": str(home / "netrc"),
+    }
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Print the address on one line and serve until SIGTERM or SIGINT."""
     parser = argparse.ArgumentParser(description=__doc__)

@@ -12,7 +12,7 @@ import pytest
 
 from flows import ROOT
 from flows.server import QUIET
-from loopback.wandb_server import WandbServer
+from loopback.wandb_server import WandbServer, client_environment
 from ups_models.config import PipelineConfig, load_config
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
@@ -66,16 +66,7 @@ def wandb_server() -> Iterator[WandbServer]:
 @pytest.fixture(scope="session")
 def wandb_environment(wandb_server: WandbServer, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """What a process needs to be tracked there, and to leave nothing in the user's home."""
-    home = tmp_path_factory.mktemp("wandb")
-    folders = {f"WANDB_{name}_DIR": str(home / name) for name in ("CACHE", "CONFIG", "DATA")}
-    return {
-        **folders,
-        "WANDB_BASE_URL": wandb_server.url,
-        "WANDB_API_KEY": CANARY_KEY,
-        "WANDB_MODE": "online",
-        "WANDB_ERROR_REPORTING": "false",
-        "NETRC": str(home / "netrc"),
-    }
+    return client_environment(wandb_server.url, tmp_path_factory.mktemp("wandb"), CANARY_KEY)
 
 
 @pytest.fixture(scope="session")
