@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import random
 import subprocess
 import sys
 import tempfile
@@ -12,6 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from chaos.checks import outcome
 from flows import ROOT
@@ -42,14 +44,23 @@ class Seen:
     disturbed: list[str]
     identical: bool
     most_live: int
+    steps_lost: list[int] = field(default_factory=list)
     lines: list[str] = field(default_factory=list)
     machine_logs: list[str] = field(default_factory=list)
 
 
 def train_remotely(
-    scratch: Path, disturbances: Sequence[str], *, say: Callable[[str], None], steps_per_epoch: int = 300
+    scratch: Path,
+    disturbances: Sequence[str],
+    *,
+    say: Callable[[str], None],
+    steps_per_epoch: int = 300,
+    within_s: float = 0.0,
+    seed: int = 0,
 ) -> Seen:
     """Launch on the emulator, disturb the run each time it has uploaded anew, and compare with an undisturbed run.
+
+    The instant is random, up to `within_s` seconds after the upload.
 
     `outbid` takes the machine away; `offline` cuts its host off while the training on it goes on; `controller` kills
     the controller with kill -9, and starts it again.
@@ -66,19 +77,26 @@ def train_remotely(
     ):
         cloud.faults.auto_resume_delay_s = None
         cloud.default_market()
+        for _ in disturbances:  # each machine that is outbid is dearer from then on
+            cloud.add_offer(min_bid=0.2)
         environment |= {**client_environment(wandb.url, scratch, WANDB_KEY), "VAST_URL": cloud.url}
         launch = _launch(scratch, environment, arguments)
         left, done, sets, most_live = list(disturbances), [], 0, 0
+        dice, steps_lost, due = random.Random(seed), [], float("inf")
         deadline = time.monotonic() + TIMEOUT_S
         while launch.poll() is None and time.monotonic() < deadline:
             time.sleep(0.1)
             live, committed = cloud.live(), _sets(wandb)
             most_live = max(most_live, len(live))
-            if left and live and live[0].state == "running" and not live[0].offline and committed >= sets + 2:
+            ready = left and live and live[0].state == "running" and not live[0].offline and committed >= sets + 2
+            due = min(due, time.monotonic() + dice.uniform(0, within_s)) if ready else float("inf")
+            if time.monotonic() >= due:
                 done.append(left.pop(0))
-                say(f"{done[-1]} (instance {live[0].id})")
                 launch = _disturb(done[-1], cloud, live[0].id, launch, lambda: _launch(scratch, environment, arguments))
-                sets = _sets(wandb)
+                sets, due = _sets(wandb), float("inf")
+                if done[-1] == "outbid":
+                    steps_lost.append(_steps_lost(live[0].home / "ups" / "run", wandb))
+                say(f"{done[-1]} (instance {live[0].id})")
         if launch.poll() is None:
             launch.kill()
         code = launch.wait()
@@ -90,6 +108,7 @@ def train_remotely(
             done,
             _final_weights(wandb) == reference,
             most_live,
+            steps_lost,
             (scratch / "launch.log").read_text("utf-8").splitlines(),
             [one.log_path.read_text("utf-8") for one in cloud.instances if one.log_path.exists()],
         )
@@ -119,6 +138,8 @@ def main() -> int:
     parser.add_argument("--disturb", nargs="*", choices=("outbid", "offline", "controller"), default=["outbid"])
     parser.add_argument("--times", type=int, default=1, help="go through --disturb so many times")
     parser.add_argument("--steps-per-epoch", type=int, default=300, help="of the operator's three epochs")
+    parser.add_argument("--within-s", type=float, default=0.0, help="disturb up to so long after an upload, at random")
+    parser.add_argument("--seed", type=int, default=0, help="of the random instants")
     arguments = parser.parse_args()
     started = time.monotonic()
 
@@ -127,11 +148,21 @@ def main() -> int:
 
     with tempfile.TemporaryDirectory(prefix="demo-") as directory:
         plan = list(arguments.disturb) * arguments.times
-        seen = train_remotely(Path(directory), plan, say=say, steps_per_epoch=arguments.steps_per_epoch)
+        seen = train_remotely(
+            Path(directory),
+            plan,
+            say=say,
+            steps_per_epoch=arguments.steps_per_epoch,
+            within_s=arguments.within_s,
+            seed=arguments.seed,
+        )
     for line in seen.lines:
         print(f"          {line}")
     say(f"exit code {seen.code}; {len(seen.disturbed)} of {len(plan)} disturbances took place")
     say(f"{seen.machines} machines rented, {seen.most_live} at a time, {seen.live} left; ledger: {seen.usd:.6f} USD")
+    if seen.steps_lost:
+        mean = sum(seen.steps_lost) / len(seen.steps_lost)
+        say(f"steps since the newest set in W&B, when outbid: {mean:.0f} on average, {max(seen.steps_lost)} at most")
     say(f"final weights {'identical to' if seen.identical else 'DIFFERENT from'} the undisturbed run")
     well = seen.code == 0 and seen.identical and not seen.live and len(seen.disturbed) == len(plan)
     return 0 if well else 1
@@ -178,16 +209,33 @@ def _sets(wandb: WandbServer) -> int:
     return sum(one.version is not None for one in sets)
 
 
-def _final_weights(wandb: WandbServer) -> dict[str, str]:
-    """sha256 of each checkpoint, as the newest set in W&B names them."""
+def _steps_lost(run: Path, wandb: WandbServer) -> int:
+    """How many optimiser steps a machine that is gone had done since the set that the next one goes on from."""
+    lines = (run / "reports" / "metrics.jsonl").read_text("utf-8").splitlines()
+    done: dict[str, int] = {}
+    for line in lines:
+        row = json.loads(line)
+        done[row["stage"]] = int(row["step"])
+    safe = {stage: int(record.get("step") or 0) for stage, record in _newest_status(wandb).get("stages", {}).items()}
+    return sum(max(0, step - safe.get(stage, 0)) for stage, step in done.items())
+
+
+def _newest_status(wandb: WandbServer) -> dict[str, Any]:
+    """stage_status.json of the newest set in W&B."""
     collection = next((name for name in wandb.artifacts if name.endswith(f"/ckpt-{RUN}")), None)
     if collection is None:
         return {}
     entity, project, name = collection.split("/")
-    status = json.loads(wandb.content(wandb.artifact(entity, project, f"{name}:latest"))["stage_status.json"])
+    content = wandb.content(wandb.artifact(entity, project, f"{name}:latest"))["stage_status.json"]
+    status: dict[str, Any] = json.loads(content)
+    return status
+
+
+def _final_weights(wandb: WandbServer) -> dict[str, str]:
+    """sha256 of each checkpoint, as the newest set in W&B names them."""
     return {
         file: known["sha256"]
-        for record in status["stages"].values()
+        for record in _newest_status(wandb).get("stages", {}).values()
         for file, known in (record.get("files") or {}).items()
     }
 
