@@ -50,11 +50,18 @@ class GenerateConfig(Section):
     )
 
 
+WANDB_ARTIFACT = "wandb-artifact://"
+FILE_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"
+WEB_ADDRESS = rf"https?://[^\s#?]+/{FILE_NAME}(\?\S*)?"
+ARTIFACT_ADDRESS = rf"{WANDB_ARTIFACT}([A-Za-z0-9][A-Za-z0-9._-]*/){{2}}[A-Za-z0-9._-]+:[A-Za-z0-9._-]+/{FILE_NAME}"
+
+
 class DownloadConfig(Section):
     """A data file to fetch: once, resumed after an interruption, and checked before it is used."""
 
-    url: Annotated[str, Field(pattern=r"^https?://[^\s#?]+/[A-Za-z0-9][A-Za-z0-9._-]*(\?\S*)?$")] = Field(
-        description="Address of the file; its last part is the name that the file gets."
+    url: Annotated[str, Field(pattern=rf"^({WEB_ADDRESS}|{ARTIFACT_ADDRESS})$")] = Field(
+        description="http(s) address of the file, or wandb-artifact://ENTITY/PROJECT/NAME:VERSION/FILE; its last part "
+        "is the name that the file gets."
     )
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] = Field(description="sha256 of the whole file.")
 

@@ -63,7 +63,7 @@ def load_data(cfg: PipelineConfig, run: RunDir) -> Trajectories:
     """All trajectories of the config; generates files that are ours to make and not there yet."""
     files = trajectory_files(cfg, run)
     for download in cfg.data.downloads:
-        fetch(download, run.data)
+        fetch(download, run.data, cfg.tracking)
     if not cfg.data.files and not cfg.data.downloads:
         times = {"nt": cfg.data.generate.nt, "t_end": cfg.data.generate.t_end}
         nx = cfg.data.points * cfg.data.reduced_resolution
@@ -77,7 +77,7 @@ def load_steady_data(cfg: PipelineConfig, run: RunDir) -> SteadyFields:
     """All steady states of the config; generates files that are ours to make and not there yet."""
     files, data = steady_files(cfg, run), cfg.steady_data
     for download in data.downloads:
-        fetch(download, run.data)
+        fetch(download, run.data, cfg.tracking)
     if not data.files and not data.downloads:
         _generate("darcy2d", files, n=data.generate.n, seed=cfg.seed, nx=data.size * data.reduced_resolution)
     fields = _read_steady(data, tuple(files), data_fingerprint(list(files)))

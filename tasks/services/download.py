@@ -9,7 +9,8 @@ from pathlib import Path
 import httpx
 
 from tasks.services.progress import progress_of
-from ups_models.config import DownloadConfig
+from tasks.services.tracking import TrackingUnavailable, download_artifact_file
+from ups_models.config import WANDB_ARTIFACT, DownloadConfig, TrackingConfig
 from ups_models.errors import DataError, StorageError
 from ups_models.files import digest_of
 
@@ -20,10 +21,17 @@ PARTIAL_SUFFIX = ".part"
 TIMEOUT_S = 60
 
 
-def fetch(download: DownloadConfig, folder: Path, *, retry_after_s: tuple[float, ...] = RETRY_AFTER_S) -> Path:
+def fetch(
+    download: DownloadConfig,
+    folder: Path,
+    tracking: TrackingConfig,
+    *,
+    retry_after_s: tuple[float, ...] = RETRY_AFTER_S,
+) -> Path:
     """The file in `folder`, downloaded if it is not there. Raises DataError when it is not what the config names.
 
-    What has arrived lies in `<name>.part` and is not fetched again, whatever interrupts.
+    What has arrived from the web lies in `<name>.part` and is not fetched again, whatever interrupts; a file of a W&B
+    artifact comes whole.
     """
     path = folder / download.name
     if path.is_file():
@@ -32,9 +40,12 @@ def fetch(download: DownloadConfig, folder: Path, *, retry_after_s: tuple[float,
     partial = path.with_name(path.name + PARTIAL_SUFFIX)
     for pause_s in (*retry_after_s, None):
         try:
-            _go_on(download, partial)
+            if download.url.startswith(WANDB_ARTIFACT):
+                download_artifact_file(download.url.removeprefix(WANDB_ARTIFACT), partial, tracking)
+            else:
+                _go_on(download, partial)
             break
-        except httpx.HTTPError as error:
+        except (httpx.HTTPError, TrackingUnavailable) as error:
             if pause_s is None or _is_final(error):
                 raise DataError(f"{download.url}: cannot be fetched ({error}); check the address") from error
             logger.warning("%s: %s; going on in %.0f s", download.url, error, pause_s)
@@ -68,6 +79,6 @@ def _go_on(download: DownloadConfig, partial: Path) -> None:
                 update(have, "bytes")
 
 
-def _is_final(error: httpx.HTTPError) -> bool:
+def _is_final(error: Exception) -> bool:
     """Whether another try would be answered the same."""
     return isinstance(error, httpx.HTTPStatusError) and httpx.codes.is_client_error(error.response.status_code)

@@ -27,7 +27,7 @@ from tasks.services.run_dir import RunDir
 from tasks.services.status import Status, StatusStore, WandbRecord, parse_status
 from tasks.services.uploads import UploadFailed, Uploads
 from ups_models.config import PipelineConfig, TrackingConfig
-from ups_models.errors import BadInput, RunLost, UPSError
+from ups_models.errors import BadInput, DataError, RunLost, UPSError
 from ups_models.specs import SPECS
 
 if TYPE_CHECKING:  # importing wandb takes a second: only a run that is tracked pays it
@@ -525,6 +525,18 @@ def download_set(found: FoundRun, folder: Path, cfg: TrackingConfig) -> str | No
     except Exception as error:
         raise TrackingUnavailable(f"{name} could not be downloaded ({_reason(error)}); try again") from error
     return f"ckpt-{found.path.id}:{artifact.version}"
+
+
+def download_artifact_file(address: str, path: Path, cfg: TrackingConfig) -> None:
+    """Download `entity/project/name:version/file` to `path`. Raises TrackingUnavailable, DataError where it is not."""
+    name, _, file = address.rpartition("/")
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        try:
+            Path(_api(cfg).artifact(name).get_entry(file).download(root=folder, skip_cache=True)).replace(path)
+        except Exception as error:
+            if isinstance(error, KeyError) or any(words in str(error).lower() for words in ABSENT):
+                raise DataError(f"{address}: is not in W&B at {_base_url()}; check the address") from error
+            raise TrackingUnavailable(f"{address} could not be downloaded ({_reason(error)})") from error
 
 
 def remote_status(found: FoundRun, cfg: TrackingConfig) -> Status | None:

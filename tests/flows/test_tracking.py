@@ -14,6 +14,7 @@ from loopback.wandb_server import WandbServer
 from tasks.services.run_dir import RunDir
 from tasks.services.status import StatusStore
 from tests.conftest import CANARY_KEY, command
+from ups_models.files import digest_of
 from ups_models.specs import SPECS
 
 ENTITY, PROJECT = "researcher", "ups-pipeline"
@@ -354,6 +355,37 @@ def test_a_server_that_dies_in_the_middle_stops_nothing(tmp_path, wandb_environm
     assert {stage: rows_of(run, stage) for stage in SPECS} == {
         stage: list(range(1, steps + 1)) for stage, steps in STEPS.items()
     }
+
+
+PUBLISH = """
+import sys, wandb
+run = wandb.init(project=sys.argv[1], id="dataset")
+artifact = wandb.Artifact("burgers", type="dataset")
+artifact.add_file(sys.argv[2], name="burgers.hdf5")
+run.log_artifact(artifact).wait()
+run.finish()
+"""
+
+
+def test_a_run_trains_on_a_file_of_a_wandb_artifact(
+    tmp_path, straight, wandb_server, wandb_environment, tracked_pipeline
+):
+    [source] = (straight / "data").glob("1D_*")
+    published = command("-c", PUBLISH, **wandb_environment)(PROJECT, str(source), cwd=tmp_path)
+    assert published.returncode == 0, published.stderr
+    sha256 = digest_of(source).sha256
+
+    def train(name):
+        download = f"{{url: 'wandb-artifact://{ENTITY}/{PROJECT}/{name}', sha256: {sha256}}}"
+        only = ("--stage", "operator", "--set", f"data.downloads=[{download}]")
+        return tracked_pipeline(*SMOKE, *TRAIN_ONLY, *only, "--run-dir", name.partition(":")[0], cwd=tmp_path)
+
+    done, absent = train("burgers:v0/burgers.hdf5"), train("absent:v0/burgers.hdf5")
+
+    assert done.returncode == 0, done.stderr
+    assert digest_of(tmp_path / "burgers" / "data" / "burgers.hdf5").sha256 == sha256
+    assert absent.returncode == 2
+    assert "is not in W&B" in absent.stderr
 
 
 def test_no_key_is_found_anywhere(straight, wandb_server, prefect_server):

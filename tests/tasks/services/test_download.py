@@ -9,10 +9,11 @@ import pytest
 from tasks.services.datasets import load_data
 from tasks.services.download import fetch
 from tasks.services.run_dir import RunDir
-from ups_models.config import DownloadConfig
+from ups_models.config import DownloadConfig, TrackingConfig
 from ups_models.errors import DataError
 
 CONTENT = bytes(range(256)) * 4096
+UNASKED = TrackingConfig()  # W&B is asked for its own artifacts alone
 
 
 class FileServer(ThreadingHTTPServer):
@@ -67,8 +68,8 @@ def wanted(server, name="data.hdf5", content=CONTENT):
 
 
 def test_a_file_is_fetched_once(server, tmp_path):
-    path = fetch(wanted(server), tmp_path)
-    fetch(wanted(server), tmp_path)
+    path = fetch(wanted(server), tmp_path, UNASKED)
+    fetch(wanted(server), tmp_path, UNASKED)
 
     assert path.read_bytes() == CONTENT
     assert server.asked == [0]
@@ -78,7 +79,7 @@ def test_a_file_is_fetched_once(server, tmp_path):
 def test_a_broken_download_goes_on_where_it_was_if_the_server_can(server, tmp_path, ranges):
     server.break_after, server.ranges = 300_000, ranges
 
-    path = fetch(wanted(server), tmp_path, retry_after_s=(0,))
+    path = fetch(wanted(server), tmp_path, UNASKED, retry_after_s=(0,))
 
     assert path.read_bytes() == CONTENT
     assert server.asked == [0, 300_000]
@@ -88,20 +89,20 @@ def test_a_broken_download_goes_on_where_it_was_if_the_server_can(server, tmp_pa
 def test_what_an_earlier_process_fetched_is_not_fetched_again(server, tmp_path):
     (tmp_path / "data.hdf5.part").write_bytes(CONTENT)
 
-    assert fetch(wanted(server), tmp_path).read_bytes() == CONTENT
+    assert fetch(wanted(server), tmp_path, UNASKED).read_bytes() == CONTENT
     assert server.asked == [len(CONTENT)]
 
 
 def test_a_file_that_is_not_the_one_named_is_not_used(server, tmp_path):
     with pytest.raises(DataError, match=r"has sha256 .* but the config names"):
-        fetch(wanted(server, content=b"another"), tmp_path)
+        fetch(wanted(server, content=b"another"), tmp_path, UNASKED)
 
     assert list(tmp_path.iterdir()) == []
 
 
 def test_an_address_that_is_wrong_is_said_at_once(server, tmp_path):
     with pytest.raises(DataError, match=r"cannot be fetched .*404"):
-        fetch(wanted(server, name="missing.hdf5"), tmp_path)
+        fetch(wanted(server, name="missing.hdf5"), tmp_path, UNASKED)
 
 
 def test_a_run_trains_on_what_it_fetched(server, tmp_path, smoke, finished_run):
@@ -114,3 +115,18 @@ def test_a_run_trains_on_what_it_fetched(server, tmp_path, smoke, finished_run):
 
     assert len(data.u) == 24
     assert (tmp_path / "data" / source.name).is_file()
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "wandb-artifact://entity/project/name/data.hdf5",
+        "wandb-artifact://project/name:v0/data.hdf5",
+        "wandb-artifact://entity/project/name:v0/folder/data.hdf5",
+        "file:///etc/passwd",
+        "http://host/",
+    ],
+)
+def test_an_address_that_names_no_file_is_refused(address):
+    with pytest.raises(ValueError, match="url"):
+        DownloadConfig(url=address, sha256="0" * 64)
