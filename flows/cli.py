@@ -318,6 +318,9 @@ def _launch(arguments: argparse.Namespace) -> int:
         say(plan_of(request))
         return 0
     if "detach" in arguments:
+        from flows.show_launch import plan_of
+
+        plan_of(request)  # what is wrong is said here, where somebody reads it
         return _detached(request.run_dir)
     from flows.server import quiet_prefect, temporary_server
 

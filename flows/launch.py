@@ -1,15 +1,16 @@
 """What a remote training may be asked for, and how it is carried out."""
 
 import logging
-import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from flows.request import StageChoice, find_config, require_tracking
+from flows.view import view
 from tasks.services.bootstrap import onstart
+from tasks.services.code import GIT, code_to_send
 from tasks.services.local_provider import LocalProvider
 from tasks.services.remote_job import RemoteJob, prepare
 from tasks.services.rental import Journal, Limits, Rental, one_controller, require_writable_journal
@@ -20,8 +21,6 @@ from ups_models.config import EvalConfig, PipelineConfig, load_config
 from ups_models.errors import BadInput
 
 logger = logging.getLogger(__name__)
-
-SAY_EVERY_S = 30.0
 
 
 class LaunchRequest(BaseModel):
@@ -47,6 +46,9 @@ class LaunchRequest(BaseModel):
     max_hours: float = Field(24.0, gt=0, le=10_000, description="Give up after so many hours.")
     interruptible: bool = Field(True, description="Bid for a machine that may be taken away, at a third of the price.")
     provider: Literal["vast", "local"] = Field("vast", description="local: this machine, to try it without an account.")
+    code: str | None = Field(
+        None, pattern=GIT, description="Send this commit, git:URL@COMMIT, instead of the checkout as it is."
+    )
     set: tuple[str, ...] = Field((), description="Override a config value: latent.dim=64. May be given several times.")
     run_dir: Path = Field(Path(), description="Folder of the journal of rented machines.")
     poll_s: float = Field(10.0, gt=0, le=600, description="Look at the machine this often, in seconds.")
@@ -101,11 +103,20 @@ def job_of(request: LaunchRequest, provider: Provider, cut_off: Mapping[str, str
     if cut_off is not None:
         path = _cut_off_run(request, cut_off, source, cfg)
         device = cfg.runtime.device
-        job = RemoteJob(path, cut_off["artifact"], cut_off["digest"], cfg.tracking, device, seconds, shutdown)
+        packed = (cut_off["artifact"], cut_off["digest"], cut_off.get("code", ""))
+        job = RemoteJob(path, *packed, cfg.tracking, device, seconds, shutdown)
     else:
-        job = prepare(
-            cfg, evaluations, arguments, source=source, mode=request.resume_mode, max_seconds=seconds, shutdown=shutdown
-        )
+        with code_to_send(request.code) as code:
+            job = prepare(
+                cfg,
+                evaluations,
+                arguments,
+                code=code,
+                source=source,
+                mode=request.resume_mode,
+                max_seconds=seconds,
+                shutdown=shutdown,
+            )
     if provider.holds_secret("WANDB_API_KEY"):
         return RemoteJob(**{**vars(job), "key_is_in_account": True})
     return job
@@ -124,15 +135,15 @@ def _cut_off_run(
     return path
 
 
-def carry_out(request: LaunchRequest, show: Any = None) -> RemoteJob:
-    """Rent, train, give back; returns when the training is complete. `show` is told every change of state."""
+def carry_out(request: LaunchRequest) -> RemoteJob:
+    """Rent, train, give back; returns when the training is complete."""
     require_writable_journal(request.journal_path)
     provider = provider_of(request)
     with one_controller(request.journal_path):
-        return _carry_out(request, provider, show)
+        return _carry_out(request, provider)
 
 
-def _carry_out(request: LaunchRequest, provider: Provider, show: Any) -> RemoteJob:
+def _carry_out(request: LaunchRequest, provider: Provider) -> RemoteJob:
     journal = Journal(request.journal_path)
     job = job_of(request, provider, journal.open_job)
     logger.info("run %s; if this launch is stopped: --resume-from-wandb %s", job.path, job.path)
@@ -142,44 +153,16 @@ def _carry_out(request: LaunchRequest, provider: Provider, show: Any) -> RemoteJ
         poll_s=request.poll_s,
         lost_after_s=request.lost_after_s,
     )
-    Rental(
-        provider,
-        request.wanted(),
-        job,
-        onstart(),
-        journal,
-        limits,
-        keep_on_failure=request.keep_on_failure,
-        auto_shutdown=request.auto_shutdown,
-        show=show or Teller(),
-    ).carry_out()
+    with view(configs_of(request)[0], str(job.path), limits.max_usd) as show:
+        Rental(
+            provider,
+            request.wanted(),
+            job,
+            onstart(),
+            journal,
+            limits,
+            keep_on_failure=request.keep_on_failure,
+            auto_shutdown=request.auto_shutdown,
+            show=show,
+        ).carry_out()
     return job
-
-
-class Teller:
-    """Says what changes, and every half minute that all is well."""
-
-    def __init__(self) -> None:
-        self.said: tuple[Any, ...] = ()
-        self.said_at = 0.0
-
-    def __call__(self, state: str, facts: Mapping[str, Any]) -> None:
-        """One line, where there is something to say."""
-        if "instance" not in facts:
-            logger.info("%s %s", state, " ".join(f"{key}={value}" for key, value in facts.items()))
-            return
-        now = (state, facts["instance"], facts["instance_state"], facts["stage"])
-        if now == self.said and time.monotonic() - self.said_at < SAY_EVERY_S:
-            return
-        self.said, self.said_at = now, time.monotonic()
-        logger.info(
-            "%s instance %s (%s), machine %d: %s step %d; %.3f USD/h, %.2f USD spent",
-            state,
-            facts["instance"],
-            facts["instance_state"],
-            facts["generation"],
-            facts["stage"] or "nothing trained yet",
-            facts["step"],
-            facts["usd_per_hour"],
-            facts["spent_usd"],
-        )

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import yaml
 
-from tasks.services.code import ROOT
+from tasks.services.code import Code
 from ups_models.config import EvalConfig, PipelineConfig
 from ups_models.errors import UPSError
 from ups_models.files import digest_of
@@ -22,13 +22,15 @@ MOST_ONSTART = 4000
 CONFIG, SUMS, ARGUMENTS = "config.yaml", "SHA256SUMS", "arguments"
 
 
-def build_job(folder: Path, cfg: PipelineConfig, evaluations: dict[str, EvalConfig], arguments: Sequence[str]) -> str:
+def build_job(
+    folder: Path, code: Code, cfg: PipelineConfig, evaluations: dict[str, EvalConfig], arguments: Sequence[str]
+) -> str:
     """Fill `folder` with everything that the machine needs; returns what identifies it.
 
-    The wheel is built from the checkout as it is, uncommitted changes included, so what runs is what was launched.
+    The wheel is built from the code as it is, uncommitted changes included, so what runs is what was launched.
     """
     folder.mkdir(parents=True)
-    _build_wheel(folder)
+    _build_wheel(folder, code.root)
     _write_yaml(folder / CONFIG, cfg.model_dump(mode="json"))
     lines = ["--config", CONFIG, *arguments]
     for name in ("small_eval", "full_eval"):
@@ -38,8 +40,8 @@ def build_job(folder: Path, cfg: PipelineConfig, evaluations: dict[str, EvalConf
         else:
             lines += [f"--skip-{name.replace('_', '-')}"]
     (folder / ARGUMENTS).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-    if (ROOT / "constraints.txt").is_file():
-        shutil.copyfile(ROOT / "constraints.txt", folder / "constraints.txt")
+    if (code.root / "constraints.txt").is_file():
+        shutil.copyfile(code.root / "constraints.txt", folder / "constraints.txt")
     sums = [f"{digest_of(path).sha256}  {path.name}\n" for path in sorted(folder.iterdir())]
     (folder / SUMS).write_text("".join(sums), encoding="utf-8")
     return digest_of(folder / SUMS).sha256
@@ -64,12 +66,12 @@ def label_prefix(run_id: str) -> str:
     return f"ups-{run_id[:40]}-{hashlib.sha256(run_id.encode()).hexdigest()[:8]}-g"
 
 
-def _build_wheel(folder: Path) -> None:
+def _build_wheel(folder: Path, root: Path) -> None:
     command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder.resolve())]
     epoch = {"SOURCE_DATE_EPOCH": "1580601600"}  # equal files make an equal wheel
-    done = subprocess.run(command, cwd=ROOT, env={**os.environ, **epoch}, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=root, env={**os.environ, **epoch}, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise UPSError(f"{ROOT}: the code could not be packed: {done.stderr.strip().splitlines()[-1:]}")
+        raise UPSError(f"{root}: the code could not be packed: {done.stderr.strip().splitlines()[-1:]}")
 
 
 def _write_yaml(path: Path, content: object) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tasks.services.bootstrap import build_job
+from tasks.services.code import VERSION, Code
 from tasks.services.restore import ResumeMode, fetch, look_up
 from tasks.services.run_dir import RunDir
 from tasks.services.tracking import (
@@ -35,6 +36,7 @@ class RemoteJob:
     path: RunPath
     artifact: str
     digest: str
+    code: str
     cfg: TrackingConfig
     device: str
     max_seconds: int
@@ -47,8 +49,8 @@ class RemoteJob:
         return self.path.id
 
     def identity(self) -> dict[str, str]:
-        """Run, artifact and digest."""
-        return {"run": str(self.path), "artifact": self.artifact, "digest": self.digest}
+        """Run, artifact, its digest, and the version of the code in it."""
+        return {"run": str(self.path), "artifact": self.artifact, "digest": self.digest, "code": self.code}
 
     def claim(self, generation: int) -> None:
         """Let this attempt, and no earlier one, write to the run."""
@@ -65,6 +67,7 @@ class RemoteJob:
             "UPS_ARTIFACT": self.artifact,
             "UPS_JOB": self.digest,
             "UPS_GENERATION": str(generation),
+            VERSION: self.code,
             "UPS_DEVICE": self.device,
             "UPS_MAX_SECONDS": str(self.max_seconds),
             "UPS_SHUTDOWN": self.shutdown,
@@ -87,6 +90,7 @@ def prepare(
     evaluations: dict[str, EvalConfig],
     arguments: Sequence[str],
     *,
+    code: Code,
     source: RunPath | None,
     mode: ResumeMode,
     max_seconds: int,
@@ -117,13 +121,15 @@ def prepare(
         )
         try:
             lines = [str(session.path) if word == "{}" else word for word in where]
-            digest = build_job(folder, cfg, evaluations, [*lines, *arguments])
+            digest = build_job(folder, code, cfg, evaluations, [*lines, *arguments])
             artifact = publish_job(session, folder)
             if found is not None and mode == "never":
                 _take_over(session, found_folder=fetch(found, mode, cfg, run))
         finally:
             session.finish(0)
-    return RemoteJob(session.path, artifact, digest, cfg.tracking, cfg.runtime.device, max_seconds, shutdown)
+    return RemoteJob(
+        session.path, artifact, digest, code.version, cfg.tracking, cfg.runtime.device, max_seconds, shutdown
+    )
 
 
 def _take_over(session: Session, found_folder: tuple[Path, str] | None) -> None:

@@ -25,6 +25,7 @@ NO_CUDA, NOT_FETCHED, PREEMPTED, BAD_INPUT = 76, 77, 75, 2
 FAULTS_OF_THE_MACHINE = (NO_CUDA, NOT_FETCHED)
 MARK = "ups-onstart: exit "
 LOOKS = 3
+LOG_LINES = 8
 
 End = Literal["lost", "broken", "preempted", "failed"]
 
@@ -78,6 +79,7 @@ class Journal:
         self.generation = 0
         self.started_at = time.time()
         self.open_job: dict[str, str] | None = None
+        self.excluded: set[int] = set()
         for entry in self._entries():
             self._apply(entry)
 
@@ -90,6 +92,10 @@ class Journal:
             file.flush()
             os.fsync(file.fileno())
         self._apply(entry)
+
+    def rented(self) -> int:
+        """How many machines there were; an order that came to nothing is none."""
+        return sum(machine.id is not None for machine in self.machines.values())
 
     def spent_usd(self) -> float:
         """All machines together."""
@@ -112,7 +118,9 @@ class Journal:
         if entry["event"] == "began" and self.open_job != entry["job"]:
             self.open_job, self.started_at = dict(entry["job"]), float(entry["time"])
         elif entry["event"] == "closed":
-            self.machines, self.open_job = {}, None  # a new launch has a budget of its own
+            self.machines, self.open_job, self.excluded = {}, None, set()  # a new launch has a budget of its own
+        elif entry["event"] == "market exhausted":
+            self.excluded = set()  # all have failed once: better again than never
         elif entry["event"] == "renting":
             offer = dict(entry["offer"])
             self.machines[number] = Machine(
@@ -120,6 +128,8 @@ class Journal:
             )
         elif number in self.machines and entry["event"] == "rented":
             self.machines[number].id = int(entry["id"])
+        elif number in self.machines and entry["event"] == "excluded":
+            self.excluded.add(int(self.machines[number].offer["machine_id"]))
         elif number in self.machines and entry["event"] == "given back":
             self.machines[number].given_back_at = float(entry["time"])
 
@@ -173,10 +183,10 @@ class Rental:
     auto_shutdown: bool = True
     show: Show = lambda state, facts: None
     pause: Callable[[float], None] = time.sleep
-    excluded: set[int] = field(default_factory=set)
     errors: int = 0
     failed_at: tuple[str, int] | None = None
     ended_at: tuple[str, int] = ("", 0)
+    log: list[str] = field(default_factory=list)
 
     def carry_out(self) -> None:
         """Train to the end. Raises TrainingFailed, BudgetSpent, NoOffer, ProviderRefused; no machine is left then."""
@@ -190,6 +200,7 @@ class Rental:
                 self._require_budget()
                 if instance_id is None:
                     instance_id = self._rent()
+                    self.log = []
                 end = self._watch(instance_id)
                 if end is None:
                     kept = not self.auto_shutdown
@@ -229,7 +240,7 @@ class Rental:
     def _rent(self) -> int:
         """Search and rent, until it works or a limit is reached; one machine at a time."""
         for attempt in range(10**6):
-            self._require_budget()
+            self._require_budget(renting=True)
             offer = self._search(attempt)
             if offer is None:
                 continue
@@ -261,9 +272,9 @@ class Rental:
             logger.warning("%s; searching again", error)
             self._wait(attempt)
             return None
-        fresh = [offer for offer in offers if offer.machine_id not in self.excluded]
+        fresh = [offer for offer in offers if offer.machine_id not in self.journal.excluded]
         if not fresh:
-            self.excluded.clear()
+            self.journal.note("market exhausted", self.journal.generation)
             self._wait(attempt)
             return None
         return fresh[0]
@@ -275,7 +286,7 @@ class Rental:
             instance_id = self.provider.rent(offer, self.wanted, label=label, onstart=self.onstart, env=environment)
         except OfferGone as error:
             logger.info("%s; looking for another", error)
-            self.excluded.add(offer.machine_id)
+            self._exclude(generation)
             return self._settle(label)
         except Uncertain as error:
             logger.warning("%s: looking whether it was rented all the same", error)
@@ -380,14 +391,16 @@ class Rental:
         if standing is not None and standing.outcome is not None and standing.outcome[0] == generation:
             return standing.outcome[1]
         if look_at_logs:
-            for line in reversed(self.provider.logs(instance_id).splitlines()):
+            lines = self.provider.logs(instance_id).splitlines()
+            self.log = lines[-LOG_LINES:]
+            for line in reversed(lines):
                 if MARK in line and line.rstrip().endswith(f"generation {generation}"):
                     return int(line.partition(MARK)[2].split()[0])
         return None
 
     def _exclude(self, generation: int) -> None:
-        """Never that machine again, as long as there are others."""
-        self.excluded.add(int(self.journal.machines[generation].offer["machine_id"]))
+        """Never that machine again, as long as there are others, even after the controller was started again."""
+        self.journal.note("excluded", generation)
 
     def _end_of(self, code: int, standing: Standing | None, generation: int) -> End | None:
         if code == 0:
@@ -495,15 +508,13 @@ class Rental:
         text = instance.label.removeprefix(label_prefix(self.job.run_id))
         return int(text) if text.isdecimal() else 0
 
-    def _require_budget(self) -> None:
+    def _require_budget(self, *, renting: bool = False) -> None:
+        most = self.limits.max_machines
         spent, hours = self.journal.spent_usd(), (time.time() - self.journal.started_at) / 3600
         for is_over, what in (
             (spent >= self.limits.max_usd, f"--max-total-cost of {self.limits.max_usd:g} USD ({spent:.2f} spent)"),
             (hours >= self.limits.max_hours, f"--max-hours of {self.limits.max_hours:g}"),
-            (
-                len(self.journal.machines) > self.limits.max_machines,
-                f"the limit of {self.limits.max_machines} machines",
-            ),
+            (renting and self.journal.rented() >= most, f"the limit of {most} machines"),
         ):
             if is_over:
                 raise BudgetSpent(
@@ -523,6 +534,7 @@ class Rental:
             "step": standing.step if standing else 0,
             "usd_per_hour": self.journal.machines[generation].usd_per_hour if generation else 0.0,
             "spent_usd": self.journal.spent_usd(),
+            "log": self.log,
         }
         self.show("RUNNING" if instance and instance.state == "running" else "BOOTING", facts)
 

@@ -211,7 +211,7 @@ class VastProvider:
             text = self.client.logs(instance_id=instance_id, tail="100")
         except SDK_ERRORS:  # logs are help, not truth
             return ""
-        return text if isinstance(text, str) else ""
+        return redacted(text) if isinstance(text, str) else ""
 
     def give_back(self, instance_id: int) -> None:
         """Destroy, and look again until it is gone: the reply alone proves nothing."""

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -101,6 +102,43 @@ def test_bad_input_is_one_line_and_nothing_is_rented(ups_there, cloud, tmp_path,
     assert named in done.stderr
     assert "Traceback" not in done.stderr
     assert cloud.instances == []
+
+
+@pytest.mark.parametrize(
+    ("code", "named"),
+    [
+        ("git:ext::sh -c id@abcdef1", "--code: "),
+        ("git:https://host/repository@main", "--code: "),
+        ("git:file:///no/such/repository@abcdef1", "cannot be fetched"),
+    ],
+)
+def test_code_that_cannot_be_fetched_is_said_before_anything_is_rented(ups_there, cloud, tmp_path, code, named):
+    done = ups_there("launch", *SMOKE, "--code", code, cwd=tmp_path)
+
+    assert done.returncode == 2, done.stderr
+    assert named in done.stderr
+    assert cloud.instances == []
+
+
+def test_a_detached_launch_goes_on_by_itself_and_writes_to_its_log(ups_there, cloud, tmp_path):
+    cloud.faults.no_credit = -1
+    log, deadline = tmp_path / "launch.log", time.monotonic() + 90
+
+    done = ups_there("launch", *SMOKE, "--detach", cwd=tmp_path)
+    while "no credit" not in (log.read_text("utf-8") if log.exists() else "") and time.monotonic() < deadline:
+        time.sleep(0.2)
+
+    assert done.returncode == 0, done.stderr
+    assert "goes on" in done.stdout
+    assert "no credit" in log.read_text("utf-8")
+
+
+def test_what_is_wrong_is_said_before_a_launch_detaches(ups_there, cloud, tmp_path):
+    done = ups_there("launch", *SMOKE, "--detach", "--max-price", "0.001", cwd=tmp_path)
+
+    assert done.returncode == 2
+    assert "the cheapest is 0." in done.stderr
+    assert not (tmp_path / "launch.log").exists()
 
 
 def test_no_vast_key_is_said(wandb_environment, tmp_path):

@@ -228,6 +228,37 @@ def test_a_lost_reply_and_a_list_that_is_wrongly_empty_leave_nothing_behind(tmp_
     assert market.live == {}
 
 
+def test_offers_that_are_gone_count_as_no_machine(tmp_path):
+    market = Market([["running", "done"]], rent_raises=[OfferGone("the offer is gone")] * 5)
+
+    rental(market, tmp_path, limits=Limits(**{**vars(QUICK), "max_machines": 1})).carry_out()
+
+    assert (len(market.created), market.live) == (1, {})
+
+
+def test_a_machine_that_failed_is_not_rented_again_after_the_controller_was_killed(tmp_path):
+    market = Market([["running", "exit 76"], ["running", "done"]])
+    first = rental(market, tmp_path, show=lambda state, facts: die_when(state == "ENDED"))
+    first._give_back_all = lambda: None
+    note = first.journal.note
+    first.journal.note = lambda event, *rest, **values: None if event == "closed" else note(event, *rest, **values)
+    with pytest.raises(Killed):
+        first.carry_out()
+
+    rental(market, tmp_path).carry_out()
+
+    assert [entry["offer"]["machine_id"] for entry in lines(tmp_path) if entry["event"] == "renting"] == [0, 1]
+
+
+def test_no_more_machines_are_rented_than_the_limit_says(tmp_path):
+    market = Market([["running", "away"]] * 10)
+
+    with pytest.raises(BudgetSpent, match="limit of 3 machines"):
+        rental(market, tmp_path, limits=Limits(**{**vars(QUICK), "max_machines": 3})).carry_out()
+
+    assert len(market.created) == 3
+
+
 def test_an_offer_that_is_gone_is_followed_by_another(tmp_path):
     market = Market([["running", "done"]], rent_raises=[OfferGone("the offer is gone")])
 
