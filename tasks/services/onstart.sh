@@ -47,7 +47,8 @@ PY
   echo "$UPS_JOB  job/SHA256SUMS" | sha256sum --check --quiet - || finish 77 120
   (cd job && sha256sum --check --quiet SHA256SUMS) || finish 77 120
   python3 -m pip install --quiet --no-deps --no-index --target code job/*.whl || finish 77 120
-  if ! PYTHONPATH=code python3 -c 'import flows.pipeline, h5py, matplotlib, torch'; then
+  if ! PYTHONPATH=code python3 -c 'import flows.pipeline, h5py, matplotlib, torch' 2> /dev/null; then
+    say "installing the dependencies"
     python3 -m pip install --quiet -c job/constraints.txt job/*.whl || finish 77 120
   fi
   touch "ready-$UPS_JOB"
