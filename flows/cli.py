@@ -81,6 +81,7 @@ def _parser() -> argparse.ArgumentParser:
     deploy = add("deploy", _deploy, "Put work pool, deployments and automations on the Prefect server.")
     deploy.add_argument("--dry-run", action="store_true", default=False, help="say what would be made")
     deploy.add_argument("--retry-after", type=_positive, default=10.0, help="seconds from a crash to the next attempt")
+    deploy.add_argument("--vanished-after", type=_positive, default=90.0, help="seconds without a heartbeat: crashed")
     _add_report_flags(add("report", _report, "Render reports/report.html again."))
     _add_data_commands(add("data", _no_command, "Generate and inspect data files."))
     return parser
@@ -386,7 +387,12 @@ def _deploy(arguments: argparse.Namespace) -> int:
     from flows.deploy import deploy
     from flows.show import say
 
-    deploy(say, dry_run=arguments.dry_run, retry_after_s=arguments.retry_after)
+    deploy(
+        say,
+        dry_run=arguments.dry_run,
+        retry_after_s=arguments.retry_after,
+        vanished_after_s=arguments.vanished_after,
+    )
     return 0
 
 

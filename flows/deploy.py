@@ -15,22 +15,33 @@ from prefect.events.actions import ChangeFlowRunState, RunDeployment
 from prefect.exceptions import ObjectAlreadyExists
 
 from flows import ROOT
+from flows.chain import BAD_INPUT, GAVE_UP
 from ups_models.errors import BadInput, UPSError
 
 POOL = "ups"
 FILE = ROOT / "deployments" / "prefect.yaml"
 RETRIED = "train-pipeline/train-pipeline"
 RETRY, VANISHED = "ups: train-pipeline again after a crash", "ups: train-pipeline without a heartbeat has crashed"
-RETRY_AFTER_S, HEARTBEATS_MISSED_S = 10, 90
+ENDS = ("Completed", "Failed", "Cancelled", "Crashed", GAVE_UP, BAD_INPUT)
+"""Events carry the name of a state, not its type."""
+RETRY_AFTER_S, VANISHED_AFTER_S = 10.0, 90.0
 NEXT_ATTEMPT = {
     # Prefect adds `| tojson` to a plain string alone, not inside a structure of its own kinds such as ours.
     "request": "{{ flow_run.parameters['request'] | tojson }}",
     "attempt": "{{ flow_run.parameters.get('attempt', 1) + 1 }}",
-    "max_attempts": "{{ flow_run.parameters.get('max_attempts', 20) }}",
+    "max_attempts": "{{ flow_run.parameters.get('max_attempts', 100) }}",
+    "max_attempts_per_day": "{{ flow_run.parameters.get('max_attempts_per_day', 30) }}",
+    "chain": "{{ (flow_run.parameters.get('chain') or (flow_run.id | string)[:8]) | tojson }}",
 }
 
 
-def deploy(say: Callable[[str], None], *, dry_run: bool, retry_after_s: float = RETRY_AFTER_S) -> None:
+def deploy(
+    say: Callable[[str], None],
+    *,
+    dry_run: bool,
+    retry_after_s: float = RETRY_AFTER_S,
+    vanished_after_s: float = VANISHED_AFTER_S,
+) -> None:
     """Make everything that a new user needs, or say what would be made. Raises BadInput without a server."""
     if not os.environ.get("PREFECT_API_URL"):
         raise BadInput("PREFECT_API_URL is not set: start a server (`make server`) and name its address there")
@@ -38,7 +49,10 @@ def deploy(say: Callable[[str], None], *, dry_run: bool, retry_after_s: float = 
         (f"work pool {POOL} (type process)", _work_pool),
         (f"deployments of {FILE.relative_to(ROOT)}", _deployments),
         (f"automation {RETRY!r}, after {retry_after_s:g} s", lambda: _upsert(_retry(_deployment(), retry_after_s))),
-        (f"automation {VANISHED!r}, after {HEARTBEATS_MISSED_S} s", lambda: _upsert(_vanished(_deployment()))),
+        (
+            f"automation {VANISHED!r}, after {vanished_after_s:g} s",
+            lambda: _upsert(_vanished(_deployment(), vanished_after_s)),
+        ),
     ]
     for what, make in steps:
         if not dry_run:
@@ -67,7 +81,10 @@ def _deployment() -> UUID:
 
 
 def _retry(deployment: UUID, retry_after_s: float) -> Automation:
-    """A run that crashed is run again, as a new flow run, after a pause: Prefect's own retries do not see a crash."""
+    """A run that crashed or failed is run again, as a new flow run, after a pause: Prefect's retries see no crash.
+
+    Whether that makes sense the new run decides, which knows what the ones before it came to.
+    """
     parameters = {
         name: {"__prefect_kind": "json", "value": {"__prefect_kind": "jinja", "template": template}}
         for name, template in NEXT_ATTEMPT.items()
@@ -75,7 +92,7 @@ def _retry(deployment: UUID, retry_after_s: float) -> Automation:
     return Automation(
         name=RETRY,
         trigger=EventTrigger(
-            expect={"prefect.flow-run.Crashed"},
+            expect={"prefect.flow-run.Crashed", "prefect.flow-run.Failed"},
             match_related={"prefect.resource.id": f"prefect.deployment.{deployment}"},
             posture=Posture.Reactive,
             threshold=1,
@@ -91,7 +108,7 @@ def _retry(deployment: UUID, retry_after_s: float) -> Automation:
     )
 
 
-def _vanished(deployment: UUID) -> Automation:
+def _vanished(deployment: UUID, after_s: float) -> Automation:
     """A run whose heartbeats stop, with its machine or its worker, is called crashed: nobody else would say so."""
     return Automation(
         name=VANISHED,
@@ -99,17 +116,17 @@ def _vanished(deployment: UUID) -> Automation:
             after={"prefect.flow-run.heartbeat"},
             expect={
                 "prefect.flow-run.heartbeat",
-                *(f"prefect.flow-run.{end}" for end in ("Completed", "Failed", "Cancelled", "Crashed")),
+                *(f"prefect.flow-run.{end}" for end in ENDS),
             },
             match={"prefect.resource.id": "prefect.flow-run.*"},
             match_related={"prefect.resource.id": f"prefect.deployment.{deployment}"},
             for_each={"prefect.resource.id"},
             posture=Posture.Proactive,
             threshold=1,
-            within=timedelta(seconds=HEARTBEATS_MISSED_S),
+            within=timedelta(seconds=after_s),
         ),
         actions=[
-            ChangeFlowRunState(state=StateType.CRASHED, message=f"no heartbeat for {HEARTBEATS_MISSED_S} s"),
+            ChangeFlowRunState(state=StateType.CRASHED, message=f"no heartbeat for {after_s:g} s"),
         ],
     )
 

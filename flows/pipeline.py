@@ -1,7 +1,12 @@
 """The pipeline as one flow: four stages, two evaluations, a report."""
 
+import logging
 import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Annotated
 
 if not __package__:  # started as a script: the packages beside flows/ are ours, whatever is installed
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
@@ -12,38 +17,52 @@ if __name__ == "__main__":
 
 from prefect import flow
 from prefect.client.schemas.objects import State
-from prefect.states import Cancelled
+from prefect.states import Cancelled, Failed
+from pydantic import Field
 
+from flows.chain import BAD_INPUT, GAVE_UP, attempt_of, run_name
 from flows.remote import restore_checkpoints
 from flows.request import TrainRequest, resolve
 from tasks.evaluate import evaluate, render_report
+from tasks.services.attempts import Attempt, GaveUp, counted
 from tasks.services.planning import announce, plan, plan_evaluation
-from tasks.services.run_dir import owned
+from tasks.services.run_dir import RunDir, owned
 from tasks.services.signals import heeded
 from tasks.services.tracking import Continuation, tracked
 from tasks.train import train_stage
+from ups_models.errors import BadInput
 
-GAVE_UP = "GaveUp"
+logger = logging.getLogger(__name__)
 
 
-@flow(name="train-pipeline", flow_run_name="{request.config.stem} · attempt {attempt}", validate_parameters=True)
+@flow(name="train-pipeline", flow_run_name=run_name, validate_parameters=True)
 def train_pipeline(
     request: TrainRequest = TrainRequest(),  # noqa: B008 - it is frozen
-    attempt: int = 1,
-    max_attempts: int = 20,
+    attempt: Annotated[int, Field(ge=1, description="Counts the runs of a chain, each begun after a crash.")] = 1,
+    max_attempts: Annotated[int, Field(ge=1, description="Give up after so many runs of a chain.")] = 100,
+    max_attempts_per_day: Annotated[int, Field(ge=1, description="Give up after so many in 24 hours.")] = 30,
+    chain: Annotated[str | None, Field(description="Names the chain; empty: this run begins one.")] = None,
 ) -> str | State:
-    """Train what is missing, evaluate what changed, and return the path of the HTML report.
+    """Train what is missing, evaluate what changed, and return the path of the HTML report."""
+    try:
+        this = attempt_of(chain, attempt, max_attempts, max_attempts_per_day)
+        return carry_out(request, this)
+    except GaveUp as error:
+        return Cancelled(name=GAVE_UP, message=str(error))
+    except BadInput as error:
+        return Failed(name=BAD_INPUT, message=str(error), data=error)
 
-    `attempt` counts the runs of a chain that began anew after each crash; beyond `max_attempts` it gives up.
-    """
-    if attempt > max_attempts:
-        return Cancelled(name=GAVE_UP, message=f"{max_attempts} attempts crashed; look at the last one's logs")
+
+def carry_out(request: TrainRequest, attempt: Attempt | None) -> str:
+    """The pipeline itself, under a flow. Raises GaveUp where another attempt makes no sense."""
+    if attempt is not None:
+        attempt.require_few()
     job = resolve(request)
     goes_on = (
         restore_checkpoints(request) if job.source is not None else Continuation(may_be_behind=request.force_train)
     )
     changed = False
-    with owned(job.run), heeded():
+    with owned(job.run), heeded(), _counted(job.run, attempt):
         decisions = [] if job.skip_training else plan(job.cfg, job.run, job.policy)
         announce(decisions)
         with tracked(job.cfg, job.run, goes_on) as tracker:
@@ -53,3 +72,15 @@ def train_pipeline(
                 todo = plan_evaluation(name, settings, job.cfg, job.run, redo=name in job.redo)
                 changed |= evaluate(todo, job.cfg, job.run) is None
             return str(render_report(job.run, tracker, changed=changed))
+
+
+@contextmanager
+def _counted(run: RunDir, attempt: Attempt | None) -> Iterator[None]:
+    if attempt is None:
+        yield
+        return
+    with counted(run, attempt) as wait_s:
+        if wait_s:
+            logger.warning("the attempts before came no further: waiting %.0f s", wait_s)
+            time.sleep(wait_s)
+        yield

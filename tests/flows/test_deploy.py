@@ -1,110 +1,37 @@
 """`ups deploy` on a real Prefect server and worker: a run that dies is run again by itself, to the same weights."""
 
-import json
 import os
 import signal
-import socket
 import subprocess
 import sys
-import time
 
-import httpx
 import pytest
 
 from chaos.checks import outcome
-from flows import ROOT
-from flows.server import QUIET
+from chaos.control_room import FINAL, control_room, trainer_of
 from tasks.services.run_dir import RunDir
-from tests.conftest import UNTRACKED
 
-WITHIN_S = 180
 SETTINGS = ["stages.operator.steps_per_epoch=200", "checkpoint.save_every_steps=10"]
-
-
-def listen_to_sigint():
-    """With SIGINT ignored, as in a background job, Prefect ignores SIGTERM as well."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
-class ControlRoom:
-    """A server and, on demand, a worker, in a folder of their own."""
-
-    def __init__(self, home):
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
-        self.home, self.children = home, []
-        self.url = f"http://127.0.0.1:{self.port}/api"
-        self.environment = {
-            **os.environ, **QUIET, **UNTRACKED, "PREFECT_HOME": str(home), "PREFECT_API_URL": self.url,
-            "PREFECT_WORKER_QUERY_SECONDS": "1", "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1",
-        }  # fmt: skip
-
-    def start(self, *command):
-        with (self.home / "log").open("ab") as log:
-            child = subprocess.Popen(
-                [sys.executable, "-m", "prefect", *command],
-                cwd=self.home, env=self.environment, stdout=log, stderr=log,
-                preexec_fn=listen_to_sigint,  # noqa: PLW1509 - no threads run yet
-            )  # fmt: skip
-        self.children.append(child)
-
-    def stop(self):
-        for child in reversed(self.children):
-            child.terminate()
-            try:
-                child.wait(20)
-            except subprocess.TimeoutExpired:
-                child.kill()
-                child.wait()
-
-    def ask(self, method, path, **options):
-        answer = httpx.request(method, self.url + path, timeout=30, **options)
-        answer.raise_for_status()
-        return answer.json()
-
-    def deploy(self, *arguments):
-        return subprocess.run(
-            [sys.executable, "-m", "flows.cli", "deploy", *arguments],
-            env=self.environment, cwd=self.home, capture_output=True, text=True, check=False,
-        )  # fmt: skip
-
-    def deployment(self, name="train-pipeline/train-pipeline"):
-        return self.ask("GET", f"/deployments/name/{name}")
-
-    def run(self, request, **parameters):
-        made = {"parameters": {"request": request, **parameters}}
-        return self.ask("POST", f"/deployments/{self.deployment()['id']}/create_flow_run", json=made)["id"]
-
-    def runs(self):
-        return self.ask("POST", "/flow_runs/filter", json={"sort": "EXPECTED_START_TIME_ASC"})
-
-    def wait_for(self, condition):
-        deadline = time.monotonic() + WITHIN_S
-        while time.monotonic() < deadline:
-            found = condition()
-            if found:
-                return found
-            time.sleep(0.3)
-        pytest.fail(f"not within {WITHIN_S} s: {[(r['name'], r['state']['name']) for r in self.runs()]}")
+DIVERGES = ["stages.operator.lr=1", "stages.operator.grad_clip=1e30", "stages.operator.warmup_steps=0"]
 
 
 @pytest.fixture(scope="module")
 def room(tmp_path_factory):
     """A server with everything deployed, and a worker."""
-    room = ControlRoom(tmp_path_factory.mktemp("room"))
-    room.start("server", "start", "--host", "127.0.0.1", "--port", str(room.port))
-    try:
-        deadline = time.monotonic() + WITHIN_S
-        while time.monotonic() < deadline:
-            try:
-                if httpx.get(f"{room.url}/health").is_success:
-                    break
-            except httpx.HTTPError:
-                time.sleep(0.2)
+    with control_room(tmp_path_factory.mktemp("room")) as room:
         yield room
-    finally:
-        room.stop()
+
+
+@pytest.fixture(scope="module")
+def worked(room):
+    """The same, with a worker."""
+    assert room.deploy("--retry-after", "1").returncode == 0
+    room.start_worker()
+    return room
+
+
+def weights_in(root):
+    return {name: digest for name, digest in outcome(RunDir.of(root, root / "checkpoints")).items() if ".pt" in name}
 
 
 def test_without_a_server_it_says_what_to_do(room, tmp_path):
@@ -141,44 +68,58 @@ def test_deploying_twice_makes_everything_once(room):
 
 
 @pytest.mark.slow
-def test_a_run_that_is_killed_is_run_again_by_itself_to_the_same_weights(room, tmp_path, pipeline):
-    assert room.deploy("--retry-after", "1").returncode == 0
-    room.start("worker", "start", "--pool", "ups")
+def test_a_run_that_is_killed_is_run_again_by_itself_to_the_same_weights(worked, tmp_path, pipeline):
     straight, killed = tmp_path / "straight", tmp_path / "killed"
     straight.mkdir()
     settings = [word for setting in SETTINGS for word in ("--set", setting)]
     assert pipeline("--config", "configs/smoke.yaml", *settings, cwd=straight).returncode == 0
     request = {"config": "configs/smoke.yaml", "auto_resume": True, "run_dir": str(killed), "set": SETTINGS}
-    room.run(request, attempt=1, max_attempts=5)
+    worked.run(request)
 
     for attempt in (1, 2):
-        lock = killed / "checkpoints" / ".owner"
         state = killed / "checkpoints" / "resume" / ("operator.pt" if attempt == 1 else "operator.previous.pt")
         before = state.stat().st_mtime_ns if state.exists() else 0
-        room.wait_for(lambda s=state, b=before: s.exists() and s.stat().st_mtime_ns > b)
-        os.kill(json.loads(lock.read_text("utf-8"))["pid"], signal.SIGKILL)
-        room.wait_for(lambda n=attempt: len([r for r in room.runs() if r["state"]["type"] == "CRASHED"]) == n)
-    room.wait_for(lambda: [r for r in room.runs() if r["state"]["type"] == "COMPLETED"])
+        worked.wait_for(lambda s=state, b=before: s.exists() and s.stat().st_mtime_ns > b)
+        os.kill(trainer_of(killed), signal.SIGKILL)
+        worked.wait_for(lambda n=attempt: [name for name, _ in worked.states(killed)].count("Crashed") == n)
+    worked.wait_for(lambda: ("Completed", 3) in worked.states(killed))
 
-    chain = [(run["name"], run["state"]["type"], run["parameters"]["attempt"]) for run in room.runs()]
-    assert chain == [
-        ("smoke · attempt 1", "CRASHED", 1),
-        ("smoke · attempt 2", "CRASHED", 2),
-        ("smoke · attempt 3", "COMPLETED", 3),
-    ]
-    one, other = (outcome(RunDir.of(root, root / "checkpoints")) for root in (straight, killed))
-    assert {k: v for k, v in one.items() if k.endswith(".pt")} == {k: v for k, v in other.items() if k.endswith(".pt")}
+    assert worked.states(killed) == [("Crashed", 1), ("Crashed", 2), ("Completed", 3)]
+    assert weights_in(killed) == weights_in(straight)
+    runs = worked.runs(root=killed)
+    assert all(run["name"].startswith(f"smoke · attempt {n} · ") for n, run in enumerate(runs, start=1))
+    chain = f"chain:{runs[0]['id'][:8]}"
+    assert all(chain in run["tags"] for run in runs)
+    assert "prefect.automation.action.failed" not in worked.log()
 
 
-def test_a_chain_that_is_too_long_gives_up(room, tmp_path):
+def ended(room, flow_run):
+    """Its state, once it is final."""
+    state = room.ask("GET", f"/flow_runs/{flow_run}")["state"]
+    return state if state["type"] in FINAL else None
+
+
+def test_a_chain_that_is_too_long_gives_up(worked, tmp_path):
     request = {"config": "configs/smoke.yaml", "run_dir": str(tmp_path / "run")}
-    flow_run = room.run(request, attempt=6, max_attempts=5)
+    flow_run = worked.run(request, attempt=6, max_attempts=5)
 
-    def ended():
-        state = room.ask("GET", f"/flow_runs/{flow_run}")["state"]
-        return state if state["type"] in ("CANCELLED", "COMPLETED", "FAILED", "CRASHED") else None
-
-    state = room.wait_for(ended)
+    state = worked.wait_for(lambda: ended(worked, flow_run))
 
     assert (state["type"], state["name"]) == ("CANCELLED", "GaveUp")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_bad_input_is_not_tried_again_and_the_same_error_not_a_third_time(worked, tmp_path):
+    bad, diverging = tmp_path / "bad", tmp_path / "diverging"
+    worked.run({"config": "configs/smoke.yaml", "run_dir": str(bad), "set": ["latent.dimm=3"]})
+    worked.run({"config": "configs/smoke.yaml", "run_dir": str(diverging), "set": DIVERGES, "auto_resume": True})
+
+    worked.wait_for(lambda: ("GaveUp", 3) in worked.states(diverging) and ("BadInput", 1) in worked.states(bad))
+
+    assert worked.states(bad) == [("BadInput", 1)]
+    assert "latent.dimm" in worked.runs(root=bad)[0]["state"]["message"]
+    assert worked.states(diverging) == [("Failed", 1), ("Failed", 2), ("GaveUp", 3)]
+    said = worked.runs(root=diverging)[-1]["state"]["message"]
+    assert "the same error twice" in said
+    assert "Lower stages.operator.lr" in said
