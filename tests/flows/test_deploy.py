@@ -1,5 +1,6 @@
 """`ups deploy` on a real Prefect server and worker: a run that dies is run again by itself, to the same weights."""
 
+import json
 import os
 import signal
 import subprocess
@@ -10,6 +11,7 @@ import pytest
 from chaos.checks import outcome
 from chaos.control_room import FINAL, control_room, trainer_of
 from tasks.services.run_dir import RunDir
+from ups_models.specs import SPECS
 
 SETTINGS = ["stages.operator.steps_per_epoch=200", "checkpoint.save_every_steps=10"]
 DIVERGES = ["stages.operator.lr=1", "stages.operator.grad_clip=1e30", "stages.operator.warmup_steps=0"]
@@ -91,6 +93,23 @@ def test_a_run_that_is_killed_is_run_again_by_itself_to_the_same_weights(worked,
     chain = f"chain:{runs[0]['id'][:8]}"
     assert all(chain in run["tags"] for run in runs)
     assert "prefect.automation.action.failed" not in worked.log()
+    assert_shown(worked, runs[-1]["id"])
+
+
+def assert_shown(room, flow_run):
+    """The table of stages, a full bar for each stage that trained, and the report."""
+    wanted = {"artifacts": {"flow_run_id": {"any_": [flow_run]}}}
+    found = {one["key"]: one for one in room.ask("POST", "/artifacts/filter", json=wanted)}
+    rows = {row["stage"]: row for row in json.loads(found["stage-status"]["data"])}
+    assert list(rows) == [*SPECS, "small_eval", "full_eval"]
+    assert {row["status"] for row in rows.values()} == {"completed"}
+    assert rows["operator"]["step"] == "600 of 600"
+    assert rows["operator"]["checkpoint"] == "operator_ema.pt"
+    assert rows["operator"]["figure"].startswith("loss ")
+    assert rows["full_eval"]["figure"].startswith("nRMSE ")
+    assert found["steady-prior"]["data"] == 100
+    assert "HTML report: " in found["pipeline-report"]["data"]
+    assert "nRMSE" in found["pipeline-report"]["data"]
 
 
 def ended(room, flow_run):
