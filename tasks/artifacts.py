@@ -6,9 +6,10 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 from uuid import UUID
 
 import httpx
@@ -18,16 +19,17 @@ from prefect.exceptions import PrefectException
 from prefect.runtime import flow_run
 
 from tasks.services.history import Row
-from tasks.services.overview import Cells, report_in, rows_in
+from tasks.services.overview import Cells, report_in, rows_in, rows_of
 from tasks.services.run_dir import RunDir
-from tasks.services.tracking import Reported, Tracker
+from tasks.services.status import Status, StatusError
+from tasks.services.tracking import Reported, Tracker, TrackingUnavailable
 from ups_models.config import PipelineConfig
 from ups_models.specs import SPECS
 
 logger = logging.getLogger(__name__)
 
 STAGES, REPORT = "stage-status", "pipeline-report"
-UPDATE_EVERY_S = 5.0
+UPDATE_EVERY_S, ASK_EVERY_S = 5.0, 30.0
 CLOSE_WITHIN_S = 10.0
 PICTURE = "horizon"
 
@@ -174,16 +176,54 @@ class ShownTracker:
 @contextmanager
 def shown(tracker: Tracker, cfg: PipelineConfig, run: RunDir) -> Iterator[Tracker]:
     """The tracker, with artifacts of the flow run beside it."""
-    board = Board(UUID(str(flow_run.id)))
-    both = ShownTracker(tracker, board, cfg, run)
-    try:
-        yield both
-    except Exception:  # shown, and raised on; a signal leaves no time for that
+    with board() as opened:
+        both = ShownTracker(tracker, opened, cfg, run)
+        try:
+            yield both
+        except Exception:  # shown, and raised on; a signal leaves no time for that
+            both.show()
+            raise
         both.show()
-        board.close()
+
+
+@contextmanager
+def board() -> Iterator[Board]:
+    """The artifacts of the flow run that is under way."""
+    opened = Board(UUID(str(flow_run.id)))
+    try:
+        yield opened
+    except Exception:  # what was put is sent, and the error raised on; a signal leaves no time for that
+        opened.close()
         raise
-    both.show()
-    board.close()
+    opened.close()
+
+
+class RemoteStages:
+    """Keeps the table up to date for a training elsewhere, from its W&B run: its machine need not reach Prefect."""
+
+    def __init__(self, board: Board, cfg: PipelineConfig, status: Callable[[], Status | None]) -> None:
+        self.board, self.cfg, self.status = board, cfg, status
+        self.asked_at, self.stage = float("-inf"), ""
+
+    def __call__(self, state: str, facts: Mapping[str, Any]) -> None:
+        """Ask when the stage has changed, and every half minute."""
+        if "instance" not in facts:
+            return
+        now = time.monotonic()
+        if facts["stage"] == self.stage and now - self.asked_at < ASK_EVERY_S:
+            return
+        self.asked_at, self.stage = now, facts["stage"]
+        try:
+            status = self.status() or Status()
+        except (TrackingUnavailable, StatusError) as error:
+            logger.warning("the table of stages stays as it is: %s", error)
+            return
+        rows = rows_of(self.cfg, status, {}, {})
+        for row in rows:
+            if row["stage"] == self.stage and status.stage(self.stage).status != "completed":
+                row |= {"status": "in_progress", "step": f"{facts['step']} of {row['step'].rpartition(' ')[2]}"}
+        spent = f"{facts['usd_per_hour']:.3f} USD/h, {facts['spent_usd']:.2f} USD spent"
+        self.board.put_stages(rows, f"{state}: instance {facts['instance']}, machine {facts['generation']}; {spent}")
 
 
 def _key(stage: str) -> str:

@@ -5,11 +5,14 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
 from chaos.checks import outcome
 from chaos.control_room import FINAL, control_room, trainer_of
+from flows import ROOT
 from tasks.services.run_dir import RunDir
 from ups_models.specs import SPECS
 
@@ -22,6 +25,47 @@ def room(tmp_path_factory):
     """A server with everything deployed, and a worker."""
     with control_room(tmp_path_factory.mktemp("room")) as room:
         yield room
+
+
+class Ear(ThreadingHTTPServer):
+    """An address, and what was said to it."""
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), Listener)
+        self.heard = []
+
+
+class Listener(BaseHTTPRequestHandler):
+    """Keeps what is posted to it."""
+
+    server: Ear
+
+    def do_POST(self):
+        length = int(self.headers["Content-Length"])
+        self.server.heard.append(self.rfile.read(length).decode())
+        self.send_response(200)
+        self.end_headers()
+
+    def log_message(self, *arguments):
+        pass
+
+
+@pytest.fixture
+def listener():
+    """An address that hears notifications."""
+    with Ear() as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+def test_a_block_that_is_not_there_is_named(room):
+    done = room.deploy("--notify", "slack-webhook/no-such")
+
+    assert done.returncode == 2
+    assert "--notify slack-webhook/no-such: there is no such block" in done.stderr
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +96,7 @@ def test_a_dry_run_makes_nothing(room):
     done = room.deploy("--dry-run")
 
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("would make") == 4
+    assert done.stdout.count("would make") == 8
     assert room.ask("POST", "/deployments/filter", json={}) == []
 
 
@@ -64,9 +108,32 @@ def test_deploying_twice_makes_everything_once(room):
     names = sorted(one["name"] for one in room.ask("POST", "/deployments/filter", json={}))
     automations = room.ask("POST", "/automations/filter", json={})
     assert names == ["evaluate-only", "train-on-vast", "train-pipeline"]
-    assert len({one["name"] for one in automations}) == len(automations) == 2
+    assert len({one["name"] for one in automations}) == len(automations) == 4
     [nightly] = room.deployment()["schedules"]
     assert nightly["active"] is False
+
+
+def test_an_automation_that_was_switched_off_stays_off(room):
+    automation = next(one for one in room.ask("POST", "/automations/filter", json={}) if "again" in one["name"])
+    room.ask("PATCH", f"/automations/{automation['id']}", json={"enabled": False})
+
+    done = room.deploy("--retry-after", "1")
+
+    assert f"updated: automation '{automation['name']}'" in done.stdout
+    assert room.ask("GET", f"/automations/{automation['id']}")["enabled"] is False
+    room.ask("PATCH", f"/automations/{automation['id']}", json={"enabled": True})
+
+
+def test_a_short_name_runs_the_deployment_from_the_root_of_the_repository(room):
+    done = subprocess.run(
+        [sys.executable, "-m", "prefect", "deployment", "run", "train-pipeline", "--start-in", "10 hours"],
+        env=room.environment, cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+    assert done.returncode == 0, done.stderr
+    [run] = [one for one in room.runs() if one["state"]["name"] == "Scheduled"]
+    assert run["deployment_id"] == room.deployment()["id"]
+    room.ask("DELETE", f"/flow_runs/{run['id']}")
 
 
 @pytest.mark.slow
@@ -126,6 +193,23 @@ def test_a_chain_that_is_too_long_gives_up(worked, tmp_path):
 
     assert (state["type"], state["name"]) == ("CANCELLED", "GaveUp")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_person_is_told_when_a_chain_gives_up(worked, listener, tmp_path):
+    make = (
+        "import sys; from prefect.blocks.notifications import CustomWebhookNotificationBlock as Block; "
+        "Block(name='ear', url=sys.argv[1], json_data={'said': '{{subject}} {{body}}'}).save('ear', overwrite=True)"
+    )
+    address = f"http://127.0.0.1:{listener.server_address[1]}/"
+    command = [sys.executable, "-c", make, address]
+    subprocess.run(command, env=worked.environment, cwd=tmp_path, check=True, capture_output=True)
+    assert worked.deploy("--retry-after", "1", "--notify", "custom-webhook/ear").returncode == 0
+
+    worked.run({"config": "configs/smoke.yaml", "run_dir": str(tmp_path / "run")}, attempt=6, max_attempts=5)
+    worked.wait_for(lambda: listener.heard, "a notification")
+
+    assert "GaveUp" in listener.heard[0]
+    assert "5 attempts did not finish it" in listener.heard[0]
 
 
 @pytest.mark.slow

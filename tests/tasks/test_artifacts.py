@@ -8,10 +8,10 @@ from uuid import uuid4
 
 import pytest
 
-from tasks.artifacts import Board, Shown, ShownTracker
+from tasks.artifacts import Board, RemoteStages, Shown, ShownTracker
 from tasks.services.overview import report_in, rows_in
 from tasks.services.run_dir import RunDir
-from tasks.services.tracking import NullTracker
+from tasks.services.tracking import NullTracker, TrackingUnavailable
 from ups_models.specs import SPECS
 
 
@@ -82,6 +82,34 @@ def test_bars_grow_and_are_full_when_a_stage_is_done(run, smoke):
 
     assert (half.kind, half.data, half.description) == ("progress", 50, "operator: step 15 of 30, loss 0.5")
     assert board.shown["operator"].data == 100
+
+
+FACTS = {"instance": 1, "generation": 2, "stage": "operator", "step": 12, "usd_per_hour": 0.2, "spent_usd": 0.1}
+
+
+def test_the_stages_of_a_training_elsewhere_are_shown_from_what_wandb_holds(smoke):
+    board: Any = Kept()
+    asked = []
+    stages = RemoteStages(board, smoke, lambda: asked.append(1))
+
+    stages("SEARCHING", {"attempt": 1})
+    for step in (12, 13):
+        stages("RUNNING", {**FACTS, "step": step})
+
+    row = board.shown["stage-status"][0]
+    assert (row["stage"], row["status"], row["step"]) == ("operator", "in_progress", "12 of 30")
+    assert len(asked) == 1
+
+
+def test_wandb_that_does_not_answer_changes_nothing_in_the_table(smoke):
+    board: Any = Kept()
+
+    def silent():
+        raise TrackingUnavailable("W&B could not be asked")
+
+    RemoteStages(board, smoke, silent)("RUNNING", FACTS)
+
+    assert board.shown == {}
 
 
 def test_a_server_that_is_gone_holds_up_nothing(monkeypatch):
