@@ -152,9 +152,9 @@ class ControlRoom:
 
 
 @contextmanager
-def control_room(home: Path, **environment: str) -> Iterator[ControlRoom]:
+def control_room(home: Path, within_s: float = 180.0, **environment: str) -> Iterator[ControlRoom]:
     """A server that is up, until the block ends."""
-    room = ControlRoom(home, environment)
+    room = ControlRoom(home, environment, within_s)
     try:
         room.start_server()
         yield room
