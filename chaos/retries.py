@@ -1,4 +1,4 @@
-"""`python -m chaos.retries`: kill runs of a deployment, its worker and its server; every chain must end as if nobody had."""
+"""`python -m chaos.retries`: kill runs, their worker and server; every chain must end as if nobody had."""
 
 from __future__ import annotations
 

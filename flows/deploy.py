@@ -7,11 +7,12 @@ from collections.abc import Callable
 from typing import Any
 from uuid import UUID
 
+import httpx
 import yaml
 from prefect.automations import Automation
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import WorkPoolCreate
-from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
+from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound, PrefectHTTPStatusError
 
 from flows import ROOT
 from flows.automations import RETRIED, again, told, vanished
@@ -33,8 +34,22 @@ def deploy(
     notify: str | None = None,
 ) -> None:
     """Make everything that a new user needs, or say what would be made. Raises BadInput without a server."""
-    if not os.environ.get("PREFECT_API_URL"):
+    url = os.environ.get("PREFECT_API_URL")
+    if not url:
         raise BadInput("PREFECT_API_URL is not set: start a server (`make server`) and name its address there")
+    try:
+        _deploy(say, dry_run, retry_after_s, vanished_after_s, notify)
+    except PrefectHTTPStatusError as error:
+        if error.response.status_code != httpx.codes.UNAUTHORIZED:
+            raise UPSError(f"{url}: refused ({error.response.text[:200]}); see the server's log") from error
+        raise BadInput(f"{url}: wants a password; put user:password into PREFECT_API_AUTH_STRING") from None
+    except httpx.TransportError as error:
+        raise BadInput(f"{url}: does not answer ({type(error).__name__}); start it with `make server`") from None
+
+
+def _deploy(
+    say: Callable[[str], None], dry_run: bool, retry_after_s: float, vanished_after_s: float, notify: str | None
+) -> None:
     with get_client(sync_client=True) as client:
         block = _block(client, notify) if notify is not None else None
         pool = any(one.name == POOL for one in client.read_work_pools())

@@ -18,6 +18,7 @@ QUIET = {
     "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",  # the API and the UI still get every line
     "PREFECT_LOGGING_EXTRA_LOGGERS": "flows,tasks,ups_models",
     "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
+    "PREFECT_PLUGINS_ENABLED": "false",  # ours is for Prefect's command line, and fails in a running event loop
 }
 SERVER = {
     "PREFECT_UI_ENABLED": "0",

@@ -8,6 +8,7 @@ import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import httpx
 import pytest
 
 from chaos.checks import outcome
@@ -125,9 +126,11 @@ def test_an_automation_that_was_switched_off_stays_off(room):
 
 
 def test_a_short_name_runs_the_deployment_from_the_root_of_the_repository(room):
+    environment = {name: value for name, value in room.environment.items() if name != "PREFECT_PLUGINS_ENABLED"}
+
     done = subprocess.run(
         [sys.executable, "-m", "prefect", "deployment", "run", "train-pipeline", "--start-in", "10 hours"],
-        env=room.environment, cwd=ROOT, capture_output=True, text=True, check=False,
+        env=environment, cwd=ROOT, capture_output=True, text=True, check=False,
     )  # fmt: skip
 
     assert done.returncode == 0, done.stderr
@@ -226,3 +229,34 @@ def test_bad_input_is_not_tried_again_and_the_same_error_not_a_third_time(worked
     said = worked.runs(root=diverging)[-1]["state"]["message"]
     assert "the same error twice" in said
     assert "Lower stages.operator.lr" in said
+
+
+def test_a_server_with_a_password_answers_nobody_without_it(tmp_path):
+    password = "admin:canary0password0nobody0must0find"
+    keys = {"PREFECT_SERVER_API_AUTH_STRING": password, "PREFECT_API_AUTH_STRING": password}
+    with control_room(tmp_path, keys) as room:
+        refused = httpx.post(f"{room.url}/flows/filter", json={}).status_code
+        wrong = httpx.post(f"{room.url}/flows/filter", json={}, auth=("admin", "wrong")).status_code
+        right = httpx.post(f"{room.url}/flows/filter", json={}, auth=("admin", password.partition(":")[2])).status_code
+        with_it = room.deploy()
+        del room.environment["PREFECT_API_AUTH_STRING"]
+        without = room.deploy()
+
+    assert (refused, wrong, right) == (401, 401, 200)
+    assert with_it.returncode == 0, with_it.stderr
+    assert without.returncode == 2
+    assert "PREFECT_API_AUTH_STRING" in without.stderr
+    kept = [path for path in tmp_path.rglob("*") if path.is_file() and b"canary0password" in path.read_bytes()]
+    assert kept == []
+
+
+def test_a_server_that_does_not_answer_is_named(room, tmp_path):
+    nowhere = {**room.environment, "PREFECT_API_URL": "http://127.0.0.1:9/api"}
+
+    done = subprocess.run(
+        [sys.executable, "-m", "flows.cli", "deploy", "--dry-run"],
+        env=nowhere, cwd=tmp_path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+    assert done.returncode == 2
+    assert "http://127.0.0.1:9/api: does not answer" in done.stderr
