@@ -16,6 +16,7 @@ from pathlib import Path
 from chaos.checks import outcome
 from chaos.control_room import ControlRoom, control_room, trainer_of
 from flows import ROOT
+from flows.automations import ENDS
 from tasks.services.run_dir import RunDir
 
 CONFIG = "configs/smoke.yaml"
@@ -178,11 +179,9 @@ def main() -> int:
 
 
 def _row(runs: Runs, name: str, root: Path, steps: int, expected: list[tuple[str, int]], took: list[float]) -> Row:
-    finals = {"Completed", "Failed", "Crashed", "GaveUp", "BadInput", "Cancelled"}
-
     def ended() -> bool:
-        states = runs.room.states(root)
-        return len(states) >= len(expected) and all(state in finals for state, _ in states)
+        found = runs.room.states(root)
+        return len(found) >= len(expected) and all(state in ENDS for state, _ in found)
 
     runs.room.wait_for(ended, f"the end of {name}")
     return Row(name, runs.room.states(root), expected, runs.identical(root, steps), took)
