@@ -174,6 +174,9 @@ def main() -> int:
                 scenario, times = SCENARIOS[name]
                 rows.append(scenario(runs, given.times or times))
                 print(rows[-1], flush=True)
+                if not rows[-1].well:
+                    print(*(f"    {run['name']}: {run['state']['message']}" for run in room.runs()), sep="\n")
+                    print(room.log())
     print(f"{sum(row.well for row in rows)} of {len(rows)} as they should be")
     return 0 if all(row.well for row in rows) else 1
 
