@@ -10,4 +10,8 @@ trap 'kill "$server" 2> /dev/null; wait' EXIT
 export PREFECT_API_URL="http://127.0.0.1:$port/api"
 until python3 -c "import urllib.request as r; r.urlopen('$PREFECT_API_URL/health')" 2> /dev/null; do sleep 0.5; done
 echo "Runs: http://127.0.0.1:$port/runs   Deployments: http://127.0.0.1:$port/deployments"
-python3 -m prefect worker start --pool ups --type process
+# A worker that finds no server three times ends: it is started again, until Ctrl-C ends all.
+while true; do
+  python3 -m prefect worker start --pool ups --type process || [[ $? != 130 && $? != 143 ]] || exit 0
+  sleep 2
+done
