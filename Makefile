@@ -64,6 +64,10 @@ bench-resume: $(STAMP) ## Training throughput with resume saving on and off, in 
 bench-wandb: $(STAMP) ## Training throughput and start with W&B online (on loopback), offline and without, in one run
 	@$(VPY) -m benchmarks.tracking $(ARGS)
 
+.PHONY: bench-flow
+bench-flow: $(STAMP) ## What the Prefect flow costs over the same functions in plain Python, in one run
+	@$(VPY) -m benchmarks.flow $(ARGS)
+
 .PHONY: chaos
 chaos: $(STAMP) ## Kill the pipeline N times, restart it, compare (N=1000 by hand)
 	@$(VPY) -m chaos --kills $(N) $(ARGS)
@@ -75,6 +79,10 @@ chaos-enumerate: $(STAMP) ## Crash at every point of every writer, one by one
 .PHONY: chaos-uploads
 chaos-uploads: $(STAMP) ## Kill tracked runs while they upload to W&B (on loopback); restore each on an empty machine
 	@$(VPY) -m chaos --kills 0 --pairs 0 --flips 0 --worker-share 0 --uploads 20 $(ARGS)
+
+.PHONY: chaos-retries
+chaos-retries: $(STAMP) ## Kill runs of a deployment, its worker and its server; the next attempt comes by itself
+	@$(VPY) -m chaos.retries $(ARGS)
 
 .PHONY: demo-preemption
 demo-preemption: $(STAMP) ## Rent two emulated machines; the first is outbid in the middle of a stage; no account, no network

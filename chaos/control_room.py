@@ -152,9 +152,11 @@ class ControlRoom:
 
 
 @contextmanager
-def control_room(home: Path, **environment: str) -> Iterator[ControlRoom]:
+def control_room(
+    home: Path, environment: Mapping[str, str] | None = None, within_s: float = 180.0
+) -> Iterator[ControlRoom]:
     """A server that is up, until the block ends."""
-    room = ControlRoom(home, environment)
+    room = ControlRoom(home, environment or {}, within_s)
     try:
         room.start_server()
         yield room

@@ -2,7 +2,7 @@
 # A Prefect server and a worker on this machine, for one person; Ctrl-C ends both.
 set -euo pipefail
 port="${PORT:-4200}"
-export DO_NOT_TRACK=1 PREFECT_SERVER_ANALYTICS_ENABLED=false PREFECT_FLOWS_HEARTBEAT_FREQUENCY=30
+export DO_NOT_TRACK=1 PREFECT_SERVER_ANALYTICS_ENABLED=false PREFECT_PLUGINS_ENABLED=false
 export PREFECT_SERVER_UI_API_URL="http://127.0.0.1:$port/api"
 python3 -m prefect server start --host 127.0.0.1 --port "$port" &
 server=$!

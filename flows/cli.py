@@ -15,7 +15,7 @@ from ups_models.errors import BadInput, Preempted, UPSError
 DESCRIPTION = "Train and evaluate a latent PDE surrogate on machines that may vanish at any moment."
 PREEMPTED = 75
 STOPPED = "stopped by a signal; the same command with --auto-resume goes on"
-LAUNCH_STOPPED = "stopped by a signal; the machines are given back; launch again with --resume-from-wandb RUN"
+LAUNCH_STOPPED = "stopped by a signal; the machines are given back; the same command goes on"
 INTERRUPTED = 130
 STOPPABLE = ("train", "launch")
 
@@ -81,6 +81,9 @@ def _parser() -> argparse.ArgumentParser:
     deploy = add("deploy", _deploy, "Put work pool, deployments and automations on the Prefect server.")
     deploy.add_argument("--dry-run", action="store_true", default=False, help="say what would be made")
     deploy.add_argument("--retry-after", type=_positive, default=10.0, help="seconds from a crash to the next attempt")
+    deploy.add_argument(
+        "--notify", metavar="BLOCK", default=None, help="notification block TYPE/NAME to tell of failures"
+    )
     deploy.add_argument("--vanished-after", type=_positive, default=90.0, help="seconds without a heartbeat: crashed")
     _add_report_flags(add("report", _report, "Render reports/report.html again."))
     _add_data_commands(add("data", _no_command, "Generate and inspect data files."))
@@ -392,6 +395,7 @@ def _deploy(arguments: argparse.Namespace) -> int:
         dry_run=arguments.dry_run,
         retry_after_s=arguments.retry_after,
         vanished_after_s=arguments.vanished_after,
+        notify=arguments.notify,
     )
     return 0
 

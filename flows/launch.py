@@ -1,9 +1,9 @@
 """What a remote training may be asked for, and how it is carried out."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -13,7 +13,7 @@ from tasks.services.bootstrap import onstart
 from tasks.services.code import GIT, code_to_send
 from tasks.services.local_provider import LocalProvider
 from tasks.services.remote_job import RemoteJob, prepare
-from tasks.services.rental import Journal, Limits, Rental, one_controller, require_writable_journal
+from tasks.services.rental import Journal, Limits, Rental, Show, one_controller, require_writable_journal
 from tasks.services.restore import ResumeMode
 from tasks.services.tracking import RunPath
 from tasks.services.vast import Provider, VastProvider, Wanted
@@ -128,22 +128,26 @@ def _cut_off_run(
     path = RunPath.parse(cut_off["run"], cfg.tracking)
     if source is not None and source.id != path.id:
         raise BadInput(
-            f"{request.journal_path}: a launch of run {path} was cut off and comes first: launch without "
-            "--resume-from-wandb to go on with it, or choose another --run-dir"
+            f"{request.journal_path}: the launch of run {path} was stopped before its end and comes first: launch "
+            "without --resume-from-wandb to go on with it, or choose another --run-dir"
         )
     logger.warning("the launch of run %s was cut off: going on with it", path)
     return path
 
 
-def carry_out(request: LaunchRequest) -> RemoteJob:
+Mirror = Callable[[RemoteJob, PipelineConfig], Show]
+"""Makes what else is to be told how a job goes."""
+
+
+def carry_out(request: LaunchRequest, mirror: Mirror | None = None) -> RemoteJob:
     """Rent, train, give back; returns when the training is complete."""
     require_writable_journal(request.journal_path)
     provider = provider_of(request)
     with one_controller(request.journal_path):
-        return _carry_out(request, provider)
+        return _carry_out(request, provider, mirror)
 
 
-def _carry_out(request: LaunchRequest, provider: Provider) -> RemoteJob:
+def _carry_out(request: LaunchRequest, provider: Provider, mirror: Mirror | None) -> RemoteJob:
     journal = Journal(request.journal_path)
     job = job_of(request, provider, journal.open_job)
     logger.info("run %s; if this launch is stopped: --resume-from-wandb %s", job.path, job.path)
@@ -153,7 +157,14 @@ def _carry_out(request: LaunchRequest, provider: Provider) -> RemoteJob:
         poll_s=request.poll_s,
         lost_after_s=request.lost_after_s,
     )
-    with view(configs_of(request)[0], str(job.path), limits.max_usd) as show:
+    cfg = configs_of(request)[0]
+    with view(cfg, str(job.path), limits.max_usd) as seen:
+        told = [seen, *([mirror(job, cfg)] if mirror is not None else [])]
+
+        def show(state: str, facts: Mapping[str, Any]) -> None:
+            for tell in told:
+                tell(state, facts)
+
         Rental(
             provider,
             request.wanted(),

@@ -4,7 +4,7 @@ import logging
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -23,13 +23,16 @@ from pydantic import Field
 from flows.chain import BAD_INPUT, GAVE_UP, attempt_of, run_name
 from flows.remote import restore_checkpoints
 from flows.request import TrainRequest, resolve
+from flows.server import is_temporary
+from tasks.artifacts import shown
 from tasks.evaluate import evaluate, render_report
 from tasks.services.attempts import Attempt, GaveUp, counted
 from tasks.services.planning import announce, plan, plan_evaluation
 from tasks.services.run_dir import RunDir, owned
 from tasks.services.signals import heeded
-from tasks.services.tracking import Continuation, tracked
+from tasks.services.tracking import Continuation, Tracker, tracked
 from tasks.train import train_stage
+from ups_models.config import PipelineConfig
 from ups_models.errors import BadInput
 
 logger = logging.getLogger(__name__)
@@ -65,13 +68,17 @@ def carry_out(request: TrainRequest, attempt: Attempt | None) -> str:
     with owned(job.run), heeded(), _counted(job.run, attempt):
         decisions = [] if job.skip_training else plan(job.cfg, job.run, job.policy)
         announce(decisions)
-        with tracked(job.cfg, job.run, goes_on) as tracker:
+        with tracked(job.cfg, job.run, goes_on) as quiet, _shown(quiet, job.cfg, job.run) as tracker:
             for decision in decisions:
                 changed |= train_stage(decision, job.cfg, job.run, tracker) is None
             for name, settings in job.evaluations.items():
                 todo = plan_evaluation(name, settings, job.cfg, job.run, redo=name in job.redo)
                 changed |= evaluate(todo, job.cfg, job.run) is None
             return str(render_report(job.run, tracker, changed=changed))
+
+
+def _shown(tracker: Tracker, cfg: PipelineConfig, run: RunDir) -> AbstractContextManager[Tracker]:
+    return nullcontext(tracker) if is_temporary() else shown(tracker, cfg, run)
 
 
 @contextmanager

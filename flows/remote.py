@@ -4,6 +4,8 @@ from prefect import flow
 
 from flows.launch import LaunchRequest, carry_out
 from flows.request import TrainRequest, resolve
+from flows.server import is_temporary
+from tasks.artifacts import RemoteStages, board
 from tasks.checkpoints import download, find_run, install, verify
 from tasks.services.run_dir import owned
 from tasks.services.tracking import Continuation
@@ -31,4 +33,7 @@ def restore_checkpoints(request: TrainRequest) -> Continuation:
 @flow(name="train-on-vast", flow_run_name="{request.config.stem} on {request.provider}", validate_parameters=True)
 def train_on_vast(request: LaunchRequest) -> str:
     """Train on rented machines to the end, whatever becomes of them; returns the W&B run."""
-    return str(carry_out(request).path)
+    if is_temporary():
+        return str(carry_out(request).path)
+    with board() as shown:
+        return str(carry_out(request, lambda job, cfg: RemoteStages(shown, cfg, job.status)).path)

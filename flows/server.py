@@ -18,6 +18,7 @@ QUIET = {
     "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",  # the API and the UI still get every line
     "PREFECT_LOGGING_EXTRA_LOGGERS": "flows,tasks,ups_models",
     "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
+    "PREFECT_PLUGINS_ENABLED": "false",  # ours is for Prefect's command line, and fails in a running event loop
 }
 SERVER = {
     "PREFECT_UI_ENABLED": "0",
@@ -28,6 +29,7 @@ SERVER = {
     "PREFECT__SERVER_FINAL": "1",
 }
 STOP_WITHIN_S = 10
+TEMPORARY = "UPS_TEMPORARY_SERVER"
 PR_SET_PDEATHSIG = 1
 
 
@@ -49,6 +51,11 @@ def has_server() -> bool:
     return "PREFECT_API_URL" in profiles.get("profiles", {}).get(active, {})
 
 
+def is_temporary() -> bool:
+    """Whether the server of this process is one that nobody can look at."""
+    return TEMPORARY in os.environ
+
+
 @contextmanager
 def temporary_server() -> Iterator[None]:
     """Serve Prefect's API on loopback until the block ends, unless a server is configured.
@@ -65,11 +72,12 @@ def temporary_server() -> Iterator[None]:
         listener.listen(128)
         child = _start(listener)
         os.environ["PREFECT_API_URL"] = f"http://127.0.0.1:{listener.getsockname()[1]}/api"
+        os.environ[TEMPORARY] = "1"
     atexit.register(_stop, child)
     try:
         yield
     finally:
-        del os.environ["PREFECT_API_URL"]
+        del os.environ["PREFECT_API_URL"], os.environ[TEMPORARY]
 
 
 def _start(listener: socket.socket) -> subprocess.Popen[bytes]:

@@ -13,14 +13,17 @@ from tasks.services.bootstrap import build_job
 from tasks.services.code import VERSION, Code
 from tasks.services.restore import ResumeMode, fetch, look_up
 from tasks.services.run_dir import RunDir
+from tasks.services.status import Status
 from tasks.services.tracking import (
     RunPath,
     Session,
     Standing,
     claim,
+    find_run,
     open_session,
     path_of,
     publish_job,
+    remote_status,
     standing_of,
 )
 from ups_models.config import EvalConfig, PipelineConfig, TrackingConfig
@@ -59,6 +62,11 @@ class RemoteJob:
     def standing(self) -> Standing:
         """How far the run is."""
         return standing_of(self.path, self.cfg)
+
+    def status(self) -> Status | None:
+        """The status in the newest set of the run; None before the first. Raises TrackingUnavailable, StatusError."""
+        found = find_run(self.path, self.cfg)
+        return remote_status(found, self.cfg) if found is not None else None
 
     def environment(self, generation: int) -> dict[str, str]:
         """What the bootstrap reads. The W&B key is taken from this process at the last moment, and only if it must."""

@@ -6,6 +6,7 @@ import fcntl
 import json
 import logging
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -212,9 +213,11 @@ class Rental:
                 instance_id = None
                 self._count(end)
         finally:
+            error = sys.exception()
             if not kept:
                 self._give_back_all()
-            self.journal.note("closed", self.journal.generation)  # what was kept is its owner's business
+            if error is None or isinstance(error, Exception):  # stopped by a signal, the next launch goes on with it
+                self.journal.note("closed", self.journal.generation)  # what was kept is its owner's business
 
     def _adopt(self) -> int | None:
         """After a restart: go on with the newest machine if it lives, and give all others back."""

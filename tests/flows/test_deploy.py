@@ -1,15 +1,21 @@
 """`ups deploy` on a real Prefect server and worker: a run that dies is run again by itself, to the same weights."""
 
+import json
 import os
 import signal
 import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import httpx
 import pytest
 
 from chaos.checks import outcome
 from chaos.control_room import FINAL, control_room, trainer_of
+from flows import ROOT
 from tasks.services.run_dir import RunDir
+from ups_models.specs import SPECS
 
 SETTINGS = ["stages.operator.steps_per_epoch=200", "checkpoint.save_every_steps=10"]
 DIVERGES = ["stages.operator.lr=1", "stages.operator.grad_clip=1e30", "stages.operator.warmup_steps=0"]
@@ -20,6 +26,47 @@ def room(tmp_path_factory):
     """A server with everything deployed, and a worker."""
     with control_room(tmp_path_factory.mktemp("room")) as room:
         yield room
+
+
+class Ear(ThreadingHTTPServer):
+    """An address, and what was said to it."""
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), Listener)
+        self.heard = []
+
+
+class Listener(BaseHTTPRequestHandler):
+    """Keeps what is posted to it."""
+
+    server: Ear
+
+    def do_POST(self):
+        length = int(self.headers["Content-Length"])
+        self.server.heard.append(self.rfile.read(length).decode())
+        self.send_response(200)
+        self.end_headers()
+
+    def log_message(self, *arguments):
+        pass
+
+
+@pytest.fixture
+def listener():
+    """An address that hears notifications."""
+    with Ear() as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+def test_a_block_that_is_not_there_is_named(room):
+    done = room.deploy("--notify", "slack-webhook/no-such")
+
+    assert done.returncode == 2
+    assert "--notify slack-webhook/no-such: there is no such block" in done.stderr
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +97,7 @@ def test_a_dry_run_makes_nothing(room):
     done = room.deploy("--dry-run")
 
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("would make") == 4
+    assert done.stdout.count("would make") == 8
     assert room.ask("POST", "/deployments/filter", json={}) == []
 
 
@@ -62,9 +109,34 @@ def test_deploying_twice_makes_everything_once(room):
     names = sorted(one["name"] for one in room.ask("POST", "/deployments/filter", json={}))
     automations = room.ask("POST", "/automations/filter", json={})
     assert names == ["evaluate-only", "train-on-vast", "train-pipeline"]
-    assert len({one["name"] for one in automations}) == len(automations) == 2
+    assert len({one["name"] for one in automations}) == len(automations) == 4
     [nightly] = room.deployment()["schedules"]
     assert nightly["active"] is False
+
+
+def test_an_automation_that_was_switched_off_stays_off(room):
+    automation = next(one for one in room.ask("POST", "/automations/filter", json={}) if "again" in one["name"])
+    room.ask("PATCH", f"/automations/{automation['id']}", json={"enabled": False})
+
+    done = room.deploy("--retry-after", "1")
+
+    assert f"updated: automation '{automation['name']}'" in done.stdout
+    assert room.ask("GET", f"/automations/{automation['id']}")["enabled"] is False
+    room.ask("PATCH", f"/automations/{automation['id']}", json={"enabled": True})
+
+
+def test_a_short_name_runs_the_deployment_from_the_root_of_the_repository(room):
+    environment = {name: value for name, value in room.environment.items() if name != "PREFECT_PLUGINS_ENABLED"}
+
+    done = subprocess.run(
+        [sys.executable, "-m", "prefect", "deployment", "run", "train-pipeline", "--start-in", "10 hours"],
+        env=environment, cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+    assert done.returncode == 0, done.stderr
+    [run] = [one for one in room.runs() if one["state"]["name"] == "Scheduled"]
+    assert run["deployment_id"] == room.deployment()["id"]
+    room.ask("DELETE", f"/flow_runs/{run['id']}")
 
 
 @pytest.mark.slow
@@ -91,6 +163,23 @@ def test_a_run_that_is_killed_is_run_again_by_itself_to_the_same_weights(worked,
     chain = f"chain:{runs[0]['id'][:8]}"
     assert all(chain in run["tags"] for run in runs)
     assert "prefect.automation.action.failed" not in worked.log()
+    assert_shown(worked, runs[-1]["id"])
+
+
+def assert_shown(room, flow_run):
+    """The table of stages, a full bar for each stage that trained, and the report."""
+    wanted = {"artifacts": {"flow_run_id": {"any_": [flow_run]}}}
+    found = {one["key"]: one for one in room.ask("POST", "/artifacts/filter", json=wanted)}
+    rows = {row["stage"]: row for row in json.loads(found["stage-status"]["data"])}
+    assert list(rows) == [*SPECS, "small_eval", "full_eval"]
+    assert {row["status"] for row in rows.values()} == {"completed"}
+    assert rows["operator"]["step"] == "600 of 600"
+    assert rows["operator"]["checkpoint"] == "operator_ema.pt"
+    assert rows["operator"]["figure"].startswith("loss ")
+    assert rows["full_eval"]["figure"].startswith("nRMSE ")
+    assert found["steady-prior"]["data"] == 100
+    assert "HTML report: " in found["pipeline-report"]["data"]
+    assert "nRMSE" in found["pipeline-report"]["data"]
 
 
 def ended(room, flow_run):
@@ -109,6 +198,23 @@ def test_a_chain_that_is_too_long_gives_up(worked, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_a_person_is_told_when_a_chain_gives_up(worked, listener, tmp_path):
+    make = (
+        "import sys; from prefect.blocks.notifications import CustomWebhookNotificationBlock as Block; "
+        "Block(name='ear', url=sys.argv[1], json_data={'said': '{{subject}} {{body}}'}).save('ear', overwrite=True)"
+    )
+    address = f"http://127.0.0.1:{listener.server_address[1]}/"
+    command = [sys.executable, "-c", make, address]
+    subprocess.run(command, env=worked.environment, cwd=tmp_path, check=True, capture_output=True)
+    assert worked.deploy("--retry-after", "1", "--notify", "custom-webhook/ear").returncode == 0
+
+    worked.run({"config": "configs/smoke.yaml", "run_dir": str(tmp_path / "run")}, attempt=6, max_attempts=5)
+    worked.wait_for(lambda: listener.heard, "a notification")
+
+    assert "GaveUp" in listener.heard[0]
+    assert "5 attempts did not finish it" in listener.heard[0]
+
+
 @pytest.mark.slow
 def test_bad_input_is_not_tried_again_and_the_same_error_not_a_third_time(worked, tmp_path):
     bad, diverging = tmp_path / "bad", tmp_path / "diverging"
@@ -123,3 +229,34 @@ def test_bad_input_is_not_tried_again_and_the_same_error_not_a_third_time(worked
     said = worked.runs(root=diverging)[-1]["state"]["message"]
     assert "the same error twice" in said
     assert "Lower stages.operator.lr" in said
+
+
+def test_a_server_with_a_password_answers_nobody_without_it(tmp_path):
+    password = "admin:canary0password0nobody0must0find"
+    keys = {"PREFECT_SERVER_API_AUTH_STRING": password, "PREFECT_API_AUTH_STRING": password}
+    with control_room(tmp_path, keys) as room:
+        refused = httpx.post(f"{room.url}/flows/filter", json={}).status_code
+        wrong = httpx.post(f"{room.url}/flows/filter", json={}, auth=("admin", "wrong")).status_code
+        right = httpx.post(f"{room.url}/flows/filter", json={}, auth=("admin", password.partition(":")[2])).status_code
+        with_it = room.deploy()
+        del room.environment["PREFECT_API_AUTH_STRING"]
+        without = room.deploy()
+
+    assert (refused, wrong, right) == (401, 401, 200)
+    assert with_it.returncode == 0, with_it.stderr
+    assert without.returncode == 2
+    assert "PREFECT_API_AUTH_STRING" in without.stderr
+    kept = [path for path in tmp_path.rglob("*") if path.is_file() and b"canary0password" in path.read_bytes()]
+    assert kept == []
+
+
+def test_a_server_that_does_not_answer_is_named(room, tmp_path):
+    nowhere = {**room.environment, "PREFECT_API_URL": "http://127.0.0.1:9/api"}
+
+    done = subprocess.run(
+        [sys.executable, "-m", "flows.cli", "deploy", "--dry-run"],
+        env=nowhere, cwd=tmp_path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+    assert done.returncode == 2
+    assert "http://127.0.0.1:9/api: does not answer" in done.stderr

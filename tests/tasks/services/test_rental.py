@@ -458,6 +458,25 @@ def test_wandb_that_is_away_while_renting_is_waited_for(tmp_path, monkeypatch):
     assert (len(market.created), market.live) == (2, {})
 
 
+def test_a_launch_that_a_signal_stopped_goes_on_with_its_run_and_its_budget(tmp_path):
+    market = Market([["running", "running"], ["running", "done"]])
+
+    def stop(state, facts):
+        if state == "RUNNING":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        rental(market, tmp_path, show=stop).carry_out()
+    assert market.live == {}
+    journal = Journal(tmp_path / "rented.jsonl")
+    assert (journal.open_job, journal.rented()) == (market.identity(), 1)
+
+    rental(market, tmp_path).carry_out()
+
+    assert (len(market.created), market.live, market.generation) == (2, {}, 2)
+    assert Journal(tmp_path / "rented.jsonl").open_job is None
+
+
 def test_a_second_controller_in_the_same_folder_is_refused(tmp_path):
     with (
         one_controller(tmp_path / "rented.jsonl"),
