@@ -128,11 +128,12 @@ class Browser:
         found.click()
         return False
 
-    def open_artifact(self, key: str) -> None:
-        """The newest artifact with this key, by way of the list of all that had it."""
-        self.open(f"/artifacts/key/{key}")
-        self.until(lambda: self._click(By.CSS_SELECTOR, "a[href^='/artifacts/artifact/']"), f"an artifact {key}")
-        self.until(lambda: "Show raw data" in self.text(), "its content")
+    def followed(self, address: str) -> bool:
+        """Whether this is the page of such an address; if not, the first link to one is clicked."""
+        if address in self.driver.current_url:
+            return True
+        self._click(By.CSS_SELECTOR, f"a[href^='{address}']")
+        return False
 
     def field(self, label: str) -> "Field":
         """The field of a form with this label."""
