@@ -116,6 +116,10 @@ class Browser:
         rows = self._all("table tr")
         return [[cell.text for cell in row.find_elements(By.CSS_SELECTOR, "th, td")] for row in rows if row.text]
 
+    def images(self) -> list[WebElement]:
+        """The pictures that are there, not only asked for."""
+        return [one for one in self._all("img") if one.is_displayed() and one.get_property("naturalWidth")]
+
     def press(self, words: str) -> bool:
         """Click the button or link with these words; False where there is none yet."""
         return self._click(By.XPATH, f"//*[self::a or self::button][normalize-space(.) = '{words}']")
