@@ -17,6 +17,7 @@ from typing import Any
 import httpx
 
 from flows import ROOT
+from flows.chain import DUPLICATE
 from flows.server import QUIET
 
 DEPLOYMENT = "train-pipeline/train-pipeline"
@@ -117,9 +118,13 @@ class ControlRoom:
         found: list[dict[str, Any]] = self.ask("POST", "/flow_runs/filter", json=wanted)
         return [run for run in found if root is None or run["parameters"]["request"].get("run_dir") == str(root)]
 
+    def attempts(self, root: Path) -> list[dict[str, Any]]:
+        """The runs in a run directory, without those that answered a crash which was reported twice."""
+        return [run for run in self.runs(root=root) if run["state"]["name"] != DUPLICATE]
+
     def states(self, root: Path) -> list[tuple[str, int]]:
-        """(name of the state, attempt) of every run in a run directory, oldest first."""
-        return [(run["state"]["name"], run["parameters"].get("attempt", 1)) for run in self.runs(root=root)]
+        """(name of the state, attempt) of each of them, oldest first."""
+        return [(run["state"]["name"], run["parameters"].get("attempt", 1)) for run in self.attempts(root)]
 
     def wait_for(self, condition: Callable[[], Any], what: str = "it") -> Any:
         """What the condition gives as soon as it gives something. Raises TooSlow."""

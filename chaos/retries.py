@@ -16,6 +16,7 @@ from pathlib import Path
 from chaos.checks import outcome
 from chaos.control_room import ControlRoom, control_room, trainer_of
 from flows import ROOT
+from flows.automations import ENDS
 from tasks.services.run_dir import RunDir
 
 CONFIG = "configs/smoke.yaml"
@@ -173,16 +174,17 @@ def main() -> int:
                 scenario, times = SCENARIOS[name]
                 rows.append(scenario(runs, given.times or times))
                 print(rows[-1], flush=True)
+                if not rows[-1].well:
+                    print(*(f"    {run['name']}: {run['state']['message']}" for run in room.runs()), sep="\n")
+                    print(room.log())
     print(f"{sum(row.well for row in rows)} of {len(rows)} as they should be")
     return 0 if all(row.well for row in rows) else 1
 
 
 def _row(runs: Runs, name: str, root: Path, steps: int, expected: list[tuple[str, int]], took: list[float]) -> Row:
-    finals = {"Completed", "Failed", "Crashed", "GaveUp", "BadInput", "Cancelled"}
-
     def ended() -> bool:
-        states = runs.room.states(root)
-        return len(states) >= len(expected) and all(state in finals for state, _ in states)
+        found = runs.room.states(root)
+        return len(found) >= len(expected) and all(state in ENDS for state, _ in found)
 
     runs.room.wait_for(ended, f"the end of {name}")
     return Row(name, runs.room.states(root), expected, runs.identical(root, steps), took)

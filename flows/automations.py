@@ -10,11 +10,11 @@ from prefect.automations import Automation, EventTrigger, Posture
 from prefect.client.schemas.objects import StateType
 from prefect.events.actions import ChangeFlowRunState, RunDeployment, SendNotification
 
-from flows.chain import BAD_INPUT, GAVE_UP
+from flows.chain import BAD_INPUT, DUPLICATE, GAVE_UP
 
 REQUEST = "{{ flow_run.parameters['request'] | tojson }}"
 """Prefect adds `| tojson` to a plain string alone, not inside a structure of its own kinds such as ours."""
-ENDS = ("Completed", "Failed", "Cancelled", "Crashed", GAVE_UP, BAD_INPUT)
+ENDS = ("Completed", "Failed", "Cancelled", "Crashed", GAVE_UP, BAD_INPUT, DUPLICATE)
 """Events carry the name of a state, not its type."""
 SUBJECT = "{{ flow_run.name }}: {{ flow_run.state.name }}"
 BODY = "{{ flow_run.state.message }}\n{{ flow_run | ui_url }}"

@@ -10,7 +10,7 @@ from prefect.runtime import deployment, flow_run
 from tasks.services.attempts import Attempt
 
 ID_LENGTH = 8
-GAVE_UP, BAD_INPUT = "GaveUp", "BadInput"
+GAVE_UP, BAD_INPUT, DUPLICATE = "GaveUp", "BadInput", "Duplicate"
 """Names of final states that no automation answers with another attempt."""
 
 
@@ -31,7 +31,8 @@ def attempt_of(chain: str | None, number: int, most: int, most_per_day: int) -> 
     """The attempt that this flow run is; None for one that no deployment made: nothing begins that again by itself."""
     if deployment.id is None:
         return None
-    attempt = Attempt(chain or str(flow_run.id)[:ID_LENGTH], number, most, most_per_day)
+    identity = str(flow_run.id)
+    attempt = Attempt(chain or identity[:ID_LENGTH], identity, number, most, most_per_day)
     _tag(f"chain:{attempt.chain}")
     return attempt
 

@@ -20,13 +20,13 @@ from prefect.client.schemas.objects import State
 from prefect.states import Cancelled, Failed
 from pydantic import Field
 
-from flows.chain import BAD_INPUT, GAVE_UP, attempt_of, run_name
+from flows.chain import BAD_INPUT, DUPLICATE, GAVE_UP, attempt_of, run_name
 from flows.remote import restore_checkpoints
 from flows.request import TrainRequest, resolve
 from flows.server import is_temporary
 from tasks.artifacts import shown
 from tasks.evaluate import evaluate, render_report
-from tasks.services.attempts import Attempt, GaveUp, counted
+from tasks.services.attempts import Attempt, Duplicate, GaveUp, counted
 from tasks.services.planning import announce, plan, plan_evaluation
 from tasks.services.run_dir import RunDir, owned
 from tasks.services.signals import heeded
@@ -52,6 +52,8 @@ def train_pipeline(
         return carry_out(request, this)
     except GaveUp as error:
         return Cancelled(name=GAVE_UP, message=str(error))
+    except Duplicate as error:
+        return Cancelled(name=DUPLICATE, message=str(error))
     except BadInput as error:
         return Failed(name=BAD_INPUT, message=str(error), data=error)
 

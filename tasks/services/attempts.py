@@ -26,11 +26,16 @@ class GaveUp(UPSError):
     """Another attempt would most likely end as the last ones did."""
 
 
+class Duplicate(UPSError):
+    """This attempt was made already: a crash may be reported twice, by the worker and by its runner."""
+
+
 @dataclass(frozen=True)
 class Attempt:
     """One run of a chain, and how many there may be."""
 
     chain: str
+    run_id: str
     number: int
     most: int
     most_per_day: int
@@ -45,7 +50,7 @@ class Attempt:
 def counted(run: RunDir, attempt: Attempt) -> Iterator[float]:
     """Note that the attempt begins, and with what error it fails if it does; yields the seconds to wait first.
 
-    Raises GaveUp.
+    Raises GaveUp, Duplicate.
     """
     path = run.reports / NAME
     place = place_of(StatusStore(run.status).read())
@@ -62,8 +67,10 @@ def counted(run: RunDir, attempt: Attempt) -> Iterator[float]:
 
 
 def judge(before: list[dict[str, Any]], attempt: Attempt, place: str, now: float) -> float:
-    """Seconds to wait before this attempt, given what was noted of the earlier ones. Raises GaveUp."""
+    """Seconds to wait before this attempt, given what was noted of the earlier ones. Raises GaveUp, Duplicate."""
     begun = [entry for entry in before if entry["event"] == "began"]
+    if any(entry["attempt"] == attempt.number and entry["run"] != attempt.run_id for entry in begun):
+        raise Duplicate(f"attempt {attempt.number} of chain {attempt.chain} was made already")
     failed = [entry for entry in before if entry["event"] == "failed"]
     today = sum(entry["time"] > now - DAY_S for entry in begun)
     if today >= attempt.most_per_day:
@@ -98,5 +105,5 @@ def entries(path: Path, chain: str) -> list[dict[str, Any]]:
 
 
 def _note(path: Path, attempt: Attempt, event: str, place: str, **more: str) -> None:
-    entry = {"chain": attempt.chain, "attempt": attempt.number, "event": event, "at": utc_now(), "time": time.time()}
-    append_line(path, json.dumps({**entry, "place": place, **more}))
+    entry = {"chain": attempt.chain, "attempt": attempt.number, "run": attempt.run_id, "event": event, "place": place}
+    append_line(path, json.dumps({**entry, "at": utc_now(), "time": time.time(), **more}))

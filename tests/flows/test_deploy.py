@@ -158,7 +158,7 @@ def test_a_run_that_is_killed_is_run_again_by_itself_to_the_same_weights(worked,
 
     assert worked.states(killed) == [("Crashed", 1), ("Crashed", 2), ("Completed", 3)]
     assert weights_in(killed) == weights_in(straight)
-    runs = worked.runs(root=killed)
+    runs = worked.attempts(killed)
     assert all(run["name"].startswith(f"smoke · attempt {n} · ") for n, run in enumerate(runs, start=1))
     chain = f"chain:{runs[0]['id'][:8]}"
     assert all(chain in run["tags"] for run in runs)
@@ -226,7 +226,7 @@ def test_bad_input_is_not_tried_again_and_the_same_error_not_a_third_time(worked
     assert worked.states(bad) == [("BadInput", 1)]
     assert "latent.dimm" in worked.runs(root=bad)[0]["state"]["message"]
     assert worked.states(diverging) == [("Failed", 1), ("Failed", 2), ("GaveUp", 3)]
-    said = worked.runs(root=diverging)[-1]["state"]["message"]
+    said = worked.attempts(diverging)[-1]["state"]["message"]
     assert "the same error twice" in said
     assert "Lower stages.operator.lr" in said
 

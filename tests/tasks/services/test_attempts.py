@@ -2,7 +2,7 @@
 
 import pytest
 
-from tasks.services.attempts import WAIT_S, Attempt, GaveUp, counted, entries, judge
+from tasks.services.attempts import WAIT_S, Attempt, Duplicate, GaveUp, counted, entries, judge
 from tasks.services.run_dir import RunDir
 from tasks.services.status import StatusStore
 
@@ -10,11 +10,11 @@ NOW = 1_000_000.0
 
 
 def attempt(number=2, most=100, most_per_day=30):
-    return Attempt("c", number, most, most_per_day)
+    return Attempt("c", "run", number, most, most_per_day)
 
 
-def began(place, age_s=60.0):
-    return {"event": "began", "place": place, "time": NOW - age_s}
+def began(place, age_s=60.0, number=1, run="run"):
+    return {"event": "began", "place": place, "time": NOW - age_s, "attempt": number, "run": run}
 
 
 def failed(place, error):
@@ -52,6 +52,15 @@ def test_the_same_error_twice_at_the_same_place_is_not_tried_again():
 @pytest.mark.parametrize("second", [("operator:20", "E: x"), ("operator:10", "E: y")])
 def test_another_error_or_another_place_is_tried_again(second):
     judge([began(""), failed("operator:10", "E: x"), began("operator:10"), failed(*second)], attempt(3), second[0], NOW)
+
+
+def test_an_attempt_is_made_once_however_often_a_crash_is_reported():
+    with pytest.raises(Duplicate, match="attempt 2 of chain c was made already"):
+        judge([began(""), began("operator:10", number=2, run="other")], attempt(2), "operator:20", NOW)
+
+
+def test_a_run_that_prefect_runs_again_is_the_same_attempt():
+    assert judge([began("operator:10", number=2)], attempt(2), "operator:20", NOW) == 0
 
 
 def test_a_chain_has_an_end():
