@@ -15,7 +15,7 @@ from ups_models.specs import SPECS
 pytestmark = pytest.mark.slow
 
 WORK = [*SPECS, "small_eval", "full_eval"]
-STATES = ("Completed", "Crashed", "Failed", "Running", "Pending")
+STATES = ("Completed", "Crashed", "Failed", "Running", "Pending", "Cancelled", "GaveUp", "Duplicate")
 A_RUN_S = 150.0
 A_BAR = 1000  # pixels
 SLOWED = ["stages.diff_residual.steps_per_epoch=100", "checkpoint.save_every_steps=10"]
@@ -87,7 +87,7 @@ def again_where_busy(ui):
 
 def fill(ui, form):
     """Open the form, all of it, and wait for its defaults."""
-    ui.open(form, height=2700)
+    ui.open(form, height=2900)
     ui.until(lambda: ui.field("Config (Optional)").value(), "defaults")
 
 
