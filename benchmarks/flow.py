@@ -19,7 +19,7 @@ PLAIN = """
 import json, sys, time
 started = time.perf_counter()
 from flows.request import TrainRequest, resolve
-from tasks.evaluate import render_report
+from tasks.services.evaluation import write_report
 from tasks.services.evaluation import evaluate_run
 from tasks.services.execution import carry_out
 from tasks.services.planning import plan, plan_evaluation
@@ -36,7 +36,8 @@ with owned(job.run), heeded():
         if todo.run:
             evaluate_run(name, job.cfg, settings, job.run)
             changed = True
-    render_report(job.run, tracker, changed=changed)
+    if changed:
+        write_report(job.run)
 print(json.dumps(time.perf_counter() - started))
 """
 FLOW = """

@@ -17,6 +17,7 @@ from typing import Any
 import httpx
 
 from flows import ROOT
+from flows.automations import ENDS
 from flows.chain import DUPLICATE
 from flows.server import QUIET
 
@@ -125,6 +126,16 @@ class ControlRoom:
     def states(self, root: Path) -> list[tuple[str, int]]:
         """(name of the state, attempt) of each of them, oldest first."""
         return [(run["state"]["name"], run["parameters"].get("attempt", 1)) for run in self.attempts(root)]
+
+    def settled(self, root: Path, last: tuple[str, int]) -> list[tuple[str, int]]:
+        """The same once the last of them has ended so and nothing waits any more, such as an answer given twice."""
+
+        def ended() -> list[tuple[str, int]]:
+            states = self.states(root)
+            return states if last in states and all(name in ENDS for name, _ in states) else []
+
+        found: list[tuple[str, int]] = self.wait_for(ended, f"{last} in {root.name}")
+        return found
 
     def wait_for(self, condition: Callable[[], Any], what: str = "it") -> Any:
         """What the condition gives as soon as it gives something. Raises TooSlow."""

@@ -16,7 +16,6 @@ from pathlib import Path
 from chaos.checks import outcome
 from chaos.control_room import ControlRoom, control_room, trainer_of
 from flows import ROOT
-from flows.automations import ENDS
 from tasks.services.run_dir import RunDir
 
 CONFIG = "configs/smoke.yaml"
@@ -133,7 +132,7 @@ def server_restarted(runs: Runs, times: int) -> Row:
         runs.room.start_server()
         if runs.room.workers[-1].poll() is not None:
             runs.room.start_worker()
-    runs.room.wait_for(lambda: runs.room.states(root)[-1][0] == "Completed", "completion after the server was killed")
+    runs.room.wait_for(lambda: "Completed" in dict(runs.room.states(root)), "completion after the server was killed")
     attempts = len(runs.room.states(root))
     expected = [("Crashed", n) for n in range(1, attempts)] + [("Completed", attempts)]
     return _row(runs, "the server killed and started again", root, steps, expected, [])
@@ -190,12 +189,7 @@ def main() -> int:
 
 
 def _row(runs: Runs, name: str, root: Path, steps: int, expected: list[tuple[str, int]], took: list[float]) -> Row:
-    def ended() -> bool:
-        found = runs.room.states(root)
-        return len(found) >= len(expected) and all(state in ENDS for state, _ in found)
-
-    runs.room.wait_for(ended, f"the end of {name}")
-    return Row(name, runs.room.states(root), expected, runs.identical(root, steps), took)
+    return Row(name, runs.room.settled(root, expected[-1]), expected, runs.identical(root, steps), took)
 
 
 def _settings(steps: int) -> list[str]:

@@ -1,17 +1,38 @@
 """A flow run as one attempt of a chain: what it is called, which chain it belongs to, and how to find the others."""
 
+import logging
 import os
 import socket
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, TypeVar
 
 from prefect.client.orchestration import get_client
 from prefect.runtime import deployment, flow_run
+from pydantic import BaseModel, ValidationError
 
+from flows.request import first_fault
+from flows.server import LOGGERS
 from tasks.services.attempts import Attempt
+from ups_models.errors import BadInput
+
+Request = TypeVar("Request", bound=BaseModel)
 
 ID_LENGTH = 8
 GAVE_UP, BAD_INPUT, DUPLICATE = "GaveUp", "BadInput", "Duplicate"
 """Names of final states that no automation answers with another attempt."""
+
+
+def checked(schema: type[Request], given: Request | Mapping[str, Any]) -> Request:
+    """A flow's `request`, which Prefect leaves to us: what it refuses itself fails, and a failure is tried again."""
+    for name in LOGGERS:  # a flow run's log holds our lines too
+        logging.getLogger(name).setLevel(min(logging.INFO, logging.getLogger(name).level or logging.INFO))
+    if isinstance(given, schema):
+        return given
+    try:
+        return schema.model_validate(given)
+    except ValidationError as error:
+        raise BadInput(f"request: {first_fault(error)}") from None
 
 
 def place() -> str:
@@ -21,10 +42,17 @@ def place() -> str:
 
 
 def run_name() -> str:
-    """`burgers_32dim · attempt 2 · vast:12345`."""
-    given = flow_run.parameters
-    config = Path(getattr(given["request"], "config", "")).stem
-    return f"{config} · attempt {given.get('attempt', 1)} · {place()}"
+    """`burgers_32dim · attempt 2 · vast:12345`; a run directory that was named stands behind the config."""
+    values = _request()
+    config, folder = Path(str(values.get("config", "quickstart"))).stem, Path(str(values.get("run_dir", ""))).name
+    where = f" in {folder}" if folder else ""
+    return f"{config}{where} · attempt {flow_run.parameters.get('attempt', 1)} · {place()}"
+
+
+def remote_name() -> str:
+    """`burgers_32dim on vast`."""
+    values = _request()
+    return f"{Path(str(values.get('config', 'burgers_32dim'))).stem} on {values.get('provider', 'vast')}"
 
 
 def attempt_of(chain: str | None, number: int, most: int, most_per_day: int) -> Attempt | None:
@@ -35,6 +63,12 @@ def attempt_of(chain: str | None, number: int, most: int, most_per_day: int) -> 
     attempt = Attempt(chain or identity[:ID_LENGTH], identity, number, most, most_per_day)
     _tag(f"chain:{attempt.chain}")
     return attempt
+
+
+def _request() -> Mapping[str, Any]:
+    """The flow's `request`, checked or as it came."""
+    given = flow_run.parameters.get("request") or {}
+    return dict(given) if isinstance(given, BaseModel) else given
 
 
 def _tag(tag: str) -> None:

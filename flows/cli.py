@@ -196,14 +196,13 @@ def _validated(schema: Any, arguments: argparse.Namespace, *, without: tuple[str
     """A request from its flags. Raises BadInput that names the flag."""
     from pydantic import ValidationError
 
+    from flows.request import first_fault
+
     given = {key: value for key, value in vars(arguments).items() if key not in ("command", *without)}
     try:
         return schema.model_validate(given)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        flag = f"--{str(first['loc'][0]).replace('_', '-')}: " if first["loc"] else ""
-        message = first["msg"].removeprefix("Value error, ")
-        raise BadInput(f"{flag}{message}") from None
+        raise BadInput(first_fault(error)) from None
 
 
 def _train(arguments: argparse.Namespace) -> int:
@@ -466,7 +465,9 @@ def _log_to_stderr() -> None:
     handler = _Stderr()
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S"))
     level = logging.getLevelNamesMapping().get(os.environ.get("UPS_LOG", "info").upper(), logging.INFO)
-    for name in ("flows", "tasks", "ups_models"):
+    from flows.server import LOGGERS
+
+    for name in LOGGERS:
         logger = logging.getLogger(name)
         logger.setLevel(level)
         logger.addHandler(handler)

@@ -20,12 +20,12 @@ from prefect.client.schemas.objects import State
 from prefect.states import Cancelled, Failed
 from pydantic import Field
 
-from flows.chain import BAD_INPUT, DUPLICATE, GAVE_UP, attempt_of, run_name
+from flows.chain import BAD_INPUT, DUPLICATE, GAVE_UP, attempt_of, checked, run_name
 from flows.remote import restore_checkpoints
 from flows.request import TrainRequest, resolve
 from flows.server import is_temporary
 from tasks.artifacts import shown
-from tasks.evaluate import evaluate, render_report
+from tasks.evaluate import evaluate, newest_report
 from tasks.services.attempts import Attempt, Duplicate, GaveUp, counted
 from tasks.services.planning import announce, plan, plan_evaluation
 from tasks.services.run_dir import RunDir, owned
@@ -37,19 +37,30 @@ from ups_models.errors import BadInput
 
 logger = logging.getLogger(__name__)
 
+MOST = 500
+"""Attempts of a chain that the server itself refuses to exceed, should a run die before it can count."""
 
-@flow(name="train-pipeline", flow_run_name=run_name, validate_parameters=True)
+
+@flow(name="train-pipeline", flow_run_name=run_name, validate_parameters=False)
 def train_pipeline(
     request: TrainRequest = TrainRequest(),  # noqa: B008 - it is frozen
-    attempt: Annotated[int, Field(ge=1, description="Counts the runs of a chain, each begun after a crash.")] = 1,
-    max_attempts: Annotated[int, Field(ge=1, description="Give up after so many runs of a chain.")] = 100,
-    max_attempts_per_day: Annotated[int, Field(ge=1, description="Give up after so many in 24 hours.")] = 30,
-    chain: Annotated[str | None, Field(description="Names the chain; empty: this run begins one.")] = None,
+    attempt: Annotated[int, Field(ge=1, le=MOST)] = 1,
+    max_attempts: Annotated[int, Field(ge=1, le=MOST)] = 100,
+    max_attempts_per_day: Annotated[int, Field(ge=1, le=MOST)] = 30,
+    chain: str | None = None,
 ) -> str | State:
-    """Train what is missing, evaluate what changed, and return the path of the HTML report."""
+    """Train what is missing, evaluate what changed, and return the path of the HTML report.
+
+    Args:
+        request: What to train and evaluate, and where.
+        attempt: Counts the runs of a chain, each begun by itself after the one before died.
+        max_attempts: Give up after so many runs of a chain.
+        max_attempts_per_day: Give up after so many runs of a chain in 24 hours.
+        chain: Names the chain; empty: this run begins one.
+    """
     try:
         this = attempt_of(chain, attempt, max_attempts, max_attempts_per_day)
-        return carry_out(request, this)
+        return carry_out(checked(TrainRequest, request), this)
     except GaveUp as error:
         return Cancelled(name=GAVE_UP, message=str(error))
     except Duplicate as error:
@@ -76,7 +87,7 @@ def carry_out(request: TrainRequest, attempt: Attempt | None) -> str:
             for name, settings in job.evaluations.items():
                 todo = plan_evaluation(name, settings, job.cfg, job.run, redo=name in job.redo)
                 changed |= evaluate(todo, job.cfg, job.run) is None
-            return str(render_report(job.run, tracker, changed=changed))
+            return str(newest_report(job.run, tracker, changed=changed))
 
 
 def _shown(tracker: Tracker, cfg: PipelineConfig, run: RunDir) -> AbstractContextManager[Tracker]:

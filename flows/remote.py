@@ -2,6 +2,7 @@
 
 from prefect import flow
 
+from flows.chain import checked, remote_name
 from flows.launch import LaunchRequest, carry_out
 from flows.request import TrainRequest, resolve
 from flows.server import is_temporary
@@ -30,9 +31,14 @@ def restore_checkpoints(request: TrainRequest) -> Continuation:
     return Continuation(found.path, found)
 
 
-@flow(name="train-on-vast", flow_run_name="{request.config.stem} on {request.provider}", validate_parameters=True)
+@flow(name="train-on-vast", flow_run_name=remote_name, validate_parameters=False)
 def train_on_vast(request: LaunchRequest) -> str:
-    """Train on rented machines to the end, whatever becomes of them; returns the W&B run."""
+    """Train on rented machines to the end, whatever becomes of them; returns the W&B run.
+
+    Args:
+        request: What to train, on which machines, for how much.
+    """
+    request = checked(LaunchRequest, request)
     if is_temporary():
         return str(carry_out(request).path)
     with board() as shown:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from flows import ROOT
 from tasks.services.datasets import require_named_files
@@ -56,7 +56,10 @@ class TrainRequest(BaseModel):
         description="allow: go on with that W&B run, or begin it; must: it has to exist; never: track a new run.",
     )
     force: bool = Field(False, description="Let --resume-from-wandb replace newer checkpoints in the run directory.")
-    run_dir: Path = Field(Path(), description="Folder of checkpoints/, reports/ and data/.")
+    run_dir: Path = Field(
+        Path(),
+        description="Folder of checkpoints/, reports/ and data/; relative to where the run starts.",
+    )
     device: Literal["auto", "cpu", "cuda"] | None = Field(None, description="Overrides runtime.device of the config.")
 
     @model_validator(mode="after")
@@ -138,6 +141,13 @@ def resolve_plan(request: TrainRequest) -> list[Decision | EvaluationDecision]:
         else:
             decisions.append(plan_evaluation(name, settings, job.cfg, job.run, redo=name in job.redo))
     return decisions
+
+
+def first_fault(error: ValidationError) -> str:
+    """What is wrong with a request, by its flag: the first fault of it."""
+    first = error.errors(include_url=False)[0]
+    flag = f"{_flag(str(first['loc'][0]))}: " if first["loc"] else ""
+    return flag + first["msg"].removeprefix("Value error, ")
 
 
 def find_config(path: Path) -> Path:

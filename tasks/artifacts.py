@@ -19,7 +19,7 @@ from prefect.exceptions import PrefectException
 from prefect.runtime import flow_run
 
 from tasks.services.history import Row
-from tasks.services.overview import Cells, report_in, rows_in, rows_of
+from tasks.services.overview import Cells, keep_picture, report_in, rows_in, rows_of
 from tasks.services.run_dir import RunDir
 from tasks.services.status import Status, StatusError
 from tasks.services.tracking import Reported, Tracker, TrackingUnavailable
@@ -113,7 +113,6 @@ class ShownTracker:
     def __init__(self, inner: Tracker, board: Board, cfg: PipelineConfig, run: RunDir) -> None:
         self.inner, self.board, self.cfg, self.run = inner, board, cfg, run
         self.updated_at = 0.0
-        self.picture: bytes | None = None
         self._stages()
 
     def begin(self, stage: str) -> None:
@@ -148,7 +147,8 @@ class ShownTracker:
             return drawn[0]
 
         self.inner.report(gather_once)
-        self.picture = gather_once().images.get(PICTURE)
+        if PICTURE in gather_once().images:
+            keep_picture(self.run, gather_once().images[PICTURE])
 
     def preempted(self) -> None:
         """Seconds are left: the UI has what it has."""
@@ -161,7 +161,7 @@ class ShownTracker:
     def show(self) -> None:
         """The table, the newest evaluation, and where everything is."""
         self._stages()
-        text = report_in(self.run, self.picture)
+        text = report_in(self.run)
         self.board.put(REPORT, Shown("markdown", text, f"Report of {self.run.root.absolute()}"))
 
     def _stages(self) -> None:
@@ -221,9 +221,12 @@ class RemoteStages:
         rows = rows_of(self.cfg, status, {}, {})
         for row in rows:
             if row["stage"] == self.stage and status.stage(self.stage).status != "completed":
-                row |= {"status": "in_progress", "step": f"{facts['step']} of {row['step'].rpartition(' ')[2]}"}
+                row |= {"status": "in_progress", "step": f"{facts['step']} of {self._total()}"}
         spent = f"{facts['usd_per_hour']:.3f} USD/h, {facts['spent_usd']:.2f} USD spent"
         self.board.put_stages(rows, f"{state}: instance {facts['instance']}, machine {facts['generation']}; {spent}")
+
+    def _total(self) -> int:
+        return SPECS[self.stage].settings(self.cfg).total_steps
 
 
 def _key(stage: str) -> str:

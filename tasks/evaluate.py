@@ -25,13 +25,18 @@ def evaluate(decision: EvaluationDecision, cfg: PipelineConfig, run: RunDir) -> 
     return None
 
 
-def render_report(run: RunDir, tracker: Tracker, *, changed: bool) -> Path:
-    """The run's HTML report, rendered again and told to the tracker when something changed."""
+def newest_report(run: RunDir, tracker: Tracker, *, changed: bool) -> Path:
+    """The run's HTML report, rendered again when something changed."""
     path = run.reports / "report.html"
-    if path.exists() and not changed:
-        return path
+    if changed or not path.exists():
+        render_report(run, tracker)
+    return path
+
+
+@task(name="report", task_run_name="report", cache_policy=NO_CACHE, persist_result=False)
+def render_report(run: RunDir, tracker: Tracker) -> None:
+    """Write the report, and tell the tracker."""
     from tasks.services.evaluation import reported, write_report
 
     write_report(run)
     tracker.report(lambda: reported(run))
-    return path

@@ -16,6 +16,7 @@ from ups_models.specs import SPECS
 
 NOTHING = "\N{EN DASH}"
 MOST_IMAGE_BYTES = 200_000
+PICTURE = "rollout_error.png"
 
 Cells = dict[str, str]
 
@@ -37,8 +38,15 @@ def rows_in(cfg: PipelineConfig, run: RunDir) -> list[Cells]:
     return rows_of(cfg, StatusStore(run.status).read(), losses, figures)
 
 
-def report_in(run: RunDir, picture: bytes | None) -> str:
+def keep_picture(run: RunDir, picture: bytes) -> None:
+    """Keep the picture that `report_in` shows."""
+    (run.reports / PICTURE).write_bytes(picture)
+
+
+def report_in(run: RunDir) -> str:
     """Where everything is, one picture, and the newest evaluation in full."""
+    path = run.reports / PICTURE
+    picture = path.read_bytes() if path.is_file() else None
     status = StatusStore(run.status).read()
     wandb = status.wandb.url if status.wandb is not None else None
     lines = [f"HTML report: `{(run.reports / 'report.html').absolute()}`", ""]
@@ -55,14 +63,14 @@ def report_in(run: RunDir, picture: bytes | None) -> str:
 def _stage_row(cfg: PipelineConfig, name: str, record: StageRecord, loss: float | None, uploaded: str) -> Cells:
     total = SPECS[name].settings(cfg).total_steps
     done = record.status == "completed"
+    epochs = record.total_epochs or SPECS[name].settings(cfg).epochs
     return {
         "stage": name,
         "status": record.status if total or done else "disabled",
-        "step": f"{record.step or 0} of {total}",
-        "epoch": f"{record.epoch or 0} of {record.total_epochs or SPECS[name].settings(cfg).epochs}",
-        "seconds": _seconds(record.seconds),
-        "figure": f"loss {loss:.4g}" if loss is not None and record.status != "not_started" else NOTHING,
         "checkpoint": record.checkpoint or NOTHING if done else NOTHING,
+        "figure": f"loss {loss:.4g}" if loss is not None and record.status != "not_started" else NOTHING,
+        "step": f"{record.step or 0} of {total}, epoch {record.epoch or 0} of {epochs}",
+        "seconds": _seconds(record.seconds),
         "uploaded": uploaded if record.status != "not_started" else NOTHING,
     }
 
@@ -71,11 +79,10 @@ def _evaluation_row(name: str, record: EvaluationRecord, figure: str | None) -> 
     return {
         "stage": name,
         "status": record.status,
-        "step": NOTHING,
-        "epoch": NOTHING,
-        "seconds": _seconds(record.seconds),
-        "figure": figure if figure is not None and record.status == "completed" else NOTHING,
         "checkpoint": NOTHING,
+        "figure": figure if figure is not None and record.status == "completed" else NOTHING,
+        "step": NOTHING,
+        "seconds": _seconds(record.seconds),
         "uploaded": NOTHING,
     }
 

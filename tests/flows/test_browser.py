@@ -15,6 +15,7 @@ from ups_models.specs import SPECS
 pytestmark = pytest.mark.slow
 
 WORK = [*SPECS, "small_eval", "full_eval"]
+TASKS = [*WORK, "report"]
 STATES = ("Completed", "Crashed", "Failed", "Running", "Pending", "Cancelled", "GaveUp", "Duplicate")
 A_RUN_S = 150.0
 A_BAR = 1000  # pixels
@@ -91,10 +92,10 @@ def fill(ui, form):
     ui.until(lambda: ui.field("Config (Optional)").value(), "defaults")
 
 
-def tasks_of(ui, run):
+def tasks_of(ui, run, count):
     """Name and state of each task, as the run's page tells them."""
     ui.open(run)
-    ui.until(lambda: ui.turned("Task Runs") and len(ui.rows()) == len(WORK), "a card for every task")
+    ui.until(lambda: ui.turned("Task Runs") and len(ui.rows()) == count, "a card for every task")
     return {card[0]: card[1] for card in ui.rows()}
 
 
@@ -119,6 +120,7 @@ def test_the_form_shows_every_field_with_its_meaning_and_its_default(ui, form):
     assert ui.field("Auto Resume (Optional)").value() == "on"
     assert ui.field("Force Train (Optional)").value() == "off"
     assert ui.field("attempt (Optional)").value() == "1"
+    assert "Counts the runs of a chain" in ui.field("attempt (Optional)").text()
 
 
 def test_the_form_refuses_a_value_that_makes_no_sense_and_says_why(ui, form, room):
@@ -134,12 +136,12 @@ def test_the_form_refuses_a_value_that_makes_no_sense_and_says_why(ui, form, roo
 
 
 def test_the_page_of_a_run_shows_its_name_its_state_and_its_stages(ui, finished):
-    tasks = tasks_of(ui, finished)
+    tasks = tasks_of(ui, finished, len(TASKS))
     ui.picture("run-tasks")
 
-    assert "smoke · attempt 1" in ui.heading()
-    assert f"{len(WORK)} Task runs" in ui.heading()
-    assert tasks == dict.fromkeys(WORK, "Completed")
+    assert "smoke in smoke · attempt 1" in ui.heading()
+    assert f"{len(TASKS)} Task runs" in ui.heading()
+    assert tasks == dict.fromkeys(TASKS, "Completed")
 
 
 def test_the_timeline_of_a_run_has_bars_in_the_colour_of_what_is_completed(ui, finished):
@@ -192,7 +194,7 @@ def test_a_second_run_of_a_directory_says_what_it_skipped_and_why(ui, room, root
     ui.open(again)
     ui.until(lambda: "Completed" in ui.heading(), "a run that is done", A_RUN_S)
 
-    tasks = tasks_of(ui, again)
+    tasks = tasks_of(ui, again, len(WORK))
     ui.picture("run-skipped")
     ui.until(lambda: ui.turned("Logs") and "Skipped('full_eval: " in ui.text(), "the reasons")
     ui.picture("run-skipped-logs")
@@ -204,7 +206,7 @@ def test_a_second_run_of_a_directory_says_what_it_skipped_and_why(ui, room, root
 
 def states_of(runs, attempt):
     """The states of all runs that are called this attempt."""
-    return [state for name, state in runs if name.startswith(f"smoke · attempt {attempt} ")]
+    return [state for name, state in runs if f" · attempt {attempt} · " in name]
 
 
 def test_the_attempts_of_a_chain_are_told_apart_by_name_and_state(ui, form, crashed):
@@ -228,7 +230,7 @@ def test_an_attempt_tells_the_stages_it_trained_from_those_that_it_found(ui, roo
     later = [run for run in room.runs() if run["parameters"].get("attempt") == 2 and run["start_time"]]
     second = min(later, key=lambda run: run["start_time"])
 
-    tasks = tasks_of(ui, f"/runs/flow-run/{second['id']}")
+    tasks = tasks_of(ui, f"/runs/flow-run/{second['id']}", len(TASKS))
     ui.picture("chain-second")
 
-    assert tasks == {**dict.fromkeys(WORK, "Completed"), "operator": "Skipped"}
+    assert tasks == {**dict.fromkeys(TASKS, "Completed"), "operator": "Skipped"}

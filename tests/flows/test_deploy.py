@@ -154,16 +154,18 @@ def test_a_run_that_is_killed_is_run_again_by_itself_to_the_same_weights(worked,
         worked.wait_for(lambda s=state, b=before: s.exists() and s.stat().st_mtime_ns > b)
         os.kill(trainer_of(killed), signal.SIGKILL)
         worked.wait_for(lambda n=attempt: [name for name, _ in worked.states(killed)].count("Crashed") == n)
-    worked.wait_for(lambda: ("Completed", 3) in worked.states(killed))
+    ends = worked.settled(killed, ("Completed", 3))
 
-    assert worked.states(killed) == [("Crashed", 1), ("Crashed", 2), ("Completed", 3)]
+    assert ends == [("Crashed", 1), ("Crashed", 2), ("Completed", 3)]
     assert weights_in(killed) == weights_in(straight)
     runs = worked.attempts(killed)
-    assert all(run["name"].startswith(f"smoke · attempt {n} · ") for n, run in enumerate(runs, start=1))
+    assert all(run["name"].startswith(f"smoke in killed · attempt {n} · ") for n, run in enumerate(runs, start=1))
     chain = f"chain:{runs[0]['id'][:8]}"
     assert all(chain in run["tags"] for run in runs)
     assert "prefect.automation.action.failed" not in worked.log()
     assert_shown(worked, runs[-1]["id"])
+    logged = worked.ask("POST", "/logs/filter", json={"logs": {"flow_run_id": {"any_": [runs[-1]["id"]]}}})
+    assert any("operator: completed" in line["message"] for line in logged)
 
 
 def assert_shown(room, flow_run):
@@ -173,7 +175,7 @@ def assert_shown(room, flow_run):
     rows = {row["stage"]: row for row in json.loads(found["stage-status"]["data"])}
     assert list(rows) == [*SPECS, "small_eval", "full_eval"]
     assert {row["status"] for row in rows.values()} == {"completed"}
-    assert rows["operator"]["step"] == "600 of 600"
+    assert rows["operator"]["step"] == "600 of 600, epoch 3 of 3"
     assert rows["operator"]["checkpoint"] == "operator_ema.pt"
     assert rows["operator"]["figure"].startswith("loss ")
     assert rows["full_eval"]["figure"].startswith("nRMSE ")
@@ -220,12 +222,16 @@ def test_bad_input_is_not_tried_again_and_the_same_error_not_a_third_time(worked
     bad, diverging = tmp_path / "bad", tmp_path / "diverging"
     worked.run({"config": "configs/smoke.yaml", "run_dir": str(bad), "set": ["latent.dimm=3"]})
     worked.run({"config": "configs/smoke.yaml", "run_dir": str(diverging), "set": DIVERGES, "auto_resume": True})
+    torn = tmp_path / "torn"
+    worked.run({"config": "configs/smoke.yaml", "run_dir": str(torn), "auto_resume": True, "force_train": True})
 
-    worked.wait_for(lambda: ("GaveUp", 3) in worked.states(diverging) and ("BadInput", 1) in worked.states(bad))
+    ends = worked.settled(diverging, ("GaveUp", 3))
 
-    assert worked.states(bad) == [("BadInput", 1)]
+    assert worked.settled(bad, ("BadInput", 1)) == [("BadInput", 1)]
+    assert worked.settled(torn, ("BadInput", 1)) == [("BadInput", 1)]
+    assert "contradict each other" in worked.attempts(torn)[0]["state"]["message"]
     assert "latent.dimm" in worked.runs(root=bad)[0]["state"]["message"]
-    assert worked.states(diverging) == [("Failed", 1), ("Failed", 2), ("GaveUp", 3)]
+    assert ends == [("Failed", 1), ("Failed", 2), ("GaveUp", 3)]
     said = worked.attempts(diverging)[-1]["state"]["message"]
     assert "the same error twice" in said
     assert "Lower stages.operator.lr" in said
