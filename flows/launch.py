@@ -53,6 +53,9 @@ class LaunchRequest(BaseModel):
     lost_after_s: float = Field(
         120.0, gt=0, le=3600, description="Take a machine for lost when it was not running for so many seconds."
     )
+    boot_timeout_s: float = Field(
+        1200.0, gt=0, le=86_400, description="Give a machine up when it has not come up after so many seconds."
+    )
 
     def wanted(self) -> Wanted:
         """The machine to look for."""
@@ -141,6 +144,7 @@ def _carry_out(request: LaunchRequest, provider: Provider, show: Any) -> RemoteJ
         max_hours=request.max_hours,
         poll_s=request.poll_s,
         lost_after_s=request.lost_after_s,
+        boot_timeout_s=request.boot_timeout_s,
     )
     Rental(
         provider,
