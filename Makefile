@@ -88,6 +88,10 @@ chaos-retries: $(STAMP) ## Kill runs of a deployment, its worker and its server;
 demo-preemption: $(STAMP) ## Rent two emulated machines; the first is outbid in the middle of a stage; no account, no network
 	@$(VPY) -m chaos.demo $(ARGS)
 
+.PHONY: chaos-vast
+chaos-vast: $(STAMP) ## Launch on the emulated Vast.ai under each of its faults, one by one (ARGS="--only 'outbid*'")
+	@$(VPY) -m chaos.market $(ARGS)
+
 .PHONY: chaos-mutations
 chaos-mutations: $(STAMP) ## Switch off each protection in turn; the harness must notice every time
 	@$(VPY) -m chaos --mutations $(ARGS)

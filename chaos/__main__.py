@@ -38,7 +38,7 @@ def main() -> int:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="chaos-") as directory:
         scratch = Path(directory)
-        _isolate(scratch)
+        isolate(scratch)
         if arguments.mutations:
             return mutations(scratch, arguments.seed, arguments.only)
         with temporary_server():
@@ -105,7 +105,7 @@ def say(text: str) -> None:
     print(text, flush=True)
 
 
-def _isolate(scratch: Path) -> None:
+def isolate(scratch: Path) -> None:
     """A Prefect of our own and no W&B: the user's server, database, profile and key stay out of it."""
     os.environ.pop("PREFECT_API_URL", None)
     os.environ["WANDB_MODE"] = "disabled"

@@ -13,24 +13,24 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from chaos.checks import outcome
-from flows import ROOT
+from chaos import remote
+from chaos.remote import (
+    ARGUMENTS,
+    VAST_KEY,
+    WANDB_KEY,
+    environment_in,
+    final_weights,
+    newest_status,
+    sets_in,
+    undisturbed,
+)
 from loopback.vast_emulator import VastEmulator
 from loopback.wandb_server import WandbServer, client_environment
-from tasks.services.run_dir import RunDir
-from ups_models.specs import SPECS
 
 RUN = "demo"
-SETTINGS = (
-    "tracking.upload_every_s=1",
-    "checkpoint.save_every_steps=20",
-    "runtime.device=cpu",
-)
-ARGUMENTS = ("--config", "configs/smoke.yaml", *(word for setting in SETTINGS for word in ("--set", setting)))
 TIMEOUT_S = 1800
-VAST_KEY, WANDB_KEY = "vastcanary0key0that0nobody0must0ever0find", "wandbcanary0key0nobody0must0ever0find000f"
+QUICK = ("--poll-s", "1", "--lost-after-s", "2", "--max-price", "1", "--resume-from-wandb", RUN)
 
 
 @dataclass
@@ -66,8 +66,8 @@ def train_remotely(
     the controller with kill -9, and starts it again.
     """
     arguments = [*ARGUMENTS, "--set", f"stages.operator.steps_per_epoch={steps_per_epoch}"]
-    environment = _environment(scratch)
-    reference = _undisturbed(scratch, environment, arguments)
+    environment = environment_in(scratch)
+    reference = undisturbed(scratch, environment, arguments)
     say("undisturbed run: done, for comparison")
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     shown = {"OMP_NUM_THREADS": "1"}
@@ -80,20 +80,24 @@ def train_remotely(
         for _ in disturbances:  # each machine that is outbid is dearer from then on
             cloud.add_offer(min_bid=0.2)
         environment |= {**client_environment(wandb.url, scratch, WANDB_KEY), "VAST_URL": cloud.url}
-        launch = _launch(scratch, environment, arguments)
+
+        def start() -> subprocess.Popen[bytes]:
+            return remote.launch(scratch, environment, [*arguments, *QUICK])
+
+        launch = start()
         left, done, sets, most_live = list(disturbances), [], 0, 0
         dice, steps_lost, due = random.Random(seed), [], float("inf")
         deadline = time.monotonic() + TIMEOUT_S
         while launch.poll() is None and time.monotonic() < deadline:
             time.sleep(0.1)
-            live, committed = cloud.live(), _sets(wandb)
+            live, committed = cloud.live(), sets_in(wandb)
             most_live = max(most_live, len(live))
             ready = left and live and live[0].state == "running" and not live[0].offline and committed >= sets + 2
             due = min(due, time.monotonic() + dice.uniform(0, within_s)) if ready else float("inf")
             if time.monotonic() >= due:
                 done.append(left.pop(0))
-                launch = _disturb(done[-1], cloud, live[0].id, launch, lambda: _launch(scratch, environment, arguments))
-                sets, due = _sets(wandb), float("inf")
+                launch = _disturb(done[-1], cloud, live[0].id, launch, start)
+                sets, due = sets_in(wandb), float("inf")
                 if done[-1] == "outbid":
                     steps_lost.append(_steps_lost(live[0].home / "ups" / "run", wandb))
                 say(f"{done[-1]} (instance {live[0].id})")
@@ -106,7 +110,7 @@ def train_remotely(
             len(cloud.live()),
             cloud.cost(),
             done,
-            _final_weights(wandb) == reference,
+            final_weights(wandb) == reference,
             most_live,
             steps_lost,
             (scratch / "launch.log").read_text("utf-8").splitlines(),
@@ -168,47 +172,6 @@ def main() -> int:
     return 0 if well else 1
 
 
-def _environment(scratch: Path) -> dict[str, str]:
-    home = scratch / "home"
-    home.mkdir()
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "WANDB_"))}
-    return {
-        **inherited,
-        "HOME": str(home),
-        "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": str(ROOT),
-        "VAST_API_KEY": VAST_KEY,
-    }
-
-
-def _undisturbed(scratch: Path, environment: dict[str, str], arguments: list[str]) -> dict[str, str]:
-    root = scratch / "undisturbed"
-    root.mkdir()
-    command = [sys.executable, str(ROOT / "flows" / "pipeline.py"), *arguments, "--run-dir", str(root)]
-    subprocess.run(
-        command,
-        check=True,
-        cwd=ROOT,
-        env={**environment, "WANDB_MODE": "disabled"},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    found = outcome(RunDir.of(root, Path("checkpoints")))
-    return {name: found[name] for spec in SPECS.values() for name in spec.files}
-
-
-def _launch(scratch: Path, environment: dict[str, str], arguments: list[str]) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "flows.cli", "launch", *arguments, "--run-dir", str(scratch / "run")]
-    quick = ["--poll-s", "1", "--lost-after-s", "2", "--max-price", "1", "--resume-from-wandb", RUN]
-    with (scratch / "launch.log").open("ab") as log:
-        return subprocess.Popen([*command, *quick], cwd=ROOT, env=environment, stdout=log, stderr=log)
-
-
-def _sets(wandb: WandbServer) -> int:
-    sets = next((found for name, found in wandb.artifacts.items() if name.endswith(f"/ckpt-{RUN}")), [])
-    return sum(one.version is not None for one in sets)
-
-
 def _steps_lost(run: Path, wandb: WandbServer) -> int:
     """How many optimiser steps a machine that is gone had done since the set that the next one goes on from."""
     lines = (run / "reports" / "metrics.jsonl").read_text("utf-8").splitlines()
@@ -216,28 +179,8 @@ def _steps_lost(run: Path, wandb: WandbServer) -> int:
     for line in lines:
         row = json.loads(line)
         done[row["stage"]] = int(row["step"])
-    safe = {stage: int(record.get("step") or 0) for stage, record in _newest_status(wandb).get("stages", {}).items()}
+    safe = {stage: int(record.get("step") or 0) for stage, record in newest_status(wandb).get("stages", {}).items()}
     return sum(max(0, step - safe.get(stage, 0)) for stage, step in done.items())
-
-
-def _newest_status(wandb: WandbServer) -> dict[str, Any]:
-    """stage_status.json of the newest set in W&B."""
-    collection = next((name for name in wandb.artifacts if name.endswith(f"/ckpt-{RUN}")), None)
-    if collection is None:
-        return {}
-    entity, project, name = collection.split("/")
-    content = wandb.content(wandb.artifact(entity, project, f"{name}:latest"))["stage_status.json"]
-    status: dict[str, Any] = json.loads(content)
-    return status
-
-
-def _final_weights(wandb: WandbServer) -> dict[str, str]:
-    """sha256 of each checkpoint, as the newest set in W&B names them."""
-    return {
-        file: known["sha256"]
-        for record in _newest_status(wandb).get("stages", {}).values()
-        for file, known in (record.get("files") or {}).items()
-    }
 
 
 if __name__ == "__main__":

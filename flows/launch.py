@@ -55,6 +55,9 @@ class LaunchRequest(BaseModel):
     lost_after_s: float = Field(
         120.0, gt=0, le=3600, description="Take a machine for lost when it was not running for so many seconds."
     )
+    boot_timeout_s: float = Field(
+        1200.0, gt=0, le=86_400, description="Give a machine up when it has not come up after so many seconds."
+    )
 
     def wanted(self) -> Wanted:
         """The machine to look for."""
@@ -156,6 +159,7 @@ def _carry_out(request: LaunchRequest, provider: Provider, mirror: Mirror | None
         max_hours=request.max_hours,
         poll_s=request.poll_s,
         lost_after_s=request.lost_after_s,
+        boot_timeout_s=request.boot_timeout_s,
     )
     cfg = configs_of(request)[0]
     with view(cfg, str(job.path), limits.max_usd) as seen:

@@ -104,6 +104,9 @@ class VastCloud:
         self.url = ""
         self.lock = threading.RLock()
         self.clock = clock or time.time
+        # Told of every request with the account's key: its endpoint, and how many of that there were.
+        self.before_request: Callable[[str, int], bool] = lambda endpoint, count: False  # True: it never arrives
+        self.after_request: Callable[[str, int], None] = lambda endpoint, count: None  # has acted, not yet answered
         self._instance_path = instance_path
         self._instance_env = dict(instance_env or {})
         self._random = random.Random(seed)

@@ -5,6 +5,7 @@ import logging
 import secrets
 import socket
 import time
+from collections import Counter
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -47,6 +48,13 @@ class Server(ThreadingHTTPServer):
         self.cloud = cloud
         self.requests: list[Request] = []
         self.last_call: dict[str, float] = {}
+        self.counts: Counter[str] = Counter()
+
+    def count(self, endpoint: str) -> int:
+        """How many requests to this endpoint there were, this one included."""
+        with self.cloud.lock:
+            self.counts[endpoint] += 1
+            return self.counts[endpoint]
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -109,6 +117,10 @@ class Handler(BaseHTTPRequestHandler):
 
     def serve_route(self, route: Route, call: Call) -> None:
         """Forced answers first, then the endpoint itself."""
+        count = self.server.count(route.endpoint) if self.has_account_key() else 0
+        if count and self.cloud.before_request(route.endpoint, count):
+            self.drop(route.endpoint)
+            return
         with self.cloud.lock:
             forced = self.forced_answer(route)
             if forced is None:
@@ -117,6 +129,8 @@ class Handler(BaseHTTPRequestHandler):
                 status, body, call.drop_reply = DROP, {}, True
             else:
                 status, body = forced, forced_body(forced)
+        if count:
+            self.cloud.after_request(route.endpoint, count)
         time.sleep(self.cloud.faults.answer_delay_s)
         if call.drop_reply:
             self.drop(route.endpoint)
@@ -151,7 +165,7 @@ class Handler(BaseHTTPRequestHandler):
         """None for the account's key, the instance for its own key and itself; else a refusal."""
         scheme, _, key = (self.headers.get("Authorization") or "").partition(" ")
         faults = self.cloud.faults
-        if scheme == "Bearer" and secrets.compare_digest(key.encode(), self.cloud.api_key.encode()):
+        if self.has_account_key():
             if faults.auth_error:
                 raise ApiError(faults.auth_error, *TEXTS[403])
             return None
@@ -162,6 +176,11 @@ class Handler(BaseHTTPRequestHandler):
         if not may or numbers != [owner.id]:
             raise ApiError(403, *TEXTS[403])
         return owner
+
+    def has_account_key(self) -> bool:
+        """Whether it comes from the account's owner, and not from an instance."""
+        scheme, _, key = (self.headers.get("Authorization") or "").partition(" ")
+        return scheme == "Bearer" and secrets.compare_digest(key.encode(), self.cloud.api_key.encode())
 
     def serve_control(self, name: str, body: dict[str, Any]) -> None:
         """The way in for another process; the account's key opens it."""

@@ -17,7 +17,17 @@ from typing import Any, Literal, Protocol
 from tasks.services.bootstrap import label_of, label_prefix
 from tasks.services.run_dir import utc_now
 from tasks.services.tracking import Standing, TrackingUnavailable
-from tasks.services.vast import Instance, NoOffer, Offer, OfferGone, Provider, ProviderError, Uncertain, Wanted
+from tasks.services.vast import (
+    Instance,
+    NoOffer,
+    Offer,
+    OfferGone,
+    Provider,
+    ProviderError,
+    ProviderRefused,
+    Uncertain,
+    Wanted,
+)
 from ups_models.errors import BadInput, UPSError
 
 logger = logging.getLogger(__name__)
@@ -188,43 +198,47 @@ class Rental:
     failed_at: tuple[str, int] | None = None
     ended_at: tuple[str, int] = ("", 0)
     log: list[str] = field(default_factory=list)
+    kept: bool = False
 
     def carry_out(self) -> None:
         """Train to the end. Raises TrainingFailed, BudgetSpent, NoOffer, ProviderRefused; no machine is left then."""
         self.journal.note("began", self.journal.generation, job=self.job.identity())
-        kept = False
         try:
-            instance_id = self._adopt()
-            if instance_id is None and self._has_finished(self.journal.generation):
-                return  # while nobody was watching
-            while True:
-                self._require_budget()
-                if instance_id is None:
-                    instance_id = self._rent()
-                    self.log = []
-                end = self._watch(instance_id)
-                if end is None:
-                    kept = not self.auto_shutdown
-                    return
-                if end == "failed" and self.keep_on_failure:
-                    kept = True
-                    raise TrainingFailed(self._kept(instance_id))
-                self._give_back(instance_id)
-                instance_id = None
-                self._count(end)
+            self._train()
         finally:
             error = sys.exception()
-            if not kept:
+            if not self.kept:
                 self._give_back_all()
             if error is None or isinstance(error, Exception):  # stopped by a signal, the next launch goes on with it
                 self.journal.note("closed", self.journal.generation)  # what was kept is its owner's business
 
+    def _train(self) -> None:
+        instance_id = self._adopt()
+        if instance_id is None and self._has_finished(self.journal.generation):
+            return  # while nobody was watching
+        while True:
+            self._require_budget()
+            if instance_id is None:
+                instance_id = self._rent()
+                self.log = []
+            end = self._watch(instance_id)
+            if end is None:
+                self.kept = not self.auto_shutdown
+                if self.kept:
+                    logger.warning("the training is complete; %s", self._kept(instance_id))
+                return
+            if end == "failed" and self.keep_on_failure:
+                self.kept = True
+                raise TrainingFailed(f"the training failed; {self._kept(instance_id)}")
+            self._give_back(instance_id)
+            instance_id = None
+            self._count(end)
+
     def _adopt(self) -> int | None:
         """After a restart: go on with the newest machine if it lives, and give all others back."""
-        prefix = label_prefix(self.job.run_id)
         newest = self.journal.machines.get(self.journal.generation)
         adopted = None
-        for instance in self._mine(prefix):
+        for instance in self._found():
             is_newest = newest is not None and newest.given_back_at is None and instance.label == newest.label
             if is_newest and adopted is None and newest is not None and instance.state in ("running", "booting"):
                 if newest.id is None:
@@ -441,7 +455,7 @@ class Rental:
     def _kept(self, instance_id: int) -> str:
         machine = self.journal.machines[self._generation_with(instance_id)]
         return (
-            f"the training failed; instance {instance_id} is kept as asked and costs {machine.usd_per_hour:.3f} USD/h "
+            f"instance {instance_id} is kept as asked and costs {machine.usd_per_hour:.3f} USD/h "
             f"until `ups destroy {instance_id}`"
         )
 
@@ -484,19 +498,29 @@ class Rental:
         One that stays does not keep the others from being given back.
         """
         errors: list[str] = []
-        unknown = any(one.id is None and one.given_back_at is None for one in self.journal.machines.values())
         for machine in list(self.journal.machines.values()):
             if machine.id is not None and machine.given_back_at is None:
                 self._try_to_destroy(machine.id, machine.generation, errors)
-        for _ in range(LOOKS if unknown else 1):  # an order may have been cut off: one empty list proves nothing
-            found = self._mine(label_prefix(self.job.run_id))
-            for instance in found:
-                self._try_to_destroy(instance.id, self._generation_of(instance), errors)
-            if found or not unknown:
-                break
-            self.pause(self.limits.poll_s)
+        try:
+            found = self._found()
+        except (Uncertain, ProviderRefused) as error:
+            if not errors:
+                raise
+            errors.append(str(error))  # what stays is named all the same
+            found = []
+        for instance in found:
+            self._try_to_destroy(instance.id, self._generation_of(instance), errors)
         if errors:
             raise ProviderError("; ".join(dict.fromkeys(errors)))
+
+    def _found(self) -> list[Instance]:
+        """What the label finds. An order may have been cut off, and one empty list proves nothing: then more looks."""
+        unknown = any(one.id is None and one.given_back_at is None for one in self.journal.machines.values())
+        for _ in range(LOOKS - 1 if unknown else 0):
+            if found := self._mine(label_prefix(self.job.run_id)):
+                return found
+            self.pause(self.limits.poll_s)
+        return self._mine(label_prefix(self.job.run_id))
 
     def _try_to_destroy(self, instance_id: int, generation: int, errors: list[str]) -> None:
         try:

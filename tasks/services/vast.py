@@ -225,7 +225,7 @@ class VastProvider:
             try:
                 if self.describe(instance_id) is None:
                     return
-            except Uncertain as error:
+            except (Uncertain, ProviderRefused) as error:  # a refusal may pass, and the machine costs until then
                 said = str(error)
             self.pause(DESTROY_PAUSE_S)
         raise ProviderError(
@@ -284,6 +284,8 @@ def _offer(row: Mapping[str, Any], usd_per_hour: float) -> Offer:
 
 
 def _instance(row: Mapping[str, Any]) -> Instance:
+    if "actual_status" not in row or "intended_status" not in row:
+        raise Uncertain(f"Vast.ai does not say whether instance {row.get('id')} runs")
     actual, intended = row.get("actual_status"), row.get("intended_status")
     detail = " ".join(str(row.get("status_msg") or "").split())[:MOST_TEXT]
     state: State = "away"

@@ -7,7 +7,10 @@ import time
 
 import pytest
 
-from chaos.demo import VAST_KEY, WANDB_KEY, train_remotely
+from chaos.demo import train_remotely
+from chaos.market import live_through_all
+from chaos.market_cases import CASES
+from chaos.remote import VAST_KEY, WANDB_KEY
 from flows import ROOT
 from loopback.vast_emulator import VastEmulator
 from tasks.services.vast import VastProvider, Wanted
@@ -53,6 +56,15 @@ def test_a_machine_that_was_given_up_and_lives_stops_writing(seen):
     result, _ = seen
 
     assert "a later machine has taken over" in result.machine_logs[1]
+
+
+@pytest.mark.slow
+def test_what_the_market_does_ends_as_the_matrix_says(tmp_path):
+    chosen = [case for case in CASES if case.name in ("no-credit-400", "lost-reply-two", "killed-after-create")]
+
+    rows = list(live_through_all(chosen, tmp_path))
+
+    assert {row.case.name: row.wrong for row in rows} == {case.name: [] for case in chosen}
 
 
 def test_no_key_is_left_in_any_file_but_that_of_the_machines_environment(seen):

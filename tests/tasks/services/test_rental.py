@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 import pytest
 
 from tasks.services.bootstrap import MOST_ONSTART, label_prefix, onstart
-from tasks.services.rental import BudgetSpent, Journal, Limits, Rental, TrainingFailed, one_controller
+from tasks.services.rental import LOOKS, BudgetSpent, Journal, Limits, Rental, TrainingFailed, one_controller
 from tasks.services.tracking import Standing, TrackingUnavailable
-from tasks.services.vast import Instance, NoOffer, Offer, OfferGone, ProviderError, Uncertain, Wanted
+from tasks.services.vast import Instance, NoOffer, Offer, OfferGone, ProviderError, ProviderRefused, Uncertain, Wanted
 from ups_models.errors import BadInput
 
 QUICK = Limits(poll_s=0, lost_after_s=0, backoff_s=(0,) * 8, boot_timeout_s=3600)
@@ -206,6 +206,15 @@ def test_a_failed_machine_is_kept_where_that_was_asked_for_and_its_cost_is_said(
     assert list(market.live) == [1000]
 
 
+def test_a_machine_that_is_left_as_asked_is_named_with_its_cost(tmp_path, caplog):
+    market = Market([["running", "done"]])
+
+    rental(market, tmp_path, auto_shutdown=False).carry_out()
+
+    assert list(market.live) == [1000]
+    assert "instance 1000 is kept as asked and costs 0.200 USD/h until `ups destroy 1000`" in caplog.text
+
+
 @pytest.mark.parametrize("rented", [False, True])
 def test_a_lost_reply_is_settled_by_the_label_and_never_rents_twice(tmp_path, rented):
     market = Market([["running", "done"]], rent_raises=[Uncertain("no answer")], rents_all_the_same=rented)
@@ -355,6 +364,37 @@ def test_a_controller_that_was_killed_adopts_or_gives_back_and_never_has_two(tmp
 
     assert market.live == {}
     assert market.most_live == 1
+
+
+def test_an_order_that_was_cut_off_is_looked_for_again_when_the_list_is_wrongly_empty(tmp_path):
+    market = Market([["running", "done"], ["running", "done"]])
+    cut_off = rental(market, tmp_path)
+    note = cut_off.journal.note
+    cut_off._give_back_all = lambda: None
+    cut_off.journal.note = lambda event, *rest, **values: (
+        die_when(event == "rented") if event in ("rented", "closed") else note(event, *rest, **values)
+    )
+    with pytest.raises(Killed):
+        cut_off.carry_out()
+    market.list_empty = LOOKS - 1
+
+    rental(market, tmp_path).carry_out()
+
+    assert (len(market.created), market.most_live, market.live) == (1, 1, {})
+
+
+def test_what_stays_is_named_although_the_list_is_refused(tmp_path):
+    market = Market([["running", "done"]], destroy_raises=True)
+
+    def refuse(prefix):
+        if market.created:
+            raise ProviderRefused("the key is refused")
+        return []
+
+    market.mine = refuse  # type: ignore[method-assign]  # this one market refuses
+
+    with pytest.raises(ProviderError, match=r"1000 is not destroyed.*the key is refused"):
+        rental(market, tmp_path).carry_out()
 
 
 def test_one_machine_that_stays_does_not_keep_the_others(tmp_path):

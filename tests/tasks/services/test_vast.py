@@ -212,6 +212,34 @@ def test_an_image_that_does_not_start_has_failed(vast, cloud):
     assert vast.describe(number).state == "failed"
 
 
+@pytest.mark.parametrize("status", [401, 403, 404])
+def test_a_machine_that_may_not_be_destroyed_is_named_with_the_reason(vast, cloud, status):
+    number = rent(vast)
+    cloud.faults.auth_error = status
+
+    with pytest.raises(ProviderError, match=rf"instance {number} is not destroyed.*VAST_API_KEY"):
+        vast.give_back(number)
+
+
+def test_a_refusal_that_passes_does_not_leave_a_machine_behind(cloud):
+    vast = VastProvider(pause=lambda _: cloud.faults.set(auth_error=0))
+    number = rent(vast)
+    cloud.faults.auth_error = 401
+
+    vast.give_back(number)
+
+    assert cloud.live() == []
+
+
+@pytest.mark.parametrize("name", ["actual_status", "intended_status"])
+def test_a_row_that_does_not_say_whether_it_runs_proves_nothing(vast, cloud, name):
+    number = rent(vast)
+    cloud.faults.missing_fields = [name]
+
+    with pytest.raises(Uncertain, match=str(number)):
+        vast.describe(number)
+
+
 def test_an_account_variable_is_known_by_its_name(vast):
     assert not vast.holds_secret("WANDB_API_KEY")
     vast.client.create_env_var("WANDB_API_KEY", "account-wide")
