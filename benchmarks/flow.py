@@ -25,9 +25,9 @@ from tasks.services.execution import carry_out
 from tasks.services.planning import plan, plan_evaluation
 from tasks.services.run_dir import owned
 from tasks.services.signals import heeded
-from tasks.services.tracking import NullTracker
+from tasks.services.tracking import Tracker
 
-job, tracker, changed = resolve(TrainRequest.model_validate_json(sys.argv[1])), NullTracker(), False
+job, tracker, changed = resolve(TrainRequest.model_validate_json(sys.argv[1])), Tracker(), False
 with owned(job.run), heeded():
     for decision in plan(job.cfg, job.run, job.policy):
         changed |= carry_out(decision, job.cfg, job.run, tracker)

@@ -17,7 +17,7 @@ CHILD = """
 import json, sys, time
 from pathlib import Path
 from tasks.services.run_dir import RunDir, owned
-from tasks.services.tracking import Continuation, NullTracker, tracked
+from tasks.services.tracking import Continuation, Tracker, tracked
 from tasks.services.training import train_stage_files
 from ups_models.config import PipelineConfig, load_config
 from contextlib import nullcontext
@@ -29,7 +29,7 @@ cfg = load_config(Path(sys.argv[4]), overrides, schema=PipelineConfig)
 run = RunDir.of(root, cfg.checkpoint.dir)
 with owned(run):
     started = time.monotonic()
-    with nullcontext(NullTracker()) if mode == "none" else tracked(cfg, run, Continuation()) as tracker:
+    with nullcontext(Tracker()) if mode == "none" else tracked(cfg, run, Continuation()) as tracker:
         opened = time.monotonic()
         train_stage_files("operator", cfg, run, fresh=True, tracker=tracker)
         trained = time.monotonic()

@@ -107,7 +107,7 @@ class Board:
             self.known[key] = client.create_artifact(made).id
 
 
-class ShownTracker:
+class ShownTracker(Tracker):
     """A tracker that also keeps the artifacts up to date."""
 
     def __init__(self, inner: Tracker, board: Board, cfg: PipelineConfig, run: RunDir) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from tasks.services.planning import Decision
 from tasks.services.run_dir import RunDir
 from tasks.services.signals import deliver_heard
-from tasks.services.tracking import NullTracker, Tracker
+from tasks.services.tracking import Tracker
 from ups_models.config import PipelineConfig
 
 
@@ -18,7 +18,7 @@ def carry_out(decision: Decision, cfg: PipelineConfig, run: RunDir, tracker: Tra
     if decision.runs:
         from tasks.services.training import train_stage_files
 
-        train_stage_files(decision.stage, cfg, run, fresh=decision.action == "train", tracker=tracker or NullTracker())
+        train_stage_files(decision.stage, cfg, run, fresh=decision.action == "train", tracker=tracker or Tracker())
         return True
     if decision.action == "adopt":
         from tasks.services.training import adopt_stage_files

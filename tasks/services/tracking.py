@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlparse
 
 from tasks.services.checkpoint_sets import NAMES, STATUS, is_behind, signature_of
@@ -126,8 +126,11 @@ class Reported:
     html: str
 
 
-class Tracker(Protocol):
-    """What training tells; nothing that it does can stop training."""
+class Tracker:
+    """What training tells; nothing that it does can stop training.
+
+    This one tracks nothing: reports/metrics.jsonl has every row all the same.
+    """
 
     def begin(self, stage: str) -> None:
         """A stage starts or goes on: rows that only this machine has are sent first."""
@@ -151,32 +154,7 @@ class Tracker(Protocol):
         """The run is over."""
 
 
-class NullTracker:
-    """Tracks nothing: reports/metrics.jsonl has every row all the same."""
-
-    def begin(self, stage: str) -> None:
-        """Nothing to do."""
-
-    def row(self, stage: str, row: Row) -> None:
-        """Nothing to do."""
-
-    def saved(self) -> None:
-        """Nothing to do."""
-
-    def completed(self, stage: str) -> None:
-        """Nothing to do."""
-
-    def report(self, gather: Callable[[], Reported]) -> None:
-        """Nothing to do."""
-
-    def preempted(self) -> None:
-        """Nothing to do."""
-
-    def close(self, *, failed: bool) -> None:
-        """Nothing to do."""
-
-
-class OfflineTracker(NullTracker):
+class OfflineTracker(Tracker):
     """Keeps everything on this machine, where `ups sync` finds it: files of the run, not a second log of its own."""
 
     def __init__(self, run: RunDir) -> None:
@@ -189,7 +167,7 @@ class OfflineTracker(NullTracker):
         )
 
 
-class OnlineTracker:
+class OnlineTracker(Tracker):
     """Sends rows and sets of checkpoints while training goes on."""
 
     def __init__(self, run: RunDir, session: Session, found: FoundRun | None, cfg: TrackingConfig) -> None:
@@ -648,7 +626,7 @@ def open_online(cfg: PipelineConfig, run: RunDir, goes_on: Continuation) -> Onli
 def _open(cfg: PipelineConfig, run: RunDir, goes_on: Continuation) -> Tracker:
     wanted = is_wanted(cfg.tracking)
     if wanted == "disabled":
-        return NullTracker()
+        return Tracker()
     store = StatusStore(run.status)
     known = store.read().wandb
     if known is None or goes_on.path not in (None, path_of(known, cfg.tracking)):

@@ -16,7 +16,7 @@ from tasks.services.progress import progress_of
 from tasks.services.run_dir import RunDir, require_owned
 from tasks.services.signals import StopRequest, stop_request
 from tasks.services.status import StatusStore
-from tasks.services.tracking import NullTracker, Tracker
+from tasks.services.tracking import Tracker
 from ups_models.checkpoint import load_network, save_network
 from ups_models.config import PipelineConfig
 from ups_models.data.pdebench import SteadyFields, Trajectories, split_rows
@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 HISTORY_ROWS = 250
 MEASURED = ("step", "epoch", "loss", "grad_norm", "lr")
-NOT_TRACKED = NullTracker()
+NOT_TRACKED = Tracker()
 
 
 def select_device(cfg: PipelineConfig) -> torch.device:

@@ -11,7 +11,7 @@ import pytest
 from tasks.artifacts import Board, RemoteStages, Shown, ShownTracker
 from tasks.services.overview import keep_picture, report_in, rows_in
 from tasks.services.run_dir import RunDir
-from tasks.services.tracking import NullTracker, TrackingUnavailable
+from tasks.services.tracking import Tracker, TrackingUnavailable
 from ups_models.specs import SPECS
 
 
@@ -75,7 +75,7 @@ def test_the_report_holds_the_newest_evaluation_and_one_picture(run):
 
 def test_bars_grow_and_are_full_when_a_stage_is_done(run, smoke):
     board: Any = Kept()
-    tracker = ShownTracker(NullTracker(), board, smoke, run)
+    tracker = ShownTracker(Tracker(), board, smoke, run)
 
     tracker.row("operator", {"step": 15, "loss": 0.5})
     half = board.shown["operator"]
