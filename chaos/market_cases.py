@@ -224,7 +224,7 @@ MACHINES = (
         code=1,
         machines=(3,),
         demand=no_machine_twice,
-        said="failed 3 times",
+        said="3 errors without progress",
     ),
     Case(
         "image-fails",
@@ -240,7 +240,7 @@ MACHINES = (
         code=1,
         machines=(3,),
         demand=no_machine_twice,
-        said="failed 3 times",
+        said="3 errors without progress",
     ),
     Case(
         "no-cuda",
@@ -249,7 +249,7 @@ MACHINES = (
         code=1,
         machines=(3,),
         demand=no_machine_twice,
-        said="failed 3 times",
+        said="3 errors without progress",
     ),
     Case("slow-boot", "the image takes three seconds", faults={"boot_delay_s": 3.0}),
     *(
@@ -414,14 +414,14 @@ ENDS = (
         arguments=("--set", "stages.operator.lr=1"),
         code=1,
         machines=(2,),
-        said="the same error twice",
+        said="exit code 1, the same error twice at",
     ),
     Case(
         "bad-input",
         "what no machine can cure",
         arguments=("--set", "data.downloads=[{url: 'http://127.0.0.1:1/a.hdf5', sha256: '" + "0" * 64 + "'}]"),
         code=1,
-        said="bad input",
+        said="exit code 2, bad input",
     ),
     Case(
         "no-auto-shutdown",

@@ -246,6 +246,7 @@ def _row(world: World, case: Case, reference: Mapping[str, str], seconds: float)
 
 def _mismatches(row: Row, world: World) -> list[str]:
     case = row.case
+    demanded = case.demand(world)
     found = {
         f"exit code {row.code} instead of {case.code}": row.code != case.code,
         f"{row.machines} machines instead of {case.machines}": row.machines not in case.machines,
@@ -258,7 +259,7 @@ def _mismatches(row: Row, world: World) -> list[str]:
         "no error sentence": bool(case.code) and not row.said,
         f"processes left: {left_over(world)}": bool(left_over(world)),
         "a key in the log": any(key in world.log for key in (remote.VAST_KEY, remote.WANDB_KEY)),
-        case.demand(world): bool(case.demand(world)),
+        demanded: bool(demanded),
     }
     return [text for text, is_wrong in found.items() if is_wrong]
 

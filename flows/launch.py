@@ -102,7 +102,7 @@ def job_of(request: LaunchRequest, provider: Provider, cut_off: Mapping[str, str
     source = RunPath.parse(request.resume_from_wandb, cfg.tracking) if request.resume_from_wandb else None
     arguments = ["--stage", request.stage] if request.stage != "all" else []
     shutdown = "never" if not request.auto_shutdown else "success" if request.keep_on_failure else "always"
-    seconds = int(request.max_hours * 3600)
+    seconds = 1 + int(request.max_hours * 3600)  # the controller, whose clock began earlier, comes first
     if cut_off is not None:
         path = _cut_off_run(request, cut_off, source, cfg)
         device = cfg.runtime.device

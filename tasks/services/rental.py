@@ -195,6 +195,7 @@ class Rental:
     show: Show = lambda state, facts: None
     pause: Callable[[float], None] = time.sleep
     errors: int = 0
+    hopeless: str = ""
     failed_at: tuple[str, int] | None = None
     ended_at: tuple[str, int] = ("", 0)
     log: list[str] = field(default_factory=list)
@@ -432,8 +433,7 @@ class Rental:
         self.failed_at = place
         if code == BAD_INPUT or again:
             what = "bad input" if code == BAD_INPUT else f"the same error twice at {place[0]} step {place[1]}"
-            self.errors = self.limits.max_errors
-            logger.error("the training ended with exit code %d: %s", code, what)
+            self.hopeless = f"exit code {code}, {what}"
         return "failed"
 
     def _count(self, end: End) -> None:
@@ -441,15 +441,13 @@ class Rental:
         self.show("ENDED", {"end": end})
         standing = self._standing()
         if standing is not None and (standing.stage, standing.step) != self.ended_at:
-            if self.errors < self.limits.max_errors:
-                self.errors = 0  # it has come further since the last one ended
+            self.errors = 0  # it has come further since the last one ended
             self.ended_at = (standing.stage, standing.step)
         if end in ("failed", "broken"):
             self.errors += 1
-            if self.errors >= self.limits.max_errors:
-                raise TrainingFailed(
-                    f"the training failed {self.errors} times, the last time {end}; see `ups status` and the W&B run"
-                )
+            if self.hopeless or self.errors >= self.limits.max_errors:
+                why = self.hopeless or f"{self.errors} errors without progress, the last machine {end}"
+                raise TrainingFailed(f"the training failed: {why}; see `ups status` and the W&B run")
             self._wait(self.errors - 1)
 
     def _kept(self, instance_id: int) -> str:

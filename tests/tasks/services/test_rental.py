@@ -173,17 +173,18 @@ def test_a_training_that_is_stopped_by_a_signal_goes_on_elsewhere(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("scripts", "machines"),
+    ("scripts", "machines", "named"),
     [
-        ([["running", "exit 2"]], 1),
-        ([["running", "exit 1"], ["running", "exit 1"]], 2),
-        ([["running", "step", "exit 1"], ["running", "exit 1"]], 2),
+        ([["running", "exit 2"]], 1, "exit code 2, bad input"),
+        ([["running", "exit 1"], ["running", "exit 1"]], 2, "exit code 1, the same error twice at operator step 0"),
+        ([["running", "step", "exit 1"], ["running", "exit 1"]], 2, "the same error twice at operator step 10"),
+        ([["booting", "failed"]] * 3, 3, "3 errors without progress, the last machine broken"),
     ],
 )
-def test_what_another_machine_cannot_cure_ends_the_launch(tmp_path, scripts, machines):
+def test_what_another_machine_cannot_cure_ends_the_launch_and_is_said(tmp_path, scripts, machines, named):
     market = Market(scripts)
 
-    with pytest.raises(TrainingFailed):
+    with pytest.raises(TrainingFailed, match=named):
         rental(market, tmp_path).carry_out()
 
     assert (len(market.created), market.live) == (machines, {})
