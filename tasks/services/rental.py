@@ -33,7 +33,7 @@ from ups_models.errors import BadInput, UPSError
 logger = logging.getLogger(__name__)
 
 NO_CUDA, NOT_FETCHED, PREEMPTED, BAD_INPUT = 76, 77, 75, 2
-FAULTS_OF_THE_MACHINE = (NO_CUDA, NOT_FETCHED)
+FAULTS_OF_THE_MACHINE = {NO_CUDA: "had no CUDA device", NOT_FETCHED: "could not fetch or install its job"}
 MARK = "ups-onstart: exit "
 LOOKS = 3
 LOG_LINES = 8
@@ -196,6 +196,7 @@ class Rental:
     pause: Callable[[float], None] = time.sleep
     errors: int = 0
     hopeless: str = ""
+    fault: str = ""
     failed_at: tuple[str, int] | None = None
     ended_at: tuple[str, int] = ("", 0)
     log: list[str] = field(default_factory=list)
@@ -386,14 +387,16 @@ class Rental:
         now = time.monotonic()
         seen.was_running |= instance.state == "running"
         if not seen.was_running and (instance.state == "failed" or now - seen.began > self.limits.boot_timeout_s):
-            logger.warning("instance %d did not come up: %s", instance.id, instance.detail)
+            self.fault = f"did not come up ({instance.detail})"
+            logger.warning("instance %d %s", instance.id, self.fault)
             self._exclude(generation)
             return "broken"
         place = (standing.stage if standing else "", standing.step if standing else 0, instance.state)
         if place != seen.place:
             seen.place, seen.moved_at = place, now
         if now - seen.moved_at > self.limits.stalled_after_s:
-            logger.warning("instance %d has done nothing for %.0f s", instance.id, now - seen.moved_at)
+            self.fault = f"did nothing for {now - seen.moved_at:.0f} s"
+            logger.warning("instance %d %s", instance.id, self.fault)
             return "broken"
         well = instance.state in ("running", "booting")
         seen.away_since = None if well else (seen.away_since or now)
@@ -426,11 +429,13 @@ class Rental:
         if code == PREEMPTED:
             return "preempted"
         if code in FAULTS_OF_THE_MACHINE:
+            self.fault = FAULTS_OF_THE_MACHINE[code]
+            logger.warning("machine %d %s (exit code %d)", generation, self.fault, code)
             self._exclude(generation)
             return "broken"
         place = (standing.stage, standing.step) if standing is not None else ("", 0)
         again = place == self.failed_at
-        self.failed_at = place
+        self.failed_at, self.fault = place, f"ended with exit code {code}"
         if code == BAD_INPUT or again:
             what = "bad input" if code == BAD_INPUT else f"the same error twice at {place[0]} step {place[1]}"
             self.hopeless = f"exit code {code}, {what}"
@@ -446,7 +451,7 @@ class Rental:
         if end in ("failed", "broken"):
             self.errors += 1
             if self.hopeless or self.errors >= self.limits.max_errors:
-                why = self.hopeless or f"{self.errors} errors without progress, the last machine {end}"
+                why = self.hopeless or f"{self.errors} errors without progress, the last machine {self.fault}"
                 raise TrainingFailed(f"the training failed: {why}; see `ups status` and the W&B run")
             self._wait(self.errors - 1)
 

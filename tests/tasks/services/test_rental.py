@@ -178,7 +178,7 @@ def test_a_training_that_is_stopped_by_a_signal_goes_on_elsewhere(tmp_path):
         ([["running", "exit 2"]], 1, "exit code 2, bad input"),
         ([["running", "exit 1"], ["running", "exit 1"]], 2, "exit code 1, the same error twice at operator step 0"),
         ([["running", "step", "exit 1"], ["running", "exit 1"]], 2, "the same error twice at operator step 10"),
-        ([["booting", "failed"]] * 3, 3, "3 errors without progress, the last machine broken"),
+        ([["booting", "failed"]] * 3, 3, "3 errors without progress, the last machine did not come up"),
     ],
 )
 def test_what_another_machine_cannot_cure_ends_the_launch_and_is_said(tmp_path, scripts, machines, named):
