@@ -32,7 +32,7 @@ with owned(job.run), heeded():
     for decision in plan(job.cfg, job.run, job.policy):
         changed |= carry_out(decision, job.cfg, job.run, tracker)
     for name, settings in job.evaluations.items():
-        todo = plan_evaluation(name, settings, job.cfg, job.run)
+        todo = plan_evaluation(name, settings, job.cfg, job.run, redo=False)
         if todo.run:
             evaluate_run(name, job.cfg, settings, job.run)
             changed = True

@@ -11,7 +11,7 @@ import httpx
 from tasks.services.progress import progress_of
 from tasks.services.tracking import TrackingUnavailable, download_artifact_file
 from ups_models.config import WANDB_ARTIFACT, DownloadConfig, TrackingConfig
-from ups_models.errors import DataError, StorageError
+from ups_models.errors import DataError, StorageError, UPSError
 from ups_models.files import digest_of
 
 logger = logging.getLogger(__name__)
@@ -21,6 +21,10 @@ PARTIAL_SUFFIX = ".part"
 TIMEOUT_S = 60
 
 
+class Unreachable(UPSError):
+    """A network that does not answer: no fault of the config, and worth another attempt."""
+
+
 def fetch(
     download: DownloadConfig,
     folder: Path,
@@ -28,7 +32,9 @@ def fetch(
     *,
     retry_after_s: tuple[float, ...] = RETRY_AFTER_S,
 ) -> Path:
-    """The file in `folder`, downloaded if it is not there. Raises DataError when it is not what the config names.
+    """The file in `folder`, downloaded if it is not there.
+
+    Raises DataError when it is not what the config names, Unreachable when the network does not give it.
 
     What has arrived from the web lies in `<name>.part` and is not fetched again, whatever interrupts; a file of a W&B
     artifact comes whole.
@@ -46,8 +52,12 @@ def fetch(
                 _go_on(download, partial)
             break
         except (httpx.HTTPError, TrackingUnavailable) as error:
-            if pause_s is None or _is_final(error):
+            if _is_final(error):
                 raise DataError(f"{download.url}: cannot be fetched ({error}); check the address") from error
+            if pause_s is None:
+                raise Unreachable(
+                    f"{download.url}: cannot be fetched now ({error}); the same command goes on"
+                ) from error
             logger.warning("%s: %s; going on in %.0f s", download.url, error, pause_s)
             time.sleep(pause_s)
         except OSError as error:

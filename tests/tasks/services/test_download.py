@@ -7,7 +7,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from tasks.services.datasets import load_data
-from tasks.services.download import fetch
+from tasks.services.download import Unreachable, fetch
 from tasks.services.run_dir import RunDir
 from ups_models.config import DownloadConfig, TrackingConfig
 from ups_models.errors import DataError
@@ -103,6 +103,15 @@ def test_a_file_that_is_not_the_one_named_is_not_used(server, tmp_path):
 def test_an_address_that_is_wrong_is_said_at_once(server, tmp_path):
     with pytest.raises(DataError, match=r"cannot be fetched .*404"):
         fetch(wanted(server, name="missing.hdf5"), tmp_path, UNASKED)
+
+
+def test_a_network_that_does_not_answer_is_no_fault_of_the_config(tmp_path):
+    nowhere = DownloadConfig(url="http://127.0.0.1:9/data.hdf5", sha256="0" * 64)
+
+    with pytest.raises(Unreachable, match="cannot be fetched now") as error:
+        fetch(nowhere, tmp_path, UNASKED, retry_after_s=(0,))
+
+    assert error.value.exit_code == 1
 
 
 def test_a_run_trains_on_what_it_fetched(server, tmp_path, smoke, finished_run):
