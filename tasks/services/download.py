@@ -44,13 +44,23 @@ def fetch(
         return path
     folder.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + PARTIAL_SUFFIX)
+    _bring(download, partial, tracking, retry_after_s)
+    found = digest_of(partial).sha256
+    if found != download.sha256:
+        partial.unlink()
+        raise DataError(
+            f"{download.url}: has sha256 {found}, but the config names {download.sha256}; correct one of them"
+        )
+    partial.replace(path)
+    return path
+
+
+def _bring(download: DownloadConfig, partial: Path, tracking: TrackingConfig, retry_after_s: tuple[float, ...]) -> None:
     for pause_s in (*retry_after_s, None):
         try:
             if download.url.startswith(WANDB_ARTIFACT):
-                download_artifact_file(download.url.removeprefix(WANDB_ARTIFACT), partial, tracking)
-            else:
-                _go_on(download, partial)
-            break
+                return download_artifact_file(download.url.removeprefix(WANDB_ARTIFACT), partial, tracking)
+            return _go_on(download, partial)
         except (httpx.HTTPError, TrackingUnavailable) as error:
             if _is_final(error):
                 raise DataError(f"{download.url}: cannot be fetched ({error}); check the address") from error
@@ -62,14 +72,7 @@ def fetch(
             time.sleep(pause_s)
         except OSError as error:
             raise StorageError(f"{partial}: cannot be written ({error.strerror}); free some space") from error
-    found = digest_of(partial).sha256
-    if found != download.sha256:
-        partial.unlink()
-        raise DataError(
-            f"{download.url}: has sha256 {found}, but the config names {download.sha256}; correct one of them"
-        )
-    partial.replace(path)
-    return path
+    raise AssertionError
 
 
 def _go_on(download: DownloadConfig, partial: Path) -> None:
