@@ -25,14 +25,20 @@ GAVE_UP, BAD_INPUT, DUPLICATE = "GaveUp", "BadInput", "Duplicate"
 
 def checked(schema: type[Request], given: Request | Mapping[str, Any]) -> Request:
     """A flow's `request`, which Prefect leaves to us: what it refuses itself fails, and a failure is tried again."""
-    for name in LOGGERS:  # a flow run's log holds our lines too
-        logging.getLogger(name).setLevel(min(logging.INFO, logging.getLogger(name).level or logging.INFO))
     if isinstance(given, schema):
         return given
     try:
         return schema.model_validate(given)
     except ValidationError as error:
         raise BadInput(f"request: {first_fault(error)}") from None
+
+
+def log_to_prefect() -> None:
+    """Let the log of a flow run hold our lines too: under a worker nobody else sets their level."""
+    for name in LOGGERS:
+        logger = logging.getLogger(name)
+        if logger.level == logging.NOTSET:
+            logger.setLevel(logging.INFO)
 
 
 def place() -> str:

@@ -20,7 +20,7 @@ from prefect.client.schemas.objects import State
 from prefect.states import Cancelled, Failed
 from pydantic import Field
 
-from flows.chain import BAD_INPUT, DUPLICATE, GAVE_UP, attempt_of, checked, run_name
+from flows.chain import BAD_INPUT, DUPLICATE, GAVE_UP, attempt_of, checked, log_to_prefect, run_name
 from flows.remote import restore_checkpoints
 from flows.request import TrainRequest, resolve
 from flows.server import is_temporary
@@ -58,6 +58,7 @@ def train_pipeline(
         max_attempts_per_day: Give up after so many runs of a chain in 24 hours.
         chain: Names the chain; empty: this run begins one.
     """
+    log_to_prefect()
     try:
         this = attempt_of(chain, attempt, max_attempts, max_attempts_per_day)
         return carry_out(checked(TrainRequest, request), this)

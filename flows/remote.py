@@ -2,7 +2,7 @@
 
 from prefect import flow
 
-from flows.chain import checked, remote_name
+from flows.chain import checked, log_to_prefect, remote_name
 from flows.launch import LaunchRequest, carry_out
 from flows.request import TrainRequest, resolve
 from flows.server import is_temporary
@@ -38,6 +38,7 @@ def train_on_vast(request: LaunchRequest) -> str:
     Args:
         request: What to train, on which machines, for how much.
     """
+    log_to_prefect()
     request = checked(LaunchRequest, request)
     if is_temporary():
         return str(carry_out(request).path)
