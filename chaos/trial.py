@@ -16,6 +16,7 @@ from chaos import remote
 from loopback.vast_emulator import VastEmulator
 from loopback.vast_instances import Instance
 from loopback.wandb_server import WandbServer, client_environment
+from tasks.services.local_provider import marked_processes
 
 SHORT, LONG = 10, 200
 """Steps per epoch: a machine that is soon done, and one that is at work for some seconds."""
@@ -266,15 +267,7 @@ def _mismatches(row: Row, world: World) -> list[str]:
 
 def left_over(world: World) -> list[int]:
     """Processes that a launch has started and left."""
-    mark, found = f"{MARK}={world.scratch}\0".encode(), []
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            zombie = (process / "stat").read_text("utf-8").rpartition(")")[2].split()[0] == "Z"
-            if not zombie and mark in (process / "environ").read_bytes():
-                found.append(int(process.name))
-        except OSError:  # it ended while we looked, or is another user's
-            continue
-    return found
+    return marked_processes(f"{MARK}={world.scratch}")
 
 
 def _end_processes(world: World) -> None:

@@ -104,13 +104,17 @@ class LocalProvider:
     def _processes(self, folder: Path) -> list[int]:
         for child in self.children:
             child.poll()  # so that what has ended is gone
-        mark = f"{MARK}={folder.resolve()}\0".encode()
-        found = []
-        for process in Path("/proc").glob("[0-9]*"):
-            try:
-                zombie = (process / "stat").read_text("utf-8").rpartition(")")[2].split()[0] == "Z"
-                if not zombie and mark in (process / "environ").read_bytes():
-                    found.append(int(process.name))
-            except OSError:  # it ended while we looked, or is another user's
-                continue
-        return found
+        return marked_processes(f"{MARK}={folder.resolve()}")
+
+
+def marked_processes(variable: str) -> list[int]:
+    """Living processes that were started with this `NAME=value` in their environment."""
+    mark, found = f"{variable}\0".encode(), []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            zombie = (process / "stat").read_text("utf-8").rpartition(")")[2].split()[0] == "Z"
+            if not zombie and mark in (process / "environ").read_bytes():
+                found.append(int(process.name))
+        except OSError:  # it ended while we looked, or is another user's
+            continue
+    return found

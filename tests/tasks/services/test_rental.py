@@ -248,12 +248,7 @@ def test_offers_that_are_gone_count_as_no_machine(tmp_path):
 
 def test_a_machine_that_failed_is_not_rented_again_after_the_controller_was_killed(tmp_path):
     market = Market([["running", "exit 76"], ["running", "done"]])
-    first = rental(market, tmp_path, show=lambda state, facts: die_when(state == "ENDED"))
-    first._give_back_all = lambda: None
-    note = first.journal.note
-    first.journal.note = lambda event, *rest, **values: None if event == "closed" else note(event, *rest, **values)
-    with pytest.raises(Killed):
-        first.carry_out()
+    kill_controller_at("ENDED", market, tmp_path)
 
     rental(market, tmp_path).carry_out()
 
@@ -464,12 +459,7 @@ def test_what_an_earlier_launch_ended_with_says_nothing_of_this_one(tmp_path):
 
 def test_a_training_that_finished_while_nobody_watched_is_not_rented_again(tmp_path):
     market = Market([["booting", "running", "done"]])
-    first = rental(market, tmp_path, show=lambda state, facts: die_when(state == "RUNNING"))
-    first._give_back_all = lambda: None
-    note = first.journal.note
-    first.journal.note = lambda event, *rest, **values: None if event == "closed" else note(event, *rest, **values)
-    with pytest.raises(Killed):
-        first.carry_out()
+    kill_controller_at("RUNNING", market, tmp_path)
     market.outcome, market.live = (1, 0), {}
 
     rental(market, tmp_path).carry_out()
@@ -480,6 +470,16 @@ def test_a_training_that_finished_while_nobody_watched_is_not_rented_again(tmp_p
 def die_when(is_time):
     if is_time:
         raise Killed
+
+
+def kill_controller_at(moment, market, tmp_path):
+    """Carry out until it tells this state, then leave all as kill -9 does: nothing is given back or closed."""
+    first = rental(market, tmp_path, show=lambda state, facts: die_when(state == moment))
+    first._give_back_all = lambda: None
+    note = first.journal.note
+    first.journal.note = lambda event, *rest, **values: None if event == "closed" else note(event, *rest, **values)
+    with pytest.raises(Killed):
+        first.carry_out()
 
 
 def test_wandb_that_is_away_while_renting_is_waited_for(tmp_path, monkeypatch):
