@@ -53,10 +53,11 @@ class ControlRoom:
         }
         self.server: subprocess.Popen[bytes] | None = None
         self.workers: list[subprocess.Popen[bytes]] = []
+        self.watches: list[subprocess.Popen[bytes]] = []
 
     def start_server(self) -> None:
         """Start it, or start it again on the same port and database."""
-        self.server = self._start("server", "start", "--host", "127.0.0.1", "--port", str(self.port))
+        self.server = self._start("prefect", "server", "start", "--host", "127.0.0.1", "--port", str(self.port))
         self.wait_for(self.is_up, "the server")
 
     def is_up(self) -> bool:
@@ -68,8 +69,12 @@ class ControlRoom:
 
     def start_worker(self) -> subprocess.Popen[bytes]:
         """One more worker."""
-        self.workers.append(self._start("worker", "start", "--pool", "ups", "--type", "process"))
+        self.workers.append(self._start("prefect", "worker", "start", "--pool", "ups", "--type", "process"))
         return self.workers[-1]
+
+    def start_watch(self) -> None:
+        """`ups watch`, which `make server` starts as well."""
+        self.watches.append(self._start("flows.cli", "watch", "--every", "5"))
 
     def stop_server(self, number: signal.Signals = signal.SIGTERM) -> None:
         """End the server, politely or not."""
@@ -78,7 +83,7 @@ class ControlRoom:
 
     def stop(self) -> None:
         """End everything."""
-        for child in reversed(self.workers):
+        for child in [*self.watches, *reversed(self.workers)]:
             _end(child, signal.SIGTERM)
         self.stop_server()
 
@@ -158,7 +163,7 @@ class ControlRoom:
     def _start(self, *command: str) -> subprocess.Popen[bytes]:
         with (self.home / "log").open("ab") as log:
             return subprocess.Popen(
-                [sys.executable, "-m", "prefect", *command],
+                [sys.executable, "-m", *command],
                 cwd=self.home,
                 env=self.environment,
                 stdout=log,

@@ -176,6 +176,7 @@ def main() -> int:
             delays = ("--retry-after", given.retry_after, "--vanished-after", given.vanished_after)
             room.deploy(*delays).check_returncode()
             room.start_worker()
+            room.start_watch()
             runs = Runs(room, Path(folder))
             for name in given.only:
                 scenario, times = SCENARIOS[name]

@@ -1,13 +1,15 @@
 """What the Prefect server does by itself: run again what died, notice what vanished, tell a person."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
+from jinja2 import Template
 from prefect.automations import Automation, EventTrigger, Posture
-from prefect.client.schemas.objects import StateType
+from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.events.actions import ChangeFlowRunState, RunDeployment, SendNotification
 
 from flows.chain import BAD_INPUT, DUPLICATE, GAVE_UP
@@ -27,6 +29,25 @@ class Retried:
     deployment: str
     after: tuple[str, ...]
     parameters: Mapping[str, str]
+
+    @property
+    def flow(self) -> str:
+        """The flow's name."""
+        return self.deployment.partition("/")[0]
+
+    @property
+    def again(self) -> str:
+        """Name of the automation that begins the next run."""
+        return f"ups: {self.flow} again after a crash"
+
+    @property
+    def vanished(self) -> str:
+        """Name of the automation that calls a run crashed."""
+        return f"ups: {self.flow} without a heartbeat has crashed"
+
+    def next_after(self, run: FlowRun) -> dict[str, Any]:
+        """Parameters of the run that follows this one, as the server renders them."""
+        return {name: json.loads(Template(text).render(flow_run=run)) for name, text in self.parameters.items()}
 
 
 RETRIED = (
@@ -55,7 +76,7 @@ def again(retried: Retried, deployment: UUID, after_s: float) -> Automation:
         for name, template in retried.parameters.items()
     }
     return Automation(
-        name=f"ups: {_short(retried)} again after a crash",
+        name=retried.again,
         trigger=EventTrigger(
             expect={f"prefect.flow-run.{end}" for end in retried.after},
             match_related=_of(deployment),
@@ -76,7 +97,7 @@ def again(retried: Retried, deployment: UUID, after_s: float) -> Automation:
 def vanished(retried: Retried, deployment: UUID, after_s: float) -> Automation:
     """A run whose heartbeats stop, with its machine or its worker, is called crashed: nobody else would say so."""
     return Automation(
-        name=f"ups: {_short(retried)} without a heartbeat has crashed",
+        name=retried.vanished,
         trigger=EventTrigger(
             after={"prefect.flow-run.heartbeat"},
             expect={"prefect.flow-run.heartbeat", *(f"prefect.flow-run.{end}" for end in ENDS)},
@@ -95,7 +116,7 @@ def told(retried: Retried, deployment: UUID, block: UUID) -> Automation:
     """A person hears, through a notification block, of what nothing will cure by itself."""
     ends = {GAVE_UP, BAD_INPUT, "Failed"}
     return Automation(
-        name=f"ups: tell when {_short(retried)} fails or gives up",
+        name=f"ups: tell when {retried.flow} fails or gives up",
         trigger=EventTrigger(
             expect={f"prefect.flow-run.{end}" for end in ends},
             match_related=_of(deployment),
@@ -104,10 +125,6 @@ def told(retried: Retried, deployment: UUID, block: UUID) -> Automation:
         ),
         actions=[SendNotification(block_document_id=block, subject=SUBJECT, body=BODY)],
     )
-
-
-def _short(retried: Retried) -> str:
-    return retried.deployment.partition("/")[0]
 
 
 def _of(deployment: UUID) -> dict[str, Any]:

@@ -78,6 +78,13 @@ def _parser() -> argparse.ArgumentParser:
     for parser_of in (instances, destroy):
         parser_of.add_argument("--provider", choices=("vast", "local"), default="vast", help="where they are")
         parser_of.add_argument("--run-dir", type=Path, default=Path(), help="folder of local instances")
+    _add_server_commands(add)
+    _add_report_flags(add("report", _report, "Render reports/report.html again."))
+    _add_data_commands(add("data", _no_command, "Generate and inspect data files."))
+    return parser
+
+
+def _add_server_commands(add: Callable[..., argparse.ArgumentParser]) -> None:
     deploy = add("deploy", _deploy, "Put work pool, deployments and automations on the Prefect server.")
     deploy.add_argument("--dry-run", action="store_true", default=False, help="say what would be made")
     deploy.add_argument("--retry-after", type=_positive, default=10.0, help="seconds from a crash to the next attempt")
@@ -85,9 +92,10 @@ def _parser() -> argparse.ArgumentParser:
         "--notify", metavar="BLOCK", default=None, help="notification block TYPE/NAME to tell of failures"
     )
     deploy.add_argument("--vanished-after", type=_positive, default=90.0, help="seconds without a heartbeat: crashed")
-    _add_report_flags(add("report", _report, "Render reports/report.html again."))
-    _add_data_commands(add("data", _no_command, "Generate and inspect data files."))
-    return parser
+    watch = add("watch", _watch, "Run again what died and what the Prefect server's automations missed.")
+    watch.add_argument("--every", type=_positive, default=30.0, help="seconds between two looks")
+    watch.add_argument("--patience", type=_positive, default=60.0, help="seconds that an automation may take")
+    watch.add_argument("--once", action="store_true", default=False, help="look once, and end")
 
 
 def _add_train_flags(parser: argparse.ArgumentParser) -> None:
@@ -396,6 +404,17 @@ def _deploy(arguments: argparse.Namespace) -> int:
         vanished_after_s=arguments.vanished_after,
         notify=arguments.notify,
     )
+    return 0
+
+
+def _watch(arguments: argparse.Namespace) -> int:
+    from flows.server import quiet_prefect
+
+    quiet_prefect()
+    from flows.show import say
+    from flows.watch import watch
+
+    watch(say, every_s=arguments.every, patience_s=arguments.patience, once=arguments.once)
     return 0
 
 

@@ -1,21 +1,20 @@
 """`ups deploy`: work pool, deployments and automations on the Prefect server of PREFECT_API_URL; may be repeated."""
 
-import os
 import subprocess
 import sys
 from collections.abc import Callable
 from typing import Any
 from uuid import UUID
 
-import httpx
 import yaml
 from prefect.automations import Automation
-from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.actions import WorkPoolCreate
-from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound, PrefectHTTPStatusError
+from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 
 from flows import ROOT
 from flows.automations import RETRIED, again, told, vanished
+from flows.control import asked, automation_named
 from ups_models.errors import BadInput, UPSError
 
 POOL = "ups"
@@ -33,24 +32,8 @@ def deploy(
     vanished_after_s: float = VANISHED_AFTER_S,
     notify: str | None = None,
 ) -> None:
-    """Make everything that a new user needs, or say what would be made. Raises BadInput without a server."""
-    url = os.environ.get("PREFECT_API_URL")
-    if not url:
-        raise BadInput("PREFECT_API_URL is not set: start a server (`make server`) and name its address there")
-    try:
-        _deploy(say, dry_run, retry_after_s, vanished_after_s, notify)
-    except PrefectHTTPStatusError as error:
-        if error.response.status_code != httpx.codes.UNAUTHORIZED:
-            raise UPSError(f"{url}: refused ({error.response.text[:200]}); see the server's log") from error
-        raise BadInput(f"{url}: wants a password; put user:password into PREFECT_API_AUTH_STRING") from None
-    except httpx.TransportError as error:
-        raise BadInput(f"{url}: does not answer ({type(error).__name__}); start it with `make server`") from None
-
-
-def _deploy(
-    say: Callable[[str], None], dry_run: bool, retry_after_s: float, vanished_after_s: float, notify: str | None
-) -> None:
-    with get_client(sync_client=True) as client:
+    """Make everything that a new user needs, or say what would be made. Raises BadInput, UPSError."""
+    with asked() as client:
         block = _block(client, notify) if notify is not None else None
         pool = any(one.name == POOL for one in client.read_work_pools())
         there = {one.name for one in client.read_deployments()}
@@ -65,7 +48,7 @@ def _deploy(
             wanted = [again(retried, identity, retry_after_s), vanished(retried, identity, vanished_after_s)]
             wanted += [told(retried, identity, block)] if block is not None else []
             for automation in wanted:
-                known = _known(client, automation.name)
+                known = automation_named(client, automation.name)
                 if not dry_run:
                     _put(client, automation, known)
                 say(f"{_word(dry_run, known is not None)}: automation {automation.name!r}")
@@ -104,13 +87,6 @@ def _block(client: SyncPrefectClient, name: str) -> UUID:
             f"--notify {name}: there is no such block on the server; make one in the UI (Blocks, for example "
             "slack-webhook), and name it as type/name"
         ) from None
-
-
-def _known(client: SyncPrefectClient, name: str) -> dict[str, Any] | None:
-    """The automation of this name, if there is one."""
-    answer = client.request("POST", "/automations/filter", json={"automations": {"name": {"any_": [name]}}})
-    found: list[dict[str, Any]] = answer.raise_for_status().json()
-    return found[0] if found else None
 
 
 def _put(client: SyncPrefectClient, automation: Automation, known: dict[str, Any] | None) -> None:

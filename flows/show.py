@@ -22,8 +22,8 @@ MEGABYTE = 1_000_000
 
 
 def say(text: str) -> None:
-    """Write to standard output."""
-    print(text)  # noqa: T201 - this module is the CLI's printer
+    """Write to standard output, at once: it may be a log that somebody follows."""
+    print(text, flush=True)  # noqa: T201 - this module is the CLI's printer
 
 
 def status_table(checkpoints: Path, *, verify: bool = False) -> str:

@@ -48,14 +48,18 @@ class Attempt:
 
 @contextmanager
 def counted(run: RunDir, attempt: Attempt) -> Iterator[float]:
-    """Note that the attempt begins, and with what error it fails if it does; yields the seconds to wait first.
+    """Note that the attempt begins or makes no sense, and with what error it fails; yields the seconds to wait first.
 
     Raises GaveUp, Duplicate.
     """
     path = run.reports / NAME
     place = place_of(StatusStore(run.status).read())
-    wait_s = judge(entries(path, attempt.chain), attempt, place, time.time())
     path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        wait_s = judge(entries(path, attempt.chain), attempt, place, time.time())
+    except GaveUp:
+        _note(path, attempt, "gave up", place)
+        raise
     _note(path, attempt, "began", place)
     try:
         yield wait_s
@@ -68,9 +72,9 @@ def counted(run: RunDir, attempt: Attempt) -> Iterator[float]:
 
 def judge(before: list[dict[str, Any]], attempt: Attempt, place: str, now: float) -> float:
     """Seconds to wait before this attempt, given what was noted of the earlier ones. Raises GaveUp, Duplicate."""
-    begun = [entry for entry in before if entry["event"] == "began"]
-    if any(entry["attempt"] == attempt.number and entry["run"] != attempt.run_id for entry in begun):
+    if any(entry["attempt"] == attempt.number and entry["run"] != attempt.run_id for entry in before):
         raise Duplicate(f"attempt {attempt.number} of chain {attempt.chain} was made already")
+    begun = [entry for entry in before if entry["event"] == "began"]
     failed = [entry for entry in before if entry["event"] == "failed"]
     today = sum(entry["time"] > now - DAY_S for entry in begun)
     if today >= attempt.most_per_day:

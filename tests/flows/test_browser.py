@@ -39,6 +39,7 @@ def room(ui, tmp_path_factory):
         done = room.deploy("--retry-after", "1")
         assert done.returncode == 0, done.stderr
         room.start_worker()
+        room.start_watch()
         yield room
 
 

@@ -71,9 +71,10 @@ def test_a_block_that_is_not_there_is_named(room):
 
 @pytest.fixture(scope="module")
 def worked(room):
-    """The same, with a worker."""
+    """The same, with a worker and a watch."""
     assert room.deploy("--retry-after", "1").returncode == 0
     room.start_worker()
+    room.start_watch()
     return room
 
 
@@ -159,6 +160,7 @@ def test_a_run_that_is_killed_is_run_again_by_itself_to_the_same_weights(worked,
     assert ends == [("Crashed", 1), ("Crashed", 2), ("Completed", 3)]
     assert weights_in(killed) == weights_in(straight)
     runs = worked.attempts(killed)
+    assert "AUTOMATION" in {run["created_by"]["type"] for run in runs[1:]}
     assert all(run["name"].startswith(f"smoke in killed · attempt {n} · ") for n, run in enumerate(runs, start=1))
     chain = f"chain:{runs[0]['id'][:8]}"
     assert all(chain in run["tags"] for run in runs)

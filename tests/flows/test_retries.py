@@ -15,6 +15,7 @@ def runs(tmp_path_factory):
     with control_room(home, within_s=300) as room:
         assert room.deploy("--retry-after", "1", "--vanished-after", "40").returncode == 0
         room.start_worker()
+        room.start_watch()
         yield Runs(room, scratch)
 
 

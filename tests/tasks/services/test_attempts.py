@@ -17,8 +17,8 @@ def began(place, age_s=60.0, number=1, run="run"):
     return {"event": "began", "place": place, "time": NOW - age_s, "attempt": number, "run": run}
 
 
-def failed(place, error):
-    return {"event": "failed", "place": place, "error": error, "time": NOW}
+def failed(place, error, number=1):
+    return {"event": "failed", "place": place, "error": error, "time": NOW, "attempt": number, "run": "run"}
 
 
 def test_the_first_attempt_and_one_after_progress_do_not_wait():
@@ -57,6 +57,21 @@ def test_another_error_or_another_place_is_tried_again(second):
 def test_an_attempt_is_made_once_however_often_a_crash_is_reported():
     with pytest.raises(Duplicate, match="attempt 2 of chain c was made already"):
         judge([began(""), began("operator:10", number=2, run="other")], attempt(2), "operator:20", NOW)
+
+
+def test_a_chain_gives_up_once_however_often_the_last_failure_is_reported(tmp_path):
+    run = RunDir.of(tmp_path, tmp_path / "checkpoints")
+
+    def begin(name, number):
+        with counted(run, Attempt("c", name, number, most=100, most_per_day=1)):
+            pass
+
+    begin("first", 1)
+
+    with pytest.raises(GaveUp):
+        begin("second", 2)
+    with pytest.raises(Duplicate):
+        begin("its double", 2)
 
 
 def test_a_run_that_prefect_runs_again_is_the_same_attempt():
