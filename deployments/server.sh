@@ -1,19 +1,24 @@
 #!/usr/bin/env bash
 # A Prefect server, a worker and `ups watch` on this machine, for one person; Ctrl-C ends all.
 set -euo pipefail
+set -m # a process group for each: in this one a background job ignores SIGINT, and Prefect then SIGTERM as well
 port="${PORT:-4200}"
 export DO_NOT_TRACK=1 PREFECT_SERVER_ANALYTICS_ENABLED=false PREFECT_PLUGINS_ENABLED=false
 export PREFECT_SERVER_UI_API_URL="http://127.0.0.1:$port/api"
+trap 'kill $(jobs -p) 2> /dev/null; wait' EXIT
+trap 'exit 0' INT TERM
 python3 -m prefect server start --host 127.0.0.1 --port "$port" &
-server=$! watch=
-trap 'kill "$server" $watch 2> /dev/null; wait' EXIT
+server=$!
 export PREFECT_API_URL="http://127.0.0.1:$port/api"
-until python3 -c "import urllib.request as r; r.urlopen('$PREFECT_API_URL/health')" 2> /dev/null; do sleep 0.5; done
+until python3 -c "import urllib.request as r; r.urlopen('$PREFECT_API_URL/health')" 2> /dev/null; do
+  kill -0 "$server" 2> /dev/null || { echo "no server on port $port; take another: PORT=4201 make server" >&2; exit 1; }
+  sleep 0.5
+done
 python3 -m flows.cli watch &
-watch=$!
 echo "Runs: http://127.0.0.1:$port/runs   Deployments: http://127.0.0.1:$port/deployments"
 # A worker that finds no server three times ends: it is started again, until Ctrl-C ends all.
 while true; do
-  python3 -m prefect worker start --pool ups --type process || [[ $? != 130 && $? != 143 ]] || exit 0
+  python3 -m prefect worker start --pool ups --type process &
+  wait $! || true
   sleep 2
 done

@@ -1,8 +1,18 @@
 """When a run brings its own Prefect server, and when it does not."""
 
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
 import pytest
 
+from flows import ROOT
 from flows.server import has_server, temporary_server
+from tasks.services.local_provider import marked_processes
 
 PROFILES = """
 active = "{active}"
@@ -47,3 +57,31 @@ def test_a_configured_server_is_left_alone(home, monkeypatch):
         assert has_server()
 
     assert has_server()
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_the_server_the_worker_and_the_watch_of_make_server(tmp_path):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": path, "PORT": port, "PREFECT_HOME": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    said = tmp_path / "said"
+    with said.open("wb") as log:
+        script = subprocess.Popen(
+            [str(ROOT / "deployments" / "server.sh")],
+            env=environment, cwd=tmp_path, stdout=log, stderr=log, start_new_session=True,
+        )  # fmt: skip
+
+    try:
+        deadline = time.monotonic() + 120
+        while " started!" not in said.read_text() and time.monotonic() < deadline:
+            time.sleep(0.2)
+        os.killpg(script.pid, signal.SIGINT)
+        code = script.wait(60)
+    finally:
+        script.terminate()
+
+    assert code == 0
+    assert f"Runs: http://127.0.0.1:{port}/runs" in said.read_text()
+    assert marked_processes(f"PREFECT_HOME={tmp_path}") == []
