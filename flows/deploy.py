@@ -19,7 +19,6 @@ from ups_models.errors import BadInput, UPSError
 
 POOL = "ups"
 FILE = ROOT / "deployments" / "prefect.yaml"
-RETRY_AFTER_S, VANISHED_AFTER_S = 10.0, 90.0
 NOBODY = UUID(int=0)
 """Stands for a deployment that a dry run does not make."""
 
@@ -28,9 +27,9 @@ def deploy(
     say: Callable[[str], None],
     *,
     dry_run: bool,
-    retry_after_s: float = RETRY_AFTER_S,
-    vanished_after_s: float = VANISHED_AFTER_S,
-    notify: str | None = None,
+    retry_after_s: float,
+    vanished_after_s: float,
+    notify: str | None,
 ) -> None:
     """Make everything that a new user needs, or say what would be made. Raises BadInput, UPSError."""
     with asked() as client:

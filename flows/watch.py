@@ -15,7 +15,6 @@ from prefect.states import Crashed
 from flows.automations import RETRIED, Retried
 from flows.control import NoAnswer, asked, automation_named
 
-EVERY_S, PATIENCE_S = 30.0, 60.0
 LOOK_BACK = timedelta(days=1)
 STARTING = 10
 """A run that a worker took and that does not begin for so many times the patience will never begin."""
