@@ -5,6 +5,8 @@ set -m # a process group for each: in this one a background job ignores SIGINT, 
 port="${PORT:-4200}"
 export DO_NOT_TRACK=1 PREFECT_SERVER_ANALYTICS_ENABLED=false PREFECT_PLUGINS_ENABLED=false
 export PREFECT_SERVER_UI_API_URL="http://127.0.0.1:$port/api"
+# How often a run that waits for another asks again whether that has ended; 30 unless told.
+export PREFECT_SERVER_DEPLOYMENTS_CONCURRENCY_SLOT_WAIT_SECONDS=5
 trap 'kill $(jobs -p) 2> /dev/null; wait' EXIT
 trap 'exit 0' INT TERM
 python3 -m prefect server start --host 127.0.0.1 --port "$port" &
