@@ -7,20 +7,23 @@ export DO_NOT_TRACK=1 PREFECT_SERVER_ANALYTICS_ENABLED=false PREFECT_PLUGINS_ENA
 export PREFECT_SERVER_UI_API_URL="http://127.0.0.1:$port/api"
 # How often a run that waits for another asks again whether that has ended; 30 unless told.
 export PREFECT_SERVER_DEPLOYMENTS_CONCURRENCY_SLOT_WAIT_SECONDS=5
+# Nobody may read the terminal: a group in the background that does is stopped. Hence /dev/null.
 trap 'kill $(jobs -p) 2> /dev/null; wait' EXIT
 trap 'exit 0' INT TERM
-python3 -m prefect server start --host 127.0.0.1 --port "$port" &
+python3 -m prefect --no-prompt server start --host 127.0.0.1 --port "$port" < /dev/null &
 server=$!
 export PREFECT_API_URL="http://127.0.0.1:$port/api"
-until python3 -c "import urllib.request as r; r.urlopen('$PREFECT_API_URL/health')" 2> /dev/null; do
+probe="import urllib.request as r; r.urlopen('$PREFECT_API_URL/health')"
+until python3 -c "$probe" 2> /dev/null & wait $!; do
   kill -0 "$server" 2> /dev/null || { echo "no server on port $port; take another: PORT=4201 make server" >&2; exit 1; }
   sleep 0.5
 done
-python3 -m flows.cli watch &
+python3 -m flows.cli watch < /dev/null &
 echo "Runs: http://127.0.0.1:$port/runs   Deployments: http://127.0.0.1:$port/deployments"
+echo "In another shell: export PREFECT_API_URL=$PREFECT_API_URL; then: ups deploy"
 # A worker that finds no server three times ends: it is started again, until Ctrl-C ends all.
 while true; do
-  python3 -m prefect worker start --pool ups --type process &
+  python3 -m prefect worker start --pool ups --type process < /dev/null &
   wait $! || true
   sleep 2
 done

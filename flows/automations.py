@@ -7,12 +7,13 @@ from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
-from jinja2 import Template
+from jinja2 import Template, TemplateError
 from prefect.automations import Automation, EventTrigger, Posture
 from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.events.actions import ChangeFlowRunState, RunDeployment, SendNotification
 
 from flows.chain import BAD_INPUT, DUPLICATE, GAVE_UP
+from ups_models.errors import BadInput
 
 REQUEST = "{{ flow_run.parameters['request'] | tojson }}"
 """Prefect adds `| tojson` to a plain string alone, not inside a structure of its own kinds such as ours."""
@@ -20,6 +21,16 @@ ENDS = ("Completed", "Failed", "Cancelled", "Crashed", GAVE_UP, BAD_INPUT, DUPLI
 """Events carry the name of a state, not its type."""
 SUBJECT = "{{ flow_run.name }}: {{ flow_run.state.name }}"
 BODY = "{{ flow_run.state.message }}\n{{ flow_run | ui_url }}"
+
+
+CHAIN = {
+    "request": REQUEST,
+    "attempt": "{{ flow_run.parameters.get('attempt', 1) + 1 }}",
+    "max_attempts": "{{ flow_run.parameters.get('max_attempts', 100) }}",
+    "chain": "{{ (flow_run.parameters.get('chain') or (flow_run.id | string)[:8]) | tojson }}",
+}
+"""Parameters of the next run, as templates of the server that give JSON."""
+PER_DAY = {"max_attempts_per_day": "{{ flow_run.parameters.get('max_attempts_per_day', 30) }}"}
 
 
 @dataclass(frozen=True)
@@ -46,23 +57,16 @@ class Retried:
         return f"ups: {self.flow} without a heartbeat has crashed"
 
     def next_after(self, run: FlowRun) -> dict[str, Any]:
-        """Parameters of the run that follows this one, as the server renders them."""
-        return {name: json.loads(Template(text).render(flow_run=run)) for name, text in self.parameters.items()}
+        """Parameters of the run that follows this one, as the server renders them. Raises BadInput."""
+        try:
+            return {name: json.loads(Template(text).render(flow_run=run)) for name, text in self.parameters.items()}
+        except (TemplateError, TypeError, json.JSONDecodeError) as error:
+            raise BadInput(f"its parameters are none of {self.flow} ({error}); start it again by hand") from error
 
 
 RETRIED = (
-    Retried(
-        "train-pipeline/train-pipeline",
-        ("Crashed", "Failed"),
-        {
-            "request": REQUEST,
-            "attempt": "{{ flow_run.parameters.get('attempt', 1) + 1 }}",
-            "max_attempts": "{{ flow_run.parameters.get('max_attempts', 100) }}",
-            "max_attempts_per_day": "{{ flow_run.parameters.get('max_attempts_per_day', 30) }}",
-            "chain": "{{ (flow_run.parameters.get('chain') or (flow_run.id | string)[:8]) | tojson }}",
-        },
-    ),
-    Retried("train-on-vast/train-on-vast", ("Crashed",), {"request": REQUEST}),
+    Retried("train-pipeline/train-pipeline", ("Crashed", "Failed"), {**CHAIN, **PER_DAY}),
+    Retried("train-on-vast/train-on-vast", ("Crashed",), CHAIN),
 )
 
 

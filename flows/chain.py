@@ -19,6 +19,8 @@ from ups_models.errors import BadInput
 Request = TypeVar("Request", bound=BaseModel)
 
 ID_LENGTH = 8
+MOST = 500
+"""Attempts of a chain that the server itself refuses to exceed, should a run die before it can count."""
 GAVE_UP, BAD_INPUT, DUPLICATE = "GaveUp", "BadInput", "Duplicate"
 """Names of final states that no automation answers with another attempt."""
 
@@ -56,12 +58,13 @@ def run_name() -> str:
 
 
 def remote_name() -> str:
-    """`burgers_32dim on vast`."""
+    """`burgers_32dim on vast · attempt 2`."""
     values = _request()
-    return f"{Path(str(values.get('config', 'burgers_32dim'))).stem} on {values.get('provider', 'vast')}"
+    where = f"{Path(str(values.get('config', 'burgers_32dim'))).stem} on {values.get('provider', 'vast')}"
+    return f"{where} · attempt {flow_run.parameters.get('attempt', 1)}"
 
 
-def attempt_of(chain: str | None, number: int, most: int, most_per_day: int) -> Attempt | None:
+def attempt_of(chain: str | None, number: int, most: int, most_per_day: int = MOST) -> Attempt | None:
     """The attempt that this flow run is; None for one that no deployment made: nothing begins that again by itself."""
     if deployment.id is None:
         return None

@@ -12,27 +12,27 @@ from prefect.exceptions import PrefectHTTPStatusError
 from ups_models.errors import BadInput, UPSError
 
 
-class NoAnswer(BadInput):
-    """The server is down or too busy, or the address is wrong."""
+def address() -> str:
+    """PREFECT_API_URL. Raises BadInput."""
+    url = os.environ.get("PREFECT_API_URL")
+    if not url:
+        raise BadInput("PREFECT_API_URL is not set: start a server (`make server`) and name its address there")
+    return url
 
 
 @contextmanager
 def asked() -> Iterator[SyncPrefectClient]:
-    """A client of the server. Raises BadInput without an address or the password, NoAnswer, UPSError."""
-    url = os.environ.get("PREFECT_API_URL")
-    if not url:
-        raise BadInput("PREFECT_API_URL is not set: start a server (`make server`) and name its address there")
+    """A client of the server. Raises BadInput without address, answer or password, UPSError for what it refuses."""
+    url = address()
     try:
         with get_client(sync_client=True) as client:
             yield client
     except PrefectHTTPStatusError as error:
         if error.response.status_code == httpx.codes.UNAUTHORIZED:
             raise BadInput(f"{url}: wants a password; put user:password into PREFECT_API_AUTH_STRING") from None
-        if error.response.is_server_error:
-            raise NoAnswer(f"{url}: is in trouble ({error.response.status_code}); see the server's log") from error
         raise UPSError(f"{url}: refused ({error.response.text[:200]}); see the server's log") from error
     except httpx.TransportError as error:
-        raise NoAnswer(f"{url}: does not answer ({type(error).__name__}); start it with `make server`") from None
+        raise BadInput(f"{url}: does not answer ({type(error).__name__}); start it with `make server`") from None
 
 
 def automation_named(client: SyncPrefectClient, name: str) -> dict[str, Any] | None:

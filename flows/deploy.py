@@ -2,7 +2,7 @@
 
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 from uuid import UUID
 
@@ -32,6 +32,8 @@ def deploy(
     notify: str | None,
 ) -> None:
     """Make everything that a new user needs, or say what would be made. Raises BadInput, UPSError."""
+    deployments = yaml.safe_load(FILE.read_text("utf-8"))["deployments"]
+    _require_patience(deployments[0], vanished_after_s)
     with asked() as client:
         block = _block(client, notify) if notify is not None else None
         pool = any(one.name == POOL for one in client.read_work_pools())
@@ -40,7 +42,7 @@ def deploy(
             _make_pool(client)
             _make_deployments()
         say(f"{_word(dry_run, pool)}: work pool {POOL} (type process)")
-        for deployment in yaml.safe_load(FILE.read_text("utf-8"))["deployments"]:
+        for deployment in deployments:
             say(f"{_word(dry_run, deployment['name'] in there)}: deployment {deployment['name']}")
         for retried in RETRIED:
             identity = NOBODY if dry_run else client.read_deployment_by_name(retried.deployment).id
@@ -51,6 +53,14 @@ def deploy(
                 if not dry_run:
                     _put(client, automation, known)
                 say(f"{_word(dry_run, known is not None)}: automation {automation.name!r}")
+
+
+def _require_patience(deployment: Mapping[str, Any], vanished_after_s: float) -> None:
+    every_s = float(deployment["work_pool"]["job_variables"]["env"]["PREFECT_FLOWS_HEARTBEAT_FREQUENCY"])
+    if vanished_after_s <= every_s:
+        raise BadInput(
+            f"--vanished-after {vanished_after_s:g}: a run sends a heartbeat every {every_s:g} s; take {3 * every_s:g}"
+        )
 
 
 def _word(dry_run: bool, known: bool) -> str:

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from flows.request import StageChoice, find_config, require_tracking
 from flows.view import view
+from tasks.services.attempts import Attempt
 from tasks.services.bootstrap import onstart
 from tasks.services.code import GIT, code_to_send
 from tasks.services.local_provider import LocalProvider
@@ -142,16 +143,23 @@ Mirror = Callable[[RemoteJob, PipelineConfig], Show]
 """Makes what else is to be told how a job goes."""
 
 
-def carry_out(request: LaunchRequest, mirror: Mirror | None = None) -> RemoteJob:
-    """Rent, train, give back; returns when the training is complete."""
+def carry_out(request: LaunchRequest, mirror: Mirror | None = None, attempt: Attempt | None = None) -> RemoteJob:
+    """Rent, train, give back; returns when the training is complete.
+
+    Raises GaveUp and Duplicate where another attempt makes no sense.
+    """
+    if attempt is not None:
+        attempt.require_few()
     require_writable_journal(request.journal_path)
     provider = provider_of(request)
-    with one_controller(request.journal_path):
-        return _carry_out(request, provider, mirror)
+    with one_controller(request.journal_path, wait=attempt is not None and attempt.follows):
+        journal = Journal(request.journal_path)
+        if attempt is not None:
+            journal.answer(attempt.chain)
+        return _carry_out(request, provider, journal, mirror)
 
 
-def _carry_out(request: LaunchRequest, provider: Provider, mirror: Mirror | None) -> RemoteJob:
-    journal = Journal(request.journal_path)
+def _carry_out(request: LaunchRequest, provider: Provider, journal: Journal, mirror: Mirror | None) -> RemoteJob:
     job = job_of(request, provider, journal.open_job)
     logger.info("run %s; if this launch is stopped: --resume-from-wandb %s", job.path, job.path)
     limits = Limits(

@@ -20,7 +20,7 @@ from prefect.client.schemas.objects import State
 from prefect.states import Cancelled, Failed
 from pydantic import Field
 
-from flows.chain import BAD_INPUT, DUPLICATE, GAVE_UP, attempt_of, checked, log_to_prefect, run_name
+from flows.chain import BAD_INPUT, DUPLICATE, GAVE_UP, MOST, attempt_of, checked, log_to_prefect, run_name
 from flows.remote import restore_checkpoints
 from flows.request import TrainRequest, resolve
 from flows.server import is_temporary
@@ -28,7 +28,7 @@ from tasks.artifacts import shown
 from tasks.evaluate import evaluate, newest_report
 from tasks.services.attempts import Attempt, Duplicate, GaveUp, counted
 from tasks.services.planning import announce, plan, plan_evaluation
-from tasks.services.run_dir import RunDir, owned
+from tasks.services.run_dir import RunDir, owned, wait_until_free
 from tasks.services.signals import heeded
 from tasks.services.tracking import Continuation, Tracker, tracked
 from tasks.train import train_stage
@@ -36,9 +36,6 @@ from ups_models.config import PipelineConfig
 from ups_models.errors import BadInput
 
 logger = logging.getLogger(__name__)
-
-MOST = 500
-"""Attempts of a chain that the server itself refuses to exceed, should a run die before it can count."""
 
 
 @flow(name="train-pipeline", flow_run_name=run_name, validate_parameters=False)
@@ -75,6 +72,8 @@ def carry_out(request: TrainRequest, attempt: Attempt | None) -> str:
     if attempt is not None:
         attempt.require_few()
     job = resolve(request)
+    if attempt is not None and attempt.follows:
+        wait_until_free(job.run)
     goes_on = (
         restore_checkpoints(request) if job.source is not None else Continuation(may_be_behind=request.force_train)
     )

@@ -1,13 +1,19 @@
 """The sub-flows that reach beyond this machine."""
 
-from prefect import flow
+from typing import Annotated
 
-from flows.chain import checked, log_to_prefect, remote_name
+from prefect import flow
+from prefect.client.schemas.objects import State
+from prefect.states import Cancelled
+from pydantic import Field
+
+from flows.chain import DUPLICATE, GAVE_UP, MOST, attempt_of, checked, log_to_prefect, remote_name
 from flows.launch import LaunchRequest, carry_out
 from flows.request import TrainRequest, resolve
 from flows.server import is_temporary
 from tasks.artifacts import RemoteStages, board
 from tasks.checkpoints import download, find_run, install, verify
+from tasks.services.attempts import Duplicate, GaveUp
 from tasks.services.run_dir import owned
 from tasks.services.tracking import Continuation
 
@@ -32,15 +38,29 @@ def restore_checkpoints(request: TrainRequest) -> Continuation:
 
 
 @flow(name="train-on-vast", flow_run_name=remote_name, validate_parameters=False)
-def train_on_vast(request: LaunchRequest) -> str:
+def train_on_vast(
+    request: LaunchRequest,
+    attempt: Annotated[int, Field(ge=1, le=MOST)] = 1,
+    max_attempts: Annotated[int, Field(ge=1, le=MOST)] = 100,
+    chain: str | None = None,
+) -> str | State:
     """Train on rented machines to the end, whatever becomes of them; returns the W&B run.
 
     Args:
         request: What to train, on which machines, for how much.
+        attempt: Counts the controllers of a chain, each begun by itself after the one before died.
+        max_attempts: Give up after so many controllers of a chain.
+        chain: Names the chain; empty: this run begins one.
     """
     log_to_prefect()
+    this = attempt_of(chain, attempt, max_attempts)
     request = checked(LaunchRequest, request)
-    if is_temporary():
-        return str(carry_out(request).path)
-    with board() as shown:
-        return str(carry_out(request, lambda job, cfg: RemoteStages(shown, cfg, job.status)).path)
+    try:
+        if is_temporary():
+            return str(carry_out(request, attempt=this).path)
+        with board() as shown:
+            return str(carry_out(request, lambda job, cfg: RemoteStages(shown, cfg, job.status), this).path)
+    except GaveUp as error:
+        return Cancelled(name=GAVE_UP, message=str(error))
+    except Duplicate as error:
+        return Cancelled(name=DUPLICATE, message=str(error))

@@ -23,7 +23,7 @@ from flows import ROOT
 from flows.request import resolve
 from tasks.services import training
 from tasks.services.planning import plan
-from tasks.services.run_dir import RunDir, is_owned, owned, require_owned
+from tasks.services.run_dir import RunDir, is_owned, owned, require_owned, wait_until_free
 from tasks.services.status import StatusStore
 from ups_models import checkpoint, train
 from ups_models.errors import BadInput, CheckpointError, RunLost, StorageError
@@ -126,6 +126,22 @@ def test_a_child_that_outlives_its_killed_parent_is_named(tmp_path, log, smoke):
         owned(run),
     ):
         pytest.fail("two owners")
+
+
+def test_the_attempt_after_one_that_lives_waits_for_it_but_not_for_one_that_hangs(tmp_path, log, smoke):
+    child = Forked(LONG, tmp_path, log)
+    training_started(tmp_path)
+    run = run_in(tmp_path, smoke)
+
+    child.send(signal.SIGSTOP)
+    wait_until_free(run, patience_s=0.5)
+    hung = is_owned(run)
+    child.send(signal.SIGCONT)
+    wait_until_free(run)
+
+    assert hung
+    assert not is_owned(run)
+    assert let_finish(child) == 0
 
 
 @pytest.mark.parametrize("what", ["lock", "directory"])

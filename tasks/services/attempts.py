@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,8 @@ from ups_models.specs import SPECS
 WAIT_S = (0.0, 10.0, 30.0, 60.0, 120.0)
 """How long to wait after so many attempts in a row that came no further; one more than these gives up."""
 DAY_S = 86_400.0
+REPEATED_WITHIN_S = 3600.0
+"""For so long an end may be reported again; a copy of a run that gave up longer ago is made by a person."""
 NAME = "attempts.jsonl"
 
 
@@ -40,6 +42,11 @@ class Attempt:
     most: int
     most_per_day: int
 
+    @property
+    def follows(self) -> bool:
+        """Whether another run of the chain was before it, which may be alive: cut off from Prefect alone."""
+        return self.number > 1
+
     def require_few(self) -> None:
         """Raise GaveUp beyond the number that the chain may have."""
         if self.number > self.most:
@@ -58,7 +65,7 @@ def counted(run: RunDir, attempt: Attempt) -> Iterator[float]:
     try:
         wait_s = judge(entries(path, attempt.chain), attempt, place, time.time())
     except GaveUp:
-        _note(path, attempt, "gave up", place)
+        _note(path, attempt, "gave up", place, most_per_day=attempt.most_per_day)
         raise
     _note(path, attempt, "began", place)
     try:
@@ -72,7 +79,7 @@ def counted(run: RunDir, attempt: Attempt) -> Iterator[float]:
 
 def judge(before: list[dict[str, Any]], attempt: Attempt, place: str, now: float) -> float:
     """Seconds to wait before this attempt, given what was noted of the earlier ones. Raises GaveUp, Duplicate."""
-    if any(entry["attempt"] == attempt.number and entry["run"] != attempt.run_id for entry in before):
+    if any(_is_made(entry, attempt, now) for entry in before):
         raise Duplicate(f"attempt {attempt.number} of chain {attempt.chain} was made already")
     begun = [entry for entry in before if entry["event"] == "began"]
     failed = [entry for entry in before if entry["event"] == "failed"]
@@ -85,6 +92,14 @@ def judge(before: list[dict[str, Any]], attempt: Attempt, place: str, now: float
     if stuck >= len(WAIT_S):
         raise GaveUp(f"{stuck} attempts in a row came no further than {place or 'the start'}; look at their logs")
     return WAIT_S[stuck]
+
+
+def _is_made(entry: Mapping[str, Any], attempt: Attempt, now: float) -> bool:
+    """Whether the entry shows that another run made the attempt, and under the same bounds if it gave up at once."""
+    if entry["attempt"] != attempt.number or entry["run"] == attempt.run_id:
+        return False
+    repeated = entry.get("most_per_day") == attempt.most_per_day and entry["time"] > now - REPEATED_WITHIN_S
+    return entry["event"] != "gave up" or repeated
 
 
 def place_of(status: Status) -> str:
@@ -108,6 +123,6 @@ def entries(path: Path, chain: str) -> list[dict[str, Any]]:
     return found
 
 
-def _note(path: Path, attempt: Attempt, event: str, place: str, **more: str) -> None:
+def _note(path: Path, attempt: Attempt, event: str, place: str, **more: str | int) -> None:
     entry = {"chain": attempt.chain, "attempt": attempt.number, "run": attempt.run_id, "event": event, "place": place}
     append_line(path, json.dumps({**entry, "at": utc_now(), "time": time.time(), **more}))

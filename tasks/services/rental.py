@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+from tasks.services.attempts import Duplicate
 from tasks.services.bootstrap import label_of, label_prefix
 from tasks.services.run_dir import utc_now
 from tasks.services.tracking import Standing, TrackingUnavailable
@@ -90,6 +91,8 @@ class Journal:
         self.generation = 0
         self.started_at = time.time()
         self.open_job: dict[str, str] | None = None
+        self.chains: set[str] = set()
+        self.closed_chains: set[str] = set()
         self.excluded: set[int] = set()
         for entry in self._entries():
             self._apply(entry)
@@ -103,6 +106,16 @@ class Journal:
             file.flush()
             os.fsync(file.fileno())
         self._apply(entry)
+
+    def answer(self, chain: str) -> None:
+        """Note that a chain of controllers is at work, each begun by itself after the one before died.
+
+        Raises Duplicate when its launch has come to its end: a crash may be reported late, or twice.
+        """
+        if chain in self.closed_chains:
+            raise Duplicate(f"{self.path}: the launch of chain {chain} has come to its end already")
+        if chain not in self.chains:
+            self.note("answers", self.generation, chain=chain)
 
     def rented(self) -> int:
         """How many machines there were; an order that came to nothing is none."""
@@ -128,7 +141,10 @@ class Journal:
         self.generation = max(self.generation, number)
         if entry["event"] == "began" and self.open_job != entry["job"]:
             self.open_job, self.started_at = dict(entry["job"]), float(entry["time"])
+        elif entry["event"] == "answers":
+            self.chains.add(str(entry["chain"]))
         elif entry["event"] == "closed":
+            self.closed_chains, self.chains = self.closed_chains | self.chains, set()
             self.machines, self.open_job, self.excluded = {}, None, set()  # a new launch has a budget of its own
         elif entry["event"] == "market exhausted":
             self.excluded = set()  # all have failed once: better again than never
@@ -137,12 +153,16 @@ class Journal:
             self.machines[number] = Machine(
                 number, str(entry["label"]), offer, float(entry["usd_per_hour"]), float(entry["time"])
             )
-        elif number in self.machines and entry["event"] == "rented":
-            self.machines[number].id = int(entry["id"])
-        elif number in self.machines and entry["event"] == "excluded":
-            self.excluded.add(int(self.machines[number].offer["machine_id"]))
-        elif number in self.machines and entry["event"] == "given back":
-            self.machines[number].given_back_at = float(entry["time"])
+        elif number in self.machines:
+            self._apply_to(self.machines[number], entry)
+
+    def _apply_to(self, machine: Machine, entry: Mapping[str, Any]) -> None:
+        if entry["event"] == "rented":
+            machine.id = int(entry["id"])
+        elif entry["event"] == "excluded":
+            self.excluded.add(int(machine.offer["machine_id"]))
+        elif entry["event"] == "given back":
+            machine.given_back_at = float(entry["time"])
 
 
 class Job(Protocol):
@@ -579,8 +599,11 @@ def require_writable_journal(path: Path) -> None:
 
 
 @contextmanager
-def one_controller(journal_path: Path) -> Iterator[None]:
-    """Hold the journal alone: two controllers would watch, and destroy, each other's machines. Raises BadInput."""
+def one_controller(journal_path: Path, *, wait: bool = False) -> Iterator[None]:
+    """Hold the journal alone: two controllers would watch, and destroy, each other's machines.
+
+    Raises BadInput where another one holds it, or waits for its end.
+    """
     journal_path.parent.mkdir(parents=True, exist_ok=True)
     lock = journal_path.with_suffix(".lock")
     handle = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
@@ -588,9 +611,12 @@ def one_controller(journal_path: Path) -> Iterator[None]:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise BadInput(
-                f"{journal_path}: another launch is at work in this folder; choose another --run-dir"
-            ) from None
+            if not wait:
+                raise BadInput(
+                    f"{journal_path}: another launch is at work in this folder; choose another --run-dir"
+                ) from None
+            logger.warning("%s: another launch is at work in this folder: waiting for its end", journal_path)
+            fcntl.flock(handle, fcntl.LOCK_EX)
         yield
     finally:
         os.close(handle)

@@ -27,7 +27,7 @@ def utc_now() -> str:
 
 
 PROCESS_STARTED_AT = utc_now()
-LOCK_TRIES, LOCK_PAUSE_S = 5, 0.05
+LOCK_TRIES, LOCK_PAUSE_S, OWNER_PAUSE_S = 5, 0.05, 1.0
 _held: dict[Path, int] = {}
 
 
@@ -175,6 +175,27 @@ def is_owned(run: RunDir) -> bool:
     finally:
         os.close(handle)
     return False
+
+
+def wait_until_free(run: RunDir, patience_s: float = 3600.0) -> None:
+    """Wait for the end of the living process that owns the run, unless it has written nothing for so long."""
+    began = time.time()
+    if is_owned(run):
+        logger.warning("%s: %s is still working on this run: waiting for its end", run.root, _owner(run.lock))
+    while is_owned(run) and time.time() - max(began, _last_written(run)) < patience_s:
+        time.sleep(OWNER_PAUSE_S)
+
+
+def _last_written(run: RunDir) -> float:
+    """When a file of the run was written last, in seconds since 1970; 0 for an empty run."""
+    times = [0.0]
+    for folder in (run.checkpoints, run.checkpoints / "resume", run.reports):
+        for path in folder.glob("*"):
+            try:
+                times.append(path.stat().st_mtime)
+            except FileNotFoundError:  # replaced or removed since it was listed
+                continue
+    return max(times)
 
 
 def _is_alive(pid: int) -> bool:

@@ -24,7 +24,7 @@ DIVERGES = ["stages.operator.lr=1", "stages.operator.grad_clip=1e30", "stages.op
 @pytest.fixture(scope="module")
 def room(tmp_path_factory):
     """A server with everything deployed, and a worker."""
-    with control_room(tmp_path_factory.mktemp("room")) as room:
+    with control_room(tmp_path_factory.mktemp("room"), within_s=400) as room:
         yield room
 
 
@@ -94,6 +94,13 @@ def test_without_a_server_it_says_what_to_do(room, tmp_path):
     assert "PREFECT_API_URL is not set" in done.stderr
 
 
+def test_patience_shorter_than_a_heartbeat_is_refused(room):
+    done = room.deploy("--vanished-after", "30")
+
+    assert done.returncode == 2
+    assert "--vanished-after 30: a run sends a heartbeat every 30 s; take 90" in done.stderr
+
+
 def test_a_dry_run_makes_nothing(room):
     done = room.deploy("--dry-run")
 
@@ -141,6 +148,7 @@ def test_a_short_name_runs_the_deployment_from_the_root_of_the_repository(room):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_run_that_is_killed_is_run_again_by_itself_to_the_same_weights(worked, tmp_path, pipeline):
     straight, killed = tmp_path / "straight", tmp_path / "killed"
     straight.mkdir()
@@ -220,6 +228,7 @@ def test_a_person_is_told_when_a_chain_gives_up(worked, listener, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_bad_input_is_not_tried_again_and_the_same_error_not_a_third_time(worked, tmp_path):
     bad, diverging = tmp_path / "bad", tmp_path / "diverging"
     worked.run({"config": "configs/smoke.yaml", "run_dir": str(bad), "set": ["latent.dimm=3"]})

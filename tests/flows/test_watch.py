@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import time
 from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
@@ -10,54 +11,52 @@ from prefect.client.schemas.objects import FlowRun
 
 from chaos.control_room import control_room
 from flows.automations import RETRIED
-from flows.watch import unanswered
+from flows.watch import is_answered, last_seen
+from ups_models.errors import BadInput
 
 TRAIN, VAST = RETRIED
 REQUEST = {"config": "configs/smoke.yaml", "run_dir": "/runs/a<b>'&"}
 START = datetime(2026, 1, 1, tzinfo=UTC)
 
 
-def run(after_s=0, **parameters):
-    start = START + timedelta(seconds=after_s)
-    known = {"flow_id": uuid4(), "expected_start_time": start, "parameters": {"request": REQUEST, **parameters}}
+def run(state=None, age_s=0, **parameters):
+    known = {"flow_id": uuid4(), "parameters": {"request": REQUEST, **parameters}}
+    if state is not None:
+        known["state"] = {"type": state, "timestamp": START - timedelta(seconds=age_s)}
+        known["state_type"] = state
     return FlowRun.model_validate(known)
 
 
 def test_the_next_run_of_a_chain_has_its_request_its_bounds_and_the_next_number():
     first = run(max_attempts=7)
 
-    [(ended, wanted)] = unanswered(TRAIN, [first], [first])
-
-    assert ended is first
-    assert wanted == {
-        "request": REQUEST,
-        "attempt": 2,
-        "max_attempts": 7,
-        "max_attempts_per_day": 30,
-        "chain": str(first.id)[:8],
-    }
+    wanted = {"request": REQUEST, "attempt": 2, "max_attempts": 7, "chain": str(first.id)[:8]}
+    assert VAST.next_after(first) == wanted
+    assert TRAIN.next_after(first) == {**wanted, "max_attempts_per_day": 30}
 
 
-def test_a_run_that_another_follows_is_answered_whatever_became_of_that():
+def test_parameters_of_something_else_are_told_and_not_raised_as_they_come():
+    with pytest.raises(BadInput, match=r"parameters are none of train-pipeline .*; start it again by hand"):
+        TRAIN.next_after(run(attempt="x"))
+
+
+def test_a_run_is_answered_by_the_next_attempt_of_its_chain_or_a_later_one_whatever_its_bounds():
     first = run()
-    second = run(10, **{name: value for name, value in TRAIN.next_after(first).items() if name != "request"})
+    chain, wanted = str(first.id)[:8], TRAIN.next_after(first)
 
-    assert list(unanswered(TRAIN, [first], [first, second])) == []
-    assert [ended for ended, _ in unanswered(TRAIN, [first, second], [first, second])] == [second]
-
-
-def test_a_run_of_another_chain_is_no_answer():
-    first = run()
-
-    assert [ended for ended, _ in unanswered(TRAIN, [first], [first, run(10, attempt=2, chain="another")])] == [first]
+    assert not is_answered(wanted, [first])
+    assert not is_answered(wanted, [first, run(attempt=2, chain="another"), run(attempt="x", chain=chain)])
+    assert is_answered(wanted, [first, run(attempt=2, chain=chain, max_attempts=7)])
+    assert is_answered(wanted, [first, run(attempt=3, chain=chain)])
 
 
-def test_a_controller_of_machines_is_answered_by_a_later_run_of_the_same_request_only():
-    first, later = run(), run(10)
+def test_a_run_that_a_person_retried_lives_although_its_heartbeats_are_old():
+    hour_ago = START - timedelta(hours=1)
 
-    assert [ended for ended, _ in unanswered(VAST, [first], [first])] == [first]
-    assert list(unanswered(VAST, [first], [first, later])) == []
-    assert [ended for ended, _ in unanswered(VAST, [later], [first, later])] == [later]
+    assert last_seen(run("RUNNING", age_s=5), hour_ago) == START - timedelta(seconds=5)
+    assert last_seen(run("RUNNING", age_s=7200), hour_ago) == hour_ago
+    assert last_seen(run("RUNNING", age_s=7200), None) is None
+    assert last_seen(run("PENDING", age_s=7200), None) == START - timedelta(hours=2)
 
 
 @pytest.fixture(scope="module")
@@ -101,35 +100,55 @@ def test_a_crash_whose_event_was_lost_is_answered_once(room, tmp_path):
     assert second["state"]["name"] == "Scheduled"
 
 
+def test_a_crash_that_cannot_be_answered_is_told_and_the_others_are_answered(room, tmp_path):
+    switch(room, TRAIN.again, on=False)
+    for attempt in (500, 1):
+        dead = room.run({"config": "configs/smoke.yaml", "run_dir": str(tmp_path)}, attempt=attempt)
+        put_into(room, dead, "RUNNING")
+        put_into(room, dead, "CRASHED")
+    switch(room, TRAIN.again, on=True)
+
+    done = look_once(room, "--patience", "0.1")
+
+    assert done.returncode == 0, done.stderr
+    assert "cannot be begun again" in done.stdout
+    assert "501 is greater than the maximum of 500" in done.stdout
+    assert [one["parameters"].get("attempt", 1) for one in room.runs(root=tmp_path)].count(2) == 1
+
+
 def test_a_run_that_went_silent_is_called_crashed_although_no_automation_did(room, tmp_path):
     switch(room, TRAIN.vanished, on=False)
     request = {"config": "configs/smoke.yaml", "run_dir": str(tmp_path)}
-    silent, lively, mute, taken = [room.run(request) for _ in range(4)]
-    for flow_run, age_s in ((silent, 200), (lively, 10)):
-        beat = {
-            "event": "prefect.flow-run.heartbeat",
-            "resource": {"prefect.resource.id": f"prefect.flow-run.{flow_run}"},
-            "occurred": (datetime.now(UTC) - timedelta(seconds=age_s)).isoformat(),
-            "id": str(uuid4()),
-        }
-        room.ask("POST", "/events", json=[beat])
-    for flow_run in (silent, lively, mute):
-        put_into(room, flow_run, "RUNNING")
-    put_into(room, taken, "PENDING")
-    room.wait_for(
-        lambda: room.ask("POST", "/events/filter", json={"filter": {"event": {"name": [beat["event"]]}}})["total"] == 2
-    )
-    off = look_once(room)
-    switch(room, TRAIN.vanished, on=True)
+    silent, mute, taken = runs = [room.run(request) for _ in range(3)]
+    beat = {
+        "event": "prefect.flow-run.heartbeat",
+        "resource": {"prefect.resource.id": f"prefect.flow-run.{silent}"},
+        "occurred": datetime.now(UTC).isoformat(),
+        "id": str(uuid4()),
+    }
+    room.ask("POST", "/events", json=[beat])
+    for flow_run, state in ((silent, "RUNNING"), (mute, "RUNNING"), (taken, "PENDING")):
+        put_into(room, flow_run, state)
+    began = time.monotonic()
+    wanted = {"filter": {"event": {"name": [beat["event"]]}}}
+    room.wait_for(lambda: room.ask("POST", "/events/filter", json=wanted)["total"] == 1)
 
     def looked(*patience):
-        said = look_once(room, *patience).stdout.count("no sign of life for ")
-        runs = (silent, lively, mute, taken)
-        return said, [room.ask("GET", f"/flow_runs/{flow_run}")["state"]["name"] for flow_run in runs]
+        done = look_once(room, *patience)
+        assert done.returncode == 0, done.stderr
+        said = done.stdout.count("no sign of life for ")
+        return said, [room.ask("GET", f"/flow_runs/{one}")["state"]["name"] for one in runs]
 
-    assert off.stdout == ""
-    assert looked() == (1, ["Crashed", "Running", "Running", "Pending"])
-    assert looked("--patience", "0.01") == (1, ["Crashed", "Running", "Running", "Crashed"])
+    assert looked("--patience", "0.01") == (0, ["Running", "Running", "Pending"])
+    switch(room, TRAIN.vanished, on=True)
+    assert looked() == (0, ["Running", "Running", "Pending"])
+    [rule] = [one for one in room.ask("POST", "/automations/filter", json={}) if one["name"] == TRAIN.vanished]
+    shorter = {name: rule[name] for name in ("name", "description", "enabled", "trigger", "actions")}
+    shorter["trigger"]["within"] = 10  # the least that Prefect takes
+    room.ask("PUT", f"/automations/{rule['id']}", json=shorter)
+    time.sleep(max(0.0, 10.5 - (time.monotonic() - began)))
+    assert looked("--patience", "0.01") == (2, ["Crashed", "Running", "Crashed"])
+    assert looked("--patience", "0.01") == (0, ["Crashed", "Running", "Crashed"])
 
 
 def test_a_server_that_does_not_answer_is_named_and_asked_again_unless_once(room):

@@ -62,8 +62,8 @@ def test_an_attempt_is_made_once_however_often_a_crash_is_reported():
 def test_a_chain_gives_up_once_however_often_the_last_failure_is_reported(tmp_path):
     run = RunDir.of(tmp_path, tmp_path / "checkpoints")
 
-    def begin(name, number):
-        with counted(run, Attempt("c", name, number, most=100, most_per_day=1)):
+    def begin(name, number, most_per_day=1):
+        with counted(run, Attempt("c", name, number, most=100, most_per_day=most_per_day)):
             pass
 
     begin("first", 1)
@@ -72,6 +72,15 @@ def test_a_chain_gives_up_once_however_often_the_last_failure_is_reported(tmp_pa
         begin("second", 2)
     with pytest.raises(Duplicate):
         begin("its double", 2)
+    begin("a copy that may do more", 2, most_per_day=2)
+
+
+def test_what_gave_up_yesterday_may_be_copied_today():
+    gave_up = {**began("", number=31, run="other"), "event": "gave up", "most_per_day": 30}
+
+    with pytest.raises(Duplicate):
+        judge([gave_up], attempt(31), "", NOW)
+    assert judge([gave_up], attempt(31), "", NOW + 86_400) == 0
 
 
 def test_a_run_that_prefect_runs_again_is_the_same_attempt():

@@ -1,10 +1,14 @@
 """The controller of rented machines: whatever happens, training ends, no machine is left, and none is rented twice."""
 
 import json
+import subprocess
+import sys
 from dataclasses import dataclass, field
 
 import pytest
 
+from flows import ROOT
+from tasks.services.attempts import Duplicate
 from tasks.services.bootstrap import MOST_ONSTART, label_prefix, onstart
 from tasks.services.rental import LOOKS, BudgetSpent, Journal, Limits, Rental, TrainingFailed, one_controller
 from tasks.services.tracking import Standing, TrackingUnavailable
@@ -525,6 +529,35 @@ def test_a_second_controller_in_the_same_folder_is_refused(tmp_path):
         one_controller(tmp_path / "rented.jsonl"),
     ):
         pytest.fail("two controllers")
+
+
+def test_a_controller_that_follows_a_living_one_waits_for_its_end(tmp_path):
+    path = tmp_path / "rented.jsonl"
+    hold = (
+        "import sys, time; from pathlib import Path; from tasks.services.rental import one_controller\n"
+        "with one_controller(Path(sys.argv[1])):\n    print('held', flush=True); time.sleep(1)"
+    )
+    with subprocess.Popen([sys.executable, "-c", hold, str(path)], stdout=subprocess.PIPE, cwd=ROOT) as other:
+        assert other.stdout is not None
+        other.stdout.readline()
+
+        with one_controller(path, wait=True):
+            assert other.wait(5) == 0
+
+
+def test_a_crash_that_is_reported_after_the_end_of_the_launch_rents_nothing(tmp_path):
+    journal = Journal(tmp_path / "rented.jsonl")
+    for chain in ("first", "first", "of a person"):
+        journal.answer(chain)
+    market = Market([["running", "done"]])
+
+    rental(market, tmp_path).carry_out()
+
+    again = Journal(tmp_path / "rented.jsonl")
+    for chain in ("first", "of a person"):
+        with pytest.raises(Duplicate, match=f"the launch of chain {chain} has come to its end already"):
+            again.answer(chain)
+    again.answer("another")
 
 
 def test_a_machine_of_another_run_is_not_touched(tmp_path):
