@@ -152,11 +152,23 @@ def worker_and_flow_killed(runs: Runs, times: int) -> Row:
     return _row(runs, "worker and flow killed", root, 400 * times, expected, took)
 
 
+def called_crashed(runs: Runs, times: int) -> Row:
+    """A run that lives is called crashed, as when no heartbeats are heard: it ends well, and the next attempt waits."""
+    steps = 800 * times
+    root = runs.start("alive", steps)
+    runs.wait_for_steps(root)
+    [alive] = runs.room.attempts(root)
+    crashed = {"state": {"type": "CRASHED"}, "force": True}
+    runs.room.ask("POST", f"/flow_runs/{alive['id']}/set_state", json=crashed)
+    return _row(runs, "called crashed, but alive", root, steps, [("Completed", 1), ("Completed", 2)], [])
+
+
 SCENARIOS: dict[str, tuple[Callable[[Runs, int], Row], int]] = {
     "kills": (kills, 10),
     "at-once": (at_once, 3),
     "server": (server_restarted, 1),
     "worker": (worker_and_flow_killed, 1),
+    "alive": (called_crashed, 1),
 }
 
 
