@@ -22,6 +22,7 @@ from flows.chain import DUPLICATE
 from flows.server import QUIET
 
 DEPLOYMENT = "train-pipeline/train-pipeline"
+FLOWS = ["train-pipeline", "train-on-vast"]
 FINAL = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 
 
@@ -113,15 +114,16 @@ class ControlRoom:
         """A deployment, as the API tells it."""
         return self.ask("GET", f"/deployments/name/{name}")
 
-    def run(self, request: dict[str, Any], **parameters: Any) -> str:
+    def run(self, request: dict[str, Any], deployment: str = DEPLOYMENT, **parameters: Any) -> str:
         """Start a run of the deployment; its id."""
         made = {"parameters": {"request": request, **parameters}}
-        run: dict[str, Any] = self.ask("POST", f"/deployments/{self.deployment()['id']}/create_flow_run", json=made)
+        identity = self.deployment(deployment)["id"]
+        run: dict[str, Any] = self.ask("POST", f"/deployments/{identity}/create_flow_run", json=made)
         return str(run["id"])
 
     def runs(self, *, root: Path | None = None) -> list[dict[str, Any]]:
-        """All runs of the deployment, or those in one run directory, oldest first."""
-        wanted = {"flows": {"name": {"any_": ["train-pipeline"]}}, "sort": "EXPECTED_START_TIME_ASC"}
+        """All runs of our deployments, or those in one run directory, oldest first."""
+        wanted = {"flows": {"name": {"any_": FLOWS}}, "sort": "EXPECTED_START_TIME_ASC"}
         found: list[dict[str, Any]] = self.ask("POST", "/flow_runs/filter", json=wanted)
         return [run for run in found if root is None or run["parameters"]["request"].get("run_dir") == str(root)]
 

@@ -318,7 +318,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
 
 
 def _launch(arguments: argparse.Namespace) -> int:
-    from flows.launch import LaunchRequest
+    from flows.launch import LaunchRequest, require_sound
 
     request = _validated(LaunchRequest, arguments, without=("dry_run", "detach"))
     _log_to_stderr()
@@ -328,6 +328,7 @@ def _launch(arguments: argparse.Namespace) -> int:
 
         say(plan_of(request))
         return 0
+    require_sound(request)
     if "detach" in arguments:
         from flows.show_launch import plan_of
 

@@ -93,6 +93,19 @@ def configs_of(request: LaunchRequest) -> tuple[PipelineConfig, dict[str, EvalCo
     return cfg, {name: load_config(find_config(Path(f"configs/{name}.yaml")), schema=EvalConfig) for name in names}
 
 
+def require_sound(request: LaunchRequest) -> None:
+    """Raise BadInput or ProviderRefused for what can be known to be wrong before anything is started or contacted."""
+    cfg, _ = configs_of(request)
+    require_tracking(cfg)
+    source_of(request, cfg)
+    provider_of(request)
+
+
+def source_of(request: LaunchRequest, cfg: PipelineConfig) -> RunPath | None:
+    """The W&B run to go on with, if one is named. Raises BadInput."""
+    return RunPath.parse(request.resume_from_wandb, cfg.tracking) if request.resume_from_wandb else None
+
+
 def job_of(request: LaunchRequest, provider: Provider, cut_off: Mapping[str, str] | None) -> RemoteJob:
     """Pack the job and put it into its W&B run; nothing is rented yet.
 
@@ -100,7 +113,7 @@ def job_of(request: LaunchRequest, provider: Provider, cut_off: Mapping[str, str
     """
     cfg, evaluations = configs_of(request)
     require_tracking(cfg)
-    source = RunPath.parse(request.resume_from_wandb, cfg.tracking) if request.resume_from_wandb else None
+    source = source_of(request, cfg)
     arguments = ["--stage", request.stage] if request.stage != "all" else []
     shutdown = "never" if not request.auto_shutdown else "success" if request.keep_on_failure else "always"
     seconds = 1 + int(request.max_hours * 3600)  # the controller, whose clock began earlier, comes first

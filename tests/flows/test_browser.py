@@ -103,8 +103,12 @@ def tasks_of(ui, run, count):
 def runs_on(ui, page):
     """Name and state of each flow run that a page lists, oldest first."""
     ui.open(page)
-    ui.until(ui.rows, "runs")
-    return [(card[1], next(line for line in card if line in STATES)) for card in reversed(ui.rows())]
+
+    def named():
+        cards = [(card[1], [line for line in card if line in STATES]) for card in reversed(ui.rows())]
+        return [(name, states[0]) for name, states in cards] if all(states for _, states in cards) else []
+
+    return ui.until(named, "runs, each with its state")
 
 
 def test_the_form_shows_every_field_with_its_meaning_and_its_default(ui, form):
