@@ -159,20 +159,22 @@ Mirror = Callable[[RemoteJob, PipelineConfig], Show]
 def carry_out(request: LaunchRequest, mirror: Mirror | None = None, attempt: Attempt | None = None) -> RemoteJob:
     """Rent, train, give back; returns when the training is complete.
 
-    Raises GaveUp and Duplicate where another attempt makes no sense.
+    Raises GaveUp and Duplicate where another attempt makes no sense; what the ones before rented is given back then.
     """
-    if attempt is not None:
-        attempt.require_few()
     require_writable_journal(request.journal_path)
     provider = provider_of(request)
     with one_controller(request.journal_path, wait=attempt is not None and attempt.follows):
         journal = Journal(request.journal_path)
         if attempt is not None:
             journal.answer(attempt.chain)
-        return _carry_out(request, provider, journal, mirror)
+            if journal.open_job is None:
+                attempt.require_few()
+        return _carry_out(request, provider, journal, mirror, attempt)
 
 
-def _carry_out(request: LaunchRequest, provider: Provider, journal: Journal, mirror: Mirror | None) -> RemoteJob:
+def _carry_out(
+    request: LaunchRequest, provider: Provider, journal: Journal, mirror: Mirror | None, attempt: Attempt | None
+) -> RemoteJob:
     job = job_of(request, provider, journal.open_job)
     logger.info("run %s; if this launch is stopped: --resume-from-wandb %s", job.path, job.path)
     limits = Limits(
@@ -190,7 +192,7 @@ def _carry_out(request: LaunchRequest, provider: Provider, journal: Journal, mir
             for tell in told:
                 tell(state, facts)
 
-        Rental(
+        rental = Rental(
             provider,
             request.wanted(),
             job,
@@ -200,5 +202,9 @@ def _carry_out(request: LaunchRequest, provider: Provider, journal: Journal, mir
             keep_on_failure=request.keep_on_failure,
             auto_shutdown=request.auto_shutdown,
             show=show,
-        ).carry_out()
+        )
+        if attempt is not None and attempt.is_one_too_many:
+            rental.give_up()
+            attempt.require_few()
+        rental.carry_out()
     return job

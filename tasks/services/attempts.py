@@ -47,9 +47,14 @@ class Attempt:
         """Whether another run of the chain was before it, which may be alive: cut off from Prefect alone."""
         return self.number > 1
 
+    @property
+    def is_one_too_many(self) -> bool:
+        """Whether it is beyond the number that the chain may have."""
+        return self.number > self.most
+
     def require_few(self) -> None:
-        """Raise GaveUp beyond the number that the chain may have."""
-        if self.number > self.most:
+        """Raise GaveUp if it is one too many."""
+        if self.is_one_too_many:
             raise GaveUp(f"{self.most} attempts did not finish it; look at the last one's logs, or raise max_attempts")
 
 

@@ -234,6 +234,11 @@ class Rental:
             if error is None or isinstance(error, Exception):  # stopped by a signal, the next launch goes on with it
                 self.journal.note("closed", self.journal.generation)  # what was kept is its owner's business
 
+    def give_up(self) -> None:
+        """Give everything back that an earlier controller left, and close the launch. Raises ProviderError."""
+        self._give_back_all()
+        self.journal.note("closed", self.journal.generation)
+
     def _train(self) -> None:
         instance_id = self._adopt()
         if instance_id is None and self._has_finished(self.journal.generation):

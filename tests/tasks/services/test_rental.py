@@ -560,6 +560,20 @@ def test_a_crash_that_is_reported_after_the_end_of_the_launch_rents_nothing(tmp_
     again.answer("another")
 
 
+def test_a_chain_that_gives_up_leaves_no_machine(tmp_path):
+    market = Market([["running", "running"]])
+    cut_off = rental(market, tmp_path, show=lambda state, facts: die_when(state == "RUNNING"))
+    cut_off._give_back_all = lambda: None
+    with pytest.raises(Killed):
+        cut_off.carry_out()
+    left = len(market.live)
+
+    rental(market, tmp_path).give_up()
+
+    assert (left, len(market.created), market.live) == (1, 1, {})
+    assert Journal(tmp_path / "rented.jsonl").open_job is None
+
+
 def test_a_machine_of_another_run_is_not_touched(tmp_path):
     market = Market([["running", "done"]])
     market.live[7] = Instance(7, 7, f"{label_prefix('r2')}1", "running", "", True, 0.2)
