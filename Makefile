@@ -8,8 +8,9 @@ MAKEFLAGS += --no-builtin-rules
 PYTHON ?= python3
 ARGS ?=
 N ?= 20
-# One file stays on one worker, so its module fixtures (a Prefect server, a trained tiny run) are made once.
-PYTEST_ARGS ?= -n 2 --dist loadfile
+# One file stays on one worker, so its module fixtures (a Prefect server, a trained tiny run) are made once. In the order of
+# their names the short ones come last, and both workers end at about the same time.
+PYTEST_ARGS ?= -n 2 --dist loadfile --no-loadscope-reorder
 
 # The versions that `make constraints` resolves around; everything else floats to what they allow.
 ANCHORS := torch==2.13.0 prefect==3.8.8 fastapi==0.150.0 wandb==0.31.0 vastai==1.9.1

@@ -123,7 +123,7 @@ def server_restarted(runs: Runs, times: int) -> Row:
 
     A worker that finds no server three times ends; whoever keeps it running starts it again.
     """
-    steps = 2000 * times
+    steps = 1000 * times
     root = runs.start("server", steps)
     for _ in range(times):
         runs.wait_for_steps(root, _saved_at(root))
