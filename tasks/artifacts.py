@@ -67,11 +67,12 @@ class Board:
         self.put(STAGES, Shown("table", json.dumps(rows), description))
 
     def close(self) -> None:
-        """Send what waits, within seconds."""
+        """Send what waits, within seconds; nothing is begun afterwards."""
         with self.changed:
             self.closing = True
             self.changed.notify_all()
             self.changed.wait_for(lambda: not self.waiting and not self.busy, self.close_within_s)
+            self.waiting.clear()
 
     def _work(self) -> None:
         while True:

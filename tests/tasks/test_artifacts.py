@@ -124,3 +124,4 @@ def test_a_server_that_is_gone_holds_up_nothing(monkeypatch):
 
     assert given < 0.5
     assert time.monotonic() - started < 5
+    assert board.waiting == {}  # the thread begins nothing more
