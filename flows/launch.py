@@ -166,7 +166,7 @@ def carry_out(request: LaunchRequest, mirror: Mirror | None = None, attempt: Att
     with one_controller(request.journal_path, wait=attempt is not None and attempt.follows):
         journal = Journal(request.journal_path)
         if attempt is not None:
-            journal.answer(attempt.chain)
+            journal.answer(attempt)
             if journal.open_job is None:
                 attempt.require_few()
         return _carry_out(request, provider, journal, mirror, attempt)

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from tasks.services.attempts import Duplicate
+from tasks.services.attempts import Attempt, Duplicate
 from tasks.services.bootstrap import label_of, label_prefix
 from tasks.services.run_dir import utc_now
 from tasks.services.tracking import Standing, TrackingUnavailable
@@ -107,15 +107,19 @@ class Journal:
             os.fsync(file.fileno())
         self._apply(entry)
 
-    def answer(self, chain: str) -> None:
+    def answer(self, attempt: Attempt) -> None:
         """Note that a chain of controllers is at work, each begun by itself after the one before died.
 
-        Raises Duplicate when its launch has come to its end: a crash may be reported late, or twice.
+        Raises Duplicate when its launch has come to its end: a crash may be reported late, or twice. The first of a
+        chain is another matter: a person runs it again.
         """
-        if chain in self.closed_chains:
-            raise Duplicate(f"{self.path}: the launch of chain {chain} has come to its end already")
-        if chain not in self.chains:
-            self.note("answers", self.generation, chain=chain)
+        if attempt.follows and attempt.chain in self.closed_chains:
+            raise Duplicate(
+                f"{self.path}: the launch of chain {attempt.chain} has come to its end already; for another, start a "
+                "new run"
+            )
+        if attempt.chain not in self.chains:
+            self.note("answers", self.generation, chain=attempt.chain)
 
     def rented(self) -> int:
         """How many machines there were; an order that came to nothing is none."""
@@ -143,6 +147,7 @@ class Journal:
             self.open_job, self.started_at = dict(entry["job"]), float(entry["time"])
         elif entry["event"] == "answers":
             self.chains.add(str(entry["chain"]))
+            self.closed_chains -= self.chains
         elif entry["event"] == "closed":
             self.closed_chains, self.chains = self.closed_chains | self.chains, set()
             self.machines, self.open_job, self.excluded = {}, None, set()  # a new launch has a budget of its own

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from flows import ROOT
-from tasks.services.attempts import Duplicate
+from tasks.services.attempts import Attempt, Duplicate
 from tasks.services.bootstrap import MOST_ONSTART, label_prefix, onstart
 from tasks.services.rental import LOOKS, BudgetSpent, Journal, Limits, Rental, TrainingFailed, one_controller
 from tasks.services.tracking import Standing, TrackingUnavailable
@@ -545,19 +545,31 @@ def test_a_controller_that_follows_a_living_one_waits_for_its_end(tmp_path):
             assert other.wait(5) == 0
 
 
+def attempt(chain, number):
+    return Attempt(chain, f"{chain}{number}", number, most=100, most_per_day=100)
+
+
 def test_a_crash_that_is_reported_after_the_end_of_the_launch_rents_nothing(tmp_path):
     journal = Journal(tmp_path / "rented.jsonl")
-    for chain in ("first", "first", "of a person"):
-        journal.answer(chain)
+    for this in (attempt("first", 1), attempt("first", 2), attempt("of a person", 1)):
+        journal.answer(this)
     market = Market([["running", "done"]])
 
     rental(market, tmp_path).carry_out()
 
     again = Journal(tmp_path / "rented.jsonl")
     for chain in ("first", "of a person"):
-        with pytest.raises(Duplicate, match=f"the launch of chain {chain} has come to its end already"):
-            again.answer(chain)
-    again.answer("another")
+        with pytest.raises(Duplicate, match=f"the launch of chain {chain} has come to its end already; .* new run"):
+            again.answer(attempt(chain, 2))
+    again.answer(attempt("another", 2))
+
+
+def test_the_first_of_a_chain_may_be_run_again_by_a_person_and_is_followed_again(tmp_path):
+    Journal(tmp_path / "rented.jsonl").answer(attempt("first", 1))
+    rental(Market([["running", "done"]]), tmp_path).carry_out()
+
+    for number in (1, 2):
+        Journal(tmp_path / "rented.jsonl").answer(attempt("first", number))
 
 
 def test_a_chain_that_gives_up_leaves_no_machine(tmp_path):
