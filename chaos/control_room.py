@@ -17,12 +17,12 @@ from typing import Any
 import httpx
 
 from flows import ROOT
-from flows.automations import ENDS
+from flows.automations import ENDS, RETRIED
 from flows.chain import DUPLICATE
 from flows.server import QUIET
 
 DEPLOYMENT = "train-pipeline/train-pipeline"
-FLOWS = ["train-pipeline", "train-on-vast"]
+FLOWS = [retried.flow for retried in RETRIED]
 FINAL = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 
 

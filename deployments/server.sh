@@ -7,9 +7,9 @@ export DO_NOT_TRACK=1 PREFECT_SERVER_ANALYTICS_ENABLED=false PREFECT_PLUGINS_ENA
 export PREFECT_SERVER_UI_API_URL="http://127.0.0.1:$port/api"
 # How often a run that waits for another asks again whether that has ended; 30 unless told.
 export PREFECT_SERVER_DEPLOYMENTS_CONCURRENCY_SLOT_WAIT_SECONDS=5
-# Nobody may read the terminal: a group in the background that does is stopped. Hence /dev/null.
 trap 'kill $(jobs -p) 2> /dev/null; wait' EXIT
 trap 'exit 0' INT TERM
+# Nobody may read the terminal: a group in the background that does is stopped. Hence /dev/null.
 python3 -m prefect --no-prompt server start --host 127.0.0.1 --port "$port" < /dev/null &
 server=$!
 export PREFECT_API_URL="http://127.0.0.1:$port/api"

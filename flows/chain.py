@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import State
 from prefect.runtime import deployment, flow_run
+from prefect.states import Cancelled
 from pydantic import BaseModel, ValidationError
 
 from flows.request import first_fault
 from flows.server import LOGGERS
-from tasks.services.attempts import Attempt
+from tasks.services.attempts import Attempt, Duplicate, GaveUp
 from ups_models.errors import BadInput
 
 Request = TypeVar("Request", bound=BaseModel)
@@ -72,6 +74,11 @@ def attempt_of(chain: str | None, number: int, most: int, most_per_day: int = MO
     attempt = Attempt(chain or identity[:ID_LENGTH], identity, number, most, most_per_day)
     _tag(f"chain:{attempt.chain}")
     return attempt
+
+
+def ended(error: GaveUp | Duplicate) -> State:
+    """The final state of an attempt that made no sense."""
+    return Cancelled(name=GAVE_UP if isinstance(error, GaveUp) else DUPLICATE, message=str(error))
 
 
 def _request() -> Mapping[str, Any]:

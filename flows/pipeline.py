@@ -17,10 +17,10 @@ if __name__ == "__main__":
 
 from prefect import flow
 from prefect.client.schemas.objects import State
-from prefect.states import Cancelled, Failed
+from prefect.states import Failed
 from pydantic import Field
 
-from flows.chain import BAD_INPUT, DUPLICATE, GAVE_UP, MOST, attempt_of, checked, log_to_prefect, run_name
+from flows.chain import BAD_INPUT, MOST, attempt_of, checked, ended, log_to_prefect, run_name
 from flows.remote import restore_checkpoints
 from flows.request import TrainRequest, resolve
 from flows.server import is_temporary
@@ -59,10 +59,8 @@ def train_pipeline(
     try:
         this = attempt_of(chain, attempt, max_attempts, max_attempts_per_day)
         return carry_out(checked(TrainRequest, request), this)
-    except GaveUp as error:
-        return Cancelled(name=GAVE_UP, message=str(error))
-    except Duplicate as error:
-        return Cancelled(name=DUPLICATE, message=str(error))
+    except (GaveUp, Duplicate) as error:
+        return ended(error)
     except BadInput as error:
         return Failed(name=BAD_INPUT, message=str(error), data=error)
 

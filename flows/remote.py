@@ -4,10 +4,9 @@ from typing import Annotated
 
 from prefect import flow
 from prefect.client.schemas.objects import State
-from prefect.states import Cancelled
 from pydantic import Field
 
-from flows.chain import DUPLICATE, GAVE_UP, MOST, attempt_of, checked, log_to_prefect, remote_name
+from flows.chain import MOST, attempt_of, checked, ended, log_to_prefect, remote_name
 from flows.launch import LaunchRequest, carry_out
 from flows.request import TrainRequest, resolve
 from flows.server import is_temporary
@@ -60,7 +59,5 @@ def train_on_vast(
             return str(carry_out(request, attempt=this).path)
         with board() as shown:
             return str(carry_out(request, lambda job, cfg: RemoteStages(shown, cfg, job.status), this).path)
-    except GaveUp as error:
-        return Cancelled(name=GAVE_UP, message=str(error))
-    except Duplicate as error:
-        return Cancelled(name=DUPLICATE, message=str(error))
+    except (GaveUp, Duplicate) as error:
+        return ended(error)

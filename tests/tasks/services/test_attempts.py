@@ -17,8 +17,8 @@ def began(place, age_s=60.0, number=1, run="run"):
     return {"event": "began", "place": place, "time": NOW - age_s, "attempt": number, "run": run}
 
 
-def failed(place, error, number=1):
-    return {"event": "failed", "place": place, "error": error, "time": NOW, "attempt": number, "run": "run"}
+def failed(place, error):
+    return {"event": "failed", "place": place, "error": error, "time": NOW, "attempt": 1, "run": "run"}
 
 
 def test_the_first_attempt_and_one_after_progress_do_not_wait():
