@@ -17,6 +17,7 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import ArtifactCreate, ArtifactUpdate
 from prefect.exceptions import PrefectException
 from prefect.runtime import flow_run
+from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from tasks.services.history import Row
 from tasks.services.overview import Cells, keep_picture, report_in, rows_in, rows_of
@@ -44,10 +45,14 @@ class Shown:
 
 
 class Board:
-    """Artifacts of one flow run, sent by a thread of their own: a server that is slow or gone holds up nothing."""
+    """Artifacts of one flow run, sent by a thread of their own: a server that is slow or gone holds up nothing.
+
+    They go to the server of the moment it is made, whatever becomes of the environment while one is under way.
+    """
 
     def __init__(self, flow_run_id: UUID, *, close_within_s: float = CLOSE_WITHIN_S) -> None:
         self.flow_run_id, self.close_within_s = flow_run_id, close_within_s
+        self.server = PREFECT_API_URL.value()
         self.waiting: dict[str, Shown] = {}
         self.known: dict[str, UUID] = {}
         self.failed = False
@@ -94,7 +99,7 @@ class Board:
                     self.changed.notify_all()
 
     def _send(self, key: str, shown: Shown) -> None:
-        with get_client(sync_client=True) as client:
+        with temporary_settings({PREFECT_API_URL: self.server}), get_client(sync_client=True) as client:
             if key in self.known:
                 client.update_artifact(self.known[key], ArtifactUpdate(data=shown.data, description=shown.description))
                 return

@@ -7,6 +7,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from tasks.artifacts import Board, RemoteStages, Shown, ShownTracker
 from tasks.services.overview import keep_picture, report_in, rows_in
@@ -113,9 +114,12 @@ def test_wandb_that_does_not_answer_changes_nothing_in_the_table(smoke):
     assert board.shown == {}
 
 
-def test_a_server_that_is_gone_holds_up_nothing(monkeypatch):
-    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
-    board, started = Board(uuid4(), close_within_s=1.0), time.monotonic()
+NOBODY = {PREFECT_API_URL: "http://127.0.0.1:9/api"}
+
+
+def test_a_server_that_is_gone_holds_up_nothing():
+    with temporary_settings(NOBODY):
+        board, started = Board(uuid4(), close_within_s=1.0), time.monotonic()
 
     for key in ("one", "two", "one"):
         board.put(key, Shown("markdown", "text", "description"))
@@ -124,4 +128,15 @@ def test_a_server_that_is_gone_holds_up_nothing(monkeypatch):
 
     assert given < 0.5
     assert time.monotonic() - started < 5
-    assert board.waiting == {}  # the thread begins nothing more
+    board.thread.join(60)
+    assert not board.thread.is_alive()  # nothing is begun once it is closed
+
+
+def test_what_is_sent_goes_to_the_server_that_the_board_was_made_for():
+    with temporary_settings(NOBODY):
+        board = Board(uuid4(), close_within_s=60.0)
+
+    board.put("one", Shown("markdown", "text", "description"))  # asked now, Prefect would start a server of its own
+    board.close()
+
+    assert board.failed  # nobody listens at the first address
