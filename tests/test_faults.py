@@ -273,7 +273,7 @@ def test_sigterm_stops_within_seconds_and_loses_no_step(tmp_path, log, smoke, re
     code = end(child, 0.05, signal.SIGTERM).code
 
     assert code == STOPPED
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 10  # what docker stop grants
     finish(tmp_path, log, smoke, reference)
 
 
