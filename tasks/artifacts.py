@@ -13,7 +13,7 @@ from typing import Any
 from uuid import UUID
 
 import httpx
-from prefect.client.orchestration import get_client
+from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import ArtifactCreate, ArtifactUpdate
 from prefect.exceptions import PrefectException
 from prefect.runtime import flow_run
@@ -80,37 +80,39 @@ class Board:
             self.waiting.clear()
 
     def _work(self) -> None:
-        while True:
-            with self.changed:
-                self.changed.wait_for(lambda: self.waiting or self.closing)
-                if not self.waiting:
-                    return
-                key = next(iter(self.waiting))
-                shown, self.busy = self.waiting.pop(key), True
-            try:
-                self._send(key, shown)
-            except (httpx.HTTPError, PrefectException) as error:
-                if not self.failed:
-                    logger.warning("Prefect does not take what it should show: %s", type(error).__name__)
-                self.failed = True
-            finally:
-                with self.changed:
-                    self.busy = False
-                    self.changed.notify_all()
-
-    def _send(self, key: str, shown: Shown) -> None:
         with temporary_settings({PREFECT_API_URL: self.server}), get_client(sync_client=True) as client:
-            if key in self.known:
-                client.update_artifact(self.known[key], ArtifactUpdate(data=shown.data, description=shown.description))
-                return
-            made = ArtifactCreate(
-                key=key,
-                type=shown.kind,
-                data=shown.data,
-                description=shown.description,
-                flow_run_id=self.flow_run_id,
-            )
-            self.known[key] = client.create_artifact(made).id
+            while (taken := self._next()) is not None:
+                try:
+                    self._send(client, *taken)
+                except (httpx.HTTPError, PrefectException) as error:
+                    if not self.failed:
+                        logger.warning("Prefect does not take what it should show: %s", type(error).__name__)
+                    self.failed = True
+
+    def _next(self) -> tuple[str, Shown] | None:
+        """What is sent next; None once it is closed and nothing waits."""
+        with self.changed:
+            self.busy = False
+            self.changed.notify_all()
+            self.changed.wait_for(lambda: self.waiting or self.closing)
+            if not self.waiting:
+                return None
+            self.busy = True
+            key = next(iter(self.waiting))
+            return key, self.waiting.pop(key)
+
+    def _send(self, client: SyncPrefectClient, key: str, shown: Shown) -> None:
+        if key in self.known:
+            client.update_artifact(self.known[key], ArtifactUpdate(data=shown.data, description=shown.description))
+            return
+        made = ArtifactCreate(
+            key=key,
+            type=shown.kind,
+            data=shown.data,
+            description=shown.description,
+            flow_run_id=self.flow_run_id,
+        )
+        self.known[key] = client.create_artifact(made).id
 
 
 class ShownTracker(Tracker):
