@@ -375,20 +375,27 @@ def _destroy(arguments: argparse.Namespace) -> int:
     from flows.show import say
     from flows.show_launch import instance_table, our_instances, provider_named
 
+    if not (arguments.all_mine or arguments.ids):
+        raise BadInput("name an instance, or --all-mine; `ups instances` lists them")
     ours = our_instances(arguments.provider, arguments.run_dir)
     chosen = [one for one in ours if arguments.all_mine or one.id in arguments.ids]
     strangers = sorted(set(arguments.ids) - {one.id for one in ours})
     if strangers:
         raise BadInput(f"instance {strangers[0]}: is none of ours; `ups instances` lists them")
-    if not chosen:
-        raise BadInput("name an instance, or --all-mine; `ups instances` lists them")
     say(instance_table(chosen))
-    if not arguments.yes and input("Destroy? [y/N] ").strip().lower() not in ("y", "yes"):
+    if not (arguments.yes or (chosen and _agreed("Destroy?"))):
         return 0
     for one in chosen:
         provider_named(arguments.provider, arguments.run_dir).give_back(one.id)
         sys.stdout.write(f"{one.id}: gone\n")
     return 0
+
+
+def _agreed(question: str) -> bool:
+    try:
+        return input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
+    except EOFError:
+        raise BadInput("nobody is there to answer; --yes does it without asking") from None
 
 
 def _deploy(arguments: argparse.Namespace) -> int:

@@ -89,6 +89,7 @@ def command(*start: str, **environment: str) -> Cli:
             [sys.executable, *start, *arguments],
             cwd=cwd,
             env={**os.environ, **UNTRACKED, **environment},
+            stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
             timeout=240,

@@ -195,6 +195,21 @@ def test_our_instances_are_listed_and_destroyed_and_no_others(ups_there, cloud, 
     assert [one.id for one in cloud.live()] == [rented[2]]
 
 
+def test_where_nothing_is_ours_there_is_nothing_to_destroy_and_nothing_to_ask(ups_there, tmp_path):
+    gone = ups_there("destroy", "--all-mine", cwd=tmp_path)
+
+    assert (gone.returncode, gone.stdout) == (0, "no instances\n")
+
+
+def test_a_script_that_cannot_be_asked_destroys_nothing_and_says_why(ups_there, cloud, tmp_path, rented):
+    done = ups_there("destroy", "--all-mine", cwd=tmp_path)
+
+    assert done.returncode == 2
+    assert "--yes" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert len(cloud.live()) == 3
+
+
 def test_destroying_asks_first(cloud, tmp_path, rented):
     asked = subprocess.run(
         [sys.executable, "-m", "flows.cli", "destroy", str(rented[0])],
