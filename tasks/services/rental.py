@@ -30,14 +30,16 @@ from tasks.services.vast import (
     Wanted,
 )
 from ups_models.errors import BadInput, UPSError
+from ups_models.files import write_text
 
 logger = logging.getLogger(__name__)
 
 NO_CUDA, NOT_FETCHED, PREEMPTED, BAD_INPUT = 76, 77, 75, 2
 FAULTS_OF_THE_MACHINE = {NO_CUDA: "had no CUDA device", NOT_FETCHED: "could not fetch or install its job"}
-MARK = "ups-onstart: exit "
+ONSTART = "ups-onstart: "
+MARK = f"{ONSTART}exit "
 LOOKS = 3
-LOG_LINES = 8
+LOG_LINES, LAST_WORDS = 8, 300
 
 End = Literal["lost", "broken", "preempted", "failed"]
 
@@ -225,6 +227,7 @@ class Rental:
     failed_at: tuple[str, int] | None = None
     ended_at: tuple[str, int] = ("", 0)
     log: list[str] = field(default_factory=list)
+    last_words: str = ""
     kept: bool = False
 
     def carry_out(self) -> None:
@@ -252,16 +255,18 @@ class Rental:
             self._require_budget()
             if instance_id is None:
                 instance_id = self._rent()
-                self.log = []
+                self.log, self.last_words = [], ""
             end = self._watch(instance_id)
             if end is None:
                 self.kept = not self.auto_shutdown
                 if self.kept:
                     logger.warning("the training is complete; %s", self._kept(instance_id))
                 return
+            if end in ("failed", "broken"):
+                self._keep_log(instance_id)
             if end == "failed" and self.keep_on_failure:
                 self.kept = True
-                raise TrainingFailed(f"the training failed; {self._kept(instance_id)}")
+                raise TrainingFailed(f"the training failed{self.last_words}; {self._kept(instance_id)}")
             self._give_back(instance_id)
             instance_id = None
             self._count(end)
@@ -482,8 +487,20 @@ class Rental:
             self.errors += 1
             if self.hopeless or self.errors >= self.limits.max_errors:
                 why = self.hopeless or f"{self.errors} errors without progress, the last machine {self.fault}"
-                raise TrainingFailed(f"the training failed: {why}; see `ups status` and the W&B run")
+                raise TrainingFailed(f"the training failed: {why}{self.last_words or '; see the W&B run'}")
             self._wait(self.errors - 1)
+
+    def _keep_log(self, instance_id: int) -> None:
+        """What a machine wrote before it failed goes beside the journal: it says why, and is gone with the machine."""
+        text, generation = self.provider.logs(instance_id), self._generation_with(instance_id)
+        lines = [line for line in text.splitlines() if line.strip() and ONSTART not in line]
+        if not lines:
+            return
+        path = self.journal.path.with_name(f"machine-{generation}.log")
+        write_text(path, text)
+        last = "".join(letter if letter.isprintable() else " " for letter in lines[-1].strip())[:LAST_WORDS]
+        self.last_words = f"; its last line: {last}; the lines before it: {path}"
+        logger.warning("machine %d failed%s", generation, self.last_words)
 
     def _kept(self, instance_id: int) -> str:
         machine = self.journal.machines[self._generation_with(instance_id)]

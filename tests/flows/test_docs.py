@@ -49,15 +49,15 @@ def prefect_alone(tmp_path_factory):
 def checkout(tmp_path):
     """The repository as a clone of it would be, whose configs take seconds."""
     root = tmp_path / "a checkout"
-    listed = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=ROOT, capture_output=True, check=True
-    )
+    listing = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    listed = subprocess.run(listing, cwd=ROOT, capture_output=True, check=True)
     for name in filter(None, listed.stdout.decode().split("\0")):
         if (ROOT / name).exists():
             (root / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, root / name)
+    smoke = (ROOT / "configs" / "smoke.yaml").read_text("utf-8").replace("{threads: 1}", "{threads: 1, device: cpu}")
     for name in OF_SECONDS:
-        shutil.copy2(ROOT / "configs" / "smoke.yaml", root / "configs" / name)
+        (root / "configs" / name).write_text(smoke, encoding="utf-8")
     subprocess.run(["git", "init", "--quiet", str(root)], check=True)
     (root / ".venv").symlink_to(sys.prefix)
     return root
@@ -66,22 +66,30 @@ def checkout(tmp_path):
 @pytest.fixture
 def environment(tmp_path, prefect_alone, wandb_environment):
     """Of a reader with accounts, in an active environment."""
-    with VastEmulator(tmp_path / "cloud", api_key=VAST_KEY) as vast:
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    with VastEmulator(tmp_path / "cloud", api_key=VAST_KEY, instance_path=path) as vast:
         vast.default_market()
         account = {"VAST_URL": vast.url, "VAST_API_KEY": VAST_KEY, "HOME": str(tmp_path)}
-        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         yield {**prefect_alone, **wandb_environment, **account, "PATH": path}
         assert vast.live() == []
 
 
 def filled(command, checkout):
     """The command with what a reader puts in: its own run, its own files."""
-    runs = [json.loads(path.read_text("utf-8"))["wandb"]["id"] for path in checkout.glob("checkpoints/*status.json")]
-    own = {"CONFIG": "configs/smoke.yaml", "C": "configs/smoke.yaml", "RUN_DIR": ".", "/runs/a": str(checkout / "a")}
-    own |= {name: run for run in runs for name in ("RUN", "train-20251028_120000")}
+    config, run = f"configs/{OF_SECONDS[0]}", run_of(checkout)
+    own = {"CONFIG": config, "C": config, "RUN_DIR": ".", "/runs/a": str(checkout / "a")}
+    own |= dict.fromkeys(("RUN", "train-20251028_120000"), run)
     for name, value in own.items():
         command = re.sub(rf'(?<=[ "]){name}(?=[ "]|$)', value, command)
     return command
+
+
+def run_of(checkout):
+    """The W&B run of what was trained in the checkout, or from there on a machine; empty before that."""
+    journal, status = checkout / "rented.jsonl", checkout / "checkpoints" / "stage_status.json"
+    if journal.exists():
+        return json.loads(journal.read_text("utf-8").splitlines()[0])["job"]["run"]
+    return json.loads(status.read_text("utf-8"))["wandb"]["id"] if status.exists() else ""
 
 
 @pytest.mark.slow

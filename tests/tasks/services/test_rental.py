@@ -38,6 +38,7 @@ class Market:
     outcome: tuple[int, int] | None = None
     step: int = 0
     environments: list[dict[str, str]] = field(default_factory=list)
+    log: str = ""
 
     run_id = "r1"
 
@@ -94,7 +95,7 @@ class Market:
         return [one for one in self.live.values() if one.label.startswith(prefix)]
 
     def logs(self, instance_id):
-        return ""
+        return self.log
 
     def give_back(self, instance_id):
         if self.destroy_raises:
@@ -128,6 +129,15 @@ def rental(market, tmp_path, **options):
 
 def events(tmp_path):
     return [json.loads(line)["event"] for line in (tmp_path / "rented.jsonl").read_text("utf-8").splitlines()]
+
+
+def test_a_machine_that_fails_leaves_its_log_and_its_last_line_is_said(tmp_path):
+    market = Market([["running", "exit 2"]], log="fetching\nups: no \x1b[31mfield\nups-onstart: exit 2 generation 1\n")
+
+    with pytest.raises(TrainingFailed, match=r"bad input; its last line: ups: no  \[31mfield; .*machine-1\.log"):
+        rental(market, tmp_path).carry_out()
+
+    assert (tmp_path / "machine-1.log").read_text("utf-8") == market.log
 
 
 def test_a_training_that_is_left_alone_takes_one_machine_and_gives_it_back(tmp_path):
