@@ -32,7 +32,6 @@ logger = logging.getLogger(__name__)
 STAGES, REPORT = "stage-status", "pipeline-report"
 UPDATE_EVERY_S, ASK_EVERY_S = 5.0, 30.0
 CLOSE_WITHIN_S = 10.0
-PICTURE = "horizon"
 
 
 @dataclass(frozen=True)
@@ -146,17 +145,13 @@ class ShownTracker(Tracker):
         self._stages()
 
     def report(self, gather: Callable[[], Reported]) -> None:
-        """The report; its pictures are drawn once for all who show them."""
-        drawn: list[Reported] = []
+        """The report, and one picture of it."""
+        from tasks.services.evaluation import rollout_picture
 
-        def gather_once() -> Reported:
-            if not drawn:
-                drawn.append(gather())
-            return drawn[0]
-
-        self.inner.report(gather_once)
-        if PICTURE in gather_once().images:
-            keep_picture(self.run, gather_once().images[PICTURE])
+        self.inner.report(gather)
+        picture = rollout_picture(self.run)
+        if picture is not None:
+            keep_picture(self.run, picture)
 
     def preempted(self) -> None:
         """Seconds are left: the UI has what it has."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -80,20 +80,28 @@ class Picture:
 
 
 def pictures(
-    result: Result, arrays: Arrays, history: History, image_format: Literal["svg", "png"] = "svg"
+    result: Result,
+    arrays: Arrays,
+    history: History,
+    image_format: Literal["svg", "png"] = "svg",
+    only: Collection[str] | None = None,
 ) -> dict[str, tuple[Picture, ...]]:
-    """All figures that the input allows, by section."""
+    """All figures that the input allows, by section; or those of the sections in `only`."""
+    makers: dict[str, Callable[[], list[Picture | None]]] = {
+        "panels": lambda: [space_time(arrays)],
+        "horizon": lambda: [error_by_horizon(result)],
+        "spectrum": lambda: [spectra(arrays)],
+        "ensemble": lambda: [rank_histograms(result), reliability(result)],
+        "members": lambda: [ensemble_example(arrays)],
+        "darcy": lambda: [darcy_samples(arrays)],
+        "training": lambda: [loss_curves(history)],
+    }
     with mpl.rc_context({**STYLE, "savefig.format": image_format}):
-        found = {
-            "panels": [space_time(arrays)],
-            "horizon": [error_by_horizon(result)],
-            "spectrum": [spectra(arrays)],
-            "ensemble": [rank_histograms(result), reliability(result)],
-            "members": [ensemble_example(arrays)],
-            "darcy": [darcy_samples(arrays)],
-            "training": [loss_curves(history)],
+        return {
+            section: tuple(picture for picture in make() if picture is not None)
+            for section, make in makers.items()
+            if only is None or section in only
         }
-    return {section: tuple(p for p in drawn if p is not None) for section, drawn in found.items()}
 
 
 def space_time(arrays: Arrays) -> Picture | None:

@@ -7,7 +7,7 @@ import json
 import logging
 import platform
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,8 @@ from ups_models.specs import SPECS
 from ups_models.stages import STAGES
 
 logger = logging.getLogger(__name__)
+
+ROLLOUT_SECTION = "horizon"
 
 
 def evaluate_run(name: str, cfg: PipelineConfig, settings: EvalConfig, run: RunDir) -> Figures:
@@ -166,13 +168,21 @@ def reported(run: RunDir) -> Reported:
     """What was evaluated, for a tracker."""
     report = report_of(run)
     results = {str(result["name"]): result for result in (report.small, report.full) if result is not None}
-    drawn = pictures(report.full or report.small or {}, report.arrays, report.history, "png")
-    images = {
+    return Reported(results, _images(report), (run.reports / "report.html").read_text("utf-8"))
+
+
+def rollout_picture(run: RunDir) -> bytes | None:
+    """The error of the rollout over time, as PNG; None where no operator was evaluated."""
+    return _images(report_of(run), only=[ROLLOUT_SECTION]).get(ROLLOUT_SECTION)
+
+
+def _images(report: ReportInput, only: Collection[str] | None = None) -> dict[str, bytes]:
+    drawn = pictures(report.full or report.small or {}, report.arrays, report.history, "png", only)
+    return {
         f"{section}{number or ''}": picture.image
         for section, found in drawn.items()
         for number, picture in enumerate(found)
     }
-    return Reported(results, images, (run.reports / "report.html").read_text("utf-8"))
 
 
 def report_of(run: RunDir) -> ReportInput:

@@ -12,6 +12,7 @@ from tasks.services.history import History
 from tasks.services.run_dir import RunDir
 from tasks.services.status import EVALUATIONS, EvaluationRecord, StageRecord, Status, StatusStore
 from ups_models.config import PipelineConfig
+from ups_models.files import write_atomically
 from ups_models.specs import SPECS
 
 NOTHING = "\N{EN DASH}"
@@ -40,7 +41,7 @@ def rows_in(cfg: PipelineConfig, run: RunDir) -> list[Cells]:
 
 def keep_picture(run: RunDir, picture: bytes) -> None:
     """Keep the picture that `report_in` shows."""
-    (run.reports / PICTURE).write_bytes(picture)
+    write_atomically(run.reports / PICTURE, lambda file: file.write(picture))
 
 
 def report_in(run: RunDir) -> str:
