@@ -17,6 +17,8 @@ from ups_models.config import PipelineConfig, load_config
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
 CANARY_KEY = "canary0key0that0nobody0must0ever0find00f"
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # pytest was started by a script's `&`, and would hand that on
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 UNTRACKED = {"WANDB_MODE": "disabled"}  # whatever key the machine has: a test talks to loopback alone
 
 

@@ -2,12 +2,11 @@
 
 import fcntl
 import os
+import signal
 import socket
 import subprocess
-import sys
 import termios
 import time
-from pathlib import Path
 
 import pytest
 
@@ -15,6 +14,8 @@ from flows import ROOT
 from flows.server import has_server, temporary_server
 from tasks.services.local_provider import marked_processes
 
+STARTED = " started!"
+"""What a worker says."""
 PROFILES = """
 active = "{active}"
 
@@ -61,38 +62,62 @@ def test_a_configured_server_is_left_alone(home, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("when", ["Configure Prefect", " started!"])
+@pytest.mark.parametrize("when", ["Configure Prefect", STARTED])
 def test_ctrl_c_ends_the_server_the_worker_and_the_watch_of_make_server(tmp_path, when):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    environment = {**os.environ, "PATH": path, "PORT": port, "PREFECT_HOME": str(tmp_path), "PYTHONPATH": str(ROOT)}
     keyboard, terminal = os.openpty()
-    said = tmp_path / "said"
-    with said.open("wb") as log:
-        script = subprocess.Popen(
-            [str(ROOT / "deployments" / "server.sh")],
-            env=environment, cwd=tmp_path, stdin=terminal, stdout=log, stderr=log, start_new_session=True,
-            preexec_fn=_take_terminal,  # noqa: PLW1509 - no threads run yet
-        )  # fmt: skip
+    script, said = make_server(tmp_path, stdin=terminal, preexec_fn=_take_terminal)
 
     try:
-        deadline = time.monotonic() + 120
-        while when not in said.read_text() and time.monotonic() < deadline:
-            time.sleep(0.2)
+        until(when, said)
         os.write(keyboard, b"\x03")
-        code = script.wait(60)
+        script.wait(60)
     finally:
         script.terminate()
         os.close(keyboard)
         os.close(terminal)
 
-    assert code in {0, 130}
     assert when in said.read_text()
     assert marked_processes(f"PREFECT_HOME={tmp_path}") == []
+
+
+@pytest.mark.slow
+def test_sigterm_ends_them_even_where_a_script_started_them_in_the_background(tmp_path):
+    script, said = make_server(tmp_path, stdin=subprocess.DEVNULL, preexec_fn=_ignore_sigint)
+
+    until(STARTED, said)
+    script.terminate()
+    script.wait(60)
+
+    assert STARTED in said.read_text()
+    assert marked_processes(f"PREFECT_HOME={tmp_path}") == []
+
+
+def make_server(home, **options):
+    """`make server` on a port of its own, in a session of its own; the process, and the file of what it says."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    environment = {**os.environ, "PORT": port, "PREFECT_HOME": str(home), "PYTHONPATH": str(ROOT)}
+    command = ["make", "-C", str(ROOT), "--old-file", ".venv/.stamp-installed", "server"]
+    said = home / "said"
+    with said.open("wb") as log:
+        script = subprocess.Popen(
+            command, env=environment, stdout=log, stderr=log, start_new_session=True, **options
+        )  # fmt: skip
+    return script, said
+
+
+def until(words, said):
+    """Wait for the words, for two minutes at most."""
+    deadline = time.monotonic() + 120
+    while words not in said.read_text() and time.monotonic() < deadline:
+        time.sleep(0.2)
 
 
 def _take_terminal():
     """Make standard input the terminal of this session, whose Ctrl-C is a signal."""
     fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
+
+def _ignore_sigint():
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
