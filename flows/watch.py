@@ -10,10 +10,10 @@ from uuid import UUID
 import httpx
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.filters import FlowRunFilter
-from prefect.client.schemas.objects import FlowRun, StateType
+from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.client.schemas.responses import SetStateStatus
 from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
-from prefect.states import Crashed
+from prefect.states import Cancelled, Crashed
 
 from flows.automations import RETRIED, Retried
 from flows.control import address, asked, automation_named
@@ -22,6 +22,8 @@ from ups_models.errors import BadInput, UPSError
 LOOK_BACK = timedelta(days=1)
 STARTING = 10
 """A run that a worker took and that does not begin for so many times the patience will never begin."""
+HEARD = (StateType.RUNNING, StateType.CANCELLING)
+"""States in which a run sends heartbeats."""
 PAGE = 200
 REFUSALS = (httpx.codes.CONFLICT, httpx.codes.UNPROCESSABLE_ENTITY)
 """What the server answers to parameters that its deployment does not take."""
@@ -50,7 +52,7 @@ def watch(say: Callable[[str], None], *, every_s: float, patience_s: float, once
 
 
 def look_after(client: SyncPrefectClient, patience_s: float, answers_for_s: float) -> Iterator[str]:
-    """Call crashed what vanished, and begin again what died, where its automation is on and late; says what it did.
+    """End what vanished, and begin again what died, where its automation is on and late; says what it did.
 
     Heartbeats are not heard while the server is down: it must have answered for as long as a run may be silent.
     """
@@ -61,8 +63,9 @@ def look_after(client: SyncPrefectClient, patience_s: float, answers_for_s: floa
             continue
         silent_s = _enabled(client, retried.vanished).get("trigger", {}).get("within")
         if silent_s is not None and answers_for_s > silent_s + patience_s:
-            limits = {StateType.RUNNING: silent_s + patience_s, StateType.PENDING: STARTING * patience_s}
-            yield from _call_crashed(client, deployment, limits)
+            silent_s += patience_s
+            limits = {StateType.PENDING: STARTING * patience_s, **dict.fromkeys(HEARD, silent_s)}
+            yield from _end_silent(client, deployment, limits)
         if _enabled(client, retried.again):
             yield from _begin_again(client, retried, deployment, timedelta(seconds=patience_s))
 
@@ -89,19 +92,22 @@ def _enabled(client: SyncPrefectClient, name: str) -> dict[str, Any]:
     return automation if automation is not None and automation["enabled"] else {}
 
 
-def _call_crashed(client: SyncPrefectClient, deployment: UUID, limits: Mapping[StateType, float]) -> Iterator[str]:
+def _end_silent(client: SyncPrefectClient, deployment: UUID, limits: Mapping[StateType, float]) -> Iterator[str]:
     for kind, limit_s in limits.items():
         for run in _runs(client, deployment, state={"type": {"any_": [kind]}}):
-            seen = last_seen(run, _heartbeat(client, run))
+            seen = last_seen(run, _heartbeat(client, run) if kind in HEARD else None)
             silent_s = (datetime.now(UTC) - seen).total_seconds() if seen is not None else 0.0
-            if silent_s > limit_s and _crash(client, run, f"no sign of life for {silent_s:.0f} s"):
-                yield f"{run.name}: no sign of life for {silent_s:.0f} s: crashed"
+            said = f"no sign of life for {silent_s:.0f} s"
+            # One that a person cancelled must not be tried again; its worker, which should have ended it, is gone.
+            end: State[Any] = (Cancelled if kind == StateType.CANCELLING else Crashed)(message=said)
+            if silent_s > limit_s and _taken(client, run, end):
+                yield f"{run.name}: {said}: {str(end.name).lower()}"
 
 
-def _crash(client: SyncPrefectClient, run: FlowRun, message: str) -> bool:
+def _taken(client: SyncPrefectClient, run: FlowRun, end: State) -> bool:
     """Whether the server takes it: the run may have ended, or be gone, by now."""
     try:
-        return client.set_flow_run_state(run.id, Crashed(message=message)).status == SetStateStatus.ACCEPT
+        return client.set_flow_run_state(run.id, end).status == SetStateStatus.ACCEPT
     except ObjectNotFound:
         return False
 

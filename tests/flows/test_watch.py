@@ -116,10 +116,10 @@ def test_a_crash_that_cannot_be_answered_is_told_and_the_others_are_answered(roo
     assert [one["parameters"].get("attempt", 1) for one in room.runs(root=tmp_path)].count(2) == 1
 
 
-def test_a_run_that_went_silent_is_called_crashed_although_no_automation_did(room, tmp_path):
+def test_a_run_that_went_silent_is_ended_although_no_automation_did(room, tmp_path):
     switch(room, TRAIN.vanished, on=False)
     request = {"config": "configs/smoke.yaml", "run_dir": str(tmp_path)}
-    silent, mute, taken = runs = [room.run(request) for _ in range(3)]
+    silent, mute, taken, unwanted = runs = [room.run(request) for _ in range(4)]
     beat = {
         "event": "prefect.flow-run.heartbeat",
         "resource": {"prefect.resource.id": f"prefect.flow-run.{silent}"},
@@ -129,6 +129,8 @@ def test_a_run_that_went_silent_is_called_crashed_although_no_automation_did(roo
     room.ask("POST", "/events", json=[beat])
     for flow_run, state in ((silent, "RUNNING"), (mute, "RUNNING"), (taken, "PENDING")):
         put_into(room, flow_run, state)
+    for state in ("RUNNING", "CANCELLING"):
+        put_into(room, unwanted, state)
     began = time.monotonic()
     wanted = {"filter": {"event": {"name": [beat["event"]]}}}
     room.wait_for(lambda: room.ask("POST", "/events/filter", json=wanted)["total"] == 1)
@@ -139,16 +141,16 @@ def test_a_run_that_went_silent_is_called_crashed_although_no_automation_did(roo
         said = done.stdout.count("no sign of life for ")
         return said, [room.ask("GET", f"/flow_runs/{one}")["state"]["name"] for one in runs]
 
-    assert looked("--patience", "0.01") == (0, ["Running", "Running", "Pending"])
+    assert looked("--patience", "0.01") == (0, ["Running", "Running", "Pending", "Cancelling"])
     switch(room, TRAIN.vanished, on=True)
-    assert looked() == (0, ["Running", "Running", "Pending"])
+    assert looked() == (0, ["Running", "Running", "Pending", "Cancelling"])
     [rule] = [one for one in room.ask("POST", "/automations/filter", json={}) if one["name"] == TRAIN.vanished]
     shorter = {name: rule[name] for name in ("name", "description", "enabled", "trigger", "actions")}
     shorter["trigger"]["within"] = 10  # the least that Prefect takes
     room.ask("PUT", f"/automations/{rule['id']}", json=shorter)
     time.sleep(max(0.0, 10.5 - (time.monotonic() - began)))
-    assert looked("--patience", "0.01") == (2, ["Crashed", "Running", "Crashed"])
-    assert looked("--patience", "0.01") == (0, ["Crashed", "Running", "Crashed"])
+    assert looked("--patience", "0.01") == (3, ["Crashed", "Running", "Crashed", "Cancelled"])
+    assert looked("--patience", "0.01") == (0, ["Crashed", "Running", "Crashed", "Cancelled"])
 
 
 def test_a_server_that_does_not_answer_is_named_and_asked_again_unless_once(room):
