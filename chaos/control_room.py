@@ -91,11 +91,12 @@ class ControlRoom:
 
     def ask(self, method: str, path: str, **options: Any) -> Any:
         """A request to the API; its JSON. While SQLite is busy the server answers 503, and is asked again."""
-        for pause_s in (0.5, 1.0, 2.0, 4.0, 0.0):
-            answer = httpx.request(method, self.url + path, timeout=30, **options)
-            if answer.status_code != httpx.codes.SERVICE_UNAVAILABLE:
+        deadline = time.monotonic() + self.within_s
+        while True:
+            answer = httpx.request(method, self.url + path, timeout=120, **options)
+            if answer.status_code != httpx.codes.SERVICE_UNAVAILABLE or time.monotonic() > deadline:
                 break
-            time.sleep(pause_s)
+            time.sleep(0.5)
         answer.raise_for_status()
         return answer.json() if answer.content else None
 

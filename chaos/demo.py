@@ -85,7 +85,7 @@ def train_remotely(
             return remote.launch(scratch, environment, [*arguments, *QUICK])
 
         launch = start()
-        left, done, sets, most_live = list(disturbances), [], 0, 0
+        left, done, sets, most_live, heard = list(disturbances), [], 0, 0, 0
         dice, steps_lost, due = random.Random(seed), [], float("inf")
         deadline = time.monotonic() + TIMEOUT_S
         while launch.poll() is None and time.monotonic() < deadline:
@@ -93,11 +93,12 @@ def train_remotely(
             live, committed = cloud.live(), sets_in(wandb)
             most_live = max(most_live, len(live))
             ready = left and live and live[0].state == "running" and not live[0].offline and committed >= sets + 2
+            ready = ready and any(asked.endpoint == "show" for asked in cloud.requests[heard:])  # a controller watches
             due = min(due, time.monotonic() + dice.uniform(0, within_s)) if ready else float("inf")
             if time.monotonic() >= due:
                 done.append(left.pop(0))
                 launch = _disturb(done[-1], cloud, live[0].id, launch, start)
-                sets, due = sets_in(wandb), float("inf")
+                sets, due, heard = sets_in(wandb), float("inf"), len(cloud.requests)
                 if done[-1] == "outbid":
                     steps_lost.append(_steps_lost(live[0].home / "ups" / "run", wandb))
                 say(f"{done[-1]} (instance {live[0].id})")

@@ -89,6 +89,7 @@ class Runs:
         root.mkdir()
         words = [word for setting in _settings(steps) for word in ("--set", setting)]
         environment = {name: value for name, value in self.room.environment.items() if name != "PREFECT_API_URL"}
+        environment["PREFECT_HOME"] = str(root / "prefect")  # its own server must not open the database of the room
         subprocess.run(
             [sys.executable, str(ROOT / "flows" / "pipeline.py"), "--config", CONFIG, *words, "--run-dir", str(root)],
             env=environment,
@@ -213,10 +214,11 @@ def _saved_at(root: Path) -> int:
     """When a stage last saved its state or completed, in nanoseconds; 0: never."""
     checkpoints = root / "checkpoints"
     paths = [*(checkpoints / "resume").glob("*.pt"), *checkpoints.glob("*.pt")]
-    return max((_modified(path) for path in paths), default=0)
+    return max((modified(path) for path in paths), default=0)
 
 
-def _modified(path: Path) -> int:
+def modified(path: Path) -> int:
+    """When a file was last written, in nanoseconds; 0: it is not there."""
     try:
         return path.stat().st_mtime_ns
     except FileNotFoundError:

@@ -235,8 +235,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _put(self, path: str) -> None:
         kind, name = _storage_path(path)
-        faults = self.wandb.faults
-        self.wandb.wait(faults.upload_delay_s)
+        self.wandb.uploads_begun.append(kind)
+        self.wandb.wait(self.wandb.faults.upload_delay_s)
         if self.wandb.faults.refuse_uploads is not None:
             status = self.wandb.faults.refuse_uploads
             self._note(path, self._chunks())

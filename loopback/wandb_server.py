@@ -44,6 +44,8 @@ class WandbServer:
         self.store = Store()
         self.store.crash_after_s = crash_after_s
         self.received: list[Received] = []
+        self.uploads_begun: list[str] = []
+        """The kind of each."""
         self.uploads: list[Upload] = []
         self.errors: list[str] = []
         """What the server answered with a GraphQL error: a field it lacks, a version that is not there."""

@@ -9,12 +9,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from flows import ROOT
 from flows.server import QUIET
 from loopback.wandb_server import WandbServer, client_environment
 from ups_models.config import PipelineConfig, load_config
 
+settings.register_profile("ours", deadline=None, suppress_health_check=[HealthCheck.too_slow])  # no time is asserted
+settings.load_profile("ours")
 Cli = Callable[..., subprocess.CompletedProcess[str]]
 CANARY_KEY = "canary0key0that0nobody0must0ever0find00f"
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # pytest was started by a script's `&`, and would hand that on
@@ -115,7 +118,7 @@ def stopped_pipeline(prefect_server: dict[str, str]) -> Callable[..., tuple[int,
         *arguments: str,
         cwd: Path,
         number: signal.Signals = signal.SIGTERM,
-        after: str = "reports/metrics.jsonl",
+        after: str | Callable[[], bool] = "reports/metrics.jsonl",
         environment: dict[str, str] | None = None,
     ) -> tuple[int, str]:
         process = subprocess.Popen(
@@ -126,11 +129,16 @@ def stopped_pipeline(prefect_server: dict[str, str]) -> Callable[..., tuple[int,
             stderr=subprocess.PIPE,
             text=True,
         )
-        mark, deadline = cwd / after, time.monotonic() + 120
-        while not mark.exists() and process.poll() is None and time.monotonic() < deadline:
+        reached = (cwd / after).exists if isinstance(after, str) else after
+        deadline = time.monotonic() + 120
+        while not reached() and process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.05)
         process.send_signal(number)
-        _, stderr = process.communicate(timeout=60)
+        try:
+            _, stderr = process.communicate(timeout=120)
+        finally:
+            process.kill()
+            process.wait()
         return process.returncode, stderr
 
     return run

@@ -108,24 +108,29 @@ def test_a_stopped_process_keeps_its_run_and_goes_on(tmp_path, log, smoke, refer
 
 def test_a_child_that_outlives_its_killed_parent_is_named(tmp_path, log, smoke):
     run = run_in(tmp_path, smoke)
+    ours, theirs = os.pipe()
     holder = os.fork()
     if not holder:
         with owned(run):
-            if os.fork():
-                time.sleep(60)
-            time.sleep(6)
+            child = os.fork()
+            if child:
+                os.write(theirs, str(child).encode())
+            time.sleep(300)
         os._exit(0)
-    while not is_owned(run):
-        time.sleep(0.01)
-    time.sleep(0.2)
+    child = int(os.read(ours, 20))
+    os.close(ours)
+    os.close(theirs)
     os.kill(holder, signal.SIGKILL)
     os.waitpid(holder, 0)
 
-    with (
-        pytest.raises(BadInput, match=rf"process {holder} .* has ended, but a process that it left behind"),
-        owned(run),
-    ):
-        pytest.fail("two owners")
+    try:
+        with (
+            pytest.raises(BadInput, match=rf"process {holder} .* has ended, but a process that it left behind"),
+            owned(run),
+        ):
+            pytest.fail("two owners")
+    finally:
+        os.kill(child, signal.SIGKILL)
 
 
 def test_the_attempt_after_one_that_lives_waits_for_it_but_not_for_one_that_hangs(tmp_path, log, smoke):

@@ -93,22 +93,31 @@ def fill(ui, form):
     ui.until(lambda: ui.field("Config (Optional)").value(), "defaults")
 
 
-def tasks_of(ui, run, count):
-    """Name and state of each task, as the run's page tells them."""
+def see_tasks(ui, run, tasks):
+    """Wait until the run's page tells exactly these names and states of its tasks."""
     ui.open(run)
-    ui.until(lambda: ui.turned("Task Runs") and len(ui.rows()) == count, "a card for every task")
-    return {card[0]: card[1] for card in ui.rows()}
+
+    def told():
+        return ui.turned("Task Runs") and {card[0]: card[1] for card in ui.rows() if card[1:]} == tasks
+
+    ui.until(told, f"the tasks {tasks}")
 
 
-def runs_on(ui, page):
-    """Name and state of each flow run that a page lists, oldest first."""
+def see_attempts(ui, page, *wanted):
+    """(attempt, state) of each flow run that a page lists, once the wanted are among them."""
     ui.open(page)
 
-    def named():
-        cards = [(card[1], [line for line in card if line in STATES]) for card in reversed(ui.rows())]
-        return [(name, states[0]) for name, states in cards] if all(states for _, states in cards) else []
+    def told():
+        found = [attempt_of(card) for card in ui.rows()]
+        return found if set(wanted) <= set(found) else []
 
-    return ui.until(named, "runs, each with its state")
+    return ui.until(told, f"the attempts {wanted}")
+
+
+def attempt_of(card):
+    """What a card says of its run, as far as it is there."""
+    numbers = [int(found[1]) for line in card if (found := re.search(r" · attempt (\d+) · ", line))]
+    return next(iter(numbers), 0), next((line for line in card if line in STATES), "")
 
 
 def test_the_form_shows_every_field_with_its_meaning_and_its_default(ui, form):
@@ -141,12 +150,11 @@ def test_the_form_refuses_a_value_that_makes_no_sense_and_says_why(ui, form, roo
 
 
 def test_the_page_of_a_run_shows_its_name_its_state_and_its_stages(ui, finished):
-    tasks = tasks_of(ui, finished, len(TASKS))
+    see_tasks(ui, finished, dict.fromkeys(TASKS, "Completed"))
     ui.picture("run-tasks")
 
+    ui.until(lambda: f"{len(TASKS)} Task runs" in ui.heading(), "the number of tasks")
     assert "smoke in smoke · attempt 1" in ui.heading()
-    assert f"{len(TASKS)} Task runs" in ui.heading()
-    assert tasks == dict.fromkeys(TASKS, "Completed")
 
 
 def test_the_timeline_of_a_run_has_bars_in_the_colour_of_what_is_completed(ui, finished):
@@ -199,19 +207,13 @@ def test_a_second_run_of_a_directory_says_what_it_skipped_and_why(ui, room, root
     ui.open(again)
     ui.until(lambda: "Completed" in ui.heading(), "a run that is done", A_RUN_S)
 
-    tasks = tasks_of(ui, again, len(WORK))
+    see_tasks(ui, again, dict.fromkeys(WORK, "Skipped"))
     ui.picture("run-skipped")
     ui.until(lambda: ui.turned("Logs") and "Skipped('full_eval: " in ui.text(), "the reasons")
     ui.picture("run-skipped-logs")
 
-    assert tasks == dict.fromkeys(WORK, "Skipped")
     for stage in SPECS:
         assert re.search(rf"Skipped\('{stage}: completed at .*, files unchanged'", ui.text()), ui.text()
-
-
-def states_of(runs, attempt):
-    """The states of all runs that are called this attempt."""
-    return [state for name, state in runs if f" · attempt {attempt} · " in name]
 
 
 def test_the_attempts_of_a_chain_are_told_apart_by_name_and_state(ui, form, crashed):
@@ -220,22 +222,17 @@ def test_the_attempts_of_a_chain_are_told_apart_by_name_and_state(ui, form, cras
     ui.picture("chain-first")
     tag = next(line for line in ui.heading().split("\n") if line.startswith("chain:"))
 
-    chain = runs_on(ui, f"/runs?tag={tag}")
+    chain = see_attempts(ui, f"/runs?tag={tag}", (1, "Crashed"), (2, "Completed"))
     ui.picture("chain")
-    everything = runs_on(ui, form.removesuffix("/run"))
+    see_attempts(ui, form.removesuffix("/run"), (1, "Crashed"), (2, "Completed"))
     ui.picture("control-room-chain")
 
-    assert states_of(chain, 1) == ["Crashed"]
-    assert "Completed" in states_of(chain, 2)
-    assert "Crashed" in states_of(everything, 1)
-    assert "Completed" in states_of(everything, 2)
+    assert [state for attempt, state in chain if attempt == 1] == ["Crashed"]
 
 
 def test_an_attempt_tells_the_stages_it_trained_from_those_that_it_found(ui, room, crashed):
     later = [run for run in room.runs() if run["parameters"].get("attempt") == 2 and run["start_time"]]
     second = min(later, key=lambda run: run["start_time"])
 
-    tasks = tasks_of(ui, f"/runs/flow-run/{second['id']}", len(TASKS))
+    see_tasks(ui, f"/runs/flow-run/{second['id']}", {**dict.fromkeys(TASKS, "Completed"), "operator": "Skipped"})
     ui.picture("chain-second")
-
-    assert tasks == {**dict.fromkeys(TASKS, "Completed"), "operator": "Skipped"}

@@ -93,7 +93,6 @@ def run_of(checkout):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
 @pytest.mark.parametrize("page", PAGES, ids=[page.name for page in PAGES])
 def test_every_command_of_a_page_works(page, checkout, environment):
     for command in commands_of(page):

@@ -6,20 +6,25 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 import urllib.request
 
 import pytest
 
+from chaos.control_room import FINAL
 from flows import ROOT
 from flows.server import QUIET
 
 
-def task_runs(server, run_dir):
-    """(name, state name, message) of the newest flow run's tasks."""
+def task_runs(server, count):
+    """The newest flow run, and name, state and message of its tasks: they arrive as events, a little later than it."""
     flow_run = api(server, "/flow_runs/filter", {"sort": "START_TIME_DESC", "limit": 1})[0]
-    query = {"flow_runs": {"id": {"any_": [flow_run["id"]]}}}
-    runs = api(server, "/task_runs/filter", query)
-    return flow_run, {run["name"]: (run["state"]["name"], run["state"]["message"]) for run in runs}
+    query, deadline = {"flow_runs": {"id": {"any_": [flow_run["id"]]}}}, time.monotonic() + 60
+    while True:
+        runs = api(server, "/task_runs/filter", query)
+        if len([run for run in runs if run["state_type"] in FINAL]) == count or time.monotonic() > deadline:
+            return flow_run, {run["name"]: (run["state"]["name"], run["state"]["message"]) for run in runs}
+        time.sleep(0.2)
 
 
 def api(server, path, body):
@@ -40,7 +45,7 @@ def test_tasks_are_named_after_stages_and_end_as_skipped_with_the_reason(
     done = pipeline("--config", "configs/smoke.yaml", "--auto-resume", cwd=tmp_path)
 
     assert done.returncode == 0, done.stderr
-    flow_run, tasks = task_runs(prefect_server, tmp_path)
+    flow_run, tasks = task_runs(prefect_server, 6)
     assert flow_run["name"].startswith("smoke · attempt 1 · ")
     assert flow_run["state"]["type"] == "COMPLETED"
     assert set(tasks) == {
@@ -55,7 +60,7 @@ def test_a_stage_that_fails_fails_the_flow(tmp_path, pipeline, prefect_server):
 
     done = pipeline("--config", "configs/smoke.yaml", *nonsense, cwd=tmp_path)
 
-    flow_run, tasks = task_runs(prefect_server, tmp_path)
+    flow_run, tasks = task_runs(prefect_server, 1)
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].startswith("ups: operator: ")
     assert flow_run["state"]["type"] == "FAILED"
@@ -68,7 +73,7 @@ def test_a_run_stopped_by_a_signal_has_crashed_and_exits_75(tmp_path, stopped_pi
 
     code, stderr = stopped_pipeline("--config", "configs/smoke.yaml", *slow, cwd=tmp_path, number=number)
 
-    flow_run, tasks = task_runs(prefect_server, tmp_path)
+    flow_run, tasks = task_runs(prefect_server, 1)
     assert code == 75, stderr
     assert stderr.splitlines()[-1] == "ups: stopped by a signal; the same command with --auto-resume goes on"
     assert flow_run["state"]["type"] == "CRASHED"

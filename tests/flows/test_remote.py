@@ -18,7 +18,6 @@ LONG = (*SETTINGS, "stages.operator.steps_per_epoch=100")
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
 def test_a_controller_that_is_killed_goes_on_by_itself_and_its_double_rents_nothing(tmp_path):
     environment = environment_in(tmp_path)
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import termios
 import time
+from contextlib import contextmanager, suppress
 
 import pytest
 
@@ -65,33 +66,30 @@ def test_a_configured_server_is_left_alone(home, monkeypatch):
 @pytest.mark.parametrize("when", ["Configure Prefect", STARTED])
 def test_ctrl_c_ends_the_server_the_worker_and_the_watch_of_make_server(tmp_path, when):
     keyboard, terminal = os.openpty()
-    script, said = make_server(tmp_path, stdin=terminal, preexec_fn=_take_terminal)
 
-    try:
+    with make_server(tmp_path, stdin=terminal, preexec_fn=_take_terminal) as (script, said):
         until(when, said)
         os.write(keyboard, b"\x03")
-        script.wait(60)
-    finally:
-        script.terminate()
-        os.close(keyboard)
-        os.close(terminal)
+        script.wait(120)
 
-    assert when in said.read_text()
-    assert marked_processes(f"PREFECT_HOME={tmp_path}") == []
+        assert when in said.read_text()
+        assert marked_processes(f"PREFECT_HOME={tmp_path}") == []
+    os.close(keyboard)
+    os.close(terminal)
 
 
 @pytest.mark.slow
 def test_sigterm_ends_them_even_where_a_script_started_them_in_the_background(tmp_path):
-    script, said = make_server(tmp_path, stdin=subprocess.DEVNULL, preexec_fn=_ignore_sigint)
+    with make_server(tmp_path, stdin=subprocess.DEVNULL, preexec_fn=_ignore_sigint) as (script, said):
+        until(STARTED, said)
+        script.terminate()
+        script.wait(120)
 
-    until(STARTED, said)
-    script.terminate()
-    script.wait(60)
-
-    assert STARTED in said.read_text()
-    assert marked_processes(f"PREFECT_HOME={tmp_path}") == []
+        assert STARTED in said.read_text()
+        assert marked_processes(f"PREFECT_HOME={tmp_path}") == []
 
 
+@contextmanager
 def make_server(home, **options):
     """`make server` on a port of its own, in a session of its own; the process, and the file of what it says."""
     with socket.socket() as probe:
@@ -104,12 +102,18 @@ def make_server(home, **options):
         script = subprocess.Popen(
             command, env=environment, stdout=log, stderr=log, start_new_session=True, **options
         )  # fmt: skip
-    return script, said
+    try:
+        yield script, said
+    finally:
+        for process in marked_processes(f"PREFECT_HOME={home}"):
+            with suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
+        script.wait()
 
 
 def until(words, said):
-    """Wait for the words, for two minutes at most."""
-    deadline = time.monotonic() + 120
+    """Wait for the words, for some minutes at most."""
+    deadline = time.monotonic() + 300
     while words not in said.read_text() and time.monotonic() < deadline:
         time.sleep(0.2)
 

@@ -78,7 +78,11 @@ def switch(room, name, *, on):
 
 
 def put_into(room, flow_run, state):
+    """Put it there, and wait until the event of it has been seen: no automation is switched on before."""
     room.ask("POST", f"/flow_runs/{flow_run}/set_state", json={"state": {"type": state}, "force": True})
+    event = {"name": [f"prefect.flow-run.{state.title()}"]}
+    wanted = {"filter": {"event": event, "resource": {"id": [f"prefect.flow-run.{flow_run}"]}}}
+    room.wait_for(lambda: room.ask("POST", "/events/filter", json=wanted)["total"] > 0, f"{state} as an event")
 
 
 def test_a_crash_whose_event_was_lost_is_answered_once(room, tmp_path):

@@ -319,7 +319,7 @@ def test_logs_come_after_a_while_whole_or_in_part(emulator):
 
 
 def test_a_result_that_comes_late_is_polled(emulator):
-    emulator.faults.result_delay_s = 1.2
+    emulator.faults.result_delay_s = 4.0
     vast, offer = sdk(emulator), emulator.add_offer()
     one = emulator.instance(rent(vast, offer, onstart_cmd="echo one"))
     wait_until(lambda: one.exit_code == 0)
@@ -770,7 +770,7 @@ def test_the_longest_script_that_fits(emulator):
 
 @pytest.mark.parametrize("header", [False, True])
 def test_the_sdk_absorbs_two_refusals_and_raises_the_third(emulator, header):
-    emulator.faults.set(retry_after=header, retry_after_s=1.0)
+    emulator.faults.set(retry_after=header, retry_after_s=3.0)
     vast = sdk(emulator)
 
     emulator.faults.next_status = [429, 429]
@@ -781,7 +781,7 @@ def test_the_sdk_absorbs_two_refusals_and_raises_the_third(emulator, header):
     code, _ = refusal(vast.show_user)
 
     assert code == 429
-    assert (took > 1.9) == header
+    assert (took > 5.9) == header
     assert [it.status for it in emulator.requests] == [429, 429, 200, 429, 429, 429]
 
 
@@ -970,13 +970,13 @@ def test_many_lives_in_a_row_leave_no_process_and_no_gap_in_the_bill(emulator):
 def test_two_emulators_leave_each_other_s_processes_alone(tmp_path):
     with VastEmulator(tmp_path / "a") as one, VastEmulator(tmp_path / "b") as other:
         first, second = (running(it, rent(sdk(it), it.add_offer())) for it in (one, other))
-        same = (first.id, len(second.processes())) == (second.id, 3)
+        wait_until(lambda: len(second.processes()) == 3)
 
         one.stop()
 
         assert first.processes() == []
         assert len(second.processes()) == 3
-        assert same, "the same seed gives the same ids, and still they are apart"
+        assert first.id == second.id, "the same seed gives the same ids, and still they are apart"
 
 
 def test_children_that_hide_in_other_sessions_are_killed_too(emulator):

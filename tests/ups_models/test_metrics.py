@@ -14,7 +14,7 @@ from torch.testing import assert_close
 from ups_models import metrics
 
 SEEDS = st.integers(0, 2**31 - 1)
-few = settings(max_examples=25, deadline=None)
+few = settings(max_examples=25)
 
 
 def normal(*shape: int, seed: int) -> Tensor:

@@ -458,7 +458,7 @@ def lines(tmp_path):
 def test_a_machine_that_does_nothing_is_given_up(tmp_path):
     market = Market([["running"], ["running", "done"]])
 
-    rental(market, tmp_path, limits=Limits(**{**vars(QUICK), "stalled_after_s": 0.02})).carry_out()
+    rental(market, tmp_path, limits=Limits(**{**vars(QUICK), "stalled_after_s": 1.0})).carry_out()
 
     assert (len(market.created), market.live) == (2, {})
 
