@@ -16,7 +16,7 @@ from loopback.vast_emulator import VastEmulator
 from tasks.services.vast import VastProvider, Wanted
 from tests.conftest import command
 
-DISTURBANCES = ("outbid", "controller", "offline")
+DISTURBANCES = ("controller", "outbid", "offline")  # the last meets a machine with most of its steps before it
 SMOKE = ("--config", "configs/smoke.yaml", "--set", "runtime.device=cpu")
 
 
