@@ -136,7 +136,7 @@ def test_a_detached_launch_goes_on_by_itself_and_writes_to_its_log(ups_there, cl
     cloud.faults.no_credit = -1
     log = tmp_path / "launch.log"
 
-    done = ups_there("launch", *SMOKE, "--detach", cwd=tmp_path)
+    done = ups_there("launch", *SMOKE, "--poll-s", "1", "--detach", cwd=tmp_path)
     deadline = time.monotonic() + 200
     while "no credit" not in (log.read_text("utf-8") if log.exists() else "") and time.monotonic() < deadline:
         time.sleep(0.2)
@@ -166,7 +166,7 @@ def test_no_vast_key_is_said(wandb_environment, tmp_path):
 def test_no_credit_is_for_the_account_owner_and_leaves_nothing(ups_there, cloud, tmp_path):
     cloud.faults.no_credit = -1
 
-    done = ups_there("launch", *SMOKE, cwd=tmp_path)
+    done = ups_there("launch", *SMOKE, "--poll-s", "1", cwd=tmp_path)
 
     assert done.returncode == 2
     assert "no credit" in done.stderr
