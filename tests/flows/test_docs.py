@@ -81,7 +81,7 @@ def filled(command, checkout):
     own |= dict.fromkeys(("RUN", "train-20251028_120000"), run)
     for name, value in own.items():
         command = re.sub(rf'(?<=[ "]){name}(?=[ "]|$)', value, command)
-    return command
+    return f"{command} --run-once" if command.startswith("prefect worker start") else command  # it would not end
 
 
 def run_of(checkout):
