@@ -1,6 +1,6 @@
-"""What the flow costs over calling the same functions in plain Python: a whole pipeline, and a completed one again.
+"""What the flow costs over calling the same functions in plain Python: a whole pipeline, a completed one again, a task.
 
-All seconds hold the imports. A task costs what is left of the difference without what a flow of no task costs.
+All seconds hold the imports. A task's are those of many that do nothing, in one flow, without those of a flow of none.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 from chaos.control_room import control_room
 from flows import ROOT
 
-TASKS = {"new": 7, "completed": 6}
+KINDS, MANY = ("new", "completed"), 200
 PLAIN = """
 import json, sys, time
 started = time.perf_counter()
@@ -30,7 +30,6 @@ from tasks.services.run_dir import owned
 from tasks.services.signals import heeded
 from tasks.services.tracking import Tracker
 
-imported = time.perf_counter() - started
 job, tracker, changed = resolve(TrainRequest.model_validate_json(sys.argv[1])), Tracker(), False
 with owned(job.run), heeded():
     for decision in plan(job.cfg, job.run, job.policy):
@@ -42,7 +41,7 @@ with owned(job.run), heeded():
             changed = True
     if changed:
         write_report(job.run)
-print(json.dumps([time.perf_counter() - started, imported]))
+print(json.dumps(time.perf_counter() - started))
 """
 FLOW = """
 import json, sys, time
@@ -51,21 +50,27 @@ from flows.pipeline import train_pipeline
 from flows.request import TrainRequest
 
 train_pipeline(TrainRequest.model_validate_json(sys.argv[1]))
-print(json.dumps([time.perf_counter() - started]))
+print(json.dumps(time.perf_counter() - started))
 """
-EMPTY = """
-import json, time
+IDLE = """
+import json, sys, time
 started = time.perf_counter()
 from flows.pipeline import train_pipeline
 from flows.request import TrainRequest
-from prefect import flow
+from prefect import flow, task
+from prefect.cache_policies import NO_CACHE
 
-@flow
+@task(cache_policy=NO_CACHE, persist_result=False)
 def nothing() -> None:
     pass
 
-nothing()
-print(json.dumps([time.perf_counter() - started]))
+@flow
+def idle(tasks: int) -> None:
+    for _ in range(tasks):
+        nothing()
+
+idle(int(sys.argv[1]))
+print(json.dumps(time.perf_counter() - started))
 """
 
 
@@ -80,44 +85,43 @@ def main() -> int:
         with control_room(home) as room:
             _measured(Path(folder) / "warm", room.environment)
             seen = [_measured(Path(folder) / str(number), room.environment) for number in range(rounds)]
-    print(f"{'seconds':<32}{'plain':>22}{'flow':>22}{'flow - plain':>24}")
-    start = [one["nothing"] - one["imports"] for one in seen]
-    print(f"{'a flow of no task':<32}{_spread([one['imports'] for one in seen]):>22}", end="")
-    print(f"{_spread([one['nothing'] for one in seen]):>22}{_spread(start):>24}")
-    for what, tasks in TASKS.items():
+    print(f"{'seconds':<28}{'plain':>24}{'flow':>24}{'flow - plain':>24}")
+    for what in KINDS:
         plain, flow = ([one[f"{what} {how}"] for one in seen] for how in ("plain", "flow"))
         over = [one - other for one, other in zip(flow, plain, strict=True)]
-        each = [(one - begun) / tasks for one, begun in zip(over, start, strict=True)]
-        print(f"{what + ' pipeline':<32}{_spread(plain):>22}{_spread(flow):>22}{_spread(over):>24}")
-        print(f"{f'  each of its {tasks} tasks':<32}{'':>22}{'':>22}{_spread(each):>24}")
+        print(f"{what + ' pipeline':<28}{_spread(plain):>24}{_spread(flow):>24}{_spread(over):>24}")
+    each = [(one["many"] - one["none"]) / MANY for one in seen]
+    print(f"{'a task that does nothing':<28}{'':>48}{_spread(each):>24}")
     return 0
 
 
 def _measured(root: Path, environment: dict[str, str]) -> dict[str, float]:
     """Seconds of each, one after the other."""
-    seconds = {"nothing": _run(EMPTY, root, environment)[0]}
-    for what in TASKS:
-        seconds[f"{what} plain"], seconds["imports"] = _run(PLAIN, root / "plain", environment)
-        seconds[f"{what} flow"] = _run(FLOW, root / "flow", environment)[0]
+    seconds = {"none": _run(IDLE, "0", environment), "many": _run(IDLE, str(MANY), environment)}
+    for what in KINDS:
+        seconds[f"{what} plain"] = _run(PLAIN, _request(root / "plain"), environment)
+        seconds[f"{what} flow"] = _run(FLOW, _request(root / "flow"), environment)
     return seconds
 
 
-def _run(script: str, root: Path, environment: dict[str, str]) -> list[float]:
-    request = json.dumps({"config": "configs/smoke.yaml", "auto_resume": True, "run_dir": str(root)})
+def _request(root: Path) -> str:
+    return json.dumps({"config": "configs/smoke.yaml", "auto_resume": True, "run_dir": str(root)})
+
+
+def _run(script: str, argument: str, environment: dict[str, str]) -> float:
     done = subprocess.run(
-        [sys.executable, "-c", script, request],
+        [sys.executable, "-c", script, argument],
         env={**os.environ, **environment},
         cwd=ROOT,
         check=True,
         capture_output=True,
         text=True,
     )
-    seconds: list[float] = json.loads(done.stdout.splitlines()[-1])
-    return seconds
+    return float(json.loads(done.stdout.splitlines()[-1]))
 
 
 def _spread(values: list[float]) -> str:
-    return f"{statistics.median(values):.2f} ({min(values):.2f} - {max(values):.2f})"
+    return f"{statistics.median(values):.3f} ({min(values):.3f} - {max(values):.3f})"
 
 
 if __name__ == "__main__":
