@@ -72,7 +72,7 @@ class Client:
             text=True,
         )
 
-    def run(self, script: str, timeout_s: float = 60, **environment: str) -> dict[str, Any]:
+    def run(self, script: str, timeout_s: float = 180, **environment: str) -> dict[str, Any]:
         """Everything the script said, merged; a script that fails fails the test."""
         process = self.open(script, **environment)
         out, err = process.communicate(timeout=timeout_s)
@@ -231,7 +231,7 @@ run.finish()
 
     (directory,) = client.tmp.glob("wandb/offline-run-*")
     command = [sys.executable, "-m", "wandb", "sync", str(directory)]
-    subprocess.run(command, env=client.environment, cwd=client.tmp, check=True, capture_output=True, timeout=60)
+    subprocess.run(command, env=client.environment, cwd=client.tmp, check=True, capture_output=True, timeout=180)
 
     run = server.run("researcher", "p", "r1")
     assert ([row["loss"] for row in run.history], run.config, run.state) == ([0, 1, 2, 3], {"lr": 0.1}, "finished")
@@ -460,7 +460,7 @@ def test_a_broken_upload_is_sent_again(client, server):
     wait_for(lambda: any(upload.status == 0 for upload in server.uploads))
 
     server.faults.drop_uploads_after_bytes = None
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=180)
 
     assert process.returncode == 0, out + err
     assert server.content(server.artifact("researcher", "p", "ckpt:latest")) == {"a": b"x" * 100_000}
@@ -500,7 +500,7 @@ run.finish()
     (client.tmp / "gone").touch()
     wait_for((client.tmp / "logged").exists)  # before anybody listens again
     server.start()
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=180)
 
     assert process.returncode == 0, out + err
     assert server.port == port
