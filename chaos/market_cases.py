@@ -418,8 +418,11 @@ ENDS = (
     ),
     Case(
         "bad-input",
-        "what no machine can cure",
-        arguments=("--set", "data.downloads=[{url: 'http://127.0.0.1:1/a.hdf5', sha256: '" + "0" * 64 + "'}]"),
+        "what no machine can cure: a data file that is nowhere",
+        arguments=(
+            "--set",
+            f"data.downloads=[{{url: 'wandb-artifact://researcher/x/none:v0/a', sha256: '{'0' * 64}'}}]",
+        ),
         code=1,
         said="exit code 2, bad input",
     ),

@@ -472,7 +472,8 @@ class Rental:
         again = place == self.failed_at
         self.failed_at, self.fault = place, f"ended with exit code {code}"
         if code == BAD_INPUT or again:
-            what = "bad input" if code == BAD_INPUT else f"the same error twice at {place[0]} step {place[1]}"
+            where = f"{place[0]} step {place[1]}" if place[0] else "the start"
+            what = "bad input" if code == BAD_INPUT else f"the same error twice at {where}"
             self.hopeless = f"exit code {code}, {what}"
         return "failed"
 
