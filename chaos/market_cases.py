@@ -371,6 +371,7 @@ MACHINES = (
 
 # ---------------------------------------------------------------------- ends
 
+NOWHERE = "wandb-artifact://researcher/ups-pipeline/none:v0/a.hdf5"
 ENDS = (
     *(
         Case(
@@ -419,10 +420,7 @@ ENDS = (
     Case(
         "bad-input",
         "what no machine can cure: a data file that is nowhere",
-        arguments=(
-            "--set",
-            f"data.downloads=[{{url: 'wandb-artifact://researcher/x/none:v0/a', sha256: '{'0' * 64}'}}]",
-        ),
+        arguments=("--set", f"data.downloads=[{{url: '{NOWHERE}', sha256: '{'0' * 64}'}}]"),
         code=1,
         said="exit code 2, bad input",
     ),
