@@ -55,47 +55,47 @@ server: $(STAMP) ## A Prefect server and a worker on 127.0.0.1 (then: ups deploy
 
 .PHONY: bench-quickstart
 bench-quickstart: $(STAMP) ## The quickstart with three seeds on fresh data: time, memory and figures, as a table
-	@$(VPY) benchmarks/quickstart.py $(ARGS)
+	@PYTHONPATH=tests $(VPY) -m harness.bench.quickstart $(ARGS)
 
 .PHONY: bench-resume
 bench-resume: $(STAMP) ## Training throughput with resume saving on and off, in one run
-	@$(VPY) benchmarks/resume.py $(ARGS)
+	@PYTHONPATH=tests $(VPY) -m harness.bench.resume $(ARGS)
 
 .PHONY: bench-wandb
 bench-wandb: $(STAMP) ## Training throughput and start with W&B online (on loopback), offline and without, in one run
-	@$(VPY) -m benchmarks.tracking $(ARGS)
+	@PYTHONPATH=tests $(VPY) -m harness.bench.tracking $(ARGS)
 
 .PHONY: bench-flow
 bench-flow: $(STAMP) ## What the Prefect flow costs over the same functions in plain Python, in one run
-	@$(VPY) -m benchmarks.flow $(ARGS)
+	@PYTHONPATH=tests $(VPY) -m harness.bench.flow $(ARGS)
 
 .PHONY: chaos
 chaos: $(STAMP) ## Kill the pipeline N times, restart it, compare (N=1000 by hand)
-	@$(VPY) -m chaos --kills $(N) $(ARGS)
+	@PYTHONPATH=tests $(VPY) -m harness.chaos --kills $(N) $(ARGS)
 
 .PHONY: chaos-enumerate
 chaos-enumerate: $(STAMP) ## Crash at every point of every writer, one by one
-	@$(VPY) -m chaos --kills 0 --pairs 0 --flips 0 --worker-share 0 --enumerate-every 1 $(ARGS)
+	@PYTHONPATH=tests $(VPY) -m harness.chaos --kills 0 --pairs 0 --flips 0 --worker-share 0 --enumerate-every 1 $(ARGS)
 
 .PHONY: chaos-uploads
 chaos-uploads: $(STAMP) ## Kill tracked runs while they upload to W&B (on loopback); restore each on an empty machine
-	@$(VPY) -m chaos --kills 0 --pairs 0 --flips 0 --worker-share 0 --uploads 20 $(ARGS)
+	@PYTHONPATH=tests $(VPY) -m harness.chaos --kills 0 --pairs 0 --flips 0 --worker-share 0 --uploads 20 $(ARGS)
 
 .PHONY: chaos-retries
 chaos-retries: $(STAMP) ## Kill runs of a deployment, its worker and its server; the next attempt comes by itself
-	@$(VPY) -m chaos.retries $(ARGS)
+	@PYTHONPATH=tests $(VPY) -m harness.chaos.retries $(ARGS)
 
 .PHONY: demo-preemption
 demo-preemption: $(STAMP) ## Rent two emulated machines; the first is outbid in the middle of a stage; no account, no network
-	@$(VPY) -m chaos.demo $(ARGS)
+	@PYTHONPATH=tests $(VPY) -m harness.chaos.demo $(ARGS)
 
 .PHONY: chaos-vast
 chaos-vast: $(STAMP) ## Launch on the emulated Vast.ai under each of its faults, one by one (ARGS="--only 'outbid*'")
-	@$(VPY) -m chaos.market $(ARGS)
+	@PYTHONPATH=tests $(VPY) -m harness.chaos.market $(ARGS)
 
 .PHONY: chaos-mutations
 chaos-mutations: $(STAMP) ## Switch off each protection in turn; the harness must notice every time
-	@$(VPY) -m chaos --mutations $(ARGS)
+	@PYTHONPATH=tests $(VPY) -m harness.chaos --mutations $(ARGS)
 
 .PHONY: constraints
 constraints: ## Resolve every dependency anew and write constraints.txt

@@ -11,7 +11,7 @@ from typing import Annotated
 if not __package__:  # started as a script: the packages beside flows/ are ours, whatever is installed
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 if __name__ == "__main__":
-    from flows.cli import main
+    from flows.cli.main import main
 
     sys.exit(main(["train", *sys.argv[1:]]))
 
@@ -20,19 +20,19 @@ from prefect.client.schemas.objects import State
 from prefect.states import Failed
 from pydantic import Field
 
-from flows.chain import BAD_INPUT, MOST, attempt_of, checked, ended, log_to_prefect, run_name
+from flows.prefect.artifacts import shown
+from flows.prefect.chain import BAD_INPUT, MOST, attempt_of, checked, ended, log_to_prefect, run_name
+from flows.prefect.server import is_temporary
 from flows.remote import restore_checkpoints
-from flows.request import TrainRequest, resolve
-from flows.server import is_temporary
-from tasks.artifacts import shown
+from flows.requests.train import TrainRequest, resolve
 from tasks.evaluate import evaluate, newest_report
-from tasks.services.attempts import Attempt, Duplicate, GaveUp, counted
-from tasks.services.planning import announce, plan, plan_evaluation
-from tasks.services.run_dir import RunDir, owned, wait_until_free
-from tasks.services.signals import heeded
-from tasks.services.tracking import Continuation, Tracker, tracked
+from tasks.services.run.attempts import Attempt, Duplicate, GaveUp, counted
+from tasks.services.run.paths import RunDir, owned, wait_until_free
+from tasks.services.run.signals import heeded
+from tasks.services.stages.plan import announce, plan, plan_evaluation
+from tasks.services.tracking.wandb_tracking import Continuation, Tracker, tracked
 from tasks.train import train_stage
-from ups_models.config import PipelineConfig
+from ups_models.config.schema import PipelineConfig
 from ups_models.errors import BadInput
 
 logger = logging.getLogger(__name__)

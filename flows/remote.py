@@ -6,15 +6,15 @@ from prefect import flow
 from prefect.client.schemas.objects import State
 from pydantic import Field
 
-from flows.chain import MOST, attempt_of, checked, ended, log_to_prefect, remote_name
-from flows.launch import LaunchRequest, carry_out
-from flows.request import TrainRequest, resolve
-from flows.server import is_temporary
-from tasks.artifacts import RemoteStages, board
-from tasks.checkpoints import download, find_run, install, verify
-from tasks.services.attempts import Duplicate, GaveUp
-from tasks.services.run_dir import owned
-from tasks.services.tracking import Continuation
+from flows.prefect.artifacts import RemoteStages, board
+from flows.prefect.chain import MOST, attempt_of, checked, ended, log_to_prefect, remote_name
+from flows.prefect.server import is_temporary
+from flows.requests.launch import LaunchRequest, carry_out
+from flows.requests.train import TrainRequest, resolve
+from tasks.restore import download, find_run, install, verify
+from tasks.services.run.attempts import Duplicate, GaveUp
+from tasks.services.run.paths import owned
+from tasks.services.tracking.wandb_tracking import Continuation
 
 
 @flow(name="restore-checkpoints", validate_parameters=True)

@@ -5,11 +5,11 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.states import Completed
 
-from tasks.services.execution import carry_out
-from tasks.services.planning import Decision
-from tasks.services.run_dir import RunDir
-from tasks.services.tracking import Tracker
-from ups_models.config import PipelineConfig
+from tasks.services.run.paths import RunDir
+from tasks.services.stages.execution import carry_out
+from tasks.services.stages.plan import Decision
+from tasks.services.tracking.wandb_tracking import Tracker
+from ups_models.config.schema import PipelineConfig
 
 SKIPPED = "Skipped"
 
