@@ -91,7 +91,7 @@ demo-preemption: $(STAMP) ## Rent two emulated machines; the first is outbid in 
 
 .PHONY: chaos-vast
 chaos-vast: $(STAMP) ## Launch on the emulated Vast.ai under each of its faults, one by one (ARGS="--only 'outbid*'")
-	@PYTHONPATH=tests $(VPY) -m harness.chaos.market $(ARGS)
+	@PYTHONPATH=tests $(VPY) -m harness.chaos.launch_matrix $(ARGS)
 
 .PHONY: chaos-mutations
 chaos-mutations: $(STAMP) ## Switch off each protection in turn; the harness must notice every time

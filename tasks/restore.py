@@ -11,7 +11,7 @@ from tasks.services.checkpoints.sets import RestoredSet
 from tasks.services.run.paths import RunDir
 from tasks.services.tracking import restoring as restore
 from tasks.services.tracking.restoring import ResumeMode
-from tasks.services.tracking.wandb_tracking import FoundRun, RunPath, TrackingUnavailable
+from tasks.services.tracking.wandb_tracking import ExistingRun, RunPath, TrackingUnavailable
 from ups_models.config.schema import PipelineConfig
 
 RETRIES, RETRY_AFTER_S = 2, 5
@@ -23,7 +23,7 @@ async def _is_unavailable(_task: Any, _run: Any, state: State) -> bool:
 
 
 @task(name="find-run", cache_policy=NO_CACHE, persist_result=False)
-def find_run(path: RunPath, mode: ResumeMode, cfg: PipelineConfig) -> FoundRun | None:
+def find_run(path: RunPath, mode: ResumeMode, cfg: PipelineConfig) -> ExistingRun | None:
     """The W&B run, if it exists."""
     return restore.look_up(path, mode, cfg)
 
@@ -36,7 +36,7 @@ def find_run(path: RunPath, mode: ResumeMode, cfg: PipelineConfig) -> FoundRun |
     retry_delay_seconds=RETRY_AFTER_S,
     retry_condition_fn=_is_unavailable,
 )
-def download(found: FoundRun, mode: ResumeMode, cfg: PipelineConfig, run: RunDir) -> tuple[Path, str] | None:
+def download(found: ExistingRun, mode: ResumeMode, cfg: PipelineConfig, run: RunDir) -> tuple[Path, str] | None:
     """Its newest set, in a staging folder."""
     return restore.fetch(found, mode, cfg, run)
 
@@ -48,6 +48,6 @@ def verify(folder: Path, origin: str, cfg: PipelineConfig) -> RestoredSet:
 
 
 @task(name="install", cache_policy=NO_CACHE, persist_result=False)
-def install(restored: RestoredSet, found: FoundRun, mode: ResumeMode, run: RunDir, *, force: bool) -> bool:
+def install(restored: RestoredSet, found: ExistingRun, mode: ResumeMode, run: RunDir, *, force: bool) -> bool:
     """Into place, the status last."""
     return restore.put_in_place(restored, found, mode, run, force=force)

@@ -226,9 +226,9 @@ def _train(arguments: argparse.Namespace) -> int:
         from flows.pipeline import train_pipeline
 
         report = _run_flow(train_pipeline, request)
-    from flows.cli.views.status import say, status_table
+    from flows.cli.views.status import echo, status_table
 
-    say(status_table(job.run.checkpoints))
+    echo(status_table(job.run.checkpoints))
     sys.stdout.write(f"Report: {report}\n")
     return 0
 
@@ -264,14 +264,14 @@ def _raise_preempted(_number: int, _frame: FrameType | None) -> NoReturn:
 
 
 def _status(arguments: argparse.Namespace) -> int:
-    from flows.cli.views.status import plan_table, say, status_json, status_table
+    from flows.cli.views.status import echo, plan_table, status_json, status_table
 
     if arguments.json:
-        say(status_json(arguments.checkpoints))
+        echo(status_json(arguments.checkpoints))
     else:
-        say(status_table(arguments.checkpoints, verify=arguments.verify))
+        echo(status_table(arguments.checkpoints, verify=arguments.verify))
     if arguments.plan:
-        say(plan_table(_planned(arguments)))
+        echo(plan_table(_planned(arguments)))
     return 0
 
 
@@ -325,9 +325,9 @@ def _launch(arguments: argparse.Namespace) -> int:
     _log_to_stderr()
     if "dry_run" in arguments:
         from flows.cli.views.machines import plan_of
-        from flows.cli.views.status import say
+        from flows.cli.views.status import echo
 
-        say(plan_of(request))
+        echo(plan_of(request))
         return 0
     require_sound(request)
     if "detach" in arguments:
@@ -366,15 +366,15 @@ def _detached(run_dir: Path) -> int:
 
 def _instances(arguments: argparse.Namespace) -> int:
     from flows.cli.views.machines import instance_table, our_instances
-    from flows.cli.views.status import say
+    from flows.cli.views.status import echo
 
-    say(instance_table(our_instances(arguments.provider, arguments.run_dir)))
+    echo(instance_table(our_instances(arguments.provider, arguments.run_dir)))
     return 0
 
 
 def _destroy(arguments: argparse.Namespace) -> int:
     from flows.cli.views.machines import instance_table, our_instances, provider_named
-    from flows.cli.views.status import say
+    from flows.cli.views.status import echo
 
     if not (arguments.all_mine or arguments.ids):
         raise BadInput("name an instance, or --all-mine; `ups instances` lists them")
@@ -383,11 +383,11 @@ def _destroy(arguments: argparse.Namespace) -> int:
     strangers = sorted(set(arguments.ids) - {one.id for one in ours})
     if strangers:
         raise BadInput(f"instance {strangers[0]}: is none of ours; `ups instances` lists them")
-    say(instance_table(chosen))
+    echo(instance_table(chosen))
     if not (arguments.yes or (chosen and _agreed("Destroy?"))):
         return 0
     for one in chosen:
-        provider_named(arguments.provider, arguments.run_dir).give_back(one.id)
+        provider_named(arguments.provider, arguments.run_dir).destroy(one.id)
         sys.stdout.write(f"{one.id}: gone\n")
     return 0
 
@@ -403,11 +403,11 @@ def _deploy(arguments: argparse.Namespace) -> int:
     from flows.prefect.server import quiet_prefect
 
     quiet_prefect()
-    from flows.cli.views.status import say
+    from flows.cli.views.status import echo
     from flows.prefect.deploy import deploy
 
     deploy(
-        say,
+        echo,
         dry_run=arguments.dry_run,
         retry_after_s=arguments.retry_after,
         vanished_after_s=arguments.vanished_after,
@@ -420,23 +420,23 @@ def _watch(arguments: argparse.Namespace) -> int:
     from flows.prefect.server import quiet_prefect
 
     quiet_prefect()
-    from flows.cli.views.status import say
+    from flows.cli.views.status import echo
     from flows.prefect.watch import watch
 
-    watch(say, every_s=arguments.every, patience_s=arguments.patience, once=arguments.once)
+    watch(echo, every_s=arguments.every, patience_s=arguments.patience, once=arguments.once)
     return 0
 
 
 def _sync(arguments: argparse.Namespace) -> int:
     from flows.requests.train import find_config
     from tasks.services.run.paths import RunDir
-    from tasks.services.stages.sync import send_what_is_missing
+    from tasks.services.stages.sync import upload_missing
     from ups_models.config.loading import load_config
     from ups_models.config.schema import PipelineConfig
 
     cfg = load_config(find_config(arguments.config), arguments.set, schema=PipelineConfig)
     _log_to_stderr()
-    sys.stdout.write(f"Sent to {send_what_is_missing(cfg, RunDir.of(arguments.run_dir, cfg.checkpoint.dir))}\n")
+    sys.stdout.write(f"Sent to {upload_missing(cfg, RunDir.of(arguments.run_dir, cfg.checkpoint.dir))}\n")
     return 0
 
 
@@ -513,4 +513,3 @@ class _Stderr(logging.StreamHandler[Any]):
     def stream(self) -> Any:
         """The current stderr."""
         return sys.stderr
-

@@ -23,7 +23,7 @@ from tasks.services.run.history import Row
 from tasks.services.run.paths import RunDir
 from tasks.services.run.status import Status, StatusError
 from tasks.services.stages.overview import Cells, keep_picture, report_in, rows_in, rows_of
-from tasks.services.tracking.wandb_tracking import Reported, Tracker, TrackingUnavailable
+from tasks.services.tracking.wandb_tracking import ReportPayload, Tracker, TrackingUnavailable
 from ups_models.config.schema import PipelineConfig
 from ups_models.stages.spec import SPECS
 
@@ -35,7 +35,7 @@ CLOSE_WITHIN_S = 10.0
 
 
 @dataclass(frozen=True)
-class Shown:
+class Artifact:
     """The content of one artifact."""
 
     kind: str
@@ -43,7 +43,7 @@ class Shown:
     description: str
 
 
-class Board:
+class ArtifactSender:
     """Artifacts of one flow run, sent by a thread of their own: a server that is slow or gone holds up nothing.
 
     They go to the server of the moment it is made, whatever becomes of the environment while one is under way.
@@ -52,7 +52,7 @@ class Board:
     def __init__(self, flow_run_id: UUID, *, close_within_s: float = CLOSE_WITHIN_S) -> None:
         self.flow_run_id, self.close_within_s = flow_run_id, close_within_s
         self.server = PREFECT_API_URL.value()
-        self.waiting: dict[str, Shown] = {}
+        self.waiting: dict[str, Artifact] = {}
         self.known: dict[str, UUID] = {}
         self.failed = False
         self.busy = self.closing = False
@@ -60,15 +60,15 @@ class Board:
         self.thread = threading.Thread(target=self._work, name="artifacts", daemon=True)
         self.thread.start()
 
-    def put(self, key: str, shown: Shown) -> None:
+    def put(self, key: str, artifact: Artifact) -> None:
         """Show this under the key, in the place of what it was in this run; only the newest is sent."""
         with self.changed:
-            self.waiting[key] = shown
+            self.waiting[key] = artifact
             self.changed.notify_all()
 
     def put_stages(self, rows: list[Cells], description: str) -> None:
         """The table of stages."""
-        self.put(STAGES, Shown("table", json.dumps(rows), description))
+        self.put(STAGES, Artifact("table", json.dumps(rows), description))
 
     def close(self) -> None:
         """Send what waits, within seconds; nothing is begun afterwards."""
@@ -88,7 +88,7 @@ class Board:
                         logger.warning("Prefect does not take what it should show: %s", type(error).__name__)
                     self.failed = True
 
-    def _next(self) -> tuple[str, Shown] | None:
+    def _next(self) -> tuple[str, Artifact] | None:
         """What is sent next; None once it is closed and nothing waits."""
         with self.changed:
             self.busy = False
@@ -100,25 +100,27 @@ class Board:
             key = next(iter(self.waiting))
             return key, self.waiting.pop(key)
 
-    def _send(self, client: SyncPrefectClient, key: str, shown: Shown) -> None:
+    def _send(self, client: SyncPrefectClient, key: str, artifact: Artifact) -> None:
         if key in self.known:
-            client.update_artifact(self.known[key], ArtifactUpdate(data=shown.data, description=shown.description))
+            client.update_artifact(
+                self.known[key], ArtifactUpdate(data=artifact.data, description=artifact.description)
+            )
             return
         made = ArtifactCreate(
             key=key,
-            type=shown.kind,
-            data=shown.data,
-            description=shown.description,
+            type=artifact.kind,
+            data=artifact.data,
+            description=artifact.description,
             flow_run_id=self.flow_run_id,
         )
         self.known[key] = client.create_artifact(made).id
 
 
-class ShownTracker(Tracker):
+class ArtifactTracker(Tracker):
     """A tracker that also keeps the artifacts up to date."""
 
-    def __init__(self, inner: Tracker, board: Board, cfg: PipelineConfig, run: RunDir) -> None:
-        self.inner, self.board, self.cfg, self.run = inner, board, cfg, run
+    def __init__(self, inner: Tracker, sender: ArtifactSender, cfg: PipelineConfig, run: RunDir) -> None:
+        self.inner, self.sender, self.cfg, self.run = inner, sender, cfg, run
         self.updated_at = 0.0
         self._stages()
 
@@ -141,10 +143,10 @@ class ShownTracker(Tracker):
     def completed(self, stage: str) -> None:
         """The bar is full."""
         self.inner.completed(stage)
-        self.board.put(_key(stage), Shown("progress", 100.0, f"{stage}: completed"))
+        self.sender.put(_key(stage), Artifact("progress", 100.0, f"{stage}: completed"))
         self._stages()
 
-    def report(self, gather: Callable[[], Reported]) -> None:
+    def report(self, gather: Callable[[], ReportPayload]) -> None:
         """The report, and one picture of it."""
         from tasks.services.stages.evaluating import rollout_picture
 
@@ -165,22 +167,22 @@ class ShownTracker(Tracker):
         """The table, the newest evaluation, and where everything is."""
         self._stages()
         text = report_in(self.run)
-        self.board.put(REPORT, Shown("markdown", text, f"Report of {self.run.root.absolute()}"))
+        self.sender.put(REPORT, Artifact("markdown", text, f"Report of {self.run.root.absolute()}"))
 
     def _stages(self) -> None:
-        self.board.put_stages(rows_in(self.cfg, self.run), f"Stages of {self.run.root.absolute()}")
+        self.sender.put_stages(rows_in(self.cfg, self.run), f"Stages of {self.run.root.absolute()}")
 
     def _bar(self, stage: str, row: Row) -> None:
         total = SPECS[stage].settings(self.cfg).total_steps
         text = f"{stage}: step {row['step']} of {total}, loss {row['loss']:.4g}"
-        self.board.put(_key(stage), Shown("progress", 100.0 * int(row["step"]) / total, text))
+        self.sender.put(_key(stage), Artifact("progress", 100.0 * int(row["step"]) / total, text))
 
 
 @contextmanager
-def shown(tracker: Tracker, cfg: PipelineConfig, run: RunDir) -> Iterator[Tracker]:
+def with_artifacts(tracker: Tracker, cfg: PipelineConfig, run: RunDir) -> Iterator[Tracker]:
     """The tracker, with artifacts of the flow run beside it."""
-    with board() as opened:
-        both = ShownTracker(tracker, opened, cfg, run)
+    with artifact_sender() as opened:
+        both = ArtifactTracker(tracker, opened, cfg, run)
         try:
             yield both
         except Exception:  # shown, and raised on; a signal leaves no time for that
@@ -190,9 +192,9 @@ def shown(tracker: Tracker, cfg: PipelineConfig, run: RunDir) -> Iterator[Tracke
 
 
 @contextmanager
-def board() -> Iterator[Board]:
+def artifact_sender() -> Iterator[ArtifactSender]:
     """The artifacts of the flow run that is under way."""
-    opened = Board(UUID(str(flow_run.id)))
+    opened = ArtifactSender(UUID(str(flow_run.id)))
     try:
         yield opened
     except Exception:  # what was put is sent, and the error raised on; a signal leaves no time for that
@@ -204,8 +206,8 @@ def board() -> Iterator[Board]:
 class RemoteStages:
     """Keeps the table up to date for a training elsewhere, from its W&B run: its machine need not reach Prefect."""
 
-    def __init__(self, board: Board, cfg: PipelineConfig, status: Callable[[], Status | None]) -> None:
-        self.board, self.cfg, self.status = board, cfg, status
+    def __init__(self, sender: ArtifactSender, cfg: PipelineConfig, status: Callable[[], Status | None]) -> None:
+        self.sender, self.cfg, self.status = sender, cfg, status
         self.asked_at, self.stage = float("-inf"), ""
 
     def __call__(self, state: str, facts: Mapping[str, Any]) -> None:
@@ -226,7 +228,7 @@ class RemoteStages:
             if row["stage"] == self.stage and status.stage(self.stage).status != "completed":
                 row |= {"status": "in_progress", "step": f"{facts['step']} of {self._total()}"}
         spent = f"{facts['usd_per_hour']:.3f} USD/h, {facts['spent_usd']:.2f} USD spent"
-        self.board.put_stages(rows, f"{state}: instance {facts['instance']}, machine {facts['generation']}; {spent}")
+        self.sender.put_stages(rows, f"{state}: instance {facts['instance']}, machine {facts['generation']}; {spent}")
 
     def _total(self) -> int:
         return SPECS[self.stage].settings(self.cfg).total_steps

@@ -34,7 +34,7 @@ PER_DAY = {"max_attempts_per_day": "{{ flow_run.parameters.get('max_attempts_per
 
 
 @dataclass(frozen=True)
-class Retried:
+class RestartPolicy:
     """A deployment whose runs begin again by themselves: after which ends, with which parameters."""
 
     deployment: str
@@ -56,7 +56,7 @@ class Retried:
         """Name of the automation that calls a run crashed."""
         return f"ups: {self.flow} without a heartbeat has crashed"
 
-    def next_after(self, run: FlowRun) -> dict[str, Any]:
+    def next_parameters(self, run: FlowRun) -> dict[str, Any]:
         """Parameters of the run that follows this one, as the server renders them. Raises BadInput."""
         try:
             return {name: json.loads(Template(text).render(flow_run=run)) for name, text in self.parameters.items()}
@@ -64,13 +64,13 @@ class Retried:
             raise BadInput(f"its parameters are none of {self.flow} ({error}); start it again by hand") from error
 
 
-RETRIED = (
-    Retried("train-pipeline/train-pipeline", ("Crashed", "Failed"), {**CHAIN, **PER_DAY}),
-    Retried("train-on-vast/train-on-vast", ("Crashed",), CHAIN),
+RESTART_POLICIES = (
+    RestartPolicy("train-pipeline/train-pipeline", ("Crashed", "Failed"), {**CHAIN, **PER_DAY}),
+    RestartPolicy("train-on-vast/train-on-vast", ("Crashed",), CHAIN),
 )
 
 
-def again(retried: Retried, deployment: UUID, after_s: float) -> Automation:
+def again(retried: RestartPolicy, deployment: UUID, after_s: float) -> Automation:
     """A run that died is run again, as a new flow run, after a pause: Prefect's own retries do not see a crash.
 
     Whether that makes sense the new run decides, which knows what the ones before it came to.
@@ -98,7 +98,7 @@ def again(retried: Retried, deployment: UUID, after_s: float) -> Automation:
     )
 
 
-def vanished(retried: Retried, deployment: UUID, after_s: float) -> Automation:
+def vanished(retried: RestartPolicy, deployment: UUID, after_s: float) -> Automation:
     """A run whose heartbeats stop, with its machine or its worker, is called crashed: nobody else would say so."""
     return Automation(
         name=retried.vanished,
@@ -116,7 +116,7 @@ def vanished(retried: Retried, deployment: UUID, after_s: float) -> Automation:
     )
 
 
-def told(retried: Retried, deployment: UUID, block: UUID) -> Automation:
+def notify_automation(retried: RestartPolicy, deployment: UUID, block: UUID) -> Automation:
     """A person hears, through a notification block, of what nothing will cure by itself."""
     ends = {GAVE_UP, BAD_INPUT, "Failed"}
     return Automation(

@@ -15,13 +15,13 @@ from pydantic import BaseModel, ValidationError
 
 from flows.prefect.server import LOGGERS
 from flows.requests.train import first_fault
-from tasks.services.run.attempts import Attempt, Duplicate, GaveUp
+from tasks.services.run.attempts import ChainRun, Duplicate, GaveUp
 from ups_models.errors import BadInput
 
 Request = TypeVar("Request", bound=BaseModel)
 
 ID_LENGTH = 8
-MOST = 500
+MAX_ATTEMPTS = 500
 """Attempts of a chain that the server itself refuses to exceed, should a run die before it can count."""
 GAVE_UP, BAD_INPUT, DUPLICATE = "GaveUp", "BadInput", "Duplicate"
 """Names of final states that no automation answers with another attempt."""
@@ -45,7 +45,7 @@ def log_to_prefect() -> None:
             logger.setLevel(logging.INFO)
 
 
-def place() -> str:
+def host_label() -> str:
     """Where this process runs, as a person would say it: `vast:12345`, or the name of the machine."""
     rented = os.environ.get("CONTAINER_ID")
     return f"vast:{rented}" if rented else socket.gethostname()
@@ -56,7 +56,7 @@ def run_name() -> str:
     values = _request()
     config, folder = Path(str(values.get("config", "quickstart"))).stem, Path(str(values.get("run_dir", ""))).name
     where = f" in {folder}" if folder else ""
-    return f"{config}{where} · attempt {flow_run.parameters.get('attempt', 1)} · {place()}"
+    return f"{config}{where} · attempt {flow_run.parameters.get('attempt', 1)} · {host_label()}"
 
 
 def remote_name() -> str:
@@ -66,12 +66,12 @@ def remote_name() -> str:
     return f"{where} · attempt {flow_run.parameters.get('attempt', 1)}"
 
 
-def attempt_of(chain: str | None, number: int, most: int, most_per_day: int = MOST) -> Attempt | None:
+def chain_run_of(chain: str | None, number: int, most: int, most_per_day: int = MAX_ATTEMPTS) -> ChainRun | None:
     """The attempt that this flow run is; None for one that no deployment made: nothing begins that again by itself."""
     if deployment.id is None:
         return None
     identity = str(flow_run.id)
-    attempt = Attempt(chain or identity[:ID_LENGTH], identity, number, most, most_per_day)
+    attempt = ChainRun(chain or identity[:ID_LENGTH], identity, number, most, most_per_day)
     _tag(f"chain:{attempt.chain}")
     return attempt
 

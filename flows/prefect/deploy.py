@@ -13,18 +13,18 @@ from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 
 from flows import ROOT
-from flows.prefect.automations import RETRIED, again, told, vanished
+from flows.prefect.automations import RESTART_POLICIES, again, notify_automation, vanished
 from flows.prefect.client import asked, automation_named
 from ups_models.errors import BadInput, UPSError
 
 POOL = "ups"
 FILE = ROOT / "deployments" / "prefect.yaml"
-NOBODY = UUID(int=0)
+DRY_RUN_ID = UUID(int=0)
 """Stands for a deployment that a dry run does not make."""
 
 
 def deploy(
-    say: Callable[[str], None],
+    echo: Callable[[str], None],
     *,
     dry_run: bool,
     retry_after_s: float,
@@ -41,18 +41,18 @@ def deploy(
         if not dry_run:
             _make_pool(client)
             _make_deployments()
-        say(f"{_word(dry_run, pool)}: work pool {POOL} (type process)")
+        echo(f"{_word(dry_run, pool)}: work pool {POOL} (type process)")
         for deployment in deployments:
-            say(f"{_word(dry_run, deployment['name'] in there)}: deployment {deployment['name']}")
-        for retried in RETRIED:
-            identity = NOBODY if dry_run else client.read_deployment_by_name(retried.deployment).id
+            echo(f"{_word(dry_run, deployment['name'] in there)}: deployment {deployment['name']}")
+        for retried in RESTART_POLICIES:
+            identity = DRY_RUN_ID if dry_run else client.read_deployment_by_name(retried.deployment).id
             wanted = [again(retried, identity, retry_after_s), vanished(retried, identity, vanished_after_s)]
-            wanted += [told(retried, identity, block)] if block is not None else []
+            wanted += [notify_automation(retried, identity, block)] if block is not None else []
             for automation in wanted:
                 known = automation_named(client, automation.name)
                 if not dry_run:
                     _put(client, automation, known)
-                say(f"{_word(dry_run, known is not None)}: automation {automation.name!r}")
+                echo(f"{_word(dry_run, known is not None)}: automation {automation.name!r}")
 
 
 def _require_patience(deployment: Mapping[str, Any], vanished_after_s: float) -> None:

@@ -15,7 +15,7 @@ from prefect.client.schemas.responses import SetStateStatus
 from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from prefect.states import Cancelled, Crashed
 
-from flows.prefect.automations import RETRIED, Retried
+from flows.prefect.automations import RESTART_POLICIES, RestartPolicy
 from flows.prefect.client import address, asked, automation_named
 from ups_models.errors import BadInput, UPSError
 
@@ -29,7 +29,7 @@ REFUSALS = (httpx.codes.CONFLICT, httpx.codes.UNPROCESSABLE_ENTITY)
 """What the server answers to parameters that its deployment does not take."""
 
 
-def watch(say: Callable[[str], None], *, every_s: float, patience_s: float, once: bool) -> None:
+def watch(echo: Callable[[str], None], *, every_s: float, patience_s: float, once: bool) -> None:
     """Look after the runs again and again, whatever the server says to it. Raises BadInput without its address.
 
     With `once`, raises also what else `flows.prefect.client.asked` does.
@@ -40,11 +40,11 @@ def watch(say: Callable[[str], None], *, every_s: float, patience_s: float, once
         try:
             with asked() as client:
                 for line in look_after(client, patience_s, time.monotonic() - answers_since):
-                    say(line)
+                    echo(line)
         except UPSError as error:
             if once:
                 raise
-            say(f"{error}; asking again in {every_s:g} s")
+            echo(f"{error}; asking again in {every_s:g} s")
             answers_since = time.monotonic() + every_s
         if once:
             return
@@ -56,7 +56,7 @@ def look_after(client: SyncPrefectClient, patience_s: float, answers_for_s: floa
 
     Heartbeats are not heard while the server is down: it must have answered for as long as a run may be silent.
     """
-    for retried in RETRIED:
+    for retried in RESTART_POLICIES:
         try:
             deployment = client.read_deployment_by_name(retried.deployment).id
         except ObjectNotFound:
@@ -112,14 +112,16 @@ def _taken(client: SyncPrefectClient, run: FlowRun, end: State) -> bool:
         return False
 
 
-def _begin_again(client: SyncPrefectClient, retried: Retried, deployment: UUID, patience: timedelta) -> Iterator[str]:
+def _begin_again(
+    client: SyncPrefectClient, retried: RestartPolicy, deployment: UUID, patience: timedelta
+) -> Iterator[str]:
     now = datetime.now(UTC)
     ended = {"after_": now - LOOK_BACK, "before_": now - patience}
     died = _runs(client, deployment, state={"name": {"any_": retried.after}}, end_time=ended)
     others = _runs(client, deployment, expected_start_time={"after_": now - LOOK_BACK}) if died else []
     for run in died:
         try:
-            wanted = retried.next_after(run)
+            wanted = retried.next_parameters(run)
             if is_answered(wanted, [*died, *others]):
                 continue
             # The key makes two watches one. An automation that answers after all makes a run that ends as `Duplicate`.

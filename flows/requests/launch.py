@@ -10,12 +10,19 @@ from pydantic import BaseModel, ConfigDict, Field
 from flows.requests.train import StageChoice, find_config, require_tracking
 from tasks.services.rental.bundle import onstart
 from tasks.services.rental.code import GIT, code_to_send
-from tasks.services.rental.controller import Journal, Limits, Rental, Show, one_controller, require_writable_journal
-from tasks.services.rental.job import RemoteJob, prepare
+from tasks.services.rental.controller import (
+    Controller,
+    Journal,
+    Limits,
+    Show,
+    exclusive_controller,
+    require_writable_journal,
+)
+from tasks.services.rental.job import RemoteJob, publish_job_of
 from tasks.services.rental.providers.local import LocalProvider
-from tasks.services.rental.providers.vast import Provider, VastProvider, Wanted
+from tasks.services.rental.providers.vast import MachineSpec, Provider, VastProvider
 from tasks.services.rental.view import view
-from tasks.services.run.attempts import Attempt
+from tasks.services.run.attempts import ChainRun
 from tasks.services.tracking.restoring import ResumeMode
 from tasks.services.tracking.wandb_tracking import RunPath
 from ups_models.config.loading import load_config
@@ -40,7 +47,7 @@ class LaunchRequest(BaseModel):
     stage: StageChoice = Field("all", description="Train this stage alone; all: everything.")
     gpu: str = Field("RTX_4090", pattern=r"^[A-Za-z0-9][A-Za-z0-9 _-]{0,40}$", description="GPU, as Vast.ai names it.")
     num_gpus: int = Field(1, ge=1, le=1, description="GPUs in the machine; training uses one.")
-    image: str = Field(Wanted.image, pattern=r"^[A-Za-z0-9][A-Za-z0-9./:@_-]{0,200}$", description="Docker image.")
+    image: str = Field(MachineSpec.image, pattern=r"^[A-Za-z0-9][A-Za-z0-9./:@_-]{0,200}$", description="Docker image.")
     disk: float = Field(40.0, ge=8, le=4000, description="Disk in GB.")
     region: str | None = Field(None, pattern=r"^[A-Za-z]{2}$", description="Country of the machine, such as DE.")
     max_price: float = Field(0.5, gt=0, le=128, description="Most to pay for a machine, in USD per hour.")
@@ -61,9 +68,9 @@ class LaunchRequest(BaseModel):
         1200.0, gt=0, le=86_400, description="Give a machine up when it has not come up after so many seconds."
     )
 
-    def wanted(self) -> Wanted:
+    def wanted(self) -> MachineSpec:
         """The machine to look for."""
-        return Wanted(
+        return MachineSpec(
             gpu=self.gpu,
             num_gpus=self.num_gpus,
             disk_gb=self.disk,
@@ -107,7 +114,7 @@ def source_of(request: LaunchRequest, cfg: PipelineConfig) -> RunPath | None:
     return RunPath.parse(request.resume_from_wandb, cfg.tracking) if request.resume_from_wandb else None
 
 
-def job_of(request: LaunchRequest, provider: Provider, cut_off: Mapping[str, str] | None) -> RemoteJob:
+def job_of(request: LaunchRequest, provider: Provider, unfinished: Mapping[str, str] | None) -> RemoteJob:
     """Pack the job and put it into its W&B run; nothing is rented yet.
 
     A launch that was `cut_off` is gone on with as it was launched: a machine of it may be writing to the run.
@@ -118,14 +125,14 @@ def job_of(request: LaunchRequest, provider: Provider, cut_off: Mapping[str, str
     arguments = ["--stage", request.stage] if request.stage != "all" else []
     shutdown = "never" if not request.auto_shutdown else "success" if request.keep_on_failure else "always"
     seconds = 1 + int(request.max_hours * 3600)  # the controller, whose clock began earlier, comes first
-    if cut_off is not None:
-        path = _cut_off_run(request, cut_off, source, cfg)
+    if unfinished is not None:
+        path = _unfinished_run(request, unfinished, source, cfg)
         device = cfg.runtime.device
-        packed = (cut_off["artifact"], cut_off["digest"], cut_off.get("code", ""))
+        packed = (unfinished["artifact"], unfinished["digest"], unfinished.get("code", ""))
         job = RemoteJob(path, *packed, cfg.tracking, device, seconds, shutdown)
     else:
         with code_to_send(request.code) as code:
-            job = prepare(
+            job = publish_job_of(
                 cfg,
                 evaluations,
                 arguments,
@@ -135,15 +142,15 @@ def job_of(request: LaunchRequest, provider: Provider, cut_off: Mapping[str, str
                 max_seconds=seconds,
                 shutdown=shutdown,
             )
-    if provider.holds_secret("WANDB_API_KEY"):
+    if provider.has_account_variable("WANDB_API_KEY"):
         return RemoteJob(**{**vars(job), "key_is_in_account": True})
     return job
 
 
-def _cut_off_run(
-    request: LaunchRequest, cut_off: Mapping[str, str], source: RunPath | None, cfg: PipelineConfig
+def _unfinished_run(
+    request: LaunchRequest, unfinished: Mapping[str, str], source: RunPath | None, cfg: PipelineConfig
 ) -> RunPath:
-    path = RunPath.parse(cut_off["run"], cfg.tracking)
+    path = RunPath.parse(unfinished["run"], cfg.tracking)
     if source is not None and source.id != path.id:
         raise BadInput(
             f"{request.journal_path}: the launch of run {path} was stopped before its end and comes first: launch "
@@ -153,28 +160,28 @@ def _cut_off_run(
     return path
 
 
-Mirror = Callable[[RemoteJob, PipelineConfig], Show]
+Listener = Callable[[RemoteJob, PipelineConfig], Show]
 """Makes what else is to be told how a job goes."""
 
 
-def carry_out(request: LaunchRequest, mirror: Mirror | None = None, attempt: Attempt | None = None) -> RemoteJob:
+def run_launch(request: LaunchRequest, mirror: Listener | None = None, attempt: ChainRun | None = None) -> RemoteJob:
     """Rent, train, give back; returns when the training is complete.
 
     Raises GaveUp and Duplicate where another attempt makes no sense; what the ones before rented is given back then.
     """
     require_writable_journal(request.journal_path)
     provider = provider_of(request)
-    with one_controller(request.journal_path, wait=attempt is not None and attempt.follows):
+    with exclusive_controller(request.journal_path, wait=attempt is not None and attempt.has_predecessor):
         journal = Journal(request.journal_path)
         if attempt is not None:
             journal.answer(attempt)
             if journal.open_job is None:
-                attempt.require_few()
-        return _carry_out(request, provider, journal, mirror, attempt)
+                attempt.check_limit()
+        return _run_controller(request, provider, journal, mirror, attempt)
 
 
-def _carry_out(
-    request: LaunchRequest, provider: Provider, journal: Journal, mirror: Mirror | None, attempt: Attempt | None
+def _run_controller(
+    request: LaunchRequest, provider: Provider, journal: Journal, mirror: Listener | None, attempt: ChainRun | None
 ) -> RemoteJob:
     job = job_of(request, provider, journal.open_job)
     logger.info("run %s; if this launch is stopped: --resume-from-wandb %s", job.path, job.path)
@@ -193,7 +200,7 @@ def _carry_out(
             for tell in told:
                 tell(state, facts)
 
-        rental = Rental(
+        controller = Controller(
             provider,
             request.wanted(),
             job,
@@ -204,8 +211,8 @@ def _carry_out(
             auto_shutdown=request.auto_shutdown,
             show=show,
         )
-        if attempt is not None and attempt.is_one_too_many:
-            rental.give_up()
-            attempt.require_few()
-        rental.carry_out()
+        if attempt is not None and attempt.exceeds_limit:
+            controller.give_up()
+            attempt.check_limit()
+        controller.run()
     return job

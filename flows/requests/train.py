@@ -11,7 +11,7 @@ from tasks.services.data.datasets import require_named_files
 from tasks.services.run.paths import RunDir
 from tasks.services.stages.plan import Decision, EvaluationDecision, Policy, plan, plan_evaluation, require_operator
 from tasks.services.tracking.restoring import ResumeMode
-from tasks.services.tracking.wandb_tracking import RunPath, has_key, is_wanted
+from tasks.services.tracking.wandb_tracking import RunPath, has_key, tracking_mode
 from ups_models.config.loading import load_config
 from ups_models.config.schema import EvalConfig, PipelineConfig
 from ups_models.errors import BadInput
@@ -159,7 +159,7 @@ def find_config(path: Path) -> Path:
 
 def require_tracking(cfg: PipelineConfig) -> None:
     """Raise BadInput when a W&B run is to be restored without a way to ask for it."""
-    if is_wanted(cfg.tracking) != "online":
+    if tracking_mode(cfg.tracking) != "online":
         raise BadInput(
             "--resume-from-wandb needs W&B online, but "
             + ("no key is set: put it into WANDB_API_KEY" if not has_key() else "tracking.mode or WANDB_MODE says not")

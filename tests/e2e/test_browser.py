@@ -9,7 +9,7 @@ import pytest
 from e2e.browser import browser
 
 from flows.requests.train import TrainRequest
-from harness.chaos.control_room import control_room, trainer_of
+from harness.chaos.prefect_stack import prefect_stack, trainer_of
 from ups_models.stages.spec import SPECS
 
 pytestmark = pytest.mark.slow
@@ -34,7 +34,7 @@ def ui(tmp_path_factory):
 @pytest.fixture(scope="module")
 def room(ui, tmp_path_factory):
     """A server with everything deployed, and a worker; the browser comes first, for without one there is no test."""
-    with control_room(tmp_path_factory.mktemp("room")) as room:
+    with prefect_stack(tmp_path_factory.mktemp("room")) as room:
         ui.root = room.ui
         done = room.deploy("--retry-after", "1")
         assert done.returncode == 0, done.stderr
@@ -97,24 +97,24 @@ def see_tasks(ui, run, tasks):
     """Wait until the run's page tells exactly these names and states of its tasks."""
     ui.open(run)
 
-    def told():
+    def notify_automation():
         return ui.turned("Task Runs") and {card[0]: card[1] for card in ui.rows() if card[1:]} == tasks
 
-    ui.until(told, f"the tasks {tasks}")
+    ui.until(notify_automation, f"the tasks {tasks}")
 
 
 def see_attempts(ui, page, *wanted):
     """(attempt, state) of each flow run that a page lists, once the wanted are among them."""
     ui.open(page)
 
-    def told():
-        found = [attempt_of(card) for card in ui.rows()]
+    def notify_automation():
+        found = [chain_run_of(card) for card in ui.rows()]
         return found if set(wanted) <= set(found) else []
 
-    return ui.until(told, f"the attempts {wanted}")
+    return ui.until(notify_automation, f"the attempts {wanted}")
 
 
-def attempt_of(card):
+def chain_run_of(card):
     """What a card says of its run, as far as it is there."""
     numbers = [int(found[1]) for line in card if (found := re.search(r" · attempt (\d+) · ", line))]
     return next(iter(numbers), 0), next((line for line in card if line in STATES), "")

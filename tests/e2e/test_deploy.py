@@ -13,7 +13,7 @@ import pytest
 
 from flows import ROOT
 from harness.chaos.checks import outcome
-from harness.chaos.control_room import FINAL, control_room, trainer_of
+from harness.chaos.prefect_stack import FINAL, prefect_stack, trainer_of
 from harness.chaos.retries import modified
 from tasks.services.run.paths import RunDir
 from ups_models.stages.spec import SPECS
@@ -25,7 +25,7 @@ DIVERGES = ["stages.operator.lr=1", "stages.operator.grad_clip=1e30", "stages.op
 @pytest.fixture(scope="module")
 def room(tmp_path_factory):
     """A server with everything deployed, and a worker."""
-    with control_room(tmp_path_factory.mktemp("room"), within_s=400) as room:
+    with prefect_stack(tmp_path_factory.mktemp("room"), within_s=400) as room:
         yield room
 
 
@@ -249,7 +249,7 @@ def test_bad_input_is_not_tried_again_and_the_same_error_not_a_third_time(worked
 def test_a_server_with_a_password_answers_nobody_without_it(tmp_path):
     password = "admin:canary0password0nobody0must0find"
     keys = {"PREFECT_SERVER_API_AUTH_STRING": password, "PREFECT_API_AUTH_STRING": password}
-    with control_room(tmp_path, keys) as room:
+    with prefect_stack(tmp_path, keys) as room:
         refused = httpx.post(f"{room.url}/flows/filter", json={}).status_code
         wrong = httpx.post(f"{room.url}/flows/filter", json={}, auth=("admin", "wrong")).status_code
         right = httpx.post(f"{room.url}/flows/filter", json={}, auth=("admin", password.partition(":")[2])).status_code

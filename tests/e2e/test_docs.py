@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from flows import ROOT
-from harness.chaos.control_room import ControlRoom
+from harness.chaos.prefect_stack import ControlRoom
 from harness.chaos.remote import VAST_KEY
 from harness.emulators.vast.emulator import VastEmulator
 

@@ -17,9 +17,9 @@ import torch
 from flows import ROOT
 from flows.requests.train import resolve
 from harness.chaos.checks import outcome, violations
-from harness.chaos.disturbed import flip_bit
-from harness.chaos.lives import Forked, end
-from harness.chaos.lives import finish as let_finish
+from harness.chaos.faulted_run import flip_bit
+from harness.chaos.processes import Forked, end
+from harness.chaos.processes import finish as let_finish
 from harness.chaos.workload import LONG, REFUSED, STOPPED
 from tasks.services.run.paths import RunDir, is_owned, owned, require_owned, wait_until_free
 from tasks.services.run.status import StatusStore

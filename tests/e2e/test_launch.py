@@ -9,12 +9,12 @@ import pytest
 
 from flows import ROOT
 from harness.chaos.demo import train_remotely
-from harness.chaos.market import live_through_all
-from harness.chaos.market_cases import CASES
+from harness.chaos.launch_matrix import live_through_all
+from harness.chaos.launch_matrix_cases import CASES
 from harness.chaos.remote import VAST_KEY, WANDB_KEY
 from harness.commands import command
 from harness.emulators.vast.emulator import VastEmulator
-from tasks.services.rental.providers.vast import VastProvider, Wanted
+from tasks.services.rental.providers.vast import MachineSpec, VastProvider
 
 DISTURBANCES = ("controller", "outbid", "offline")  # the last meets a machine with most of its steps before it
 SMOKE = ("--config", "configs/smoke.yaml", "--set", "runtime.device=cpu")
@@ -24,7 +24,7 @@ SMOKE = ("--config", "configs/smoke.yaml", "--set", "runtime.device=cpu")
 def seen(tmp_path_factory):
     """A training that was disturbed in every way, and the folder where everything of it lies."""
     scratch = tmp_path_factory.mktemp("launch")
-    return train_remotely(scratch, DISTURBANCES, say=lambda _: None, steps_per_epoch=800), scratch
+    return train_remotely(scratch, DISTURBANCES, echo=lambda _: None, steps_per_epoch=800), scratch
 
 
 @pytest.fixture
@@ -155,9 +155,7 @@ def test_what_is_wrong_is_said_before_a_launch_detaches(ups_there, cloud, tmp_pa
 
 
 def test_no_vast_key_is_said(wandb_environment, tmp_path):
-    without = command(
-        "-m", "flows.cli", PYTHONPATH=str(ROOT), **wandb_environment, HOME=str(tmp_path), VAST_API_KEY=""
-    )
+    without = command("-m", "flows.cli", PYTHONPATH=str(ROOT), **wandb_environment, HOME=str(tmp_path), VAST_API_KEY="")
 
     done = without("launch", *SMOKE, cwd=tmp_path)
 
@@ -180,7 +178,7 @@ def rented(cloud, monkeypatch, tmp_path):
     """Two machines of ours and one of somebody else's."""
     for name, value in (("VAST_URL", cloud.url), ("VAST_API_KEY", VAST_KEY), ("HOME", str(tmp_path))):
         monkeypatch.setenv(name, value)
-    vast, wanted = VastProvider(), Wanted(max_usd_per_hour=1, disk_gb=20)
+    vast, wanted = VastProvider(), MachineSpec(max_usd_per_hour=1, disk_gb=20)
     offers = vast.search(wanted)
     labels = ("ups-a-1-g1", "ups-b-1-g1", "other")
     return [

@@ -13,7 +13,7 @@ import pytest
 
 from flows import ROOT
 from flows.prefect.server import QUIET
-from harness.chaos.control_room import FINAL
+from harness.chaos.prefect_stack import FINAL
 
 
 def task_runs(server, count):

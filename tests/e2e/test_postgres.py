@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.chaos.control_room import control_room
+from harness.chaos.prefect_stack import prefect_stack
 
 INSTALLED = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
 
@@ -57,7 +57,7 @@ def postgres():
 def test_deployments_automations_and_runs_work_on_postgresql(postgres, tmp_path):
     home, root = tmp_path / "home", tmp_path / "run"
     home.mkdir()
-    with control_room(home, {"PREFECT_API_DATABASE_CONNECTION_URL": postgres}) as room:
+    with prefect_stack(home, {"PREFECT_API_DATABASE_CONNECTION_URL": postgres}) as room:
         deployed = room.deploy("--retry-after", "1")
         room.start_worker()
         room.run({"config": "configs/smoke.yaml", "run_dir": str(root), "stage": "operator"})

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.chaos.control_room import control_room
+from harness.chaos.prefect_stack import prefect_stack
 from harness.chaos.remote import SETTINGS, VAST_KEY, WANDB_KEY, environment_in, newest_status, sets_in
 from harness.emulators.vast.emulator import VastEmulator
 from harness.emulators.wandb.server import WandbServer, client_environment
@@ -29,7 +29,7 @@ def test_a_controller_that_is_killed_goes_on_by_itself_and_its_double_rents_noth
         VastEmulator(
             tmp_path / "cloud", api_key=VAST_KEY, instance_path=path, instance_env={"OMP_NUM_THREADS": "1"}
         ) as cloud,
-        control_room(tmp_path / "prefect", _account(environment, wandb, cloud, tmp_path), within_s=400) as room,
+        prefect_stack(tmp_path / "prefect", _account(environment, wandb, cloud, tmp_path), within_s=400) as room,
     ):
         cloud.default_market()
         assert room.deploy("--retry-after", "1").returncode == 0

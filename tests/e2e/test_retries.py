@@ -2,7 +2,7 @@
 
 import pytest
 
-from harness.chaos.control_room import control_room
+from harness.chaos.prefect_stack import prefect_stack
 from harness.chaos.retries import Runs, server_restarted, worker_and_flow_killed
 
 
@@ -12,7 +12,7 @@ def runs(tmp_path_factory):
     scratch = tmp_path_factory.mktemp("retries")
     home = scratch / "home"
     home.mkdir()
-    with control_room(home, within_s=300) as room:
+    with prefect_stack(home, within_s=300) as room:
         assert room.deploy("--retry-after", "1").returncode == 0
         room.start_worker()
         room.start_watch()

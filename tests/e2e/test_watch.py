@@ -9,12 +9,12 @@ from uuid import uuid4
 import pytest
 from prefect.client.schemas.objects import FlowRun
 
-from flows.prefect.automations import RETRIED
+from flows.prefect.automations import RESTART_POLICIES
 from flows.prefect.watch import is_answered, last_seen
-from harness.chaos.control_room import control_room
+from harness.chaos.prefect_stack import prefect_stack
 from ups_models.errors import BadInput
 
-TRAIN, VAST = RETRIED
+TRAIN, VAST = RESTART_POLICIES
 REQUEST = {"config": "configs/smoke.yaml", "run_dir": "/runs/a<b>'&"}
 START = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -31,18 +31,18 @@ def test_the_next_run_of_a_chain_has_its_request_its_bounds_and_the_next_number(
     first = run(max_attempts=7)
 
     wanted = {"request": REQUEST, "attempt": 2, "max_attempts": 7, "chain": str(first.id)[:8]}
-    assert VAST.next_after(first) == wanted
-    assert TRAIN.next_after(first) == {**wanted, "max_attempts_per_day": 30}
+    assert VAST.next_parameters(first) == wanted
+    assert TRAIN.next_parameters(first) == {**wanted, "max_attempts_per_day": 30}
 
 
 def test_parameters_of_something_else_are_told_and_not_raised_as_they_come():
     with pytest.raises(BadInput, match=r"parameters are none of train-pipeline .*; start it again by hand"):
-        TRAIN.next_after(run(attempt="x"))
+        TRAIN.next_parameters(run(attempt="x"))
 
 
 def test_a_run_is_answered_by_the_next_attempt_of_its_chain_or_a_later_one_whatever_its_bounds():
     first = run()
-    chain, wanted = str(first.id)[:8], TRAIN.next_after(first)
+    chain, wanted = str(first.id)[:8], TRAIN.next_parameters(first)
 
     assert not is_answered(wanted, [first])
     assert not is_answered(wanted, [first, run(attempt=2, chain="another"), run(attempt="x", chain=chain)])
@@ -62,7 +62,7 @@ def test_a_run_that_a_person_retried_lives_although_its_heartbeats_are_old():
 @pytest.fixture(scope="module")
 def room(tmp_path_factory):
     """A server with everything deployed, and nobody who works."""
-    with control_room(tmp_path_factory.mktemp("watched")) as room:
+    with prefect_stack(tmp_path_factory.mktemp("watched")) as room:
         assert room.deploy().returncode == 0
         yield room
 

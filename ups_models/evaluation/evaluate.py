@@ -76,7 +76,7 @@ def evaluate(
     figures: Figures = {"split": settings.split, "seed": settings.seed, "members": settings.members}
     arrays: Arrays = {}
     if models.operator is not None and data.trajectories is not None:
-        chosen = data.trajectories.select(spread(settings.trajectories, len(data.trajectories.u)))
+        chosen = data.trajectories.select(evenly_spaced(settings.trajectories, len(data.trajectories.u)))
         more_figures, arrays = _field_figures(cfg, settings, models, models.operator, chosen, device)
         figures |= more_figures
     if models.steady_prior is not None and data.steady is not None:
@@ -86,7 +86,7 @@ def evaluate(
     return figures, arrays
 
 
-def spread(count: int, total: int) -> Tensor:
+def evenly_spaced(count: int, total: int) -> Tensor:
     """At most `count` of `total` indices, evenly spread: files with different parameters all have their share."""
     return torch.linspace(0, total - 1, min(count, total)).long()
 
@@ -377,7 +377,7 @@ def _rollout_ensembles(
     u: Tensor,
     parameters: Tensor,
 ) -> Figures:
-    chosen = spread(settings.ensemble_trajectories, len(u)).to(u.device)
+    chosen = evenly_spaced(settings.ensemble_trajectories, len(u)).to(u.device)
     u, parameters = u[chosen], parameters[chosen]
     steps, target = u.shape[1] - 1, u[:, 1:]
     scale = target.square().mean(-1).sqrt()
@@ -400,7 +400,7 @@ def _darcy(
     train: SteadyFields | None,
     device: torch.device,
 ) -> tuple[Figures, Arrays]:
-    data = data.select(spread(settings.steady_samples, len(data.a)))
+    data = data.select(evenly_spaced(settings.steady_samples, len(data.a)))
     rng = torch.Generator(device).manual_seed(settings.seed)
     members = sample_steady(prior, data, members=settings.members, steps=cfg.prior.sampler_steps, rng=rng).cpu()
     target = data.u

@@ -110,8 +110,8 @@ def fair_crps(samples: Tensor, target: Tensor) -> Tensor:
         raise ValueError(f"the fair CRPS needs 2 members or more, got {members}; for one forecast use mae")
     weights = torch.arange(1 - members, members, 2, dtype=samples.dtype, device=samples.device)
     ordered = samples.sort(0).values
-    spread: Tensor = torch.tensordot(weights, ordered, dims=([0], [0])) / (members * (members - 1))
-    return (samples - target).abs().mean(0) - spread
+    evenly_spaced: Tensor = torch.tensordot(weights, ordered, dims=([0], [0])) / (members * (members - 1))
+    return (samples - target).abs().mean(0) - evenly_spaced
 
 
 def spread_skill(samples: Tensor, target: Tensor, scale: Tensor | None = None) -> float:

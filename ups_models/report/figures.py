@@ -18,7 +18,7 @@ from matplotlib.image import AxesImage
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 from numpy.typing import NDArray
 
-from ups_models.report.tables import MODELS, SAMPLERS, Result, dig
+from ups_models.report.tables import MODELS, SAMPLERS, Result, get_path
 
 Array = NDArray[Any]
 Arrays = Mapping[str, Array]
@@ -145,7 +145,7 @@ def space_time(arrays: Arrays) -> Picture | None:
 
 def error_by_horizon(result: Result) -> Picture | None:
     """nRMSE against time on a logarithmic axis, with baselines and the interval of the mean."""
-    times, curves = dig(result, "rollout/times"), dig(result, "rollout/by_horizon") or {}
+    times, curves = get_path(result, "rollout/times"), get_path(result, "rollout/by_horizon") or {}
     if not times or not curves:
         return None
     figure, axes = _grid(1, 1, height=3.6, margins=(0.65, 2.0, 0.15, 0.5))
@@ -197,12 +197,12 @@ def spectra(arrays: Arrays) -> Picture | None:
 
 def rank_histograms(result: Result) -> Picture | None:
     """One small histogram per sampler, flat when calibrated."""
-    shown = [model for model in SAMPLERS if dig(result, f"probabilistic/{model}/rank_histogram")]
+    shown = [model for model in SAMPLERS if get_path(result, f"probabilistic/{model}/rank_histogram")]
     if not shown:
         return None
     figure, axes = _grid(1, len(shown), height=2.2, gaps=(0, 0.12), share="y")
     for ax, model in zip(axes[0], shown, strict=True):
-        frequencies = np.asarray(dig(result, f"probabilistic/{model}/rank_histogram"), dtype=float)
+        frequencies = np.asarray(get_path(result, f"probabilistic/{model}/rank_histogram"), dtype=float)
         ax.bar(np.arange(len(frequencies)), 100 * frequencies, width=0.9, color=COLOURS[model])
         ax.axhline(100 / len(frequencies), color=INK, linewidth=0.9, linestyle="--")
         ax.set_title(MODELS[model])
@@ -219,15 +219,15 @@ def rank_histograms(result: Result) -> Picture | None:
 
 def reliability(result: Result) -> Picture | None:
     """Observed against nominal coverage of central intervals."""
-    shown = [model for model in SAMPLERS if dig(result, f"probabilistic/{model}/coverage")]
-    prior = dig(result, "darcy/steady_prior/coverage")
+    shown = [model for model in SAMPLERS if get_path(result, f"probabilistic/{model}/coverage")]
+    prior = get_path(result, "darcy/steady_prior/coverage")
     if not shown and not prior:
         return None
     figure, axes = _grid(1, 1, height=3.5, width=WIDTH, margins=(2.2, 4.5, 0.15, 0.5))
     ax = axes[0, 0]
     ax.plot([0, 100], [0, 100], color=INK, linewidth=0.8, linestyle="--", label="calibrated")
     for model in shown:
-        _coverage_curve(ax, dig(result, f"probabilistic/{model}/coverage"), COLOURS[model], MODELS[model])
+        _coverage_curve(ax, get_path(result, f"probabilistic/{model}/coverage"), COLOURS[model], MODELS[model])
     if prior:
         _coverage_curve(ax, prior, "#0f766e", "Steady prior (Darcy)")
     ax.set_xlabel("nominal coverage (%)")

@@ -10,7 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from ups_models.report.figures import Arrays, History, pictures
 from ups_models.report.tables import (
-    HONESTY,
+    CAVEATS,
     Result,
     Section,
     Table,
@@ -72,7 +72,7 @@ def render_html(report: ReportInput) -> str:
         pictures=drawn,
         timing=timing_table(report.timings),
         checkpoints=checkpoint_table(main),
-        honesty=HONESTY,
+        honesty=CAVEATS,
         second=_second(evaluations, status),
     )
 
@@ -93,7 +93,7 @@ def render_markdown(result: Result) -> str:
     lines += _markdown_table(gates) if gates.rows else []
     for section in sections(result, {}):
         lines += _markdown_section(section)
-    lines += ["## Notes on honesty", "", *(f"- {_plain(note)}" for note in HONESTY), ""]
+    lines += ["## Notes on honesty", "", *(f"- {_plain(note)}" for note in CAVEATS), ""]
     lines += ["## Checkpoints", "", *_markdown_table(checkpoints)] if checkpoints.rows else []
     return "\n".join(lines).rstrip() + "\n"
 

@@ -11,7 +11,7 @@ from ups_models.errors import BadInput
 
 SCHEMA_VERSION = 1
 Result = Mapping[str, Any]
-NOTHING = "\N{EN DASH}"
+DASH = "\N{EN DASH}"
 
 MODELS: Mapping[str, str] = {
     "operator": "Operator",
@@ -45,7 +45,7 @@ PDEBENCH_LABELS: Mapping[str, str] = {
     "frmse_high": "fRMSE, k ≥ 12",
 }
 
-HONESTY = (
+CAVEATS = (
     (
         "Intervals are 95 % bootstrap intervals over test trajectories. They say nothing about training: another training "
         "seed gives another model, and its figures can lie outside."
@@ -121,11 +121,11 @@ class Measure:
 
     def value(self, result: Result, model: str) -> Any:
         """The model's figure, None if there is none."""
-        return dig(result, (self.instead or {}).get(model, self.path).format(model=model))
+        return get_path(result, (self.instead or {}).get(model, self.path).format(model=model))
 
     def text(self, result: Result, model: str) -> str:
         """The figure, with its interval where there is one."""
-        ends = dig(result, self.interval.format(model=model)) if self.interval else None
+        ends = get_path(result, self.interval.format(model=model)) if self.interval else None
         return number(self.value(result, model)) + (f" {interval(ends)}" if ends else "")
 
 
@@ -174,7 +174,7 @@ SAMPLER_COLUMNS: tuple[tuple[str, str], ...] = (
 )
 
 
-def dig(tree: Any, path: str) -> Any:
+def get_path(tree: Any, path: str) -> Any:
     """The value at a/b/c, None where any part is absent."""
     for key in path.split("/"):
         if not isinstance(tree, Mapping) or key not in tree:
@@ -186,7 +186,7 @@ def dig(tree: Any, path: str) -> Any:
 def number(value: Any) -> str:
     """Three significant digits; a figure that is absent is a dash, one that is not finite says so."""
     if value is None:
-        return NOTHING
+        return DASH
     if isinstance(value, (bool, str, int)):
         return str(value)
     if not math.isfinite(value):
@@ -199,7 +199,7 @@ def number(value: Any) -> str:
 
 def interval(ends: Any) -> str:
     """[low, high], a dash if absent."""
-    return f"[{number(ends[0])}, {number(ends[1])}]" if ends else NOTHING
+    return f"[{number(ends[0])}, {number(ends[1])}]" if ends else DASH
 
 
 def seconds(value: float) -> str:
@@ -236,7 +236,7 @@ def verdict(result: Result) -> Verdict:
 def bound(gate: Mapping[str, Any], key: str = "bound") -> str:
     """A gate's bound with its sense, such as ≤ 0.03."""
     if gate.get(key) is None:
-        return NOTHING
+        return DASH
     sign = {"<=": "≤", ">=": "≥"}.get(gate.get("sense", ""), gate.get("sense", ""))
     return f"{sign} {number(gate[key])}".strip()
 
@@ -249,12 +249,12 @@ def describe(result: Result) -> tuple[str, ...]:
         ("{} steps", result.get("steps")),
         ("{} members per ensemble", result.get("members")),
         ("seed {}", result.get("seed")),
-        ("family {}", dig(result, "data/family")),
-        ("{} points in space", dig(result, "data/nx")),
-        ("{} times", dig(result, "data/nt")),
-        ("time step {} (dimensionless)", dig(result, "data/dt")),
-        ("parameter {}", _joined(dig(result, "data/parameter"))),
-        ("files {}", _joined(dig(result, "data/files"))),
+        ("family {}", get_path(result, "data/family")),
+        ("{} points in space", get_path(result, "data/nx")),
+        ("{} times", get_path(result, "data/nt")),
+        ("time step {} (dimensionless)", get_path(result, "data/dt")),
+        ("parameter {}", _joined(get_path(result, "data/parameter"))),
+        ("files {}", _joined(get_path(result, "data/files"))),
         ("evaluated {}", result.get("created_at")),
     )
     return tuple(form.format(value) for form, value in facts if value is not None)
@@ -275,7 +275,7 @@ def gate_table(result: Result) -> Table:
     """Each gate with its value, bound and goal."""
     rows = tuple(
         (
-            str(gate.get("name", NOTHING)),
+            str(gate.get("name", DASH)),
             number(gate.get("value")),
             bound(gate),
             "reached" if gate.get("reached") else "NOT reached",
@@ -311,13 +311,13 @@ def headline_section(result: Result, status: Mapping[str, str]) -> Section:
 
 def horizon_section(result: Result, status: Mapping[str, str]) -> Section:
     """How the rollout error grows, step by step."""
-    horizons = dig(result, "rollout/horizons") or {}
-    baselines = [model for model in DETERMINISTIC[1:] if dig(result, f"rollout/by_horizon/{model}/mean")]
+    horizons = get_path(result, "rollout/horizons") or {}
+    baselines = [model for model in DETERMINISTIC[1:] if get_path(result, f"rollout/by_horizon/{model}/mean")]
     rows = []
     for step in sorted(horizons, key=int):
         at, index = horizons[step], int(step) - 1
-        rivals = (_at(dig(result, f"rollout/by_horizon/{model}/mean"), index) for model in baselines)
-        time = _at(dig(result, "rollout/times"), index)
+        rivals = (_at(get_path(result, f"rollout/by_horizon/{model}/mean"), index) for model in baselines)
+        time = _at(get_path(result, "rollout/times"), index)
         own = (number(at.get("mean")), interval(at.get("ci95")), number(at.get("median")))
         rows.append((str(step), number(time), *own, *map(number, rivals)))
     columns = ("Step", "Time", "Mean", "95 % interval", "Median", *(f"{MODELS[m]}, mean" for m in baselines))
@@ -339,9 +339,9 @@ def field_section(result: Result, status: Mapping[str, str]) -> Section:
 
 def correlation_table(result: Result) -> Table:
     """First times under each threshold; says where the figure is only a lower bound."""
-    times: Sequence[float] = dig(result, "rollout/times") or ()
+    times: Sequence[float] = get_path(result, "rollout/times") or ()
     rows = []
-    for threshold, time in sorted((dig(result, "rollout/correlation_time") or {}).items()):
+    for threshold, time in sorted((get_path(result, "rollout/correlation_time") or {}).items()):
         saturated = bool(times) and time is not None and time >= times[-1]
         remark = "the last time: a lower bound" if saturated else "falls under it"
         rows.append((threshold, number(time), remark))
@@ -368,7 +368,7 @@ def ensemble_section(result: Result, status: Mapping[str, str]) -> Section:
         ),
     )
     missing = _missing(result, status, {"probabilistic": "diff_residual", "probabilistic_rollout": "diff_residual"})
-    if not missing and not any(dig(result, f"probabilistic/consistency_{n}") for n in (1, 2, 4)):
+    if not missing and not any(get_path(result, f"probabilistic/consistency_{n}") for n in (1, 2, 4)):
         missing = (_reason("consistency_distill", status),)
     return Section("ensemble", "Calibration", "", _filled(tables), missing)
 
@@ -408,12 +408,14 @@ def by_model(
     note: str = "",
 ) -> Table:
     """Models down, figures across; columns without any figure are left out."""
-    present = [model for model in models if dig(result, f"{part}/{model}")]
+    present = [model for model in models if get_path(result, f"{part}/{model}")]
     columns = [
-        (label, key) for label, key in columns if any(dig(result, f"{part}/{m}/{key}") is not None for m in present)
+        (label, key)
+        for label, key in columns
+        if any(get_path(result, f"{part}/{m}/{key}") is not None for m in present)
     ]
     rows = tuple(
-        (MODELS[model], *(number(dig(result, f"{part}/{model}/{key}")) for _, key in columns)) for model in present
+        (MODELS[model], *(number(get_path(result, f"{part}/{model}/{key}")) for _, key in columns)) for model in present
     )
     return Table(title, ("", *(label for label, _ in columns)), rows, note=note)
 
@@ -421,7 +423,7 @@ def by_model(
 def checkpoint_table(result: Result) -> Table:
     """Which weights gave these figures."""
     rows = tuple(
-        (stage, str(entry.get("file", NOTHING)), str(entry.get("sha256", NOTHING)))
+        (stage, str(entry.get("file", DASH)), str(entry.get("sha256", DASH)))
         for stage, entry in (result.get("checkpoints") or {}).items()
     )
     return Table("Checkpoints", ("Role", "File", "SHA-256"), rows)
@@ -438,21 +440,21 @@ def timing_table(timings: Sequence[Mapping[str, Any]]) -> Table:
 
 def _timing(row: Mapping[str, Any]) -> tuple[str, ...]:
     spent, steps = row.get("seconds"), row.get("steps")
-    per_step = f"{1000 * spent / steps:.1f} ms" if spent and steps else NOTHING
-    time = NOTHING if spent is None else seconds(spent)
-    return str(row.get("stage", NOTHING)), str(row.get("status", NOTHING)), time, number(steps), per_step
+    per_step = f"{1000 * spent / steps:.1f} ms" if spent and steps else DASH
+    time = DASH if spent is None else seconds(spent)
+    return str(row.get("stage", DASH)), str(row.get("status", DASH)), time, number(steps), per_step
 
 
 def _goals(gates: Sequence[Mapping[str, Any]]) -> str:
     """Goals lie beyond the gates: how many were met, if there are any."""
-    met = [state for state in map(_goal_met, gates) if state != NOTHING]
+    met = [state for state in map(_goal_met, gates) if state != DASH]
     return f" Goals beyond them: {met.count('reached')} of {len(met)}." if met else ""
 
 
 def _goal_met(gate: Mapping[str, Any]) -> str:
     value, goal = gate.get("value"), gate.get("goal")
     if value is None or goal is None:
-        return NOTHING
+        return DASH
     met: Mapping[str, Callable[[], bool]] = {"<=": lambda: value <= goal, ">=": lambda: value >= goal}
     return "reached" if met.get(gate.get("sense", ""), lambda: False)() else "not reached"
 

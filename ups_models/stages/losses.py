@@ -19,7 +19,7 @@ Batch = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)
-class StepInput:
+class LossInput:
     """All that a loss may depend on."""
 
     net: nn.Module
@@ -30,7 +30,7 @@ class StepInput:
     rng: torch.Generator
 
 
-Loss = Callable[[StepInput], Tensor]
+Loss = Callable[[LossInput], Tensor]
 
 
 def relative_l2(prediction: Tensor, target: Tensor) -> Tensor:
@@ -39,7 +39,7 @@ def relative_l2(prediction: Tensor, target: Tensor) -> Tensor:
     return (error / target.square().mean(-1).clamp_min(1e-8)).sqrt().mean()
 
 
-def operator_loss(step: StepInput, *, reencode_every: int, reconstruction: float, consistency: float) -> Tensor:
+def operator_loss(step: LossInput, *, reencode_every: int, reconstruction: float, consistency: float) -> Tensor:
     """Mean over the unroll of |D(P^k E(u_t)) - u_{t+k}|, relative, with two regularisers of the latent space.
 
     The inverse encoding |D(E(u)) - u| is UPT's (Alkin et al. 2024, sec. 3.2); the latent consistency
@@ -83,7 +83,7 @@ def whitened_residual(
     return z, z_hat, scale, residual / scale
 
 
-def diffusion_loss(step: StepInput, *, log_mean: float, log_std: float, scale_warmup: float) -> Tensor:
+def diffusion_loss(step: LossInput, *, log_mean: float, log_std: float, scale_warmup: float) -> Tensor:
     """Gaussian likelihood for the scale, then EDM's denoising error of the whitened residual beside it.
 
     (sigma^2 + 1) / sigma^2 |D(x_0 + sigma n; sigma) - x_0|^2 with ln sigma ~ N(log_mean, log_std^2):
@@ -102,7 +102,7 @@ def diffusion_loss(step: StepInput, *, log_mean: float, log_std: float, scale_wa
     return likelihood + ((sigma**2 + 1) / sigma**2 * error).mean()
 
 
-def distillation_loss(step: StepInput, *, grid: int, sigma_max: float, rho: float) -> Tensor:
+def distillation_loss(step: LossInput, *, grid: int, sigma_max: float, rho: float) -> Tensor:
     """Consistency distillation: f(x_i, sigma_i) against f_EMA one teacher's Heun step closer to the data.
 
     Song et al. 2023, eq. 7 and algorithm 2, on Karras' grid of `grid` levels; the distance is the pseudo-Huber one,
@@ -125,7 +125,7 @@ def distillation_loss(step: StepInput, *, grid: int, sigma_max: float, rho: floa
     return ((distance + c**2).sqrt() - c).mean()
 
 
-def flow_matching_loss(step: StepInput, *, hide_coefficient: float) -> Tensor:
+def flow_matching_loss(step: LossInput, *, hide_coefficient: float) -> Tensor:
     """|v(x_t, t; a) - (u - n)|^2 on x_t = (1 - t) n + t u. Lipman et al. 2023, eq. 23 with sigma_min = 0.
 
     The coefficient is hidden from a share of the samples (classifier-free training, Ho & Salimans 2022), which

@@ -29,7 +29,7 @@ class Stage:
     build: Callable[[PipelineConfig], nn.Module]
     loss: Callable[[PipelineConfig], Loss]
     batch: Callable[[PipelineConfig, Data, float, torch.Generator], Batch]
-    prepare: Callable[[nn.Module, Data], None] | None = None
+    init_from_data: Callable[[nn.Module, Data], None] | None = None
 
     @property
     def name(self) -> str:
@@ -124,7 +124,7 @@ def _flow_matching_loss(cfg: PipelineConfig) -> Loss:
     return partial(flow_matching_loss, hide_coefficient=cfg.stages.steady_prior.hide_coefficient)
 
 
-def _learn_unit(net: nn.Module, data: Data) -> None:
+def _fit_normaliser(net: nn.Module, data: Data) -> None:
     steady = _steady(data)
     unit = net.get_buffer("unit")
     unit.copy_((steady.u / steady.beta[:, None, None]).std())
@@ -153,6 +153,6 @@ STAGES: dict[str, Stage] = {
             _distillation_loss,
             partial(_pair_batch, "consistency_distill"),
         ),
-        Stage(SPECS["steady_prior"], build_prior, _flow_matching_loss, _steady_batch, prepare=_learn_unit),
+        Stage(SPECS["steady_prior"], build_prior, _flow_matching_loss, _steady_batch, init_from_data=_fit_normaliser),
     )
 }

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ups_models.config.schema import PipelineConfig, StageConfig
 from ups_models.errors import CheckpointError, ConfigError, Preempted, TrainingDiverged
 from ups_models.files import keep_previous
-from ups_models.stages.losses import Loss, StepInput
+from ups_models.stages.losses import Loss, LossInput
 from ups_models.stages.registry import Data, Stage
 from ups_models.stages.spec import check_architecture
 from ups_models.training.checkpoint import FORMAT, load_payload, save_payload
@@ -103,8 +103,8 @@ def start_state(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(cfg.seed, stage.name, "init"))
         net = stage.build(cfg)
-    if stage.prepare is not None:
-        stage.prepare(net, data)
+    if stage.init_from_data is not None:
+        stage.init_from_data(net, data)
     net.to(device)
     if stage.spec.warm_start is not None:
         net.load_state_dict(frozen[stage.spec.warm_start].state_dict())
@@ -137,7 +137,7 @@ def train_step(
     noise_rng = torch.Generator(device).manual_seed(derive_seed(cfg.seed, stage.name, "noise", state.step))
     batch = {name: value.to(device) for name, value in stage.batch(cfg, data, done, batch_rng).items()}
     with torch.autocast(device.type, torch.bfloat16, enabled=uses_bfloat16(cfg, device)):
-        loss = loss_of(StepInput(state.net, state.ema, frozen, batch, done, noise_rng))
+        loss = loss_of(LossInput(state.net, state.ema, frozen, batch, done, noise_rng))
     state.optimiser.zero_grad(set_to_none=True)
     loss.backward()
     grad_norm = nn.utils.clip_grad_norm_(state.net.parameters(), settings.grad_clip)

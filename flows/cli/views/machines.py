@@ -18,7 +18,7 @@ def provider_named(name: str, run_dir: Path) -> Provider:
 
 def our_instances(provider: str, run_dir: Path) -> list[Instance]:
     """Every machine that carries our label."""
-    return provider_named(provider, run_dir).mine(LABEL)
+    return provider_named(provider, run_dir).list_instances(LABEL)
 
 
 def instance_table(instances: Sequence[Instance]) -> str:

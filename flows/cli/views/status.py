@@ -21,7 +21,7 @@ MARKS = {"completed": "✅", "in_progress": "🔄", "failed": "❌", "not_starte
 MEGABYTE = 1_000_000
 
 
-def say(text: str) -> None:
+def echo(text: str) -> None:
     """Write to standard output, at once: it may be a log that somebody follows."""
     print(text, flush=True)  # noqa: T201 - this module is the CLI's printer
 

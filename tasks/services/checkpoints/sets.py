@@ -63,7 +63,7 @@ def take_snapshot(run: RunDir, folder: Path) -> Status:
     return status
 
 
-def seal(folder: Path) -> None:
+def write_manifest(folder: Path) -> None:
     """Write the manifest of a snapshot: sha256 and size of each file, and no time, so equal sets have equal bytes."""
     digests = {name: digest_of(folder / name) for name in sorted(NAMES - {MANIFEST}) if (folder / name).is_file()}
     content = {name: {"sha256": digest.sha256, "bytes": digest.bytes} for name, digest in digests.items()}
@@ -89,13 +89,13 @@ def verify_set(folder: Path, cfg: PipelineConfig, origin: str) -> RestoredSet:
     return RestoredSet(folder, status, origin)
 
 
-def is_needed(restored: RestoredSet, run: RunDir, *, force: bool) -> bool:
+def is_newer(restored: RestoredSet, run: RunDir, *, force: bool) -> bool:
     """Whether the set brings anything: not when the run is as far or further. Raises BadInput when they disagree."""
     local, remote = StatusStore(run.status).read(), restored.status
     mine, theirs = _positions(local), _positions(remote)
     if force or all(position == (0, 0) for position in mine.values()):
         return True
-    other = next((name for name in SPECS if _completed_apart(local, remote, name)), None)
+    other = next((name for name in SPECS if _weights_differ(local, remote, name)), None)
     ahead = all(mine[name] >= theirs[name] for name in SPECS)
     behind = all(mine[name] <= theirs[name] for name in SPECS)
     if other is not None or not (ahead or behind):
@@ -158,7 +158,7 @@ def _positions(status: Status) -> Mapping[str, tuple[int, int]]:
     return {name: (1, 0) if item.status == "completed" else (0, item.step or 0) for name, item in records.items()}
 
 
-def _completed_apart(local: Status, remote: Status, stage: str) -> bool:
+def _weights_differ(local: Status, remote: Status, stage: str) -> bool:
     """Whether both completed a stage, but with other weights."""
     mine, theirs = local.stage(stage), remote.stage(stage)
     return bool(mine.files and theirs.files and mine.files != theirs.files)

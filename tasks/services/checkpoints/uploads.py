@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from tasks.services.checkpoints.sets import seal, signature_of, take_snapshot
+from tasks.services.checkpoints.sets import write_manifest, signature_of, take_snapshot
 from tasks.services.run.paths import RunDir, require_owned, utc_now
 from tasks.services.run.status import StatusStore
 from ups_models.errors import UPSError
@@ -44,7 +44,7 @@ class Uploads:
         self.queued_at = time.monotonic()
         self.number = 0
         self.waiting: _Waiting | None = None
-        self.owed: tuple[str, ...] = ()  # aliases of a set that failed: the next one holds all that it did
+        self.pending_aliases: tuple[str, ...] = ()  # aliases of a set that failed: the next one holds all that it did
         self.busy = False
         self.closing = False
         self.last_error: Exception | None = None
@@ -102,11 +102,11 @@ class Uploads:
                     self.changed.notify_all()
 
     def _upload(self, item: _Waiting) -> None:
-        self.owed = tuple(dict.fromkeys((*self.owed, *item.aliases)))
+        self.pending_aliases = tuple(dict.fromkeys((*self.pending_aliases, *item.aliases)))
         for pause_s in (*self.retry_after_s, None):
             try:
-                seal(item.folder)
-                version = self.publish(item.folder, self.owed)
+                write_manifest(item.folder)
+                version = self.publish(item.folder, self.pending_aliases)
             except (UPSError, OSError) as error:
                 self.last_error = error
                 self._record(error_message=str(error) or type(error).__name__)
@@ -114,7 +114,7 @@ class Uploads:
                 if pause_s is None or self._superseded(pause_s):
                     break
             else:
-                self.owed = ()
+                self.pending_aliases = ()
                 self._record(version=version, uploaded_at=utc_now(), signature=item.signature, error_message=None)
                 logger.info("checkpoints uploaded to W&B as %s", version)
                 break

@@ -18,7 +18,7 @@ from ups_models.errors import UPSError
 from ups_models.files import digest_of
 
 ONSTART = Path(__file__).with_name("onstart.sh")
-MOST_ONSTART = 4000
+MAX_ONSTART_CHARS = 4000
 CONFIG, SUMS, ARGUMENTS = "config.yaml", "SHA256SUMS", "arguments"
 
 
@@ -51,8 +51,8 @@ def onstart() -> str:
     """The script as it is sent: without its comments, and short enough for every limit that is documented."""
     lines = ONSTART.read_text("utf-8").splitlines()
     text = "\n".join(line for number, line in enumerate(lines) if not number or not line.lstrip().startswith("#"))
-    if len(text) >= MOST_ONSTART:
-        raise UPSError(f"{ONSTART}: has {len(text)} characters, and {MOST_ONSTART} are too many")
+    if len(text) >= MAX_ONSTART_CHARS:
+        raise UPSError(f"{ONSTART}: has {len(text)} characters, and {MAX_ONSTART_CHARS} are too many")
     return text + "\n"
 
 

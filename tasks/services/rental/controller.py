@@ -17,18 +17,18 @@ from typing import Any, Literal, Protocol
 from tasks.services.rental.bundle import label_of, label_prefix
 from tasks.services.rental.providers.vast import (
     Instance,
+    MachineSpec,
     NoOffer,
     Offer,
     OfferGone,
     Provider,
     ProviderError,
     ProviderRefused,
-    Uncertain,
-    Wanted,
+    UnknownOutcome,
 )
-from tasks.services.run.attempts import Attempt, Duplicate
+from tasks.services.run.attempts import ChainRun, Duplicate
 from tasks.services.run.paths import utc_now
-from tasks.services.tracking.wandb_tracking import Standing, TrackingUnavailable
+from tasks.services.tracking.wandb_tracking import RemoteProgress, TrackingUnavailable
 from ups_models.errors import BadInput, UPSError
 from ups_models.files import write_text
 
@@ -38,8 +38,8 @@ NO_CUDA, NOT_FETCHED, PREEMPTED, BAD_INPUT = 76, 77, 75, 2
 FAULTS_OF_THE_MACHINE = {NO_CUDA: "had no CUDA device", NOT_FETCHED: "could not fetch or install its job"}
 ONSTART = "ups-onstart: "
 MARK = f"{ONSTART}exit "
-LOOKS = 3
-LOG_LINES, LAST_WORDS = 8, 300
+LIST_TRIES = 3
+LOG_LINES, MAX_LOG_LINE = 8, 300
 
 End = Literal["lost", "broken", "preempted", "failed"]
 
@@ -77,11 +77,11 @@ class Machine:
     usd_per_hour: float
     rented_at: float
     id: int | None = None
-    given_back_at: float | None = None
+    destroyed_at: float | None = None
 
     def usd(self, now: float) -> float:
         """What it has cost until now, by our own clock and the price that was agreed."""
-        return self.usd_per_hour * max(0.0, (self.given_back_at or now) - self.rented_at) / 3600
+        return self.usd_per_hour * max(0.0, (self.destroyed_at or now) - self.rented_at) / 3600
 
 
 class Journal:
@@ -109,13 +109,13 @@ class Journal:
             os.fsync(file.fileno())
         self._apply(entry)
 
-    def answer(self, attempt: Attempt) -> None:
+    def answer(self, attempt: ChainRun) -> None:
         """Note that a chain of controllers is at work, each begun by itself after the one before died.
 
         Raises Duplicate when its launch has come to its end: a crash may be reported late, or twice. The first of a
         chain is another matter: a person runs it again.
         """
-        if attempt.follows and attempt.chain in self.closed_chains:
+        if attempt.has_predecessor and attempt.chain in self.closed_chains:
             raise Duplicate(
                 f"{self.path}: the launch of chain {attempt.chain} has come to its end already; for another, start a "
                 "new run"
@@ -169,7 +169,7 @@ class Journal:
         elif entry["event"] == "excluded":
             self.excluded.add(int(machine.offer["machine_id"]))
         elif entry["event"] == "given back":
-            machine.given_back_at = float(entry["time"])
+            machine.destroyed_at = float(entry["time"])
 
 
 class Job(Protocol):
@@ -182,13 +182,13 @@ class Job(Protocol):
     def identity(self) -> dict[str, str]:
         """What is needed to go on with it after the controller was killed; no secret is in it."""
 
-    def claim(self, generation: int) -> None:
+    def acquire_fence(self, generation: int) -> None:
         """Let this attempt, and no earlier one, write to the run."""
 
     def environment(self, generation: int) -> dict[str, str]:
         """Variables of the machine, secrets included: made at the last moment, kept nowhere."""
 
-    def standing(self) -> Standing:
+    def progress(self) -> RemoteProgress:
         """How far the run is. Raises TrackingUnavailable."""
 
 
@@ -202,17 +202,17 @@ class _Seen:
 
     began: float
     moved_at: float
-    place: tuple[str, int, str] = ("", 0, "")
+    position: tuple[str, int, str] = ("", 0, "")
     away_since: float | None = None
     was_running: bool = False
 
 
 @dataclass
-class Rental:
+class Controller:
     """The controller. Every machine that it rents it gives back, and sees that it is gone."""
 
     provider: Provider
-    wanted: Wanted
+    wanted: MachineSpec
     job: Job
     onstart: str
     journal: Journal
@@ -222,15 +222,15 @@ class Rental:
     show: Show = lambda state, facts: None
     pause: Callable[[float], None] = time.sleep
     errors: int = 0
-    hopeless: str = ""
-    fault: str = ""
+    fatal_reason: str = ""
+    last_error: str = ""
     failed_at: tuple[str, int] | None = None
     ended_at: tuple[str, int] = ("", 0)
     log: list[str] = field(default_factory=list)
-    last_words: str = ""
+    last_log_line: str = ""
     kept: bool = False
 
-    def carry_out(self) -> None:
+    def run(self) -> None:
         """Train to the end. Raises TrainingFailed, BudgetSpent, NoOffer, ProviderRefused; no machine is left then."""
         self.journal.note("began", self.journal.generation, job=self.job.identity())
         try:
@@ -238,13 +238,13 @@ class Rental:
         finally:
             error = sys.exception()
             if not self.kept:
-                self._give_back_all()
+                self._destroy_all()
             if error is None or isinstance(error, Exception):  # stopped by a signal, the next launch goes on with it
                 self.journal.note("closed", self.journal.generation)  # what was kept is its owner's business
 
     def give_up(self) -> None:
         """Give everything back that an earlier controller left, and close the launch. Raises ProviderError."""
-        self._give_back_all()
+        self._destroy_all()
         self.journal.note("closed", self.journal.generation)
 
     def _train(self) -> None:
@@ -255,7 +255,7 @@ class Rental:
             self._require_budget()
             if instance_id is None:
                 instance_id = self._rent()
-                self.log, self.last_words = [], ""
+                self.log, self.last_log_line = [], ""
             end = self._watch(instance_id)
             if end is None:
                 self.kept = not self.auto_shutdown
@@ -266,8 +266,8 @@ class Rental:
                 self._keep_log(instance_id)
             if end == "failed" and self.keep_on_failure:
                 self.kept = True
-                raise TrainingFailed(f"the training failed{self.last_words}; {self._kept(instance_id)}")
-            self._give_back(instance_id)
+                raise TrainingFailed(f"the training failed{self.last_log_line}; {self._kept(instance_id)}")
+            self._destroy_current(instance_id)
             instance_id = None
             self._count(end)
 
@@ -276,7 +276,7 @@ class Rental:
         newest = self.journal.machines.get(self.journal.generation)
         adopted = None
         for instance in self._found():
-            is_newest = newest is not None and newest.given_back_at is None and instance.label == newest.label
+            is_newest = newest is not None and newest.destroyed_at is None and instance.label == newest.label
             if is_newest and adopted is None and newest is not None and instance.state in ("running", "booting"):
                 if newest.id is None:
                     self.journal.note("rented", newest.generation, id=instance.id)
@@ -285,9 +285,9 @@ class Rental:
             else:
                 self._destroy(instance.id, self._generation_of(instance))
         for machine in self.journal.machines.values():
-            if machine.given_back_at is None and machine.id != adopted:
+            if machine.destroyed_at is None and machine.id != adopted:
                 if machine.id is not None:
-                    self.provider.give_back(machine.id)
+                    self.provider.destroy(machine.id)
                 self.journal.note("given back", machine.generation)
         return adopted
 
@@ -301,7 +301,7 @@ class Rental:
             generation = 1 + max(self.journal.generation, self._known_generation())
             label = label_of(self.job.run_id, generation)
             self.show("RENTING", {"offer": asdict(offer), "generation": generation})
-            self._claim(generation)
+            self._acquire_fence(generation)
             price = offer.usd_per_hour
             self.journal.note("renting", generation, label=label, offer=asdict(offer), usd_per_hour=price)
             instance_id = self._create(offer, label, generation)
@@ -322,7 +322,7 @@ class Rental:
                 raise  # nothing is lost yet: a person should choose
             self._wait(attempt)
             return None
-        except Uncertain as error:
+        except UnknownOutcome as error:
             logger.warning("%s; searching again", error)
             self._wait(attempt)
             return None
@@ -341,10 +341,10 @@ class Rental:
         except OfferGone as error:
             logger.info("%s; looking for another", error)
             self._exclude(generation)
-            return self._settle(label)
-        except Uncertain as error:
+            return self._resolve_lost_reply(label)
+        except UnknownOutcome as error:
             logger.warning("%s: looking whether it was rented all the same", error)
-            return self._settle(label)
+            return self._resolve_lost_reply(label)
         return instance_id
 
     def _require_bid(self, instance_id: int) -> None:
@@ -353,10 +353,10 @@ class Rental:
         if instance is not None and self.wanted.interruptible and self.provider.name == "vast" and not instance.is_bid:
             raise ProviderError(f"instance {instance_id} was rented on demand though a bid was asked for; given back")
 
-    def _claim(self, generation: int) -> None:
+    def _acquire_fence(self, generation: int) -> None:
         for pause_s in (*self.limits.backoff_s, None):
             try:
-                return self.job.claim(generation)
+                return self.job.acquire_fence(generation)
             except TrackingUnavailable as error:
                 if pause_s is None:
                     raise
@@ -366,34 +366,34 @@ class Rental:
 
     def _known_generation(self) -> int:
         """The newest attempt that the run knows of, rented from here or from elsewhere."""
-        standing = self._standing_at_last()
-        return standing.generation if standing is not None else 0
+        progress = self._progress_at_last()
+        return progress.generation if progress is not None else 0
 
-    def _standing_at_last(self) -> Standing | None:
+    def _progress_at_last(self) -> RemoteProgress | None:
         """The run's own word, asked for until it answers, within reason."""
         for pause_s in self.limits.backoff_s:
-            standing = self._standing()
-            if standing is not None:
-                return standing
+            progress = self._progress()
+            if progress is not None:
+                return progress
             self.pause(pause_s)
         return None
 
     def _has_finished(self, generation: int) -> bool:
-        standing = self._standing_at_last() if generation else None
-        return standing is not None and standing.outcome == (generation, 0)
+        progress = self._progress_at_last() if generation else None
+        return progress is not None and progress.outcome == (generation, 0)
 
-    def _settle(self, label: str) -> int | None:
+    def _resolve_lost_reply(self, label: str) -> int | None:
         """What of this label exists: one is kept, any more are given back."""
         found: list[Instance] = []
-        for _ in range(LOOKS):  # one empty list proves nothing: they have been wrong
-            found = [instance for instance in self._mine(label) if instance.label == label]
+        for _ in range(LIST_TRIES):  # one empty list proves nothing: they have been wrong
+            found = [instance for instance in self._list_instances(label) if instance.label == label]
             if found:
                 break
             self.pause(self.limits.poll_s)
         for surplus in found[1:]:
-            self.provider.give_back(surplus.id)
+            self.provider.destroy(surplus.id)
         if found and found[0].state in ("failed", "away"):
-            self.provider.give_back(found[0].id)
+            self.provider.destroy(found[0].id)
             return None
         return found[0].id if found else None
 
@@ -402,36 +402,36 @@ class Rental:
         generation, seen = self._generation_with(instance_id), _Seen(time.monotonic(), time.monotonic())
         while True:
             self._require_budget()
-            standing = self._standing()
-            ended = self._outcome(instance_id, generation, standing, look_at_logs=seen.was_running)
+            progress = self._progress()
+            ended = self._outcome(instance_id, generation, progress, look_at_logs=seen.was_running)
             if ended is not None:
-                return self._end_of(ended, standing, generation)
-            if standing is not None and standing.generation < generation:
-                self._claim(generation)  # a machine that was given up has written its old config again
+                return self._end_of(ended, progress, generation)
+            if progress is not None and progress.generation < generation:
+                self._acquire_fence(generation)  # a machine that was given up has written its old config again
             instance, known = self._look(instance_id)
-            self._report(instance, standing, generation)
+            self._report(instance, progress, generation)
             if known and instance is None:
                 return None if self._has_finished(generation) else "lost"
-            end = None if instance is None else self._judge(instance, standing, generation, seen)
+            end = None if instance is None else self._verdict(instance, progress, generation, seen)
             if end is not None:
                 return end
             self.pause(self.limits.poll_s)
 
-    def _judge(self, instance: Instance, standing: Standing | None, generation: int, seen: _Seen) -> End | None:
+    def _verdict(self, instance: Instance, progress: RemoteProgress | None, generation: int, seen: _Seen) -> End | None:
         """Whether a machine that exists is still of use."""
         now = time.monotonic()
         seen.was_running |= instance.state == "running"
         if not seen.was_running and (instance.state == "failed" or now - seen.began > self.limits.boot_timeout_s):
-            self.fault = f"did not come up ({instance.detail})"
-            logger.warning("instance %d %s", instance.id, self.fault)
+            self.last_error = f"did not come up ({instance.detail})"
+            logger.warning("instance %d %s", instance.id, self.last_error)
             self._exclude(generation)
             return "broken"
-        place = (standing.stage if standing else "", standing.step if standing else 0, instance.state)
-        if place != seen.place:
-            seen.place, seen.moved_at = place, now
+        position = (progress.stage if progress else "", progress.step if progress else 0, instance.state)
+        if position != seen.position:
+            seen.position, seen.moved_at = position, now
         if now - seen.moved_at > self.limits.stalled_after_s:
-            self.fault = f"did nothing for {now - seen.moved_at:.0f} s"
-            logger.warning("instance %d %s", instance.id, self.fault)
+            self.last_error = f"did nothing for {now - seen.moved_at:.0f} s"
+            logger.warning("instance %d %s", instance.id, self.last_error)
             return "broken"
         well = instance.state in ("running", "booting")
         seen.away_since = None if well else (seen.away_since or now)
@@ -441,11 +441,11 @@ class Rental:
         return None
 
     def _outcome(
-        self, instance_id: int, generation: int, standing: Standing | None, *, look_at_logs: bool
+        self, instance_id: int, generation: int, progress: RemoteProgress | None, *, look_at_logs: bool
     ) -> int | None:
         """The exit code of this attempt, from the run, or else from the machine's own log."""
-        if standing is not None and standing.outcome is not None and standing.outcome[0] == generation:
-            return standing.outcome[1]
+        if progress is not None and progress.outcome is not None and progress.outcome[0] == generation:
+            return progress.outcome[1]
         if look_at_logs:
             lines = self.provider.logs(instance_id).splitlines()
             self.log = lines[-LOG_LINES:]
@@ -458,37 +458,37 @@ class Rental:
         """Never that machine again, as long as there are others, even after the controller was started again."""
         self.journal.note("excluded", generation)
 
-    def _end_of(self, code: int, standing: Standing | None, generation: int) -> End | None:
+    def _end_of(self, code: int, progress: RemoteProgress | None, generation: int) -> End | None:
         if code == 0:
             return None
         if code == PREEMPTED:
             return "preempted"
         if code in FAULTS_OF_THE_MACHINE:
-            self.fault = FAULTS_OF_THE_MACHINE[code]
-            logger.warning("machine %d %s (exit code %d)", generation, self.fault, code)
+            self.last_error = FAULTS_OF_THE_MACHINE[code]
+            logger.warning("machine %d %s (exit code %d)", generation, self.last_error, code)
             self._exclude(generation)
             return "broken"
-        place = (standing.stage, standing.step) if standing is not None else ("", 0)
-        again = place == self.failed_at
-        self.failed_at, self.fault = place, f"ended with exit code {code}"
+        position = (progress.stage, progress.step) if progress is not None else ("", 0)
+        again = position == self.failed_at
+        self.failed_at, self.last_error = position, f"ended with exit code {code}"
         if code == BAD_INPUT or again:
-            where = f"{place[0]} step {place[1]}" if place[0] else "the start"
+            where = f"{position[0]} step {position[1]}" if position[0] else "the start"
             what = "bad input" if code == BAD_INPUT else f"the same error twice at {where}"
-            self.hopeless = f"exit code {code}, {what}"
+            self.fatal_reason = f"exit code {code}, {what}"
         return "failed"
 
     def _count(self, end: End) -> None:
         """Interruptions are weather; errors are ours, and few are allowed."""
         self.show("ENDED", {"end": end})
-        standing = self._standing()
-        if standing is not None and (standing.stage, standing.step) != self.ended_at:
+        progress = self._progress()
+        if progress is not None and (progress.stage, progress.step) != self.ended_at:
             self.errors = 0  # it has come further since the last one ended
-            self.ended_at = (standing.stage, standing.step)
+            self.ended_at = (progress.stage, progress.step)
         if end in ("failed", "broken"):
             self.errors += 1
-            if self.hopeless or self.errors >= self.limits.max_errors:
-                why = self.hopeless or f"{self.errors} errors without progress, the last machine {self.fault}"
-                raise TrainingFailed(f"the training failed: {why}{self.last_words or '; see the W&B run'}")
+            if self.fatal_reason or self.errors >= self.limits.max_errors:
+                why = self.fatal_reason or f"{self.errors} errors without progress, the last machine {self.last_error}"
+                raise TrainingFailed(f"the training failed: {why}{self.last_log_line or '; see the W&B run'}")
             self._wait(self.errors - 1)
 
     def _keep_log(self, instance_id: int) -> None:
@@ -499,9 +499,9 @@ class Rental:
             return
         path = self.journal.path.with_name(f"machine-{generation}.log")
         write_text(path, text)
-        last = "".join(letter if letter.isprintable() else " " for letter in lines[-1].strip())[:LAST_WORDS]
-        self.last_words = f"; its last line: {last}; the lines before it: {path}"
-        logger.warning("machine %d failed%s", generation, self.last_words)
+        last = "".join(letter if letter.isprintable() else " " for letter in lines[-1].strip())[:MAX_LOG_LINE]
+        self.last_log_line = f"; its last line: {last}; the lines before it: {path}"
+        logger.warning("machine %d failed%s", generation, self.last_log_line)
 
     def _kept(self, instance_id: int) -> str:
         machine = self.journal.machines[self._generation_with(instance_id)]
@@ -513,48 +513,48 @@ class Rental:
     def _look(self, instance_id: int) -> tuple[Instance | None, bool]:
         try:
             return self.provider.describe(instance_id), True
-        except Uncertain as error:
+        except UnknownOutcome as error:
             logger.warning("%s: nothing is concluded from that", error)
             return None, False
 
-    def _standing(self) -> Standing | None:
+    def _progress(self) -> RemoteProgress | None:
         try:
-            return self.job.standing()
+            return self.job.progress()
         except TrackingUnavailable as error:
             logger.warning("%s", error)
             return None
 
-    def _mine(self, prefix: str) -> list[Instance]:
+    def _list_instances(self, prefix: str) -> list[Instance]:
         """The list of our machines; asked again while it is unknown, for an empty answer is no proof of nothing."""
         for pause_s in (*self.limits.backoff_s, None):
             try:
-                return self.provider.mine(prefix)
-            except Uncertain:
+                return self.provider.list_instances(prefix)
+            except UnknownOutcome:
                 if pause_s is None:
                     raise
                 self.pause(pause_s)
         raise AssertionError
 
-    def _give_back(self, instance_id: int) -> None:
+    def _destroy_current(self, instance_id: int) -> None:
         self.show("GIVING BACK", {"id": instance_id})
         self._destroy(instance_id, self._generation_with(instance_id))
 
     def _destroy(self, instance_id: int, generation: int) -> None:
-        self.provider.give_back(instance_id)
+        self.provider.destroy(instance_id)
         self.journal.note("given back", generation, id=instance_id)
 
-    def _give_back_all(self) -> None:
+    def _destroy_all(self) -> None:
         """Nothing of this run may live on: what the journal names, and what the label finds. Raises ProviderError.
 
         One that stays does not keep the others from being given back.
         """
         errors: list[str] = []
         for machine in list(self.journal.machines.values()):
-            if machine.id is not None and machine.given_back_at is None:
+            if machine.id is not None and machine.destroyed_at is None:
                 self._try_to_destroy(machine.id, machine.generation, errors)
         try:
             found = self._found()
-        except (Uncertain, ProviderRefused) as error:
+        except (UnknownOutcome, ProviderRefused) as error:
             if not errors:
                 raise
             errors.append(str(error))  # what stays is named all the same
@@ -566,12 +566,12 @@ class Rental:
 
     def _found(self) -> list[Instance]:
         """What the label finds. An order may have been cut off, and one empty list proves nothing: then more looks."""
-        unknown = any(one.id is None and one.given_back_at is None for one in self.journal.machines.values())
-        for _ in range(LOOKS - 1 if unknown else 0):
-            if found := self._mine(label_prefix(self.job.run_id)):
+        unknown = any(one.id is None and one.destroyed_at is None for one in self.journal.machines.values())
+        for _ in range(LIST_TRIES - 1 if unknown else 0):
+            if found := self._list_instances(label_prefix(self.job.run_id)):
                 return found
             self.pause(self.limits.poll_s)
-        return self._mine(label_prefix(self.job.run_id))
+        return self._list_instances(label_prefix(self.job.run_id))
 
     def _try_to_destroy(self, instance_id: int, generation: int, errors: list[str]) -> None:
         try:
@@ -603,13 +603,13 @@ class Rental:
     def _wait(self, attempt: int) -> None:
         self.pause(self.limits.backoff_s[min(attempt, len(self.limits.backoff_s) - 1)])
 
-    def _report(self, instance: Instance | None, standing: Standing | None, generation: int) -> None:
+    def _report(self, instance: Instance | None, progress: RemoteProgress | None, generation: int) -> None:
         facts = {
             "instance": instance.id if instance else None,
             "instance_state": instance.state if instance else "unknown",
             "generation": generation,
-            "stage": standing.stage if standing else "",
-            "step": standing.step if standing else 0,
+            "stage": progress.stage if progress else "",
+            "step": progress.step if progress else 0,
             "usd_per_hour": self.journal.machines[generation].usd_per_hour if generation else 0.0,
             "spent_usd": self.journal.spent_usd(),
             "log": self.log,
@@ -627,7 +627,7 @@ def require_writable_journal(path: Path) -> None:
 
 
 @contextmanager
-def one_controller(journal_path: Path, *, wait: bool = False) -> Iterator[None]:
+def exclusive_controller(journal_path: Path, *, wait: bool = False) -> Iterator[None]:
     """Hold the journal alone: two controllers would watch, and destroy, each other's machines.
 
     Raises BadInput where another one holds it, or waits for its end.

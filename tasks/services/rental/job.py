@@ -16,16 +16,16 @@ from tasks.services.run.paths import RunDir
 from tasks.services.run.status import Status
 from tasks.services.tracking.restoring import ResumeMode, fetch, look_up
 from tasks.services.tracking.wandb_tracking import (
+    RemoteProgress,
     RunPath,
     Session,
-    Standing,
-    claim,
+    acquire_fence,
+    fetch_progress,
     find_run,
     open_session,
     path_of,
     publish_job,
     remote_status,
-    standing_of,
 )
 from ups_models.config.schema import EvalConfig, PipelineConfig, TrackingConfig
 from ups_models.errors import BadInput
@@ -56,13 +56,13 @@ class RemoteJob:
         """Run, artifact, its digest, and the version of the code in it."""
         return {"run": str(self.path), "artifact": self.artifact, "digest": self.digest, "code": self.code}
 
-    def claim(self, generation: int) -> None:
+    def acquire_fence(self, generation: int) -> None:
         """Let this attempt, and no earlier one, write to the run."""
-        claim(self.path, generation, self.cfg)
+        acquire_fence(self.path, generation, self.cfg)
 
-    def standing(self) -> Standing:
+    def progress(self) -> RemoteProgress:
         """How far the run is."""
-        return standing_of(self.path, self.cfg)
+        return fetch_progress(self.path, self.cfg)
 
     def status(self) -> Status | None:
         """The status in the newest set of the run; None before the first. Raises TrackingUnavailable, StatusError."""
@@ -94,7 +94,7 @@ class RemoteJob:
         return environment
 
 
-def prepare(
+def publish_job_of(
     cfg: PipelineConfig,
     evaluations: dict[str, EvalConfig],
     arguments: Sequence[str],
@@ -116,14 +116,14 @@ def prepare(
         )
     found = look_up(source, mode, cfg) if source is not None else None
     path = path_of(None, cfg.tracking) if source is None or mode == "never" else source
-    goes_on = found is not None and mode != "never"
+    resume = found is not None and mode != "never"
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "job"
         run = RunDir.of(Path(scratch) / "run", Path("checkpoints"))
         where = ("--resume-from-wandb", "{}", "--resume-mode", "allow", "--run-dir", "../run")
         session = open_session(
-            found.path if goes_on and found is not None else path,
-            exists=goes_on,
+            found.path if resume and found is not None else path,
+            exists=resume,
             config={"launched": cfg.model_dump(mode="json")},
             run=run,
             cfg=cfg.tracking,

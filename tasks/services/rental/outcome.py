@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
-from tasks.services.tracking.wandb_tracking import RunPath, generation, tell_outcome
+from tasks.services.tracking.wandb_tracking import RunPath, generation, record_exit
 from ups_models.config.schema import TrackingConfig
 from ups_models.errors import UPSError
 
@@ -14,7 +14,7 @@ def main(arguments: list[str]) -> int:
     """Note exit code and generation in the run that UPS_RUN names; 0 when W&B has taken it."""
     cfg = TrackingConfig()
     try:
-        tell_outcome(RunPath.parse(os.environ["UPS_RUN"], cfg), int(arguments[0]), generation() or 0, cfg)
+        record_exit(RunPath.parse(os.environ["UPS_RUN"], cfg), int(arguments[0]), generation() or 0, cfg)
     except UPSError as error:
         sys.stderr.write(f"{error}\n")
         return error.exit_code

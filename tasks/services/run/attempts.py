@@ -33,7 +33,7 @@ class Duplicate(UPSError):
 
 
 @dataclass(frozen=True)
-class Attempt:
+class ChainRun:
     """One run of a chain, and how many there may be."""
 
     chain: str
@@ -43,32 +43,32 @@ class Attempt:
     most_per_day: int
 
     @property
-    def follows(self) -> bool:
+    def has_predecessor(self) -> bool:
         """Whether another run of the chain was before it, which may be alive: cut off from Prefect alone."""
         return self.number > 1
 
     @property
-    def is_one_too_many(self) -> bool:
+    def exceeds_limit(self) -> bool:
         """Whether it is beyond the number that the chain may have."""
         return self.number > self.most
 
-    def require_few(self) -> None:
+    def check_limit(self) -> None:
         """Raise GaveUp if it is one too many."""
-        if self.is_one_too_many:
+        if self.exceeds_limit:
             raise GaveUp(f"{self.most} attempts did not finish it; look at the last one's logs, or raise max_attempts")
 
 
 @contextmanager
-def counted(run: RunDir, attempt: Attempt) -> Iterator[float]:
+def recorded(run: RunDir, attempt: ChainRun) -> Iterator[float]:
     """Note that the attempt begins or makes no sense, and with what error it fails; yields the seconds to wait first.
 
     Raises GaveUp, Duplicate.
     """
     path = run.reports / NAME
-    place = place_of(StatusStore(run.status).read())
+    place = progress_marker(StatusStore(run.status).read())
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        wait_s = judge(entries(path, attempt.chain), attempt, place, time.time())
+        wait_s = backoff_before(entries(path, attempt.chain), attempt, place, time.time())
     except GaveUp:
         _note(path, attempt, "gave up", place, most_per_day=attempt.most_per_day)
         raise
@@ -78,11 +78,11 @@ def counted(run: RunDir, attempt: Attempt) -> Iterator[float]:
     except Exception as error:  # noted for the next attempt, and raised on
         if path.is_file():  # a run that was removed is not made again by a ghost
             text = f"{type(error).__name__}: {error}"
-            _note(path, attempt, "failed", place_of(StatusStore(run.status).read()), error=text)
+            _note(path, attempt, "failed", progress_marker(StatusStore(run.status).read()), error=text)
         raise
 
 
-def judge(before: list[dict[str, Any]], attempt: Attempt, place: str, now: float) -> float:
+def backoff_before(before: list[dict[str, Any]], attempt: ChainRun, place: str, now: float) -> float:
     """Seconds to wait before this attempt, given what was noted of the earlier ones. Raises GaveUp, Duplicate."""
     if any(_is_made(entry, attempt, now) for entry in before):
         raise Duplicate(f"attempt {attempt.number} of chain {attempt.chain} was made already")
@@ -99,7 +99,7 @@ def judge(before: list[dict[str, Any]], attempt: Attempt, place: str, now: float
     return WAIT_S[stuck]
 
 
-def _is_made(entry: Mapping[str, Any], attempt: Attempt, now: float) -> bool:
+def _is_made(entry: Mapping[str, Any], attempt: ChainRun, now: float) -> bool:
     """Whether the entry shows that another run made the attempt, and under the same bounds if it gave up at once."""
     if entry["attempt"] != attempt.number or entry["run"] == attempt.run_id:
         return False
@@ -107,7 +107,7 @@ def _is_made(entry: Mapping[str, Any], attempt: Attempt, now: float) -> bool:
     return entry["event"] != "gave up" or repeated
 
 
-def place_of(status: Status) -> str:
+def progress_marker(status: Status) -> str:
     """How far a run is, such as `operator:300 diff_residual:120`; what changes it is progress."""
     stages = ((name, status.stage(name)) for name in SPECS)
     parts = [f"{name}:{record.step or record.status}" for name, record in stages if record.status != "not_started"]
@@ -128,6 +128,6 @@ def entries(path: Path, chain: str) -> list[dict[str, Any]]:
     return found
 
 
-def _note(path: Path, attempt: Attempt, event: str, place: str, **more: str | int) -> None:
+def _note(path: Path, attempt: ChainRun, event: str, place: str, **more: str | int) -> None:
     entry = {"chain": attempt.chain, "attempt": attempt.number, "run": attempt.run_id, "event": event, "place": place}
     append_line(path, json.dumps({**entry, "at": utc_now(), "time": time.time(), **more}))

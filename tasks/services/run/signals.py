@@ -14,14 +14,14 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 _wakeups: list[int] = []
 """The reading end of what `heeded` listens to."""
-_heard: list[signal.Signals] = []
+_received: list[signal.Signals] = []
 
 
 class StopRequest:
     """Whether this process was asked to stop, and by which signal."""
 
     def __init__(self) -> None:
-        self.signal: signal.Signals | None = heard()
+        self.signal: signal.Signals | None = pending_stop_signal()
 
     def __call__(self) -> bool:
         """True once a signal has arrived."""
@@ -37,7 +37,7 @@ class StopRequest:
 
 
 @contextmanager
-def heeded() -> Iterator[None]:
+def redeliver_lost_signals() -> Iterator[None]:
     """See to it that SIGTERM and SIGINT take effect, whoever handles them.
 
     Handlers such as Prefect's raise in the middle of whatever runs. In a finaliser that is swallowed, and in the import
@@ -54,30 +54,30 @@ def heeded() -> Iterator[None]:
     try:
         yield
     except Exception:
-        deliver_heard()
+        redeliver_pending()
         raise
     finally:
         _wakeups.remove(reader)
-        _heard.clear()
+        _received.clear()
         signal.set_wakeup_fd(previous)
         os.close(reader)
         os.close(writer)
 
 
-def heard() -> signal.Signals | None:
+def pending_stop_signal() -> signal.Signals | None:
     """The last request to stop that has come in a block of `heeded`."""
     for reader in _wakeups:
         try:
             numbers = os.read(reader, 4096)
         except BlockingIOError:
             continue
-        _heard.extend(signal.Signals(number) for number in numbers if number in STOP_SIGNALS)
-    return _heard[-1] if _heard else None
+        _received.extend(signal.Signals(number) for number in numbers if number in STOP_SIGNALS)
+    return _received[-1] if _received else None
 
 
-def deliver_heard() -> None:
+def redeliver_pending() -> None:
     """Where it cannot be swallowed: send a signal again that came and had no effect."""
-    number = heard()
+    number = pending_stop_signal()
     if number is not None:
         os.kill(os.getpid(), number)
 

@@ -18,11 +18,11 @@ import yaml
 from tasks.services.data.datasets import load_data, load_steady_data, require_size, trajectory_files
 from tasks.services.run.history import History
 from tasks.services.run.paths import RunDir, require_owned, utc_now
-from tasks.services.run.signals import deliver_heard
+from tasks.services.run.signals import redeliver_pending
 from tasks.services.run.status import EVALUATIONS, EvaluationRecord, StageRecord, Status, StatusStore
 from tasks.services.stages.plan import current_stages, evaluation_inputs
 from tasks.services.stages.training import load_stage, select_device
-from tasks.services.tracking.wandb_tracking import Reported
+from tasks.services.tracking.wandb_tracking import ReportPayload
 from ups_models.config.schema import EvalConfig, PipelineConfig
 from ups_models.data.pdebench import DARCY, Split, inspect_family, load_steady, load_trajectories, split_rows
 from ups_models.errors import BadInput, CheckpointError
@@ -47,7 +47,7 @@ def evaluate_run(name: str, cfg: PipelineConfig, settings: EvalConfig, run: RunD
 
     Writes reports/<name>.json, .md and .npz. Raises CheckpointError when there is no operator.
     """
-    deliver_heard()
+    redeliver_pending()
     status = StatusStore(run.status)
     started = time.monotonic()
     status.record_evaluation(name, status="in_progress", completed_at=None)
@@ -164,11 +164,11 @@ def write_report(run: RunDir) -> Path:
     return path
 
 
-def reported(run: RunDir) -> Reported:
+def reported(run: RunDir) -> ReportPayload:
     """What was evaluated, for a tracker."""
     report = report_of(run)
     results = {str(result["name"]): result for result in (report.small, report.full) if result is not None}
-    return Reported(results, _images(report), (run.reports / "report.html").read_text("utf-8"))
+    return ReportPayload(results, _images(report), (run.reports / "report.html").read_text("utf-8"))
 
 
 def rollout_picture(run: RunDir) -> bytes | None:

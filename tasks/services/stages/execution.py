@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from tasks.services.run.paths import RunDir
-from tasks.services.run.signals import deliver_heard
+from tasks.services.run.signals import redeliver_pending
 from tasks.services.stages.plan import Decision
 from tasks.services.tracking.wandb_tracking import Tracker
 from ups_models.config.schema import PipelineConfig
 
 
-def carry_out(decision: Decision, cfg: PipelineConfig, run: RunDir, tracker: Tracker | None = None) -> bool:
+def run_stage(decision: Decision, cfg: PipelineConfig, run: RunDir, tracker: Tracker | None = None) -> bool:
     """Train, go on, adopt or leave a stage as decided; returns whether it trained.
 
     Raises what training raises. A skipped stage imports no PyTorch.
     """
-    deliver_heard()
+    redeliver_pending()
     if decision.runs:
         from tasks.services.stages.training import train_stage_files
 

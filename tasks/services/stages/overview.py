@@ -15,8 +15,8 @@ from ups_models.config.schema import PipelineConfig
 from ups_models.files import write_atomically
 from ups_models.stages.spec import SPECS
 
-NOTHING = "\N{EN DASH}"
-MOST_IMAGE_BYTES = 200_000
+DASH = "\N{EN DASH}"
+MAX_IMAGE_BYTES = 200_000
 PICTURE = "rollout_error.png"
 
 Cells = dict[str, str]
@@ -52,7 +52,7 @@ def report_in(run: RunDir) -> str:
     wandb = status.wandb.url if status.wandb is not None else None
     lines = [f"HTML report: `{(run.reports / 'report.html').absolute()}`", ""]
     lines += [f"W&B run: [{wandb}]({wandb})", ""] if wandb else []
-    if picture is not None and len(picture) <= MOST_IMAGE_BYTES:
+    if picture is not None and len(picture) <= MAX_IMAGE_BYTES:
         lines += [f"![Rollout error](data:image/png;base64,{base64.b64encode(picture).decode()})", ""]
     for name in reversed(EVALUATIONS):
         path = run.reports / f"{name}.md"
@@ -68,11 +68,11 @@ def _stage_row(cfg: PipelineConfig, name: str, record: StageRecord, loss: float 
     return {
         "stage": name,
         "status": record.status if total or done else "disabled",
-        "checkpoint": record.checkpoint or NOTHING if done else NOTHING,
-        "figure": f"loss {loss:.4g}" if loss is not None and record.status != "not_started" else NOTHING,
+        "checkpoint": record.checkpoint or DASH if done else DASH,
+        "figure": f"loss {loss:.4g}" if loss is not None and record.status != "not_started" else DASH,
         "step": f"{record.step or 0} of {total}, epoch {record.epoch or 0} of {epochs}",
         "seconds": _seconds(record.seconds),
-        "uploaded": uploaded if record.status != "not_started" else NOTHING,
+        "uploaded": uploaded if record.status != "not_started" else DASH,
     }
 
 
@@ -80,23 +80,23 @@ def _evaluation_row(name: str, record: EvaluationRecord, figure: str | None) -> 
     return {
         "stage": name,
         "status": record.status,
-        "checkpoint": NOTHING,
-        "figure": figure if figure is not None and record.status == "completed" else NOTHING,
-        "step": NOTHING,
+        "checkpoint": DASH,
+        "figure": figure if figure is not None and record.status == "completed" else DASH,
+        "step": DASH,
         "seconds": _seconds(record.seconds),
-        "uploaded": NOTHING,
+        "uploaded": DASH,
     }
 
 
 def _uploaded(status: Status) -> str:
     upload = status.upload
     if upload is None or upload.version is None:
-        return NOTHING
+        return DASH
     return upload.version if upload.signature == signature_of(status) else f"{upload.version}, older"
 
 
 def _seconds(seconds: float | None) -> str:
-    return NOTHING if seconds is None else f"{seconds:.0f}"
+    return DASH if seconds is None else f"{seconds:.0f}"
 
 
 def _nrmse(path: Path) -> str | None:

@@ -6,13 +6,13 @@ from tasks.services.checkpoints.sets import signature_of
 from tasks.services.run.paths import RunDir, owned
 from tasks.services.run.status import StatusStore
 from tasks.services.stages.evaluating import reported
-from tasks.services.tracking.wandb_tracking import Continuation, open_online
+from tasks.services.tracking.wandb_tracking import ResumeTarget, open_online
 from ups_models.config.schema import PipelineConfig
 from ups_models.errors import BadInput, UPSError
 from ups_models.stages.spec import SPECS
 
 
-def send_what_is_missing(cfg: PipelineConfig, run: RunDir) -> str:
+def upload_missing(cfg: PipelineConfig, run: RunDir) -> str:
     """Rows, checkpoints and report, each as far as W&B does not have it; returns the run's address.
 
     Everything is read from the run's own files, so it may be done again. Raises BadInput for a folder without a run,
@@ -22,7 +22,7 @@ def send_what_is_missing(cfg: PipelineConfig, run: RunDir) -> str:
         raise BadInput(f"{run.status}: no such file; name the folder of a run")
     _require_its_config(cfg, run)
     with owned(run):
-        tracker = open_online(cfg, run, Continuation())
+        tracker = open_online(cfg, run, ResumeTarget())
         started = [stage for stage, record in StatusStore(run.status).read().stages.items() if record.started_at]
         for stage in SPECS:
             if stage in started:

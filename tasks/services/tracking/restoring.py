@@ -13,13 +13,13 @@ from tasks.services.checkpoints.sets import (
     WEIGHTS,
     RestoredSet,
     install_set,
-    is_needed,
+    is_newer,
     verify_set,
 )
 from tasks.services.run.paths import RunDir
 from tasks.services.run.status import StageRecord, Status, StatusError, parse_status
 from tasks.services.tracking.wandb_tracking import (
-    FoundRun,
+    ExistingRun,
     RunPath,
     download_run_files,
     download_set,
@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 ResumeMode = Literal["allow", "must", "never"]
 
 
-def look_up(path: RunPath, mode: ResumeMode, cfg: PipelineConfig) -> FoundRun | None:
+def look_up(path: RunPath, mode: ResumeMode, cfg: PipelineConfig) -> ExistingRun | None:
     """The run to restore from. Raises RunNotFound where the mode insists on it, TrackingUnavailable."""
     found = find_run(path, cfg.tracking)
     if found is None and mode != "allow":
@@ -45,7 +45,7 @@ def look_up(path: RunPath, mode: ResumeMode, cfg: PipelineConfig) -> FoundRun | 
     return found
 
 
-def fetch(found: FoundRun, mode: ResumeMode, cfg: PipelineConfig, run: RunDir) -> tuple[Path, str] | None:
+def fetch(found: ExistingRun, mode: ResumeMode, cfg: PipelineConfig, run: RunDir) -> tuple[Path, str] | None:
     """Download the newest set, or an old run's files, into a staging folder; None when the run holds neither.
 
     Raises BadInput under `must`: training would begin anew, which that mode forbids.
@@ -78,9 +78,9 @@ def check(folder: Path, origin: str, cfg: PipelineConfig) -> RestoredSet:
     return _check_files(folder, origin, cfg)
 
 
-def put_in_place(restored: RestoredSet, found: FoundRun, mode: ResumeMode, run: RunDir, *, force: bool) -> bool:
+def put_in_place(restored: RestoredSet, found: ExistingRun, mode: ResumeMode, run: RunDir, *, force: bool) -> bool:
     """Install a verified set, unless the run here is as far or further; whether it was. Raises BadInput."""
-    if not is_needed(restored, run, force=force):
+    if not is_newer(restored, run, force=force):
         logger.info("%s: no further than what lies in %s, which is kept", restored.origin, run.checkpoints)
         shutil.rmtree(restored.folder)
         return False

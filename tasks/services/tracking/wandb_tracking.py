@@ -38,7 +38,7 @@ logger = logging.getLogger(__name__)
 DEFAULT_PROJECT = "ups-pipeline"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-MOST_ERRORS = 3
+MAX_ERRORS = 3
 GRACE_UPLOAD_S, GRACE_FINISH_S = 2.0, 1.0
 PREEMPTED = 143
 GLOBAL_STEP = "global_step"
@@ -51,7 +51,7 @@ class TrackingUnavailable(UPSError):
     """W&B did not answer, or refused the key."""
 
 
-class Superseded(RunLost):
+class FencedOut(RunLost):
     """Another machine goes on with this run."""
 
 
@@ -88,7 +88,7 @@ class RunPath:
 
 
 @dataclass(frozen=True)
-class FoundRun:
+class ExistingRun:
     """A run that exists: what of it matters, and nothing else of what the server said."""
 
     path: RunPath
@@ -104,7 +104,7 @@ class FoundRun:
 
 
 @dataclass(frozen=True)
-class Continuation:
+class ResumeTarget:
     """Which W&B run training goes on with: `path`, and `found` if it exists.
 
     Without a path it is the run that the status names, or a new one. `source` is another run that checkpoints were
@@ -112,13 +112,13 @@ class Continuation:
     """
 
     path: RunPath | None = None
-    found: FoundRun | None = None
+    found: ExistingRun | None = None
     source: str | None = None
-    may_be_behind: bool = False
+    allow_older: bool = False
 
 
 @dataclass(frozen=True)
-class Reported:
+class ReportPayload:
     """What was evaluated: figures of each evaluation, pictures as PNG, and the HTML page."""
 
     figures: Mapping[str, Mapping[str, Any]]
@@ -144,7 +144,7 @@ class Tracker:
     def completed(self, stage: str) -> None:
         """A stage's files are in place."""
 
-    def report(self, gather: Callable[[], Reported]) -> None:
+    def report(self, gather: Callable[[], ReportPayload]) -> None:
         """Evaluations are done; `gather` is called only where somebody wants to see them."""
 
     def preempted(self) -> None:
@@ -170,7 +170,7 @@ class OfflineTracker(Tracker):
 class OnlineTracker(Tracker):
     """Sends rows and sets of checkpoints while training goes on."""
 
-    def __init__(self, run: RunDir, session: Session, found: FoundRun | None, cfg: TrackingConfig) -> None:
+    def __init__(self, run: RunDir, session: Session, found: ExistingRun | None, cfg: TrackingConfig) -> None:
         self.run, self.session, self.cfg = run, session, cfg
         self.sent: dict[str, float | str] = dict(found.sent) if found is not None else {}
         self.uploads = Uploads(run, session.publish, every_s=cfg.upload_every_s)
@@ -203,19 +203,19 @@ class OnlineTracker(Tracker):
 
     def saved(self) -> None:
         """Upload the set when the interval is over. Raises Superseded on a machine that was given up."""
-        self._stop_if_superseded()
+        self._stop_if_fenced_out()
         self.uploads.saved()
 
     def completed(self, stage: str) -> None:
         """Upload the set under the stage's name. Raises Superseded."""
-        self._stop_if_superseded()
+        self._stop_if_fenced_out()
         self.uploads.add(stage)
 
-    def _stop_if_superseded(self) -> None:
-        if isinstance(self.uploads.last_error, Superseded):
+    def _stop_if_fenced_out(self) -> None:
+        if isinstance(self.uploads.last_error, FencedOut):
             raise self.uploads.last_error
 
-    def report(self, gather: Callable[[], Reported]) -> None:
+    def report(self, gather: Callable[[], ReportPayload]) -> None:
         """Figures as a table and in the summary, pictures, and the page."""
         self._guarded(lambda: self.session.report(gather(), self.run.staging / "media"))
 
@@ -255,13 +255,13 @@ class OnlineTracker(Tracker):
         return (status.upload.error_message if status.upload else None) or "checkpoints were not uploaded to W&B"
 
     def _guarded(self, call: Callable[[], None]) -> None:
-        if self.errors >= MOST_ERRORS:
+        if self.errors >= MAX_ERRORS:
             return
         try:
             call()
         except Exception as error:  # noqa: BLE001 - whatever W&B's client does, training goes on
             self.errors += 1
-            more = "; W&B gets nothing more of this run" if self.errors >= MOST_ERRORS else ""
+            more = "; W&B gets nothing more of this run" if self.errors >= MAX_ERRORS else ""
             logger.warning("W&B: %s%s; reports/metrics.jsonl has every row", _reason(error), more)
 
 
@@ -309,11 +309,11 @@ class Session:
 
     def _require_newest(self) -> None:
         """A machine that was given up, but lives, must not write over its successor."""
-        mine = generation()
-        if mine is not None and standing_of(self.path, self.cfg).generation > mine:
-            raise Superseded(f"run {self.path}: a later machine has taken over; this one stops")
+        own = generation()
+        if own is not None and fetch_progress(self.path, self.cfg).generation > own:
+            raise FencedOut(f"run {self.path}: a later machine has taken over; this one stops")
 
-    def report(self, reported: Reported, folder: Path) -> None:
+    def report(self, reported: ReportPayload, folder: Path) -> None:
         """Everything in one row."""
         import wandb
 
@@ -350,7 +350,7 @@ class Session:
             logger.warning("W&B: old sets of checkpoints could not be removed (%s)", _reason(error))
 
 
-def is_wanted(cfg: TrackingConfig) -> str:
+def tracking_mode(cfg: TrackingConfig) -> str:
     """`online`, `offline` or `disabled`: what config, environment and key come to."""
     if cfg.mode != "auto":
         return cfg.mode
@@ -386,14 +386,14 @@ def new_run_id() -> str:
     return f"train-{datetime.now(UTC):%Y%m%d_%H%M%S}-{secrets.token_hex(2)}"
 
 
-def find_run(path: RunPath, cfg: TrackingConfig) -> FoundRun | None:
+def find_run(path: RunPath, cfg: TrackingConfig) -> ExistingRun | None:
     """The run, or None where W&B says that there is none. Raises TrackingUnavailable when it says nothing."""
     _client()
     from wandb.apis.public.runs import RunNotFoundError
 
     try:
         run = _api(cfg).run(str(path))
-        return FoundRun(
+        return ExistingRun(
             RunPath(run.id, run.project, run.entity), str(run.name), run.url, _sent(dict(run.summary_metrics or {}))
         )
     except Exception as error:
@@ -427,7 +427,7 @@ def generation() -> int | None:
     return int(text) if text.isdecimal() else None
 
 
-def claim(path: RunPath, number: int, cfg: TrackingConfig) -> None:
+def acquire_fence(path: RunPath, number: int, cfg: TrackingConfig) -> None:
     """Say in the run that attempt `number` may write to it from now on, and no earlier one. TrackingUnavailable."""
     try:
         run = _api(cfg).run(str(path))
@@ -438,7 +438,7 @@ def claim(path: RunPath, number: int, cfg: TrackingConfig) -> None:
         raise TrackingUnavailable(f"run {path} could not be claimed for the next machine ({_reason(error)})") from error
 
 
-def tell_outcome(path: RunPath, code: int, number: int, cfg: TrackingConfig) -> None:
+def record_exit(path: RunPath, code: int, number: int, cfg: TrackingConfig) -> None:
     """Note how attempt `number` ended. Raises TrackingUnavailable."""
     try:
         run = _api(cfg).run(str(path))
@@ -451,7 +451,7 @@ def tell_outcome(path: RunPath, code: int, number: int, cfg: TrackingConfig) -> 
 
 
 @dataclass(frozen=True)
-class Standing:
+class RemoteProgress:
     """What a run says of itself from far away."""
 
     generation: int
@@ -461,7 +461,7 @@ class Standing:
     state: str
 
 
-def standing_of(path: RunPath, cfg: TrackingConfig) -> Standing:
+def fetch_progress(path: RunPath, cfg: TrackingConfig) -> RemoteProgress:
     """How far a run is, and whether its last attempt has ended (attempt, exit code). Raises TrackingUnavailable."""
     try:
         run = _api(cfg).run(str(path))
@@ -469,7 +469,7 @@ def standing_of(path: RunPath, cfg: TrackingConfig) -> Standing:
         state = str(run.state)
         number, _, code = str(config.get(OUTCOME, "")).partition(":")
         stage = next((name for name in reversed(SPECS) if f"{name}/step" in summary), "")
-        return Standing(
+        return RemoteProgress(
             int(config.get(GENERATION, 0)),
             (int(number), int(code)) if code else None,
             stage,
@@ -485,7 +485,7 @@ def publish_job(session: Session, folder: Path) -> str:
     return session.publish_folder(folder, f"job-{session.path.id}", "training-job", ("latest",))
 
 
-def download_set(found: FoundRun, folder: Path, cfg: TrackingConfig) -> str | None:
+def download_set(found: ExistingRun, folder: Path, cfg: TrackingConfig) -> str | None:
     """Download the newest committed set into `folder`; its name, or None when the run has none.
 
     Only names that a set may hold are fetched, whatever the server lists. Raises TrackingUnavailable.
@@ -517,7 +517,7 @@ def download_artifact_file(address: str, path: Path, cfg: TrackingConfig) -> Non
             raise TrackingUnavailable(f"{address} could not be downloaded ({_reason(error)})") from error
 
 
-def remote_status(found: FoundRun, cfg: TrackingConfig) -> Status | None:
+def remote_status(found: ExistingRun, cfg: TrackingConfig) -> Status | None:
     """The status in the newest set of a run, or None when it has none. Raises TrackingUnavailable, StatusError."""
     with tempfile.TemporaryDirectory() as folder:
         try:
@@ -531,7 +531,7 @@ def remote_status(found: FoundRun, cfg: TrackingConfig) -> Status | None:
     return parse_status(text, Path(f"{collection_of(found.path)}:latest") / STATUS)
 
 
-def _newest_set(found: FoundRun, cfg: TrackingConfig) -> Any:
+def _newest_set(found: ExistingRun, cfg: TrackingConfig) -> Any:
     """The artifact, or None where W&B says that there is none: an answer that says nothing else is an error."""
     try:
         return _api(cfg).artifact(f"{collection_of(found.path)}:latest", type="model")
@@ -541,7 +541,7 @@ def _newest_set(found: FoundRun, cfg: TrackingConfig) -> Any:
         raise
 
 
-def download_run_files(found: FoundRun, folder: Path, cfg: TrackingConfig) -> list[str]:
+def download_run_files(found: ExistingRun, folder: Path, cfg: TrackingConfig) -> list[str]:
     """Download the checkpoint files that a run of an old version left as run files; their names. Same errors."""
     try:
         run = _api(cfg).run(str(found.path))
@@ -595,9 +595,9 @@ def record_of(session: Session, source: str | None = None) -> WandbRecord:
 
 
 @contextmanager
-def tracked(cfg: PipelineConfig, run: RunDir, goes_on: Continuation) -> Iterator[Tracker]:
+def tracked(cfg: PipelineConfig, run: RunDir, resume: ResumeTarget) -> Iterator[Tracker]:
     """The tracker of a run that is owned, open until the block ends."""
-    tracker = _open(cfg, run, goes_on)
+    tracker = _open(cfg, run, resume)
     try:
         yield tracker
     except Exception:
@@ -609,34 +609,34 @@ def tracked(cfg: PipelineConfig, run: RunDir, goes_on: Continuation) -> Iterator
     tracker.close(failed=False)
 
 
-def open_online(cfg: PipelineConfig, run: RunDir, goes_on: Continuation) -> OnlineTracker:
+def open_online(cfg: PipelineConfig, run: RunDir, resume: ResumeTarget) -> OnlineTracker:
     """The tracker of a run that is owned, or TrackingUnavailable after a bounded wait."""
-    started, known, found = time.monotonic(), StatusStore(run.status).read().wandb, goes_on.found
-    path = goes_on.path or path_of(known, cfg.tracking)
-    if found is None and goes_on.path is None:  # with a path, somebody has looked already, or the id is new
+    started, known, found = time.monotonic(), StatusStore(run.status).read().wandb, resume.found
+    path = resume.path or path_of(known, cfg.tracking)
+    if found is None and resume.path is None:  # with a path, somebody has looked already, or the id is new
         found = find_run(path, cfg.tracking)
-    if found is not None and not goes_on.may_be_behind:
+    if found is not None and not resume.allow_older:
         _require_newest_here(run, found, cfg.tracking)
     session = open_session(path, exists=found is not None, config=_config(cfg), run=run, cfg=cfg.tracking)
-    StatusStore(run.status).record_wandb(record_of(session, _source(goes_on, known)))
+    StatusStore(run.status).record_wandb(record_of(session, _source(resume, known)))
     logger.info("W&B: %s (%.1f s)", session.run.url, time.monotonic() - started)
     return OnlineTracker(run, session, found, cfg.tracking)
 
 
-def _open(cfg: PipelineConfig, run: RunDir, goes_on: Continuation) -> Tracker:
-    wanted = is_wanted(cfg.tracking)
+def _open(cfg: PipelineConfig, run: RunDir, resume: ResumeTarget) -> Tracker:
+    wanted = tracking_mode(cfg.tracking)
     if wanted == "disabled":
         return Tracker()
     store = StatusStore(run.status)
     known = store.read().wandb
-    if known is None or goes_on.path not in (None, path_of(known, cfg.tracking)):
-        path = goes_on.path or path_of(None, cfg.tracking)
-        known = WandbRecord(id=path.id, project=path.project, entity=path.entity, source=_source(goes_on, known))
-        goes_on = replace(goes_on, path=path)
+    if known is None or resume.path not in (None, path_of(known, cfg.tracking)):
+        path = resume.path or path_of(None, cfg.tracking)
+        known = WandbRecord(id=path.id, project=path.project, entity=path.entity, source=_source(resume, known))
+        resume = replace(resume, path=path)
         store.record_wandb(known)
     if wanted == "online":
         try:
-            return open_online(cfg, run, goes_on)
+            return open_online(cfg, run, resume)
         except TrackingUnavailable as error:
             if generation() is not None:
                 raise  # on a rented machine what is kept here is lost
@@ -644,7 +644,7 @@ def _open(cfg: PipelineConfig, run: RunDir, goes_on: Continuation) -> Tracker:
     return OfflineTracker(run)
 
 
-def _require_newest_here(run: RunDir, found: FoundRun, cfg: TrackingConfig) -> None:
+def _require_newest_here(run: RunDir, found: ExistingRun, cfg: TrackingConfig) -> None:
     """Raise BadInput when W&B holds a set that is further than the run here: an upload would hide it."""
     remote = remote_status(found, cfg)
     if remote is not None and is_behind(StatusStore(run.status).read(), remote):
@@ -654,8 +654,8 @@ def _require_newest_here(run: RunDir, found: FoundRun, cfg: TrackingConfig) -> N
         )
 
 
-def _source(goes_on: Continuation, known: WandbRecord | None) -> str | None:
-    return goes_on.source or (known.source if known is not None else None)
+def _source(resume: ResumeTarget, known: WandbRecord | None) -> str | None:
+    return resume.source or (known.source if known is not None else None)
 
 
 def path_of(known: WandbRecord | None, cfg: TrackingConfig) -> RunPath:

@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 
 from flows import ROOT
-from harness.chaos.control_room import control_room
+from harness.chaos.prefect_stack import prefect_stack
 
 KINDS, MANY = ("new", "completed"), 200
 PLAIN = """
@@ -24,16 +24,16 @@ started = time.perf_counter()
 from flows.requests.train import TrainRequest, resolve
 from tasks.services.stages.evaluating import write_report
 from tasks.services.stages.evaluating import evaluate_run
-from tasks.services.stages.execution import carry_out
+from tasks.services.stages.execution import run_stage
 from tasks.services.stages.plan import plan, plan_evaluation
 from tasks.services.run.paths import owned
-from tasks.services.run.signals import heeded
+from tasks.services.run.signals import redeliver_lost_signals
 from tasks.services.tracking.wandb_tracking import Tracker
 
 job, tracker, changed = resolve(TrainRequest.model_validate_json(sys.argv[1])), Tracker(), False
-with owned(job.run), heeded():
+with owned(job.run), redeliver_lost_signals():
     for decision in plan(job.cfg, job.run, job.policy):
-        changed |= carry_out(decision, job.cfg, job.run, tracker)
+        changed |= run_stage(decision, job.cfg, job.run, tracker)
     for name, settings in job.evaluations.items():
         todo = plan_evaluation(name, settings, job.cfg, job.run, redo=False)
         if todo.run:
@@ -81,7 +81,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         home = Path(folder) / "home"
         home.mkdir()
-        with control_room(home) as room:
+        with prefect_stack(home) as room:
             _measured(Path(folder) / "warm", room.environment)
             seen = [_measured(Path(folder) / str(number), room.environment) for number in range(rounds)]
     print(f"{'seconds':<28}{'plain':>26}{'flow':>26}{'flow - plain':>26}")

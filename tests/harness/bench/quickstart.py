@@ -24,7 +24,7 @@ def main() -> None:
     for seed in arguments.seeds:
         with tempfile.TemporaryDirectory() as directory:
             columns[seed] = measure(Path(directory), seed, arguments.config)
-            say(f"seed {seed}: done in {columns[seed]['quickstart, wall (s)']:.0f} s")
+            echo(f"seed {seed}: done in {columns[seed]['quickstart, wall (s)']:.0f} s")
     report(columns)
 
 
@@ -73,16 +73,16 @@ def timed(command: list[str], directory: Path) -> tuple[float, float]:
 
 def report(columns: dict[int, dict[str, float]]) -> None:
     """A Markdown table: each seed, the mean, and the range."""
-    say(f"| figure | {' | '.join(f'seed {seed}' for seed in columns)} | mean | range |")
-    say("|---" * (len(columns) + 3) + "|")
+    echo(f"| figure | {' | '.join(f'seed {seed}' for seed in columns)} | mean | range |")
+    echo("|---" * (len(columns) + 3) + "|")
     for name in next(iter(columns.values())):
         values = [column[name] for column in columns.values()]
         cells = [f"{value:.3g}" for value in values]
         spread = f"{min(values):.3g} to {max(values):.3g}"
-        say(f"| {name} | {' | '.join(cells)} | {statistics.mean(values):.3g} | {spread} |")
+        echo(f"| {name} | {' | '.join(cells)} | {statistics.mean(values):.3g} | {spread} |")
 
 
-def say(text: str) -> None:
+def echo(text: str) -> None:
     """Print at once, also into a pipe."""
     print(text, flush=True)
 

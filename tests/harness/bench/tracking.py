@@ -17,7 +17,7 @@ CHILD = """
 import json, sys, time
 from pathlib import Path
 from tasks.services.run.paths import RunDir, owned
-from tasks.services.tracking.wandb_tracking import Continuation, Tracker, tracked
+from tasks.services.tracking.wandb_tracking import ResumeTarget, Tracker, tracked
 from tasks.services.stages.training import train_stage_files
 from ups_models.config.loading import load_config
 from ups_models.config.schema import PipelineConfig
@@ -30,7 +30,7 @@ cfg = load_config(Path(sys.argv[4]), overrides, schema=PipelineConfig)
 run = RunDir.of(root, cfg.checkpoint.dir)
 with owned(run):
     started = time.monotonic()
-    with nullcontext(Tracker()) if mode == "none" else tracked(cfg, run, Continuation()) as tracker:
+    with nullcontext(Tracker()) if mode == "none" else tracked(cfg, run, ResumeTarget()) as tracker:
         opened = time.monotonic()
         train_stage_files("operator", cfg, run, fresh=True, tracker=tracker)
         trained = time.monotonic()

@@ -12,10 +12,10 @@ from pathlib import Path
 
 from flows.prefect.server import quiet_prefect, temporary_server
 from harness.chaos.campaign import Campaign
-from harness.chaos.disturbed import Setting
+from harness.chaos.counts import Counts, table
 from harness.chaos.enumeration import enumerate_crash_points
+from harness.chaos.faulted_run import Setting
 from harness.chaos.mutations import MUTATIONS
-from harness.chaos.tally import Tally, table
 from harness.chaos.uploads import kill_during_uploads
 from harness.chaos.worker import work_pool
 
@@ -60,13 +60,13 @@ def campaign(scratch: Path, arguments: argparse.Namespace) -> int:
     harness.pairs(arguments.pairs)
     harness.flip_finished(arguments.flips)
     if arguments.enumerate_every:
-        harness.tally.add(enumerate_crash_points(scratch, every=arguments.enumerate_every, jobs=arguments.jobs))
+        harness.counts.add(enumerate_crash_points(scratch, every=arguments.enumerate_every, jobs=arguments.jobs))
     if arguments.uploads:
-        harness.tally.add(kill_during_uploads(scratch, arguments.uploads, arguments.seed))
-    say(table(harness.tally, time.monotonic() - started))
-    if harness.tally.trouble:
-        tell(harness.tally, arguments, log)
-    return 1 if harness.tally.trouble else 0
+        harness.counts.add(kill_during_uploads(scratch, arguments.uploads, arguments.seed))
+    echo(table(harness.counts, time.monotonic() - started))
+    if harness.counts.trouble:
+        tell(harness.counts, arguments, log)
+    return 1 if harness.counts.trouble else 0
 
 
 def mutations(scratch: Path, seed: int, only: str | None) -> int:
@@ -80,27 +80,27 @@ def mutations(scratch: Path, seed: int, only: str | None) -> int:
         harness.undisturbed()
         harness.pairs(1)
         kills = 0
-        while not harness.tally.trouble and kills < 64:
-            harness.kill(kills + 8, first=harness.tally.runs)
+        while not harness.counts.trouble and kills < 64:
+            harness.kill(kills + 8, first=harness.counts.runs)
             kills += 8
-        red = bool(harness.tally.trouble)
-        say(f"{name:<26} {'red' if red else 'GREEN'}   {harness.tally.trouble[0] if red else 'nothing was noticed'}")
+        red = bool(harness.counts.trouble)
+        echo(f"{name:<26} {'red' if red else 'GREEN'}   {harness.counts.trouble[0] if red else 'nothing was noticed'}")
         if not red:
             green.append(name)
-    say(f"{len(chosen) - len(green)} of {len(chosen)} mutations noticed")
+    echo(f"{len(chosen) - len(green)} of {len(chosen)} mutations noticed")
     return 1 if green else 0
 
 
-def tell(tally: Tally, arguments: argparse.Namespace, log: Path) -> None:
+def tell(counts: Counts, arguments: argparse.Namespace, log: Path) -> None:
     """What went wrong, how to see it again, and what the processes said last."""
-    for text in tally.trouble:
-        say(f"  {text}")
+    for text in counts.trouble:
+        echo(f"  {text}")
     shares = f"--flow-share {arguments.flow_share} --worker-share {arguments.worker_share}"
-    say(f"replay one run: PYTHONPATH=tests python -m harness.chaos --seed {arguments.seed} {shares} --replay NUMBER")
-    say(log.read_text("utf-8")[-3000:] if log.exists() else "")
+    echo(f"replay one run: PYTHONPATH=tests python -m harness.chaos --seed {arguments.seed} {shares} --replay NUMBER")
+    echo(log.read_text("utf-8")[-3000:] if log.exists() else "")
 
 
-def say(text: str) -> None:
+def echo(text: str) -> None:
     """Print at once, also into a pipe."""
     print(text, flush=True)
 

@@ -13,15 +13,15 @@ from pathlib import Path
 
 from flows.requests.train import resolve
 from harness.chaos.checks import differences, outcome, violations
-from harness.chaos.disturbed import Setting, disturbed_run, flip_bit
-from harness.chaos.lives import Forked, finish
-from harness.chaos.tally import Tally
+from harness.chaos.counts import Counts
+from harness.chaos.faulted_run import Setting, faulted_run, flip_bit
+from harness.chaos.processes import Forked, finish
 from harness.chaos.workload import LONG, REFUSED, run_plainly
 from tasks.services.run.paths import RunDir
 from tasks.services.stages.plan import plan
 from ups_models.stages.spec import SPECS
 
-MOST_TROUBLE = 20
+MAX_TROUBLE = 20
 TERMS_PER_KILL = 0.2
 
 
@@ -31,7 +31,7 @@ class Campaign:
 
     setting: Setting
     jobs: int = 1
-    tally: Tally = field(default_factory=Tally)
+    counts: Counts = field(default_factory=Counts)
 
     def undisturbed(self) -> None:
         """Run twice without a kill: here, which warms this process for its children, and in a child.
@@ -49,32 +49,32 @@ class Campaign:
         reference = outcome(here)
         self.setting = replace(self.setting, life_s=time.monotonic() - started, reference=reference)
         for name in differences(reference, outcome(child)):
-            self.tally.trouble.append(f"{name} differs between two undisturbed runs")
+            self.counts.trouble.append(f"{name} differs between two undisturbed runs")
 
     def kill(self, kills: int, *, first: int = 0) -> None:
         """Start run after run, numbered from `first`, until enough processes were killed, and enough asked to stop."""
-        number, running = first, set[Future[Tally]]()
+        number, running = first, set[Future[Counts]]()
         with _workers(self.jobs) as pool:
             while running or not self._enough(kills):
                 while len(running) < self.jobs and not self._enough(kills):
-                    running.add(pool.submit(disturbed_run, self.setting, number))
+                    running.add(pool.submit(faulted_run, self.setting, number))
                     number += 1
                 done, running = wait(running, return_when=FIRST_COMPLETED)
                 for future in done:
                     error = future.exception()
                     if error is None:
-                        self.tally.add(future.result())
+                        self.counts.add(future.result())
                     else:  # what was counted so far must not be lost with it
-                        self.tally.trouble.append(f"the harness itself: {error!r}")
+                        self.counts.trouble.append(f"the harness itself: {error!r}")
 
     def replay(self, number: int) -> None:
         """That one run again."""
-        self.tally.add(disturbed_run(self.setting, number))
+        self.counts.add(faulted_run(self.setting, number))
 
     def pairs(self, count: int) -> None:
         """Start two processes at the same moment: exactly one may run."""
         for index in range(count):
-            self.tally.add(_pair(self.setting, index))
+            self.counts.add(_pair(self.setting, index))
 
     def flip_finished(self, count: int) -> None:
         """Flip bits of a finished run one at a time: the plan must notice each before any use."""
@@ -86,32 +86,32 @@ class Campaign:
             whole = path.read_bytes()
             flip_bit(path, rng)
             actions = {decision.stage: decision.action for decision in plan(job.cfg, job.run, job.policy)}
-            self.tally.finished_flips += 1
+            self.counts.finished_flips += 1
             if actions[stage] == "train":
-                self.tally.finished_flips_noticed += 1
+                self.counts.finished_flips_noticed += 1
             else:
-                self.tally.trouble.append(f"a flipped bit in {path.name} was not noticed")
+                self.counts.trouble.append(f"a flipped bit in {path.name} was not noticed")
             path.write_bytes(whole)
 
     def _enough(self, kills: int) -> bool:
-        tally = self.tally
-        done = tally.kills >= kills and tally.terms >= int(kills * TERMS_PER_KILL)
-        return done or len(tally.trouble) >= MOST_TROUBLE
+        counts = self.counts
+        done = counts.kills >= kills and counts.terms >= int(kills * TERMS_PER_KILL)
+        return done or len(counts.trouble) >= MAX_TROUBLE
 
 
-def _pair(setting: Setting, index: int) -> Tally:
-    tally, root = Tally(pairs=1), setting.scratch / f"pair{index}"
+def _pair(setting: Setting, index: int) -> Counts:
+    counts, root = Counts(pairs=1), setting.scratch / f"pair{index}"
     root.mkdir()
-    lives = [Forked(LONG, root, setting.log, prepare=setting.prepare) for _ in range(2)]
-    codes = sorted(finish(life) for life in lives)
+    processes = [Forked(LONG, root, setting.log, prepare=setting.prepare) for _ in range(2)]
+    codes = sorted(finish(life) for life in processes)
     if codes != [0, REFUSED]:
-        tally.trouble.append(f"pair {index}: exit codes {codes}, expected one 0 and one {REFUSED}")
+        counts.trouble.append(f"pair {index}: exit codes {codes}, expected one 0 and one {REFUSED}")
     run = RunDir.of(root, Path("checkpoints"))
     wrong = violations(run, finished=True)
     wrong += [f"{name} differs from the undisturbed run" for name in differences(setting.reference, outcome(run))]
-    tally.trouble += [f"pair {index}: {text}" for text in wrong]
-    tally.identical += not wrong
-    return tally
+    counts.trouble += [f"pair {index}: {text}" for text in wrong]
+    counts.identical += not wrong
+    return counts
 
 
 @contextmanager

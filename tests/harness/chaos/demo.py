@@ -53,7 +53,7 @@ def train_remotely(
     scratch: Path,
     disturbances: Sequence[str],
     *,
-    say: Callable[[str], None],
+    echo: Callable[[str], None],
     steps_per_epoch: int = 300,
     within_s: float = 0.0,
     seed: int = 0,
@@ -68,7 +68,7 @@ def train_remotely(
     arguments = [*ARGUMENTS, "--set", f"stages.operator.steps_per_epoch={steps_per_epoch}"]
     environment = environment_in(scratch)
     reference = undisturbed(scratch, environment, arguments)
-    say("undisturbed run: done, for comparison")
+    echo("undisturbed run: done, for comparison")
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     shown = {"OMP_NUM_THREADS": "1"}
     with (
@@ -85,7 +85,7 @@ def train_remotely(
             return remote.launch(scratch, environment, [*arguments, *QUICK])
 
         launch = start()
-        left, done, sets, most_live, heard = list(disturbances), [], 0, 0, 0
+        left, done, sets, most_live, pending_stop_signal = list(disturbances), [], 0, 0, 0
         dice, steps_lost, due = random.Random(seed), [], float("inf")
         deadline = time.monotonic() + TIMEOUT_S
         while launch.poll() is None and time.monotonic() < deadline:
@@ -93,15 +93,17 @@ def train_remotely(
             live, committed = cloud.live(), sets_in(wandb)
             most_live = max(most_live, len(live))
             ready = left and live and live[0].state == "running" and not live[0].offline and committed >= sets + 2
-            ready = ready and any(asked.endpoint == "show" for asked in cloud.requests[heard:])  # a controller watches
+            ready = ready and any(
+                asked.endpoint == "show" for asked in cloud.requests[pending_stop_signal:]
+            )  # a controller watches
             due = min(due, time.monotonic() + dice.uniform(0, within_s)) if ready else float("inf")
             if time.monotonic() >= due:
                 done.append(left.pop(0))
                 launch = _disturb(done[-1], cloud, live[0].id, launch, start)
-                sets, due, heard = sets_in(wandb), float("inf"), len(cloud.requests)
+                sets, due, pending_stop_signal = sets_in(wandb), float("inf"), len(cloud.requests)
                 if done[-1] == "outbid":
                     steps_lost.append(_steps_lost(live[0].home / "ups" / "run", wandb))
-                say(f"{done[-1]} (instance {live[0].id})")
+                echo(f"{done[-1]} (instance {live[0].id})")
         if launch.poll() is None:
             launch.kill()
         code = launch.wait()
@@ -148,7 +150,7 @@ def main() -> int:
     arguments = parser.parse_args()
     started = time.monotonic()
 
-    def say(text: str) -> None:
+    def echo(text: str) -> None:
         print(f"{time.monotonic() - started:6.1f} s  {text}", flush=True)
 
     with tempfile.TemporaryDirectory(prefix="demo-") as directory:
@@ -156,19 +158,19 @@ def main() -> int:
         seen = train_remotely(
             Path(directory),
             plan,
-            say=say,
+            echo=echo,
             steps_per_epoch=arguments.steps_per_epoch,
             within_s=arguments.within_s,
             seed=arguments.seed,
         )
     for line in seen.lines:
         print(f"          {line}")
-    say(f"exit code {seen.code}; {len(seen.disturbed)} of {len(plan)} disturbances took place")
-    say(f"{seen.machines} machines rented, {seen.most_live} at a time, {seen.live} left; ledger: {seen.usd:.6f} USD")
+    echo(f"exit code {seen.code}; {len(seen.disturbed)} of {len(plan)} disturbances took place")
+    echo(f"{seen.machines} machines rented, {seen.most_live} at a time, {seen.live} left; ledger: {seen.usd:.6f} USD")
     if seen.steps_lost:
         mean = sum(seen.steps_lost) / len(seen.steps_lost)
-        say(f"steps since the newest set in W&B, when outbid: {mean:.0f} on average, {max(seen.steps_lost)} at most")
-    say(f"final weights {'identical to' if seen.identical else 'DIFFERENT from'} the undisturbed run")
+        echo(f"steps since the newest set in W&B, when outbid: {mean:.0f} on average, {max(seen.steps_lost)} at most")
+    echo(f"final weights {'identical to' if seen.identical else 'DIFFERENT from'} the undisturbed run")
     well = seen.code == 0 and seen.identical and not seen.live and len(seen.disturbed) == len(plan)
     return 0 if well else 1
 

@@ -9,13 +9,13 @@ from functools import partial
 from pathlib import Path
 
 from harness.chaos.checks import differences, outcome, violations
-from harness.chaos.lives import Forked, finish
-from harness.chaos.tally import Tally
+from harness.chaos.counts import Counts
+from harness.chaos.processes import Forked, finish
 from harness.chaos.workload import BRIEF, run_plainly
 from tasks.services.run.paths import RunDir
 
 
-def enumerate_crash_points(scratch: Path, *, every: int, jobs: int) -> Tally:
+def enumerate_crash_points(scratch: Path, *, every: int, jobs: int) -> Counts:
     """Snapshot the run directory at every `every`-th crash point of one run, resume each snapshot, and compare."""
     whole, live, snapshots = (scratch / name for name in ("whole", "live", "snapshots"))
     for directory in (whole, live, snapshots):
@@ -33,11 +33,11 @@ def enumerate_crash_points(scratch: Path, *, every: int, jobs: int) -> Tally:
     log = scratch / "children.log"
     code = finish(Forked(BRIEF, live, log, hook=snapshot))
     if code:
-        return Tally(trouble=[f"the run that was to be photographed ended with exit code {code}"])
+        return Counts(trouble=[f"the run that was to be photographed ended with exit code {code}"])
     points = sorted(snapshots.iterdir())
     with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("fork")) as pool:
         found = pool.map(partial(_resume, log=log, reference=reference), points)
-        return Tally(points=len(points), trouble=[text for texts in found for text in texts])
+        return Counts(points=len(points), trouble=[text for texts in found for text in texts])
 
 
 def _resume(point: Path, log: Path, reference: dict[str, str]) -> list[str]:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from flows import ROOT
 from harness.chaos.checks import outcome
-from harness.chaos.control_room import ControlRoom, control_room, trainer_of
+from harness.chaos.prefect_stack import ControlRoom, prefect_stack, trainer_of
 from tasks.services.run.paths import RunDir
 
 CONFIG = "configs/smoke.yaml"
@@ -185,7 +185,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="retries-") as folder:
         home = Path(folder) / "home"
         home.mkdir()
-        with control_room(home, within_s=420.0) as room:
+        with prefect_stack(home, within_s=420.0) as room:
             delays = ("--retry-after", given.retry_after, "--vanished-after", given.vanished_after)
             room.deploy(*delays).check_returncode()
             room.start_worker()

@@ -27,7 +27,7 @@ QUICK = ("--poll-s", "0.5", "--lost-after-s", "2", "--max-price", "1")
 LAST_LINES = 60
 
 
-class World:
+class Scenario:
     """The cloud, W&B and the launch of one trial, in the hands of its script."""
 
     def __init__(
@@ -115,16 +115,16 @@ class World:
         self.after(endpoint, count)
 
 
-Script = Callable[[World], Iterator[Callable[[], bool]]]
+Script = Callable[[Scenario], Iterator[Callable[[], bool]]]
 """Disturbs: begins before the launch does, yields what it waits for, and must come to its end before the launch."""
 
 
-def undisturbed(_world: World) -> Iterator[Callable[[], bool]]:
+def undisturbed(_world: Scenario) -> Iterator[Callable[[], bool]]:
     """Leaves it alone."""
     yield from ()
 
 
-def nothing_more(_world: World) -> str:
+def nothing_more(_world: Scenario) -> str:
     """No further demand."""
     return ""
 
@@ -144,7 +144,7 @@ class Case:
     most_live: int = 1
     left: int = 0
     said: str = ""
-    demand: Callable[[World], str] = nothing_more
+    demand: Callable[[Scenario], str] = nothing_more
     within_s: float = 300
 
 
@@ -165,7 +165,7 @@ class Row:
     logs: list[str] = field(default_factory=list)
 
 
-def live_through(case: Case, scratch: Path, reference: Mapping[str, str]) -> Row:
+def run_case(case: Case, scratch: Path, reference: Mapping[str, str]) -> Row:
     """Carry one case out."""
     environment, began = remote.environment_in(scratch) | server(), time.monotonic()
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
@@ -181,7 +181,7 @@ def live_through(case: Case, scratch: Path, reference: Mapping[str, str]) -> Row
         cloud.default_market()
         cloud.faults.set(**case.faults)
         environment |= {**client_environment(wandb.url, scratch, remote.WANDB_KEY), "VAST_URL": cloud.url}
-        world = World(scratch, cloud, wandb, environment, [*arguments_of(case.steps), *QUICK, *case.arguments])
+        world = Scenario(scratch, cloud, wandb, environment, [*arguments_of(case.steps), *QUICK, *case.arguments])
         finished = _drive(world, case)
         row = _row(world, case, reference, time.monotonic() - began)
         row.wrong = [*([] if finished else ["the disturbance did not take place"]), *_mismatches(row, world)]
@@ -200,7 +200,7 @@ def arguments_of(steps: int) -> list[str]:
     return [*remote.ARGUMENTS, "--stage", "operator", "--set", f"stages.operator.steps_per_epoch={steps}"]
 
 
-def _drive(world: World, case: Case) -> bool:
+def _drive(world: Scenario, case: Case) -> bool:
     """Go through script and launch side by side; whether the script came to its end."""
     script = case.script(world)
     waiting = next(script, None)
@@ -216,7 +216,7 @@ def _drive(world: World, case: Case) -> bool:
     return waiting is None or (waiting() and next(script, None) is None)
 
 
-def _stop(world: World) -> None:
+def _stop(world: Scenario) -> None:
     """It takes too long."""
     if world.launch is not None:
         world.launch.terminate()
@@ -227,7 +227,7 @@ def _stop(world: World) -> None:
             world.launch.wait()
 
 
-def _row(world: World, case: Case, reference: Mapping[str, str], seconds: float) -> Row:
+def _row(world: Scenario, case: Case, reference: Mapping[str, str], seconds: float) -> Row:
     cloud = world.cloud
     spent = cloud.cost()
     time.sleep(SETTLE_S)
@@ -245,7 +245,7 @@ def _row(world: World, case: Case, reference: Mapping[str, str], seconds: float)
     )
 
 
-def _mismatches(row: Row, world: World) -> list[str]:
+def _mismatches(row: Row, world: Scenario) -> list[str]:
     case = row.case
     demanded = case.demand(world)
     found = {
@@ -265,12 +265,12 @@ def _mismatches(row: Row, world: World) -> list[str]:
     return [text for text, is_wrong in found.items() if is_wrong]
 
 
-def left_over(world: World) -> list[int]:
+def left_over(world: Scenario) -> list[int]:
     """Processes that a launch has started and left."""
     return marked_processes(f"{MARK}={world.scratch}")
 
 
-def _end_processes(world: World) -> None:
+def _end_processes(world: Scenario) -> None:
     for pid in left_over(world):
         try:
             os.kill(pid, signal.SIGKILL)

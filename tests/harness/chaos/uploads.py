@@ -8,8 +8,8 @@ import time
 from pathlib import Path
 
 from harness.chaos.checks import differences, outcome
-from harness.chaos.lives import Command, finish
-from harness.chaos.tally import Tally
+from harness.chaos.counts import Counts
+from harness.chaos.processes import Command, finish
 from harness.chaos.workload import LONG
 from harness.emulators.wandb.server import WandbServer, client_environment
 from harness.emulators.wandb.store import ArtifactRecord
@@ -21,23 +21,23 @@ UPLOAD_WITHIN_S = 60
 TRACKED = ("--set", f"tracking.project={PROJECT}", "--set", "tracking.upload_every_s=0.2")
 
 
-def kill_during_uploads(scratch: Path, count: int, seed: int) -> Tally:
+def kill_during_uploads(scratch: Path, count: int, seed: int) -> Counts:
     """Kill -9 `count` tracked runs, each in one of its uploads, and restore each in an empty directory."""
     whole = scratch / "whole"
     whole.mkdir()
     code = finish(Command(LONG, whole, scratch / "children.log", extra=TRACKED))  # the same config, and no W&B
     if code:
-        return Tally(trouble=[f"the undisturbed run ended with exit code {code}"])
+        return Counts(trouble=[f"the undisturbed run ended with exit code {code}"])
     reference = outcome(RunDir.of(whole, Path("checkpoints")))
-    tally = Tally()
+    counts = Counts()
     with WandbServer(entity=ENTITY) as server:
         server.faults.upload_bytes_per_s = BYTES_PER_S
         for number in range(count):
             found = _one(scratch, server, reference, f"upload{number}", random.Random(f"{seed}/{number}"))
-            tally.uploads_killed += 1
-            tally.uploads_restored += not found
-            tally.trouble += found
-    return tally
+            counts.uploads_killed += 1
+            counts.uploads_restored += not found
+            counts.trouble += found
+    return counts
 
 
 def _one(scratch: Path, server: WandbServer, reference: dict[str, str], name: str, rng: random.Random) -> list[str]:

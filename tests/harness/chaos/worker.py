@@ -54,7 +54,7 @@ def work_pool(log: Path) -> Iterator[str]:
             worker.wait()
 
 
-class Worked:
+class WorkerRun:
     """A flow run that the worker starts; the signal goes to the process of the flow, not to the worker."""
 
     kind = "worker"

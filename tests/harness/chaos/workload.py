@@ -8,7 +8,7 @@ from pathlib import Path
 from flows.requests.train import Job, TrainRequest, resolve
 from tasks.services.run.paths import owned
 from tasks.services.stages.evaluating import evaluate_run, write_report
-from tasks.services.stages.execution import carry_out
+from tasks.services.stages.execution import run_stage
 from tasks.services.stages.plan import plan, plan_evaluation
 
 CONFIG = "configs/smoke.yaml"
@@ -53,7 +53,7 @@ def run_plainly(workload: Workload, directory: Path) -> None:
     job = resolve(workload.request(directory))
     with owned(job.run):
         for decision in plan(job.cfg, job.run, job.policy):
-            carry_out(decision, job.cfg, job.run)
+            run_stage(decision, job.cfg, job.run)
         if evaluate_all(job):
             write_report(job.run)
 

@@ -9,7 +9,7 @@ from uuid import uuid4
 import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from flows.prefect.artifacts import Board, RemoteStages, Shown, ShownTracker
+from flows.prefect.artifacts import Artifact, ArtifactSender, ArtifactTracker, RemoteStages
 from tasks.services.run.paths import RunDir
 from tasks.services.stages.overview import keep_picture, report_in, rows_in
 from tasks.services.tracking.wandb_tracking import Tracker, TrackingUnavailable
@@ -27,13 +27,13 @@ class Kept:
     """A board that keeps what it is given."""
 
     def __init__(self):
-        self.shown = {}
+        self.with_artifacts = {}
 
-    def put(self, key, shown):
-        self.shown[key] = shown
+    def put(self, key, with_artifacts):
+        self.with_artifacts[key] = with_artifacts
 
     def put_stages(self, rows, description):
-        self.shown["stage-status"] = rows
+        self.with_artifacts["stage-status"] = rows
 
 
 def test_a_finished_run_is_shown_with_its_figures_and_files(run, smoke):
@@ -75,70 +75,70 @@ def test_the_report_holds_the_newest_evaluation_and_one_picture(run):
 
 
 def test_bars_grow_and_are_full_when_a_stage_is_done(run, smoke):
-    board: Any = Kept()
-    tracker = ShownTracker(Tracker(), board, smoke, run)
+    sender: Any = Kept()
+    tracker = ArtifactTracker(Tracker(), sender, smoke, run)
 
     tracker.row("operator", {"step": 15, "loss": 0.5})
-    half = board.shown["operator"]
+    half = sender.with_artifacts["operator"]
     tracker.completed("operator")
 
     assert (half.kind, half.data, half.description) == ("progress", 50, "operator: step 15 of 30, loss 0.5")
-    assert board.shown["operator"].data == 100
+    assert sender.with_artifacts["operator"].data == 100
 
 
 FACTS = {"instance": 1, "generation": 2, "stage": "operator", "step": 12, "usd_per_hour": 0.2, "spent_usd": 0.1}
 
 
 def test_the_stages_of_a_training_elsewhere_are_shown_from_what_wandb_holds(smoke):
-    board: Any = Kept()
+    sender: Any = Kept()
     asked = []
-    stages = RemoteStages(board, smoke, lambda: asked.append(1))
+    stages = RemoteStages(sender, smoke, lambda: asked.append(1))
 
     stages("SEARCHING", {"attempt": 1})
     for step in (12, 13):
         stages("RUNNING", {**FACTS, "step": step})
 
-    row = board.shown["stage-status"][0]
+    row = sender.with_artifacts["stage-status"][0]
     assert (row["stage"], row["status"], row["step"]) == ("operator", "in_progress", "12 of 30")
     assert len(asked) == 1
 
 
 def test_wandb_that_does_not_answer_changes_nothing_in_the_table(smoke):
-    board: Any = Kept()
+    sender: Any = Kept()
 
     def silent():
         raise TrackingUnavailable("W&B could not be asked")
 
-    RemoteStages(board, smoke, silent)("RUNNING", FACTS)
+    RemoteStages(sender, smoke, silent)("RUNNING", FACTS)
 
-    assert board.shown == {}
+    assert sender.with_artifacts == {}
 
 
-NOBODY = {PREFECT_API_URL: "http://127.0.0.1:9/api"}
+DRY_RUN_ID = {PREFECT_API_URL: "http://127.0.0.1:9/api"}
 
 
 def test_a_server_that_does_not_answer_holds_up_nothing():
     with socket.create_server(("127.0.0.1", 0)) as silent:
         with temporary_settings({PREFECT_API_URL: f"http://127.0.0.1:{silent.getsockname()[1]}/api"}):
-            board = Board(uuid4(), close_within_s=0.5)
-        board.put("one", Shown("markdown", "text", "description"))
+            sender = ArtifactSender(uuid4(), close_within_s=0.5)
+        sender.put("one", Artifact("markdown", "text", "description"))
         connection, _ = silent.accept()
         for key in ("two", "one", "two"):
-            board.put(key, Shown("markdown", "text", "description"))
-        board.close()
+            sender.put(key, Artifact("markdown", "text", "description"))
+        sender.close()
 
-        assert board.busy  # it still waits for the answer
+        assert sender.busy  # it still waits for the answer
         connection.close()
 
-    board.thread.join(60)
-    assert not board.thread.is_alive()  # nothing is begun once it is closed
+    sender.thread.join(60)
+    assert not sender.thread.is_alive()  # nothing is begun once it is closed
 
 
 def test_what_is_sent_goes_to_the_server_that_the_board_was_made_for():
-    with temporary_settings(NOBODY):
-        board = Board(uuid4(), close_within_s=60.0)
+    with temporary_settings(DRY_RUN_ID):
+        sender = ArtifactSender(uuid4(), close_within_s=60.0)
 
-    board.put("one", Shown("markdown", "text", "description"))  # asked now, Prefect would start a server of its own
-    board.close()
+    sender.put("one", Artifact("markdown", "text", "description"))  # asked now, Prefect would start a server of its own
+    sender.close()
 
-    assert board.failed  # nobody listens at the first address
+    assert sender.failed  # nobody listens at the first address

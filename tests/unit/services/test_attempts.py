@@ -2,7 +2,7 @@
 
 import pytest
 
-from tasks.services.run.attempts import WAIT_S, Attempt, Duplicate, GaveUp, counted, entries, judge
+from tasks.services.run.attempts import WAIT_S, ChainRun, Duplicate, GaveUp, backoff_before, entries, recorded
 from tasks.services.run.paths import RunDir
 from tasks.services.run.status import StatusStore
 
@@ -10,7 +10,7 @@ NOW = 1_000_000.0
 
 
 def attempt(number=2, most=100, most_per_day=30):
-    return Attempt("c", "run", number, most, most_per_day)
+    return ChainRun("c", "run", number, most, most_per_day)
 
 
 def began(place, age_s=60.0, number=1, run="run"):
@@ -22,48 +22,50 @@ def failed(place, error):
 
 
 def test_the_first_attempt_and_one_after_progress_do_not_wait():
-    assert judge([], attempt(1), "", NOW) == 0
-    assert judge([began(""), began("operator:10")], attempt(3), "operator:20", NOW) == 0
+    assert backoff_before([], attempt(1), "", NOW) == 0
+    assert backoff_before([began(""), began("operator:10")], attempt(3), "operator:20", NOW) == 0
 
 
 def test_attempts_that_come_no_further_wait_longer_and_longer_and_then_end():
     stuck = [began("operator:10")] * len(WAIT_S)
 
-    waits = [judge(stuck[:n], attempt(n + 1), "operator:10", NOW) for n in range(len(WAIT_S))]
+    waits = [backoff_before(stuck[:n], attempt(n + 1), "operator:10", NOW) for n in range(len(WAIT_S))]
 
     assert waits == sorted(waits) == list(WAIT_S)
     with pytest.raises(GaveUp, match=r"5 attempts in a row came no further than operator:10"):
-        judge(stuck, attempt(), "operator:10", NOW)
+        backoff_before(stuck, attempt(), "operator:10", NOW)
 
 
 def test_progress_resets_the_budget():
     before = [began("")] * 4 + [began("operator:10")] * 4
 
-    assert judge(before, attempt(), "operator:20", NOW) == 0
+    assert backoff_before(before, attempt(), "operator:20", NOW) == 0
 
 
 def test_the_same_error_twice_at_the_same_place_is_not_tried_again():
     before = [began(""), failed("operator:10", "E: x"), began("operator:10"), failed("operator:10", "E: x")]
 
     with pytest.raises(GaveUp, match="the same error twice at operator:10: E: x"):
-        judge(before, attempt(3), "operator:10", NOW)
+        backoff_before(before, attempt(3), "operator:10", NOW)
 
 
 @pytest.mark.parametrize("second", [("operator:20", "E: x"), ("operator:10", "E: y")])
 def test_another_error_or_another_place_is_tried_again(second):
-    judge([began(""), failed("operator:10", "E: x"), began("operator:10"), failed(*second)], attempt(3), second[0], NOW)
+    backoff_before(
+        [began(""), failed("operator:10", "E: x"), began("operator:10"), failed(*second)], attempt(3), second[0], NOW
+    )
 
 
 def test_an_attempt_is_made_once_however_often_a_crash_is_reported():
     with pytest.raises(Duplicate, match="attempt 2 of chain c was made already"):
-        judge([began(""), began("operator:10", number=2, run="other")], attempt(2), "operator:20", NOW)
+        backoff_before([began(""), began("operator:10", number=2, run="other")], attempt(2), "operator:20", NOW)
 
 
 def test_a_chain_gives_up_once_however_often_the_last_failure_is_reported(tmp_path):
     run = RunDir.of(tmp_path, tmp_path / "checkpoints")
 
     def begin(name, number, most_per_day=1):
-        with counted(run, Attempt("c", name, number, most=100, most_per_day=most_per_day)):
+        with recorded(run, ChainRun("c", name, number, most=100, most_per_day=most_per_day)):
             pass
 
     begin("first", 1)
@@ -79,32 +81,32 @@ def test_what_gave_up_yesterday_may_be_copied_today():
     gave_up = {**began("", number=31, run="other"), "event": "gave up", "most_per_day": 30}
 
     with pytest.raises(Duplicate):
-        judge([gave_up], attempt(31), "", NOW)
-    assert judge([gave_up], attempt(31), "", NOW + 86_400) == 0
+        backoff_before([gave_up], attempt(31), "", NOW)
+    assert backoff_before([gave_up], attempt(31), "", NOW + 86_400) == 0
 
 
 def test_a_run_that_prefect_runs_again_is_the_same_attempt():
-    assert judge([began("operator:10", number=2)], attempt(2), "operator:20", NOW) == 0
+    assert backoff_before([began("operator:10", number=2)], attempt(2), "operator:20", NOW) == 0
 
 
 def test_a_chain_has_an_end():
     with pytest.raises(GaveUp, match="100 attempts did not finish it"):
-        attempt(101).require_few()
+        attempt(101).check_limit()
 
 
 def test_a_day_has_an_end_and_then_comes_another():
     many = [began(f"operator:{step}", age_s=3600) for step in range(30)]
 
     with pytest.raises(GaveUp, match="30 attempts in 24 hours"):
-        judge(many, attempt(31), "operator:30", NOW)
-    assert judge(many, attempt(31), "operator:30", NOW + 86_400) == 0
+        backoff_before(many, attempt(31), "operator:30", NOW)
+    assert backoff_before(many, attempt(31), "operator:30", NOW + 86_400) == 0
 
 
 def test_what_happens_is_noted_with_its_place_and_error(tmp_path):
     run = RunDir.of(tmp_path, tmp_path / "checkpoints")
 
     def fail_at(step):
-        with counted(run, attempt(1)):
+        with recorded(run, attempt(1)):
             arch = {"dim": 1}
             StatusStore(run.status).start(
                 "operator", fresh=True, total_epochs=1, arch=arch, config_hash="", seed=0, inputs={}

@@ -11,11 +11,11 @@ from tasks.services.checkpoints.sets import (
     STATUS,
     RestoredSet,
     install_set,
-    is_needed,
-    seal,
+    is_newer,
     signature_of,
     take_snapshot,
     verify_set,
+    write_manifest,
 )
 from tasks.services.run.paths import RunDir
 from tasks.services.run.status import StatusStore, WandbRecord
@@ -38,7 +38,7 @@ def run(tmp_path, finished_run, smoke):
 def folder(run, tmp_path):
     """A sealed set of a finished run."""
     take_snapshot(run, tmp_path / "set")
-    seal(tmp_path / "set")
+    write_manifest(tmp_path / "set")
     return tmp_path / "set"
 
 
@@ -63,7 +63,7 @@ def test_a_set_holds_every_file_that_the_status_names_and_their_digests(run, fol
 
 def test_an_unchanged_run_gives_the_same_bytes(run, folder, tmp_path):
     take_snapshot(run, tmp_path / "again")
-    seal(tmp_path / "again")
+    write_manifest(tmp_path / "again")
 
     for path in folder.rglob("*.*"):
         assert path.read_bytes() == (tmp_path / "again" / path.relative_to(folder)).read_bytes()
@@ -126,7 +126,7 @@ def test_a_status_that_names_other_weights_than_the_set_holds_is_refused(run, tm
     take_snapshot(run, tmp_path / "set")
     (tmp_path / "set" / "operator.pt").unlink()
     shutil.copy(run.checkpoint("steady_prior.pt"), tmp_path / "set" / "operator.pt")
-    seal(tmp_path / "set")
+    write_manifest(tmp_path / "set")
 
     with pytest.raises(CheckpointError, match=r"names another operator\.pt"):
         verify_set(tmp_path / "set", smoke, "ckpt:v0")
@@ -142,15 +142,15 @@ def test_another_architecture_is_named(folder, smoke):
 def test_a_run_that_is_further_is_kept(run, folder, smoke):
     restored = verify_set(folder, smoke, "ckpt:v0")
 
-    assert not is_needed(restored, run, force=False)
-    assert is_needed(restored, run, force=True)
+    assert not is_newer(restored, run, force=False)
+    assert is_newer(restored, run, force=True)
 
 
 def test_a_run_that_is_behind_is_replaced(run, folder, smoke):
     restored = verify_set(folder, smoke, "ckpt:v0")
     stage_file(run, steady_prior={"status": "in_progress", "step": 5, "files": None})
 
-    assert is_needed(restored, run, force=False)
+    assert is_newer(restored, run, force=False)
 
 
 def test_a_run_of_other_weights_is_not_overwritten_without_force(run, folder, smoke):
@@ -159,7 +159,7 @@ def test_a_run_of_other_weights_is_not_overwritten_without_force(run, folder, sm
     stage_file(run, operator={"files": other})
 
     with pytest.raises(BadInput, match=r"another operator.*--force"):
-        is_needed(restored, run, force=False)
+        is_newer(restored, run, force=False)
 
 
 def test_a_run_that_is_further_in_one_stage_and_behind_in_another_is_not_overwritten(run, folder, smoke):
@@ -167,12 +167,12 @@ def test_a_run_that_is_further_in_one_stage_and_behind_in_another_is_not_overwri
     del raw["stages"]["steady_prior"]
     (folder / STATUS).unlink()
     (folder / STATUS).write_text(json.dumps(raw), encoding="utf-8")
-    seal(folder)
+    write_manifest(folder)
     restored = verify_set(folder, smoke, "ckpt:v0")
     stage_file(run, operator={"status": "in_progress", "step": 5, "files": None})
 
     with pytest.raises(BadInput, match=r"other stages.*--force"):
-        is_needed(restored, run, force=False)
+        is_newer(restored, run, force=False)
 
 
 def test_a_crash_while_installing_leaves_files_that_nothing_trusts(run, folder, tmp_path, smoke):

@@ -5,7 +5,7 @@ import signal
 
 import pytest
 
-from tasks.services.run.signals import deliver_heard, heeded, stop_request
+from tasks.services.run.signals import redeliver_lost_signals, redeliver_pending, stop_request
 
 
 class Stopped(BaseException):
@@ -38,28 +38,28 @@ def lose_a_signal():
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_signal_that_a_finaliser_swallowed_takes_effect_at_the_next_boundary():
-    with heeded():
+    with redeliver_lost_signals():
         lose_a_signal()
         with pytest.raises(Stopped):
-            deliver_heard()
+            redeliver_pending()
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_signal_that_a_finaliser_swallowed_stops_the_next_stage():
-    with heeded():
+    with redeliver_lost_signals():
         lose_a_signal()
         with stop_request() as stop:
             assert stop()
 
 
 def test_a_signal_goes_to_its_handler_at_once():
-    with pytest.raises(Stopped), heeded():
+    with pytest.raises(Stopped), redeliver_lost_signals():
         os.kill(os.getpid(), signal.SIGTERM)
 
 
 def test_nothing_is_delivered_that_was_not_heard():
-    with heeded():
-        deliver_heard()
+    with redeliver_lost_signals():
+        redeliver_pending()
 
 
 def test_an_error_that_a_signal_turned_into_is_the_signal_again():
@@ -69,17 +69,17 @@ def test_an_error_that_a_signal_turned_into_is_the_signal_again():
         except Stopped:
             raise ImportError("cannot load module more than once per process") from None
 
-    with pytest.raises(Stopped), heeded():
+    with pytest.raises(Stopped), redeliver_lost_signals():
         import_something()
 
 
 def test_an_error_without_a_signal_stays_that_error():
-    with pytest.raises(ImportError), heeded():
+    with pytest.raises(ImportError), redeliver_lost_signals():
         raise ImportError("no such module")
 
 
 def test_what_was_heard_is_forgotten_at_the_end():
-    with pytest.raises(Stopped), heeded():
+    with pytest.raises(Stopped), redeliver_lost_signals():
         os.kill(os.getpid(), signal.SIGTERM)
 
     with stop_request() as stop:

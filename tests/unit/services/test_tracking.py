@@ -3,7 +3,7 @@
 import pytest
 
 from tasks.services.tracking import wandb_tracking as tracking
-from tasks.services.tracking.wandb_tracking import RunPath, flatten, has_key, is_wanted, path_of
+from tasks.services.tracking.wandb_tracking import RunPath, flatten, has_key, path_of, tracking_mode
 from ups_models.config.schema import TrackingConfig
 from ups_models.errors import BadInput
 
@@ -63,7 +63,7 @@ def test_tracking_follows_config_then_environment_then_key(monkeypatch, mode, en
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
 
-    assert is_wanted(TrackingConfig(mode=mode)) == expected
+    assert tracking_mode(TrackingConfig(mode=mode)) == expected
 
 
 def test_a_key_in_netrc_counts_for_its_own_host_alone(monkeypatch, tmp_path):

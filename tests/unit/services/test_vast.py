@@ -6,18 +6,18 @@ from harness.emulators.vast.emulator import VastEmulator
 from harness.emulators.vast.faults import DROP
 from tasks.services.rental.providers.local import LocalProvider
 from tasks.services.rental.providers.vast import (
+    MachineSpec,
     NoOffer,
     OfferGone,
     ProviderError,
     ProviderRefused,
-    Uncertain,
+    UnknownOutcome,
     VastProvider,
-    Wanted,
 )
 
 KEY = "vastcanary0key0that0nobody0must0ever0find"
 SCRIPT = "#!/usr/bin/env bash\necho begun\nsleep 60\n"
-WANTED = Wanted(gpu="RTX_4090", max_usd_per_hour=0.5, disk_gb=20)
+WANTED = MachineSpec(gpu="RTX_4090", max_usd_per_hour=0.5, disk_gb=20)
 ENV = {"WANDB_API_KEY": "wandbcanary", "UPS_GENERATION": "1"}
 
 
@@ -58,12 +58,12 @@ def test_a_bid_is_a_little_above_the_least_and_never_above_the_limit(vast, cloud
 
 def test_no_offer_under_the_price_names_the_cheapest(vast):
     with pytest.raises(NoOffer, match=r"under 0\.001 USD/h: the cheapest is 0\.\d+ USD/h"):
-        vast.search(Wanted(gpu="RTX_4090", max_usd_per_hour=0.001))
+        vast.search(MachineSpec(gpu="RTX_4090", max_usd_per_hour=0.001))
 
 
 def test_no_such_gpu_is_said(vast):
     with pytest.raises(NoOffer, match="has no 1 x RTX_9999"):
-        vast.search(Wanted(gpu="RTX_9999"))
+        vast.search(MachineSpec(gpu="RTX_9999"))
 
 
 def test_a_machine_is_rented_described_listed_and_given_back(vast, cloud):
@@ -71,17 +71,17 @@ def test_a_machine_is_rented_described_listed_and_given_back(vast, cloud):
 
     described = vast.describe(number)
     assert (described.label, described.is_bid) == ("ups-r1-g1", True)
-    assert [one.id for one in vast.mine("ups-r1-")] == [number]
-    assert vast.mine("ups-other") == []
+    assert [one.id for one in vast.list_instances("ups-r1-")] == [number]
+    assert vast.list_instances("ups-other") == []
 
-    vast.give_back(number)
+    vast.destroy(number)
 
     assert vast.describe(number) is None
     assert cloud.live() == []
 
 
 def test_on_demand_is_no_bid(vast):
-    wanted = Wanted(gpu="RTX_4090", max_usd_per_hour=2, disk_gb=20, interruptible=False)
+    wanted = MachineSpec(gpu="RTX_4090", max_usd_per_hour=2, disk_gb=20, interruptible=False)
 
     assert not vast.describe(rent(vast, wanted=wanted)).is_bid
 
@@ -89,10 +89,10 @@ def test_on_demand_is_no_bid(vast):
 def test_a_reply_that_was_lost_is_uncertain_and_sent_once(vast, cloud):
     cloud.faults.lose_reply_to_create = 1
 
-    with pytest.raises(Uncertain):
+    with pytest.raises(UnknownOutcome):
         rent(vast)
 
-    assert [one.label for one in vast.mine("ups-r1-g1")] == ["ups-r1-g1"]
+    assert [one.label for one in vast.list_instances("ups-r1-g1")] == ["ups-r1-g1"]
     assert len(cloud.live()) == 1
 
 
@@ -157,7 +157,7 @@ def test_a_question_outlasts_limits_and_outages(vast, cloud, answers):
 def test_a_server_that_answers_nothing_is_uncertain(vast, cloud):
     cloud.faults.next_status = [("show", 500)] * 20
 
-    with pytest.raises(Uncertain):
+    with pytest.raises(UnknownOutcome):
         vast.describe(1)
 
 
@@ -165,7 +165,7 @@ def test_giving_back_is_repeated_until_the_machine_is_gone(vast, cloud):
     number = rent(vast)
     cloud.faults.destroy_fails_times = 3
 
-    vast.give_back(number)
+    vast.destroy(number)
 
     assert cloud.live() == []
 
@@ -175,14 +175,14 @@ def test_a_machine_that_stays_is_named_as_costing_money(vast, cloud):
     cloud.faults.destroy_fails_times = -1
 
     with pytest.raises(ProviderError, match=rf"instance {number} is not destroyed .* costs money"):
-        vast.give_back(number)
+        vast.destroy(number)
 
 
 def test_giving_back_what_is_gone_is_no_error(vast):
     number = rent(vast)
-    vast.give_back(number)
+    vast.destroy(number)
 
-    vast.give_back(number)
+    vast.destroy(number)
 
 
 @pytest.mark.parametrize("status", ["stopped", "exited"])
@@ -218,7 +218,7 @@ def test_a_machine_that_may_not_be_destroyed_is_named_with_the_reason(vast, clou
     cloud.faults.auth_error = status
 
     with pytest.raises(ProviderError, match=rf"instance {number} is not destroyed.*VAST_API_KEY"):
-        vast.give_back(number)
+        vast.destroy(number)
 
 
 def test_a_refusal_that_passes_does_not_leave_a_machine_behind(cloud):
@@ -226,7 +226,7 @@ def test_a_refusal_that_passes_does_not_leave_a_machine_behind(cloud):
     number = rent(vast)
     cloud.faults.auth_error = 401
 
-    vast.give_back(number)
+    vast.destroy(number)
 
     assert cloud.live() == []
 
@@ -236,14 +236,14 @@ def test_a_row_that_does_not_say_whether_it_runs_proves_nothing(vast, cloud, nam
     number = rent(vast)
     cloud.faults.missing_fields = [name]
 
-    with pytest.raises(Uncertain, match=str(number)):
+    with pytest.raises(UnknownOutcome, match=str(number)):
         vast.describe(number)
 
 
 def test_an_account_variable_is_known_by_its_name(vast):
-    assert not vast.holds_secret("WANDB_API_KEY")
+    assert not vast.has_account_variable("WANDB_API_KEY")
     vast.client.create_env_var("WANDB_API_KEY", "account-wide")
-    assert vast.holds_secret("WANDB_API_KEY")
+    assert vast.has_account_variable("WANDB_API_KEY")
 
 
 def test_nothing_that_we_keep_of_an_instance_carries_a_secret(vast):
@@ -259,7 +259,7 @@ def test_this_machine_rents_lists_and_gives_back_too(tmp_path):
     described = local.describe(number)
     assert described is not None
     assert described.state == "running"
-    assert [one.id for one in LocalProvider(tmp_path).mine("ups-r1-")] == [number]
-    local.give_back(number)
+    assert [one.id for one in LocalProvider(tmp_path).list_instances("ups-r1-")] == [number]
+    local.destroy(number)
     assert local.describe(number) is None
-    assert local.mine("ups-") == []
+    assert local.list_instances("ups-") == []

@@ -12,7 +12,7 @@ from ups_models.nn.blocks import real_dft
 from ups_models.nn.denoiser import ResidualDiffusion
 from ups_models.nn.operator import LatentOperator
 from ups_models.nn.sampling import karras_sigmas, sample_consistency, sample_edm, sample_flow
-from ups_models.stages.losses import StepInput, distillation_loss, operator_loss, whitened_residual
+from ups_models.stages.losses import LossInput, distillation_loss, operator_loss, whitened_residual
 from ups_models.stages.registry import STAGES, build_diffusion, build_operator, build_prior
 from ups_models.training.loop import derive_seed
 
@@ -115,7 +115,7 @@ def test_a_perfect_operator_has_no_prediction_error_in_its_loss(operator):
             return z.flatten(-2)
 
     operator.__class__ = Identity
-    step = StepInput(operator, operator, {}, {"u": u, "parameters": PARAMETERS}, 0.0, rng())
+    step = LossInput(operator, operator, {}, {"u": u, "parameters": PARAMETERS}, 0.0, rng())
 
     loss = operator_loss(step, reencode_every=1, reconstruction=0.5, consistency=0.1)
 
@@ -207,7 +207,7 @@ def test_distillation_is_zero_for_a_student_that_is_consistent(smoke, operator, 
     batch = {"u": torch.stack([fields()] * 2, 1), "parameters": PARAMETERS}
     frozen = {"operator": operator, "diff_residual": diffusion}
 
-    loss = distillation_loss(StepInput(diffusion, diffusion, frozen, batch, 0.5, rng()), grid=12, sigma_max=20, rho=7)
+    loss = distillation_loss(LossInput(diffusion, diffusion, frozen, batch, 0.5, rng()), grid=12, sigma_max=20, rho=7)
 
     assert loss.item() == pytest.approx(0, abs=1e-9)
 
@@ -230,7 +230,7 @@ def test_only_the_student_learns_from_distillation(smoke, operator, diffusion):
     batch = {"u": torch.stack([fields(), fields().roll(1, -1)], 1), "parameters": PARAMETERS}
     frozen = {"operator": operator, "diff_residual": diffusion}
 
-    distillation_loss(StepInput(student, target, frozen, batch, 0.5, rng()), grid=12, sigma_max=20, rho=7).backward()
+    distillation_loss(LossInput(student, target, frozen, batch, 0.5, rng()), grid=12, sigma_max=20, rho=7).backward()
 
     assert any(parameter.grad is not None for parameter in student.denoiser.parameters())
     assert all(parameter.grad is None for net in (operator, diffusion, target) for parameter in net.parameters())

@@ -15,7 +15,7 @@ import pytest
 from ups_models.errors import BadInput
 from ups_models.report.figures import pictures
 from ups_models.report.html import ReportInput, render_html, render_markdown
-from ups_models.report.tables import NOTHING, Measure, compare, interval, number, seconds, verdict
+from ups_models.report.tables import DASH, Measure, compare, interval, number, seconds, verdict
 
 STEPS, MEMBERS, POINTS = 40, 16, 256
 
@@ -404,7 +404,7 @@ def test_markdown_of_hostile_text_keeps_its_shape():
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(None, NOTHING), (0.0, "0.00"), (0.017136, "0.0171"), (1.0, "1.00"), (123.4, "123"), (1234.5, "1234"),
+    [(None, DASH), (0.0, "0.00"), (0.017136, "0.0171"), (1.0, "1.00"), (123.4, "123"), (1234.5, "1234"),
      (3.2e-7, "3.20e-07"), (15, "15"), (float("nan"), "not finite (nan)"), (float("inf"), "not finite (inf)")],
 )  # fmt: skip
 def test_numbers_have_three_digits_and_failures_are_words(value, text):
@@ -417,7 +417,7 @@ def test_durations_are_read_at_a_glance(value, text):
 
 
 def test_absent_interval_is_a_dash():
-    assert interval(None) == NOTHING
+    assert interval(None) == DASH
 
 
 def test_best_of_a_row_is_nearest_to_its_ideal_and_ignores_what_is_not_finite():

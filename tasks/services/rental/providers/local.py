@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tasks.services.rental.providers.vast import Instance, Offer, ProviderError, Wanted
+from tasks.services.rental.providers.vast import Instance, MachineSpec, Offer, ProviderError
 from ups_models.files import write_text
 
 MARK = "UPS_LOCAL_INSTANCE"
@@ -29,11 +29,11 @@ class LocalProvider:
         self.root = root
         self.children: list[subprocess.Popen[bytes]] = []
 
-    def search(self, wanted: Wanted) -> list[Offer]:
+    def search(self, wanted: MachineSpec) -> list[Offer]:
         """This machine."""
         return [Offer(1, 1, wanted.gpu, wanted.num_gpus, 0.0, "here")]
 
-    def rent(self, offer: Offer, wanted: Wanted, *, label: str, onstart: str, env: Mapping[str, str]) -> int:
+    def rent(self, offer: Offer, wanted: MachineSpec, *, label: str, onstart: str, env: Mapping[str, str]) -> int:
         """Start the bootstrap."""
         number = 1 + max((int(path.name) for path in self._folders()), default=0)
         folder = self.root / str(number)
@@ -64,7 +64,7 @@ class LocalProvider:
             return None
         return Instance(instance_id, 1, str(record["label"]), "running", "", False, 0.0)
 
-    def mine(self, prefix: str) -> list[Instance]:
+    def list_instances(self, prefix: str) -> list[Instance]:
         """Those that live."""
         found = [self.describe(int(folder.name)) for folder in self._folders()]
         return [one for one in found if one is not None and one.label.startswith(prefix)]
@@ -74,7 +74,7 @@ class LocalProvider:
         path = self.root / str(instance_id) / "log"
         return path.read_bytes()[-LOG_BYTES:].decode("utf-8", "replace") if path.is_file() else ""
 
-    def give_back(self, instance_id: int) -> None:
+    def destroy(self, instance_id: int) -> None:
         """Kill every process of it; the folder stays, for its log."""
         folder, deadline = self.root / str(instance_id), time.monotonic() + GONE_WITHIN_S
         while processes := self._processes(folder):
@@ -87,7 +87,7 @@ class LocalProvider:
                     continue
             time.sleep(0.05)
 
-    def holds_secret(self, name: str) -> bool:
+    def has_account_variable(self, name: str) -> bool:
         """Nothing is handed on by itself."""
         return False
 

@@ -24,7 +24,7 @@ BAD_WORDS = ("error", "failed", "failure", "exception", "traceback", "oci runtim
 TRANSIENT = (429, 500, 502, 503, 504)
 RETRY_AFTER_S = (2.0, 5.0, 10.0, 20.0, 30.0, 60.0)
 DESTROY_TRIES, DESTROY_PAUSE_S = 12, 3.5
-MOST_TEXT = 300
+MAX_TEXT = 300
 SDK_ERRORS = (requests.RequestException, KeyError, TypeError, ValueError, TimeoutError)
 """What the SDK raises: its HTTP library's errors, and its own slips over rows that it did not expect."""
 BID_MARGIN = 1.2
@@ -51,12 +51,12 @@ class OfferGone(ProviderError):
     """Somebody else was faster, or the bid was too low."""
 
 
-class Uncertain(ProviderError):
+class UnknownOutcome(ProviderError):
     """No answer, or one that proves nothing: what was asked may have happened."""
 
 
 @dataclass(frozen=True)
-class Wanted:
+class MachineSpec:
     """The machine that is looked for."""
 
     gpu: str = "RTX_4090"
@@ -100,25 +100,25 @@ class Provider(Protocol):
 
     name: str
 
-    def search(self, wanted: Wanted) -> list[Offer]:
+    def search(self, wanted: MachineSpec) -> list[Offer]:
         """Offers under the price, cheapest first. Raises NoOffer that says what the cheapest one was."""
 
-    def rent(self, offer: Offer, wanted: Wanted, *, label: str, onstart: str, env: Mapping[str, str]) -> int:
+    def rent(self, offer: Offer, wanted: MachineSpec, *, label: str, onstart: str, env: Mapping[str, str]) -> int:
         """Rent once; the instance's id. Raises OfferGone, Uncertain when it may have been rented all the same."""
 
     def describe(self, instance_id: int) -> Instance | None:
         """The instance as it is now; None once it is gone. Raises Uncertain."""
 
-    def mine(self, prefix: str) -> list[Instance]:
+    def list_instances(self, prefix: str) -> list[Instance]:
         """Every instance whose label begins so, stopped ones included. Raises Uncertain."""
 
     def logs(self, instance_id: int) -> str:
         """The last lines that the instance wrote; empty when there are none to be had."""
 
-    def give_back(self, instance_id: int) -> None:
+    def destroy(self, instance_id: int) -> None:
         """End the instance and its cost, and see that it is gone. Raises ProviderError when it is not."""
 
-    def holds_secret(self, name: str) -> bool:
+    def has_account_variable(self, name: str) -> bool:
         """Whether the account hands a variable of this name to every instance."""
 
 
@@ -131,7 +131,7 @@ class VastProvider:
         self.pause = pause
         self.client = _client()
 
-    def search(self, wanted: Wanted) -> list[Offer]:
+    def search(self, wanted: MachineSpec) -> list[Offer]:
         """Verified machines alone, reliable, with a driver new enough, and free for long enough."""
         kind = "bid" if wanted.interruptible else "on-demand"
         query: dict[str, Any] = {
@@ -165,7 +165,7 @@ class VastProvider:
         margin = BID_MARGIN if wanted.interruptible else 1.0
         return [_offer(row, min(most, margin * float(row[least]))) for row in rows if float(row[least]) <= most]
 
-    def rent(self, offer: Offer, wanted: Wanted, *, label: str, onstart: str, env: Mapping[str, str]) -> int:
+    def rent(self, offer: Offer, wanted: MachineSpec, *, label: str, onstart: str, env: Mapping[str, str]) -> int:
         """One PUT, never sent twice: a lost reply is settled by looking for the label."""
         bid = offer.usd_per_hour if wanted.interruptible else None
         try:
@@ -198,11 +198,11 @@ class VastProvider:
             return None
         return _instance(row) if row else None
 
-    def mine(self, prefix: str) -> list[Instance]:
+    def list_instances(self, prefix: str) -> list[Instance]:
         """All pages of the list."""
         rows = self._ask(self.client.show_instances)
         if not isinstance(rows, list):
-            raise Uncertain("Vast.ai answered the list of instances with something that is no list")
+            raise UnknownOutcome("Vast.ai answered the list of instances with something that is no list")
         return [_instance(row) for row in rows if str(row.get("label") or "").startswith(prefix)]
 
     def logs(self, instance_id: int) -> str:
@@ -213,7 +213,7 @@ class VastProvider:
             return ""
         return redacted(text) if isinstance(text, str) else ""
 
-    def give_back(self, instance_id: int) -> None:
+    def destroy(self, instance_id: int) -> None:
         """Destroy, and look again until it is gone: the reply alone proves nothing."""
         said = ""
         for _ in range(DESTROY_TRIES):
@@ -225,7 +225,7 @@ class VastProvider:
             try:
                 if self.describe(instance_id) is None:
                     return
-            except (Uncertain, ProviderRefused) as error:  # a refusal may pass, and the machine costs until then
+            except (UnknownOutcome, ProviderRefused) as error:  # a refusal may pass, and the machine costs until then
                 said = str(error)
             self.pause(DESTROY_PAUSE_S)
         raise ProviderError(
@@ -233,7 +233,7 @@ class VastProvider:
             f"`ups destroy {instance_id}`, or destroy it in the console"
         )
 
-    def holds_secret(self, name: str) -> bool:
+    def has_account_variable(self, name: str) -> bool:
         """By name; values are masked and not asked for."""
         try:
             found = self._ask(lambda: self.client.show_env_vars(show_values=False))
@@ -244,7 +244,7 @@ class VastProvider:
     def _drop(self, instance_id: object) -> None:
         """An error can leave an instance behind, which costs."""
         if isinstance(instance_id, int):
-            self.give_back(instance_id)
+            self.destroy(instance_id)
 
     def _ask(self, call: Callable[[], Any]) -> Any:
         """A question that may be repeated: retried at intervals that outlast Vast's limits. Raises Uncertain."""
@@ -285,9 +285,9 @@ def _offer(row: Mapping[str, Any], usd_per_hour: float) -> Offer:
 
 def _instance(row: Mapping[str, Any]) -> Instance:
     if "actual_status" not in row or "intended_status" not in row:
-        raise Uncertain(f"Vast.ai does not say whether instance {row.get('id')} runs")
+        raise UnknownOutcome(f"Vast.ai does not say whether instance {row.get('id')} runs")
     actual, intended = row.get("actual_status"), row.get("intended_status")
-    detail = " ".join(str(row.get("status_msg") or "").split())[:MOST_TEXT]
+    detail = " ".join(str(row.get("status_msg") or "").split())[:MAX_TEXT]
     state: State = "away"
     if actual in BROKEN or (actual != "running" and any(word in detail.lower() for word in BAD_WORDS)):
         state = "failed"
@@ -315,7 +315,7 @@ def _answer(error: Exception) -> tuple[int | None, dict[str, Any]]:
     try:
         body = response.json()
     except ValueError:
-        body = {"msg": response.text[:MOST_TEXT]}
+        body = {"msg": response.text[:MAX_TEXT]}
     return int(response.status_code), body if isinstance(body, dict) else {}
 
 
@@ -323,14 +323,14 @@ def _rebuilt(status: int | None, body: Mapping[str, Any], doing: str) -> UPSErro
     """An error of ours from status and body, without secrets."""
     text = _text(body)
     if status is None and not body:
-        return Uncertain(f"{doing}: no answer")
+        return UnknownOutcome(f"{doing}: no answer")
     if status in (401, 403) or any(word in text.lower() for word in ("auth", "credit", "balance")):
         return _refusal(text, doing)
     if "no_such_ask" in text or status == 410 or "bid" in text.lower():
         return OfferGone(f"{doing}: the offer is gone ({text})")
     if status == 404:
         return NoSuchInstance(f"{doing}: it is gone ({text})")
-    kind = Uncertain if status in TRANSIENT else ProviderError
+    kind = UnknownOutcome if status in TRANSIENT else ProviderError
     return kind(f"{doing}: {f'HTTP {status}' if status else 'refused'} ({text})")
 
 
@@ -345,7 +345,7 @@ def _refusal(text: str, doing: str) -> ProviderRefused:
 
 def _text(body: Mapping[str, Any]) -> str:
     words = [str(body[key]) for key in ("error", "msg", "detail") if body.get(key)]
-    return redacted(": ".join(words)[:MOST_TEXT] or "no reason given")
+    return redacted(": ".join(words)[:MAX_TEXT] or "no reason given")
 
 
 def redacted(text: str) -> str:

@@ -23,7 +23,7 @@ LIFE_TIMEOUT_S = 180
 POLL_S = 0.002
 
 
-class Life(Protocol):
+class RunProcess(Protocol):
     """A process that can be watched and signalled."""
 
     kind: str
@@ -111,12 +111,12 @@ class Command:
         self.process.send_signal(number)
 
 
-def finish(life: Life) -> int:
+def finish(life: RunProcess) -> int:
     """Let a life end by itself and return its exit code."""
     return end(life, LIFE_TIMEOUT_S, signal.SIGKILL).code
 
 
-def end(life: Life, delay_s: float, number: signal.Signals, history: Path | None = None) -> Ending:
+def end(life: RunProcess, delay_s: float, number: signal.Signals, history: Path | None = None) -> Ending:
     """Signal a life after a delay and wait for its death; its exit code is 0 when it had finished before.
 
     `history` is the file that grows with its first training step.

@@ -17,12 +17,12 @@ from typing import Any
 import httpx
 
 from flows import ROOT
-from flows.prefect.automations import ENDS, RETRIED
+from flows.prefect.automations import ENDS, RESTART_POLICIES
 from flows.prefect.chain import DUPLICATE
 from flows.prefect.server import QUIET
 
 DEPLOYMENT = "train-pipeline/train-pipeline"
-FLOWS = [retried.flow for retried in RETRIED]
+FLOWS = [retried.flow for retried in RESTART_POLICIES]
 FINAL = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 
 
@@ -177,7 +177,7 @@ class ControlRoom:
 
 
 @contextmanager
-def control_room(
+def prefect_stack(
     home: Path, environment: Mapping[str, str] | None = None, within_s: float = 180.0
 ) -> Iterator[ControlRoom]:
     """A server that is up, until the block ends."""

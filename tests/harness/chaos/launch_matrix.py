@@ -15,8 +15,8 @@ from pathlib import Path
 from flows.prefect.server import temporary_server
 from harness.chaos import remote
 from harness.chaos.__main__ import isolate
-from harness.chaos.market_cases import CASES
-from harness.chaos.trial import Case, Row, arguments_of, live_through, server
+from harness.chaos.launch_matrix_cases import CASES
+from harness.chaos.trial import Case, Row, arguments_of, run_case, server
 
 HEAD = (
     f"{'case':<34}{'exit':>10}{'machines':>10}{'at once':>9}{'left':>6}{'USD after':>11}  {'weights':<10}{'s':>5}  "
@@ -36,7 +36,7 @@ def live_through_all(cases: Sequence[Case], scratch: Path, jobs: int = 2) -> Ite
     }
     with ThreadPoolExecutor(jobs) as pool:
         rows = [
-            pool.submit(live_through, case, scratch / f"case{number}", references.get(case.steps, {}))
+            pool.submit(run_case, case, scratch / f"case{number}", references.get(case.steps, {}))
             for number, case in enumerate(cases)
         ]
         for row in as_completed(rows):
@@ -64,7 +64,7 @@ def tell(row: Row) -> None:
 
 def main() -> int:
     """Run what was asked for; 0 when all is as expected."""
-    parser = argparse.ArgumentParser(prog="harness.chaos.market", description=__doc__)
+    parser = argparse.ArgumentParser(prog="harness.chaos.launch_matrix", description=__doc__)
     parser.add_argument("--only", nargs="+", default=["*"], metavar="NAME", help="these cases; outbid* is a pattern")
     parser.add_argument("--jobs", type=int, default=2, help="cases side by side")
     parser.add_argument("--list", action="store_true", help="name the cases and what they mean")

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields
 
 
 @dataclass
-class Tally:
+class Counts:
     """Counts of one run, or the sum over many; every field adds up."""
 
     kills: int = 0
@@ -32,38 +32,38 @@ class Tally:
     restart_worker_s: list[float] = field(default_factory=list)
     trouble: list[str] = field(default_factory=list)
 
-    def add(self, other: Tally) -> None:
+    def add(self, other: Counts) -> None:
         """Add another's counts."""
         for item in fields(self):
             setattr(self, item.name, getattr(self, item.name) + getattr(other, item.name))
 
 
-def table(tally: Tally, seconds: float) -> str:
+def table(counts: Counts, seconds: float) -> str:
     """The counts for a person, a line each."""
-    lost = tally.steps_lost or [0]
+    lost = counts.steps_lost or [0]
     rows = [
-        ("SIGKILLs", tally.kills),
-        ("  of real flow processes", tally.kills_of_flows),
-        ("  of flow processes under a worker", tally.kills_under_a_worker),
-        ("SIGTERMs", tally.terms),
-        ("  of real flow processes", tally.terms_of_flows),
-        ("resumes", tally.resumes),
+        ("SIGKILLs", counts.kills),
+        ("  of real flow processes", counts.kills_of_flows),
+        ("  of flow processes under a worker", counts.kills_under_a_worker),
+        ("SIGTERMs", counts.terms),
+        ("  of real flow processes", counts.terms_of_flows),
+        ("resumes", counts.resumes),
         ("steps lost per kill, mean", f"{statistics.fmean(lost):.2f}"),
         ("steps lost per kill, max", max(lost)),
-        ("steps lost per SIGTERM, max", max(tally.term_steps_lost or [0])),
-        ("start to first new step, forked child", _spread(tally.restart_forked_s)),
-        ("start to first new step, flow process", _spread(tally.restart_flow_s)),
-        ("start to first new step, under a worker", _spread(tally.restart_worker_s)),
-        ("runs", tally.runs + tally.pairs),
-        ("  with weights, figures and history identical", tally.identical),
-        ("pairs started together", tally.pairs),
-        ("bits flipped between lives", tally.flips),
-        ("bits flipped in finished checkpoints", tally.finished_flips),
-        ("  noticed before use", tally.finished_flips_noticed),
-        ("crash points tried one by one", tally.points),
-        ("kills during uploads to W&B", tally.uploads_killed),
-        ("  newest whole set restored, same end", tally.uploads_restored),
-        ("files damaged or stray, stages lost or run twice, ...", len(tally.trouble)),
+        ("steps lost per SIGTERM, max", max(counts.term_steps_lost or [0])),
+        ("start to first new step, forked child", _spread(counts.restart_forked_s)),
+        ("start to first new step, flow process", _spread(counts.restart_flow_s)),
+        ("start to first new step, under a worker", _spread(counts.restart_worker_s)),
+        ("runs", counts.runs + counts.pairs),
+        ("  with weights, figures and history identical", counts.identical),
+        ("pairs started together", counts.pairs),
+        ("bits flipped between lives", counts.flips),
+        ("bits flipped in finished checkpoints", counts.finished_flips),
+        ("  noticed before use", counts.finished_flips_noticed),
+        ("crash points tried one by one", counts.points),
+        ("kills during uploads to W&B", counts.uploads_killed),
+        ("  newest whole set restored, same end", counts.uploads_restored),
+        ("files damaged or stray, stages lost or run twice, ...", len(counts.trouble)),
         ("seconds", f"{seconds:.0f}"),
     ]
     return "\n".join(f"{label:<54} {value}" for label, value in rows)

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from harness.chaos.checks import differences, outcome, position, violations
-from harness.chaos.lives import Command, Ending, Forked, Life, end, finish
-from harness.chaos.tally import Tally
-from harness.chaos.worker import Worked
+from harness.chaos.counts import Counts
+from harness.chaos.processes import Command, Ending, Forked, RunProcess, end, finish
+from harness.chaos.worker import WorkerRun
 from harness.chaos.workload import LONG, STOPPED
 from tasks.services.run.paths import RunDir
 from tasks.services.run.status import EVALUATIONS, StatusStore
@@ -49,7 +49,7 @@ class Setting:
         return self.scratch / "children.log"
 
 
-def disturbed_run(setting: Setting, number: int) -> Tally:
+def faulted_run(setting: Setting, number: int) -> Counts:
     """End up to KILLS_PER_RUN lives of run `number`, let the last one finish, and compare with the undisturbed run."""
     return _Run(setting, number).live()
 
@@ -58,8 +58,8 @@ def disturbed_run(setting: Setting, number: int) -> Tally:
 class _Run:
     setting: Setting
     number: int
-    tally: Tally = field(default_factory=lambda: Tally(runs=1))
-    lives: list[str] = field(default_factory=list)
+    counts: Counts = field(default_factory=lambda: Counts(runs=1))
+    processes: list[str] = field(default_factory=list)
     flipped: set[str] = field(default_factory=set)
     completed: dict[str, str] = field(default_factory=dict)
 
@@ -69,15 +69,15 @@ class _Run:
         self.run.root.mkdir()
         self.log = self.setting.scratch / f"run{self.number}.log"
 
-    def live(self) -> Tally:
+    def live(self) -> Counts:
         for _ in range(KILLS_PER_RUN):
             finished = self._one_life()
-            if self.tally.trouble:
+            if self.counts.trouble:
                 return self._told()  # what comes after damage says nothing
             if finished:
                 break
             self._maybe_flip()
-        self.tally.resumes += 1
+        self.counts.resumes += 1
         code = finish(Forked(LONG, self.run.root, self.log, prepare=self.setting.prepare))
         if code:
             self._trouble(f"the last resume ended with exit code {code}")
@@ -85,14 +85,14 @@ class _Run:
         different = differences(self.setting.reference, outcome(self.run))
         for text in [*wrong, *(f"{name} differs from the undisturbed run" for name in different)]:
             self._trouble(text)
-        if not self.tally.trouble:
-            self.tally.identical += 1
+        if not self.counts.trouble:
+            self.counts.identical += 1
             shutil.rmtree(self.run.root)
         return self._told()
 
     def _one_life(self) -> bool:
         """Start or resume, end it somewhere, look at what is left; True when it finished before that."""
-        self.tally.resumes += self.run.status.exists()
+        self.counts.resumes += self.run.status.exists()
         kind, aimed = self._kind(), None
         number = signal.SIGTERM if self.rng.random() < TERM_SHARE else signal.SIGKILL
         longest = 0.6 * self.setting.life_s + (0 if kind == "forked" else FLOW_START_S)
@@ -100,10 +100,10 @@ class _Run:
         if kind == "forked" and number == signal.SIGKILL and self.rng.random() < NEAR_A_WRITE:
             aimed, delay_s = self._aimed(), 10 * self.setting.life_s
         life = self._start(kind, aimed)
-        self.lives.append(f"{kind} {aimed or number.name + f' after {delay_s:.3f} s'}")
+        self.processes.append(f"{kind} {aimed or number.name + f' after {delay_s:.3f} s'}")
         ending = end(life, delay_s, number, self.run.reports / "metrics.jsonl")
         if ending.first_step_s is not None:
-            getattr(self.tally, f"restart_{kind}_s").append(ending.first_step_s)
+            getattr(self.counts, f"restart_{kind}_s").append(ending.first_step_s)
         if ending.code == 0:
             return True
         self._count(kind, number, ending)
@@ -117,26 +117,26 @@ class _Run:
             return "worker"
         return "flow" if chance < self.setting.worker_share + self.setting.flow_share else "forked"
 
-    def _start(self, kind: str, aimed: Aim | None) -> Life:
+    def _start(self, kind: str, aimed: Aim | None) -> RunProcess:
         if kind == "worker":
-            return Worked(LONG, self.run.root, str(self.setting.deployment))
+            return WorkerRun(LONG, self.run.root, str(self.setting.deployment))
         if kind == "flow":
             return Command(LONG, self.run.root, self.log)
         hook = aimed.hook() if aimed is not None else None
         return Forked(LONG, self.run.root, self.log, hook=hook, prepare=self.setting.prepare)
 
     def _count(self, kind: str, number: signal.Signals, ending: Ending) -> None:
-        tally = self.tally
+        counts = self.counts
         if number == signal.SIGTERM:
-            tally.terms += 1
-            tally.terms_of_flows += kind != "forked"
+            counts.terms += 1
+            counts.terms_of_flows += kind != "forked"
             expected = (STOPPED,) if kind == "forked" else STOPPED_UNDER_PREFECT
             if ending.code not in expected:
                 self._trouble(f"SIGTERM ended with exit code {ending.code}, expected {expected[0]}")
             return
-        tally.kills += 1
-        tally.kills_of_flows += kind != "forked"
-        tally.kills_under_a_worker += kind == "worker"
+        counts.kills += 1
+        counts.kills_of_flows += kind != "forked"
+        counts.kills_under_a_worker += kind == "worker"
         if ending.code != -signal.SIGKILL:
             self._trouble(f"ended with exit code {ending.code} before it was killed")
 
@@ -152,7 +152,7 @@ class _Run:
             return
         now = position(self.run)
         allowed = 0 if saves else LONG.save_every_steps
-        (self.tally.term_steps_lost if saves else self.tally.steps_lost).append(now.steps_lost)
+        (self.counts.term_steps_lost if saves else self.counts.steps_lost).append(now.steps_lost)
         if now.steps_lost > allowed:
             self._trouble(f"{now.steps_lost} steps lost, more than {allowed}")
         for stage, completed_at in self.completed.items():
@@ -180,20 +180,22 @@ class _Run:
         stage = self.rng.choice(sorted(self.completed))
         path = self.run.checkpoint(self.rng.choice(SPECS[stage].files))
         flip_bit(path, self.rng)
-        self.lives.append(f"a bit of {path.name} flipped")
-        self.tally.flips += 1
+        self.processes.append(f"a bit of {path.name} flipped")
+        self.counts.flips += 1
         self.flipped |= {stage, *(name for name, spec in SPECS.items() if stage in spec.needs)}
 
     def _trouble(self, text: str) -> None:
-        self.tally.trouble.append(f"run {self.number}: {text}")
+        self.counts.trouble.append(f"run {self.number}: {text}")
 
-    def _told(self) -> Tally:
-        if self.tally.trouble:
+    def _told(self) -> Counts:
+        if self.counts.trouble:
             said = self.log.read_text("utf-8", "replace")[-LOG_CHARACTERS:] if self.log.exists() else ""
-            self.tally.trouble.append(f"run {self.number}, its lives: {'; '.join(self.lives)}; it said last:\n{said}")
+            self.counts.trouble.append(
+                f"run {self.number}, its lives: {'; '.join(self.processes)}; it said last:\n{said}"
+            )
         else:
             self.log.unlink(missing_ok=True)
-        return self.tally
+        return self.counts
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 
-from harness.chaos.market_scripts import (
+from harness.chaos.launch_matrix_scripts import (
     cheaper_again,
     disturbed,
     ends_itself,
