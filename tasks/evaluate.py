@@ -27,7 +27,7 @@ def evaluate(decision: EvaluationDecision, cfg: PipelineConfig, run: RunDir) -> 
 
 def newest_report(run: RunDir, tracker: Tracker, *, changed: bool) -> Path:
     """The run's HTML report, rendered again when something changed."""
-    path = run.reports / "report.html"
+    path = run.report
     if changed or not path.exists():
         render_report(run, tracker)
     return path

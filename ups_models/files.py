@@ -84,13 +84,19 @@ def digest_of(path: Path) -> FileDigest:
         return FileDigest(sha256, file.tell())
 
 
-def append_line(path: Path, line: str) -> None:
-    """Add a line to a log; half a line that a killed writer left is closed first, so that it costs no other."""
+def append_line(path: Path, line: str, *, flush: bool = False) -> None:
+    """Add a line to a log; half a line that a killed writer left is closed first, so that it costs no other.
+
+    `flush` has the line on the disk before the call returns.
+    """
     path.parent.mkdir(exist_ok=True)
     with path.open("ab+") as file:
         if file.tell() and not _ends_with_newline(file):
             file.write(b"\n")
         file.write(line.encode() + b"\n")
+        if flush:
+            file.flush()
+            os.fsync(file.fileno())
     _crash_point("line appended", path)
 
 

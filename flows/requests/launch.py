@@ -23,6 +23,7 @@ from tasks.services.rental.providers.local import LocalProvider
 from tasks.services.rental.providers.vast import MachineSpec, Provider, VastProvider
 from tasks.services.rental.view import view
 from tasks.services.run.attempts import ChainRun
+from tasks.services.run.paths import JOURNAL
 from tasks.services.tracking.restoring import ResumeMode
 from tasks.services.tracking.wandb_tracking import RunPath
 from ups_models.config.loading import load_config
@@ -84,7 +85,7 @@ class LaunchRequest(BaseModel):
     @property
     def journal_path(self) -> Path:
         """Where it is noted what was rented."""
-        return self.run_dir / "rented.jsonl"
+        return self.run_dir / JOURNAL
 
 
 def provider_of(request: LaunchRequest) -> Provider:

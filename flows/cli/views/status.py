@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tasks.services.checkpoints.sets import signature_of
-from tasks.services.run.paths import RunDir, is_owned
+from tasks.services.run.paths import STATUS, RunDir, is_owned
 from tasks.services.run.status import EVALUATIONS, StageRecord, Status, StatusStore
 from tasks.services.stages.plan import Decision, EvaluationDecision
 from ups_models.files import digest_of
@@ -28,7 +28,7 @@ def echo(text: str) -> None:
 
 def status_table(checkpoints: Path, *, verify: bool = False) -> str:
     """The guide's table as text; `verify` reads every file and compares its digest. Raises StatusError."""
-    status = StatusStore(checkpoints / "stage_status.json").read()
+    status = StatusStore(checkpoints / STATUS).read()
     rule, line = "=" * WIDTH, "-" * WIDTH
     parts = [
         rule,
@@ -63,7 +63,7 @@ def status_table(checkpoints: Path, *, verify: bool = False) -> str:
 
 def status_json(checkpoints: Path) -> str:
     """Every stage and evaluation, those that have not started included, as JSON."""
-    status = StatusStore(checkpoints / "stage_status.json").read()
+    status = StatusStore(checkpoints / STATUS).read()
     stages = {name: status.stage(name).model_dump(mode="json", exclude_none=True) for name in SPECS}
     evaluations = {name: status.evaluation(name).model_dump(mode="json", exclude_none=True) for name in EVALUATIONS}
     content = status.model_dump(mode="json", exclude_none=True) | {

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tasks.services.run.paths import RunDir
+from tasks.services.run.paths import HISTORY, MANIFEST, STATUS, RunDir
 from tasks.services.run.status import Status, StatusStore, UploadRecord, WandbRecord, parse_status, text_of
 from ups_models.config.schema import PipelineConfig
 from ups_models.errors import BadInput, CheckpointError
@@ -21,7 +21,6 @@ from ups_models.stages.spec import SPECS, check_architecture
 
 logger = logging.getLogger(__name__)
 
-MANIFEST, STATUS, HISTORY = "manifest.json", "stage_status.json", "metrics.jsonl"
 RESUME = {f"resume/{stage}.pt": stage for stage in SPECS}
 WEIGHTS = {name: stage for stage, spec in SPECS.items() for name in spec.files}
 NAMES = frozenset({MANIFEST, STATUS, HISTORY, *RESUME, *WEIGHTS})
@@ -57,8 +56,8 @@ def take_snapshot(run: RunDir, folder: Path) -> Status:
     for name in names:
         if run.checkpoint(name).is_file():
             _link(run.checkpoint(name), folder / name)
-    if (run.reports / HISTORY).is_file():
-        shutil.copyfile(run.reports / HISTORY, folder / HISTORY)
+    if (run.history).is_file():
+        shutil.copyfile(run.history, folder / HISTORY)
     write_text(folder / STATUS, text_of(status))
     return status
 
@@ -133,7 +132,7 @@ def install_set(restored: RestoredSet, run: RunDir, wandb: WandbRecord | None) -
             target.unlink(missing_ok=True)
     if (restored.folder / HISTORY).is_file():
         run.reports.mkdir(parents=True, exist_ok=True)
-        (restored.folder / HISTORY).replace(run.reports / HISTORY)
+        (restored.folder / HISTORY).replace(run.history)
     later: dict[str, Any] = {"wandb": wandb, "upload": upload, "evaluations": {}}
     StatusStore(run.status).replace(restored.status.model_copy(update=later))
     shutil.rmtree(restored.folder)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -10,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tasks.services.run import jsonl
 from tasks.services.run.paths import RunDir, utc_now
 from tasks.services.run.status import Status, StatusStore
 from ups_models.errors import UPSError
-from ups_models.files import append_line
 from ups_models.stages.spec import SPECS
 
 WAIT_S = (0.0, 10.0, 30.0, 60.0, 120.0)
@@ -21,7 +20,6 @@ WAIT_S = (0.0, 10.0, 30.0, 60.0, 120.0)
 DAY_S = 86_400.0
 REPEATED_WITHIN_S = 3600.0
 """For so long an end may be reported again; a copy of a run that gave up longer ago is made by a person."""
-NAME = "attempts.jsonl"
 
 
 class GaveUp(UPSError):
@@ -64,7 +62,7 @@ def recorded(run: RunDir, attempt: ChainRun) -> Iterator[float]:
 
     Raises GaveUp, Duplicate.
     """
-    path = run.reports / NAME
+    path = run.chain_runs
     place = progress_marker(StatusStore(run.status).read())
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -116,18 +114,10 @@ def progress_marker(status: Status) -> str:
 
 
 def entries(path: Path, chain: str) -> list[dict[str, Any]]:
-    """What was noted of a chain, oldest first; half a line of a killed process is left out."""
-    found = []
-    for line in path.read_text("utf-8").splitlines() if path.is_file() else []:
-        try:
-            entry = json.loads(line)
-        except json.JSONDecodeError:
-            continue
-        if entry.get("chain") == chain:
-            found.append(entry)
-    return found
+    """What was noted of a chain, oldest first."""
+    return [entry for entry in jsonl.read(path) if entry.get("chain") == chain]
 
 
 def _note(path: Path, attempt: ChainRun, event: str, place: str, **more: str | int) -> None:
     entry = {"chain": attempt.chain, "attempt": attempt.number, "run": attempt.run_id, "event": event, "place": place}
-    append_line(path, json.dumps({**entry, "at": utc_now(), "time": time.time(), **more}))
+    jsonl.append(path, {**entry, "at": utc_now(), "time": time.time(), **more})

@@ -6,7 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ups_models.files import append_line, write_text
+from tasks.services.run import jsonl
+from ups_models.files import write_text
 
 Row = dict[str, Any]
 
@@ -19,31 +20,22 @@ class History:
 
     def append(self, stage: str, row: Row) -> None:
         """Add one row; rows are small enough that a kill loses the last one at most."""
-        append_line(self.path, json.dumps({"stage": stage, **row}))
+        jsonl.append(self.path, {"stage": stage, **row})
 
     def forget(self, stage: str) -> None:
         """Drop the rows of a stage that starts from nothing: they belong to other weights."""
-        if not self.path.exists():
-            return
-        lines = self.path.read_text("utf-8").splitlines(keepends=True)
-        kept = [line for line in lines if (row := _parsed(line)) is not None and row["stage"] != stage]
-        if len(kept) < len(lines):
-            write_text(self.path, "".join(kept))
+        rows = jsonl.read(self.path)
+        kept = [row for row in rows if _is_row(row) and row["stage"] != stage]
+        if len(kept) < len(rows):
+            write_text(self.path, "".join(f"{json.dumps(row)}\n" for row in kept))
 
     def read(self) -> dict[str, list[Row]]:
         """Rows by stage, by rising step."""
         by_stage: dict[str, dict[float, Row]] = {}
-        if self.path.exists():
-            for line in self.path.read_text("utf-8").splitlines():
-                row = _parsed(line)
-                if row is not None:
-                    by_stage.setdefault(str(row.pop("stage")), {})[row["step"]] = row
+        for row in filter(_is_row, jsonl.read(self.path)):
+            by_stage.setdefault(str(row.pop("stage")), {})[row["step"]] = row
         return {stage: [rows[step] for step in sorted(rows)] for stage, rows in by_stage.items()}
 
 
-def _parsed(line: str) -> Row | None:
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError:
-        return None  # half a line: the writer was killed in it
-    return row if isinstance(row, dict) and "stage" in row and "step" in row else None
+def _is_row(row: Row) -> bool:
+    return "stage" in row and "step" in row

@@ -26,6 +26,9 @@ def utc_now() -> str:
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
+STATUS, HISTORY, REPORT, CHAIN_RUNS = "stage_status.json", "metrics.jsonl", "report.html", "attempts.jsonl"
+MANIFEST, JOURNAL, LAUNCH_LOG = "manifest.json", "rented.jsonl", "launch.log"
+"""Names of the files of a run, of a set of checkpoints, and of a launch."""
 PROCESS_STARTED_AT = utc_now()
 LOCK_TRIES, LOCK_PAUSE_S, OWNER_PAUSE_S = 5, 0.05, 1.0
 _held: dict[Path, int] = {}
@@ -46,7 +49,7 @@ class RunDir:
     @property
     def status(self) -> Path:
         """The one record of which stages ran."""
-        return self.checkpoints / "stage_status.json"
+        return self.checkpoints / STATUS
 
     @property
     def lock(self) -> Path:
@@ -57,6 +60,25 @@ class RunDir:
     def reports(self) -> Path:
         """Evaluations, figures and the loss history."""
         return self.root / "reports"
+
+    @property
+    def history(self) -> Path:
+        """What training measured, row by row."""
+        return self.reports / HISTORY
+
+    @property
+    def report(self) -> Path:
+        """The HTML report."""
+        return self.reports / REPORT
+
+    @property
+    def chain_runs(self) -> Path:
+        """The flow runs of a chain, each begun by itself after the one before died."""
+        return self.reports / CHAIN_RUNS
+
+    def result(self, evaluation: str, suffix: str = ".json") -> Path:
+        """What an evaluation left: .json, .md or .npz."""
+        return self.reports / f"{evaluation}{suffix}"
 
     @property
     def data(self) -> Path:

@@ -77,7 +77,7 @@ def evaluate_run(name: str, cfg: PipelineConfig, settings: EvalConfig, run: RunD
         error_message=None,
         seconds=round(time.monotonic() - started, 1),
     )
-    logger.info("%s: %s -> %s", name, headline(figures), run.reports / f"{name}.md")
+    logger.info("%s: %s -> %s", name, headline(figures), run.result(name, ".md"))
     return figures
 
 
@@ -159,7 +159,7 @@ def write_report(run: RunDir) -> Path:
     An evaluation of other weights than the status names is left out, with a warning. Raises BadInput when the run
     holds nothing to report.
     """
-    path = run.reports / "report.html"
+    path = run.report
     write_text(path, render_html(report_of(run)))
     return path
 
@@ -168,7 +168,7 @@ def reported(run: RunDir) -> ReportPayload:
     """What was evaluated, for a tracker."""
     report = report_of(run)
     results = {str(result["name"]): result for result in (report.small, report.full) if result is not None}
-    return ReportPayload(results, _images(report), (run.reports / "report.html").read_text("utf-8"))
+    return ReportPayload(results, _images(report), (run.report).read_text("utf-8"))
 
 
 def rollout_picture(run: RunDir) -> bytes | None:
@@ -189,7 +189,7 @@ def report_of(run: RunDir) -> ReportInput:
     """What lies in the run, for a report. Raises BadInput when the run holds nothing to report."""
     status = StatusStore(run.status).read()
     results = {name: _current_result(name, run, status) for name in EVALUATIONS}
-    history = History(run.reports / "metrics.jsonl").read()
+    history = History(run.history).read()
     if not history and not any(results.values()):
         raise BadInput(f"{run.root}: holds no run to report; name its folder with --run-dir")
     newest = results["full_eval"] or results["small_eval"]
@@ -197,7 +197,7 @@ def report_of(run: RunDir) -> ReportInput:
         title=f"UPS pipeline: {run.root.resolve().name}",
         small=results["small_eval"],
         full=results["full_eval"],
-        arrays=_read_arrays(run.reports / f"{newest['name']}.npz") if newest else {},
+        arrays=_read_arrays(run.result(str(newest["name"]), ".npz")) if newest else {},
         history=history,
         config_yaml=newest["config_yaml"] if newest else "not evaluated: the config is stored with an evaluation",
         environment=environment(torch.device("cuda" if torch.cuda.is_available() else "cpu")),
@@ -213,7 +213,7 @@ def _timings(records: Mapping[str, StageRecord] | Mapping[str, EvaluationRecord]
 
 
 def _current_result(name: str, run: RunDir, status: Status) -> dict[str, Any] | None:
-    path = run.reports / f"{name}.json"
+    path = run.result(name)
     if not path.exists():
         return None
     result: dict[str, Any] = json.loads(path.read_text("utf-8"))

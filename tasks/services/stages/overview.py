@@ -33,9 +33,9 @@ def rows_of(
 
 def rows_in(cfg: PipelineConfig, run: RunDir) -> list[Cells]:
     """The same, of a run on this machine."""
-    history = History(run.reports / "metrics.jsonl").read()
+    history = History(run.history).read()
     losses = {name: float(rows[-1]["loss"]) for name, rows in history.items() if rows}
-    figures = {name: line for name in EVALUATIONS if (line := _nrmse(run.reports / f"{name}.json")) is not None}
+    figures = {name: line for name in EVALUATIONS if (line := _nrmse(run.result(name))) is not None}
     return rows_of(cfg, StatusStore(run.status).read(), losses, figures)
 
 
@@ -50,12 +50,12 @@ def report_in(run: RunDir) -> str:
     picture = path.read_bytes() if path.is_file() else None
     status = StatusStore(run.status).read()
     wandb = status.wandb.url if status.wandb is not None else None
-    lines = [f"HTML report: `{(run.reports / 'report.html').absolute()}`", ""]
+    lines = [f"HTML report: `{(run.report).absolute()}`", ""]
     lines += [f"W&B run: [{wandb}]({wandb})", ""] if wandb else []
     if picture is not None and len(picture) <= MAX_IMAGE_BYTES:
         lines += [f"![Rollout error](data:image/png;base64,{base64.b64encode(picture).decode()})", ""]
     for name in reversed(EVALUATIONS):
-        path = run.reports / f"{name}.md"
+        path = run.result(name, ".md")
         if status.evaluation(name).status == "completed" and path.is_file():
             return "\n".join([*lines, path.read_text("utf-8")])
     return "\n".join([*lines, "Nothing is evaluated yet."])

@@ -135,7 +135,7 @@ def plan_evaluation(
         return EvaluationDecision(name, True, f"--redo-{name.replace('_', '-')}", settings)
     if record.status != "completed" or record.inputs is None:
         return EvaluationDecision(name, True, record.status.replace("_", " "), settings)
-    for path in (run.reports / f"{name}.json", run.reports / f"{name}.npz"):
+    for path in (run.result(name), run.result(name, ".npz")):
         if not path.is_file():
             return EvaluationDecision(name, True, f"{path} is missing", settings)
     inputs = evaluation_inputs(cfg, settings, run, status)

@@ -27,7 +27,7 @@ def upload_missing(cfg: PipelineConfig, run: RunDir) -> str:
         for stage in SPECS:
             if stage in started:
                 tracker.begin(stage)
-        if (run.reports / "report.html").is_file():
+        if (run.report).is_file():
             tracker.report(lambda: reported(run))
         tracker.uploads.add(*(stage for stage in SPECS if StatusStore(run.status).read().stage(stage).files))
         tracker.close(failed=False)

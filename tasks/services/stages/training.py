@@ -51,7 +51,7 @@ def train_stage_files(
     `fresh` starts it again from nothing. When the process is asked to stop, the state is saved and the signal is then
     handed to whoever handled it before; raises Preempted if nobody did. An error is recorded in the status and raised.
     """
-    stage, status, history = STAGES[name], StatusStore(run.status), History(run.reports / "metrics.jsonl")
+    stage, status, history = STAGES[name], StatusStore(run.status), History(run.history)
     spec = stage.spec
     device = select_device(cfg)
     data = training_data(stage, cfg, run)
@@ -182,7 +182,7 @@ def _fit(
     clock: Clock,
     tracker: Tracker,
 ) -> TrainState:
-    status, history = StatusStore(run.status), History(run.reports / "metrics.jsonl")
+    status, history = StatusStore(run.status), History(run.history)
     total = stage.spec.settings(cfg).total_steps
     every = max(1, total // HISTORY_ROWS)
     done = status.read().stage(stage.name).step or 0

@@ -8,15 +8,13 @@ from pathlib import Path
 from typing import Literal
 
 from tasks.services.checkpoints.sets import (
-    HISTORY,
-    STATUS,
     WEIGHTS,
     RestoredSet,
     install_set,
     is_newer,
     verify_set,
 )
-from tasks.services.run.paths import RunDir
+from tasks.services.run.paths import HISTORY, MANIFEST, STATUS, RunDir
 from tasks.services.run.status import StageRecord, Status, StatusError, parse_status
 from tasks.services.tracking.wandb_tracking import (
     ExistingRun,
@@ -73,7 +71,7 @@ def fetch(found: ExistingRun, mode: ResumeMode, cfg: PipelineConfig, run: RunDir
 
 def check(folder: Path, origin: str, cfg: PipelineConfig) -> RestoredSet:
     """Verify what was downloaded. Raises CheckpointError, ArchitectureMismatch, StatusError."""
-    if (folder / "manifest.json").is_file():
+    if (folder / MANIFEST).is_file():
         return verify_set(folder, cfg, origin)
     return _check_files(folder, origin, cfg)
 

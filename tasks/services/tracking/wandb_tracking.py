@@ -20,11 +20,11 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlparse
 
-from tasks.services.checkpoints.sets import NAMES, STATUS, is_behind, signature_of
+from tasks.services.checkpoints.sets import NAMES, is_behind, signature_of
 from tasks.services.checkpoints.uploads import UploadFailed, Uploads
 from tasks.services.run.code_version import code_version
 from tasks.services.run.history import History, Row
-from tasks.services.run.paths import RunDir
+from tasks.services.run.paths import STATUS, RunDir
 from tasks.services.run.status import Status, StatusStore, WandbRecord, parse_status
 from ups_models.config.schema import PipelineConfig, TrackingConfig
 from ups_models.errors import BadInput, DataError, RunLost, UPSError
@@ -184,7 +184,7 @@ class OnlineTracker(Tracker):
             self.sent[f"{stage}/step"] = 0
             self.sent[f"{stage}/started_at"] = record.started_at or ""
             self._guarded(lambda: self.session.summarise({f"{stage}/started_at": record.started_at}))
-        for row in History(self.run.reports / "metrics.jsonl").read().get(stage, []):
+        for row in History(self.run.history).read().get(stage, []):
             self.row(stage, row)
 
     def row(self, stage: str, row: Row) -> None:

@@ -44,7 +44,7 @@ def position(run: RunDir) -> Position:
 
 
 def _last_step(run: RunDir) -> tuple[str, int]:
-    path = run.reports / "metrics.jsonl"
+    path = run.history
     lines = path.read_text("utf-8").splitlines() if path.exists() else []
     for line in reversed(lines):
         try:
@@ -87,9 +87,9 @@ def outcome(run: RunDir) -> dict[str, str]:
         for name in spec.files
     }
     for name in EVALUATIONS:
-        path = run.reports / f"{name}.json"
+        path = run.result(name)
         result[path.name] = VOLATILE.sub("", path.read_text("utf-8")) if path.is_file() else "missing"
-    result["metrics.jsonl"] = json.dumps(History(run.reports / "metrics.jsonl").read(), sort_keys=True)
+    result["metrics.jsonl"] = json.dumps(History(run.history).read(), sort_keys=True)
     return result
 
 
@@ -109,7 +109,7 @@ def _damaged(run: RunDir, status: Status, excused: Collection[str]) -> list[str]
                 found.append(f"{name} is {record.status}, but {file} is missing or damaged")
     found += [text for stage in SPECS for path in run.saved_states(stage) for text in _unreadable(path)]
     for name, evaluation in status.evaluations.items():
-        if evaluation.status == "completed" and not _is_json(run.reports / f"{name}.json"):
+        if evaluation.status == "completed" and not _is_json(run.result(name)):
             found.append(f"{name} is completed, but its report cannot be read")
     return found
 

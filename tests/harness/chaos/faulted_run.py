@@ -101,7 +101,7 @@ class _Run:
             aimed, delay_s = self._aimed(), 10 * self.setting.life_s
         life = self._start(kind, aimed)
         self.processes.append(f"{kind} {aimed or number.name + f' after {delay_s:.3f} s'}")
-        ending = end(life, delay_s, number, self.run.reports / "metrics.jsonl")
+        ending = end(life, delay_s, number, self.run.history)
         if ending.first_step_s is not None:
             getattr(self.counts, f"restart_{kind}_s").append(ending.first_step_s)
         if ending.code == 0:

@@ -60,7 +60,7 @@ def run_plainly(workload: Workload, directory: Path) -> None:
 
 def evaluate_all(job: Job) -> bool:
     """Run the evaluations that are due; whether the report is older than what it shows."""
-    changed = not (job.run.reports / "report.html").exists()
+    changed = not (job.run.report).exists()
     for name, settings in job.evaluations.items():
         if plan_evaluation(name, settings, job.cfg, job.run, redo=False).run:
             evaluate_run(name, job.cfg, settings, job.run)

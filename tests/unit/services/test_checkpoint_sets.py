@@ -7,8 +7,6 @@ import pytest
 import torch
 
 from tasks.services.checkpoints.sets import (
-    MANIFEST,
-    STATUS,
     RestoredSet,
     install_set,
     is_newer,
@@ -17,7 +15,7 @@ from tasks.services.checkpoints.sets import (
     verify_set,
     write_manifest,
 )
-from tasks.services.run.paths import RunDir
+from tasks.services.run.paths import MANIFEST, STATUS, RunDir
 from tasks.services.run.status import StatusStore, WandbRecord
 from tasks.services.tracking.restoring import check
 from ups_models.errors import ArchitectureMismatch, BadInput, CheckpointError

@@ -568,7 +568,8 @@ def test_a_second_controller_in_the_same_folder_is_refused(tmp_path):
 def test_a_controller_that_follows_a_living_one_waits_for_its_end(tmp_path):
     path = tmp_path / "rented.jsonl"
     hold = (
-        "import sys, time; from pathlib import Path; from tasks.services.rental.controller import exclusive_controller\n"
+        "import sys, time; from pathlib import Path\n"
+        "from tasks.services.rental.controller import exclusive_controller\n"
         "with exclusive_controller(Path(sys.argv[1])):\n    print('held', flush=True); time.sleep(1)"
     )
     with subprocess.Popen([sys.executable, "-c", hold, str(path)], stdout=subprocess.PIPE, cwd=ROOT) as other:
