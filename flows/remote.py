@@ -1,4 +1,4 @@
-"""The sub-flows that reach beyond this machine."""
+"""The flow that trains on rented machines."""
 
 from typing import Annotated
 
@@ -10,30 +10,7 @@ from flows.prefect.artifacts import RemoteStages, artifact_sender
 from flows.prefect.chain import MAX_ATTEMPTS, chain_run_of, checked, ended, log_to_prefect, remote_name
 from flows.prefect.server import is_temporary
 from flows.requests.launch import LaunchRequest, run_launch
-from flows.requests.train import TrainRequest, resolve
-from tasks.restore import download, find_run, install, verify
 from tasks.services.run.attempts import Duplicate, GaveUp
-from tasks.services.run.paths import owned
-from tasks.services.tracking.wandb_tracking import ResumeTarget
-
-
-@flow(name="restore-checkpoints", validate_parameters=True)
-def restore_checkpoints(request: TrainRequest) -> ResumeTarget:
-    """Bring the checkpoints of the W&B run that the request names here; returns which run training goes on with."""
-    job = resolve(request)
-    if job.source is None:
-        return ResumeTarget()
-    found = find_run(job.source, request.resume_mode, job.cfg)
-    if found is None:
-        return ResumeTarget(path=job.source)
-    with owned(job.run):
-        fetched = download(found, request.resume_mode, job.cfg, job.run)
-        if fetched is not None:
-            restored = verify(*fetched, job.cfg)
-            install(restored, found, request.resume_mode, job.run, force=request.force)
-    if request.resume_mode == "never":
-        return ResumeTarget(source=str(found.path))
-    return ResumeTarget(found.path, found)
 
 
 @flow(name="train-on-vast", flow_run_name=remote_name, validate_parameters=False)

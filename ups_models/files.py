@@ -39,7 +39,7 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> FileDig
         with atomic_path(path) as temporary:
             with temporary.open("wb") as file:
                 write(file)
-            return digest_of(temporary)
+            return known_digest(temporary)
     except OSError as error:
         raise StorageError(
             f"{path}: cannot be written ({error.strerror or error}); what was there before is still whole. "
@@ -82,6 +82,21 @@ def digest_of(path: Path) -> FileDigest:
     with path.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         return FileDigest(sha256, file.tell())
+
+
+_digests: dict[tuple[int, int, int, int], FileDigest] = {}
+
+
+def known_digest(path: Path) -> FileDigest:
+    """The same, read once in a process while the file stays what it is: device, inode, size and time of change.
+
+    A renamed or linked file is the same file. Raises OSError.
+    """
+    found = path.stat()
+    key = found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+    if key not in _digests:
+        _digests[key] = digest_of(path)
+    return _digests[key]
 
 
 def append_line(path: Path, line: str, *, flush: bool = False) -> None:

@@ -7,7 +7,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from flows.requests.train import StageChoice, find_config, require_tracking
+from flows.requests.job import find_config, require_tracking
+from flows.requests.train import StageChoice
 from tasks.services.rental.bundle import onstart
 from tasks.services.rental.code import GIT, code_to_send
 from tasks.services.rental.controller import (

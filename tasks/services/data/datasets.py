@@ -9,6 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tasks.services.data.digests import identity_of
 from tasks.services.data.download import fetch
 from tasks.services.run.paths import RunDir
 from tasks.services.run.progress import progress_of
@@ -21,7 +22,6 @@ if TYPE_CHECKING:  # PyTorch and h5py are imported only where data is read
 
     from ups_models.data.pdebench import SteadyFields, Trajectories
 
-FINGERPRINT_BLOCKS, BLOCK_BYTES = 64, 64 * 1024
 FILE_NAMES = {
     "burgers1d": "1D_Burgers_Sols_Nu{}_{}.hdf5",
     "advection1d": "1D_Advection_Sols_beta{}_{}.hdf5",
@@ -68,7 +68,7 @@ def load_data(cfg: PipelineConfig, run: RunDir) -> Trajectories:
         times = {"nt": cfg.data.generate.nt, "t_end": cfg.data.generate.t_end}
         nx = cfg.data.points * cfg.data.reduced_resolution
         _generate(cfg.data.family, files, n=cfg.data.generate.n, seed=cfg.seed, nx=nx, **times)
-    data = _read_trajectories(cfg.data, tuple(files), data_fingerprint(list(files)))
+    data = _read_trajectories(cfg.data, tuple(files), identity_of(tuple(files), keep=True))
     require_size("data.points", cfg.data.points, data.u.shape[-1], next(iter(files)))
     return data
 
@@ -80,7 +80,7 @@ def load_steady_data(cfg: PipelineConfig, run: RunDir) -> SteadyFields:
         fetch(download, run.data, cfg.tracking)
     if not data.files and not data.downloads:
         _generate("darcy2d", files, n=data.generate.n, seed=cfg.seed, nx=data.size * data.reduced_resolution)
-    fields = _read_steady(data, tuple(files), data_fingerprint(list(files)))
+    fields = _read_steady(data, tuple(files), identity_of(tuple(files), keep=True))
     require_size("steady_data.size", data.size, fields.a.shape[-1], next(iter(files)))
     return fields
 
@@ -114,24 +114,6 @@ def require_size(key: str, wanted: int, found: int, path: Path) -> None:
             f"{path}: has {found} grid points after the reduction, but the config says {key}={wanted}; "
             f"set {key}: {found}, or another reduced_resolution"
         )
-
-
-def data_fingerprint(paths: list[Path]) -> str | None:
-    """Identifies the content of data files by their sizes and 64 evenly spaced blocks of each; None: a file is absent.
-
-    A full hash of PDEBench's 8 GB files would take longer than a start may.
-    """
-    digest = hashlib.sha256()
-    for path in paths:
-        if not path.is_file():
-            return None
-        size = path.stat().st_size
-        digest.update(str(size).encode())
-        with path.open("rb") as file:
-            for block in range(FINGERPRINT_BLOCKS):
-                file.seek(block * max(size - BLOCK_BYTES, 0) // (FINGERPRINT_BLOCKS - 1))
-                digest.update(file.read(BLOCK_BYTES))
-    return digest.hexdigest()
 
 
 def _files(

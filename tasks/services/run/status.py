@@ -10,7 +10,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from tasks.services.run.paths import current_owner, utc_now
+from tasks.services.run.clock import utc_now
+from tasks.services.run.lock import OwnedRun, current_owner
 from ups_models.errors import BadInput
 from ups_models.files import FileDigest, write_text
 from ups_models.stages.spec import SPECS, Arch
@@ -130,6 +131,10 @@ class Status(Record):
         """A stage's record; one that the file does not name has not started."""
         return self.stages.get(name, StageRecord())
 
+    def records(self) -> dict[str, StageRecord]:
+        """The record of every stage, in order."""
+        return {name: self.stages.get(name) or StageRecord() for name in SPECS}
+
     def evaluation(self, name: str) -> EvaluationRecord:
         """An evaluation's record."""
         return self.evaluations.get(name, EvaluationRecord())
@@ -141,20 +146,14 @@ class Status(Record):
 
 
 class StatusStore:
-    """The only reader and writer of one status file."""
+    """The only writer of a run's status file, for the process that owns the run: every write raises RunLost else."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, run: OwnedRun) -> None:
+        self.run, self.path = run, run.status
 
     def read(self) -> Status:
-        """The file's content, or an empty status where there is no file. Raises StatusError."""
-        try:
-            text = self.path.read_text("utf-8")
-        except FileNotFoundError:
-            return Status()
-        except (OSError, UnicodeDecodeError) as error:
-            raise StatusError(f"{self.path}: cannot be read ({error}); restore it from a copy") from None
-        return parse_status(text, self.path)
+        """The file's content. Raises StatusError."""
+        return read_status(self.path)
 
     def start(
         self,
@@ -266,7 +265,19 @@ class StatusStore:
         self._write(status.model_copy(update={"stages": {**status.stages, stage: changed}}))
 
     def _write(self, status: Status) -> None:
+        self.run.check()
         write_text(self.path, text_of(status))
+
+
+def read_status(path: Path) -> Status:
+    """A status file, or an empty status where there is no file. Raises StatusError."""
+    try:
+        text = path.read_text("utf-8")
+    except FileNotFoundError:
+        return Status()
+    except (OSError, UnicodeDecodeError) as error:
+        raise StatusError(f"{path}: cannot be read ({error}); restore it from a copy") from None
+    return parse_status(text, path)
 
 
 def text_of(status: Status) -> str:

@@ -11,16 +11,17 @@ from torch import nn
 
 from tasks.services.data.datasets import load_data, load_steady_data
 from tasks.services.run.history import History
-from tasks.services.run.paths import RunDir, require_owned
+from tasks.services.run.lock import OwnedRun
+from tasks.services.run.paths import RunDir
 from tasks.services.run.progress import progress_of
 from tasks.services.run.signals import StopRequest, stop_request
-from tasks.services.run.status import StatusStore
-from tasks.services.stages.plan import inputs_of, saved_state
+from tasks.services.run.status import StatusStore, read_status
+from tasks.services.stages.snapshot import inputs_of, read_snapshot, saved_state
 from tasks.services.tracking.wandb_tracking import Tracker
 from ups_models.config.schema import PipelineConfig
 from ups_models.data.pdebench import SteadyFields, Trajectories, split_rows
 from ups_models.errors import BadInput, Preempted
-from ups_models.files import digest_of
+from ups_models.files import known_digest
 from ups_models.stages.registry import STAGES, Stage
 from ups_models.stages.spec import SPECS
 from ups_models.training.checkpoint import load_network, save_network
@@ -44,14 +45,14 @@ def select_device(cfg: PipelineConfig) -> torch.device:
 
 
 def train_stage_files(
-    name: str, cfg: PipelineConfig, run: RunDir, *, fresh: bool, tracker: Tracker = NOT_TRACKED
+    name: str, cfg: PipelineConfig, run: OwnedRun, *, fresh: bool, tracker: Tracker = NOT_TRACKED
 ) -> None:
     """Train stage `name` to its end and leave its two files, recorded as completed.
 
     `fresh` starts it again from nothing. When the process is asked to stop, the state is saved and the signal is then
     handed to whoever handled it before; raises Preempted if nobody did. An error is recorded in the status and raised.
     """
-    stage, status, history = STAGES[name], StatusStore(run.status), History(run.history)
+    stage, status, history = STAGES[name], StatusStore(run), History(run.history)
     spec = stage.spec
     device = select_device(cfg)
     data = training_data(stage, cfg, run)
@@ -68,7 +69,7 @@ def train_stage_files(
         arch=spec.arch(cfg),
         config_hash=spec.config_hash(cfg),
         seed=cfg.seed,
-        inputs=inputs_of(spec, cfg, run),
+        inputs=inputs_of(spec, cfg, read_snapshot(cfg, run, keep=True)),
     )
     tracker.begin(name)
     clock = Clock(status.read().stage(name).seconds or 0.0)
@@ -81,7 +82,7 @@ def train_stage_files(
         except Preempted as error:
             preempted = error
         except Exception as error:
-            require_owned(run)
+            run.check()
             status.fail(name, str(error) or type(error).__name__)
             raise
     if preempted is not None:
@@ -106,10 +107,10 @@ class Clock:
 
 
 def _complete(
-    stage: Stage, cfg: PipelineConfig, run: RunDir, state: TrainState, status: StatusStore, clock: Clock
+    stage: Stage, cfg: PipelineConfig, run: OwnedRun, state: TrainState, status: StatusStore, clock: Clock
 ) -> None:
     """Files first, status second, and only then the saved state goes."""
-    require_owned(run)
+    run.check()
     spec = stage.spec
     files = {
         path: save_network(
@@ -128,22 +129,23 @@ def _complete(
     )
 
 
-def use_newest_whole_state(run: RunDir, stage: str) -> None:
+def use_newest_whole_state(run: OwnedRun, stage: str) -> None:
     """Put the newest saved state that can be read where training looks for it."""
-    path, _ = saved_state(run, stage)
+    path = saved_state(run.saved_states(stage)).path
     if path is not None and path != run.resume(stage):
         path.replace(run.resume(stage))
 
 
-def adopt_stage_files(name: str, cfg: PipelineConfig, run: RunDir) -> None:
+def adopt_stage_files(name: str, cfg: PipelineConfig, run: OwnedRun) -> None:
     """Check the files of a stage whose hand-written record names no digests, and record those.
 
     Raises CheckpointError, ArchitectureMismatch.
     """
     spec = SPECS[name]
     load_stage(name, cfg, run, torch.device("cpu"))
-    files = {path: digest_of(run.checkpoint(path)) for path in spec.files if run.checkpoint(path).is_file()}
-    StatusStore(run.status).adopt(name, files=files, arch=spec.arch(cfg), inputs=inputs_of(spec, cfg, run))
+    files = {path: known_digest(run.checkpoint(path)) for path in spec.files if run.checkpoint(path).is_file()}
+    inputs = inputs_of(spec, cfg, read_snapshot(cfg, run, keep=True))
+    StatusStore(run).adopt(name, files=files, arch=spec.arch(cfg), inputs=inputs)
 
 
 def training_data(stage: Stage, cfg: PipelineConfig, run: RunDir) -> Trajectories | SteadyFields:
@@ -163,7 +165,7 @@ def frozen_networks(stage: Stage, cfg: PipelineConfig, run: RunDir, device: torc
 def load_stage(name: str, cfg: PipelineConfig, run: RunDir, device: torch.device) -> nn.Module:
     """A completed stage's averaged weights. Raises CheckpointError when they are not what the status names."""
     spec = SPECS[name]
-    record = StatusStore(run.status).read().stage(name)
+    record = read_status(run.status).stage(name)
     path = run.checkpoint(record.checkpoint or spec.checkpoint)
     known = (record.files or {}).get(path.name)
     net = STAGES[name].build(cfg)
@@ -174,7 +176,7 @@ def load_stage(name: str, cfg: PipelineConfig, run: RunDir, device: torch.device
 def _fit(
     stage: Stage,
     cfg: PipelineConfig,
-    run: RunDir,
+    run: OwnedRun,
     data: Trajectories | SteadyFields,
     frozen: Mapping[str, nn.Module],
     device: torch.device,
@@ -182,7 +184,7 @@ def _fit(
     clock: Clock,
     tracker: Tracker,
 ) -> TrainState:
-    status, history = StatusStore(run.status), History(run.history)
+    status, history = StatusStore(run), History(run.history)
     total = stage.spec.settings(cfg).total_steps
     every = max(1, total // HISTORY_ROWS)
     done = status.read().stage(stage.name).step or 0
@@ -197,7 +199,6 @@ def _fit(
                 tracker.row(stage.name, row)
 
         def on_save(progress: Progress) -> None:
-            require_owned(run)
             status.progress(stage.name, epoch=progress.epoch, step=progress.step, seconds=clock.elapsed_s)
             tracker.saved()
 
