@@ -69,6 +69,10 @@ bench-wandb: $(STAMP) ## Training throughput and start with W&B online (on loopb
 bench-flow: $(STAMP) ## What the Prefect flow costs over the same functions in plain Python, in one run
 	@PYTHONPATH=tests $(VPY) -m harness.bench.flow $(ARGS)
 
+.PHONY: bench-start
+bench-start: $(STAMP) ## Moves of a request, a start that trains nothing, size of the code: here and at another revision
+	@PYTHONPATH=tests $(VPY) -m harness.bench.start $(ARGS)
+
 .PHONY: chaos
 chaos: $(STAMP) ## Kill the pipeline N times, restart it, compare (N=1000 by hand)
 	@PYTHONPATH=tests $(VPY) -m harness.chaos --kills $(N) $(ARGS)
