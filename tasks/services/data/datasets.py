@@ -9,7 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks.services.data.digests import identity_of
+from tasks.services.data.digests import identity_of, is_sampled, sampled_identity_of
 from tasks.services.data.download import fetch
 from tasks.services.run.paths import RunDir
 from tasks.services.run.progress import progress_of
@@ -40,6 +40,23 @@ def steady_files(cfg: PipelineConfig, run: RunDir) -> dict[Path, float]:
     """The files of steady states, and the parameter that each would be generated with."""
     size = cfg.steady_data.size * cfg.steady_data.reduced_resolution
     return _files(cfg.steady_data, "darcy2d", [cfg.seed, size, cfg.steady_data.generate.n], run)
+
+
+def data_identities(
+    cfg: PipelineConfig, run: RunDir, recorded: Collection[str] = (), *, keep: bool = False
+) -> dict[bool, tuple[str, ...]]:
+    """Identities of the trajectories (False) and of the steady states (True); none where a file is not there.
+
+    First that of the whole content, then, where one of the `recorded` is of that kind, the first edition's.
+    """
+    also_sampled = any(map(is_sampled, recorded))
+    files = {False: tuple(trajectory_files(cfg, run)), True: tuple(steady_files(cfg, run))}
+    return {steady: _identities(paths, also_sampled=also_sampled, keep=keep) for steady, paths in files.items()}
+
+
+def _identities(paths: tuple[Path, ...], *, also_sampled: bool, keep: bool) -> tuple[str, ...]:
+    found = (identity_of(paths, keep=keep), sampled_identity_of(paths) if also_sampled else None)
+    return tuple(identity for identity in found if identity is not None)
 
 
 def require_named_files(cfg: PipelineConfig, run: RunDir, stages: Collection[str]) -> None:

@@ -165,11 +165,11 @@ class StatusStore:
         config_hash: str,
         seed: int,
         inputs: dict[str, str],
-    ) -> None:
-        """A stage begins from nothing (`fresh`) or goes on; an old error stays visible until it completes."""
+    ) -> StageRecord:
+        """A stage begins from nothing (`fresh`) or resumes; an old error stays visible until it completes."""
         record = self.read().stage(stage)
         unfinished = record.status in ("in_progress", "failed")
-        self._move(
+        return self._move(
             stage,
             "in_progress",
             started_at=utc_now() if fresh else record.started_at or utc_now(),
@@ -249,7 +249,7 @@ class StatusStore:
         with _writing:
             self._write(status)
 
-    def _move(self, stage: str, state: StageState, **values: Any) -> None:
+    def _move(self, stage: str, state: StageState, **values: Any) -> StageRecord:
         with _writing:
             status = self.read()
             record = status.stage(stage)
@@ -258,11 +258,12 @@ class StatusStore:
                     f"{self.path}: stage {stage} cannot go from {record.status} to {state}; "
                     f"from {record.status} it may go to {', '.join(LEGAL[record.status])}"
                 )
-            self._write_stage(status, stage, {"status": state, **values})
+            return self._write_stage(status, stage, {"status": state, **values})
 
-    def _write_stage(self, status: Status, stage: str, values: dict[str, Any]) -> None:
+    def _write_stage(self, status: Status, stage: str, values: dict[str, Any]) -> StageRecord:
         changed = StageRecord.model_validate({**status.stage(stage).model_dump(), **values})
         self._write(status.model_copy(update={"stages": {**status.stages, stage: changed}}))
+        return changed
 
     def _write(self, status: Status) -> None:
         self.run.check()

@@ -33,7 +33,7 @@ def rows_of(
 
 def rows_in(cfg: PipelineConfig, run: RunDir) -> list[Cells]:
     """The same, of a run on this machine."""
-    history = History(run.history).read()
+    history = History(run).read()
     losses = {name: float(rows[-1]["loss"]) for name, rows in history.items() if rows}
     figures = {name: line for name in EVALUATIONS if (line := _nrmse(run.result(name))) is not None}
     return rows_of(cfg, read_status(run.status), losses, figures)

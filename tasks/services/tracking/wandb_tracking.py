@@ -185,7 +185,7 @@ class OnlineTracker(Tracker):
             self.sent[f"{stage}/step"] = 0
             self.sent[f"{stage}/started_at"] = record.started_at or ""
             self._guarded(lambda: self.session.summarise({f"{stage}/started_at": record.started_at}))
-        for row in History(self.run.history).read().get(stage, []):
+        for row in History(self.run).read().get(stage, []):
             self.row(stage, row)
 
     def row(self, stage: str, row: Row) -> None:

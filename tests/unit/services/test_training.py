@@ -104,7 +104,7 @@ def test_an_error_is_recorded_before_it_travels_on(run, smoke, monkeypatch):
 
 
 def test_a_stage_trained_again_from_nothing_forgets_its_old_losses(run, smoke):
-    history = History(run.reports / "metrics.jsonl")
+    history = History(run)
     history.append("operator", {"step": 29, "loss": 123.0})
     history.append("steady_prior", {"step": 1, "loss": 7.0})
 
@@ -115,8 +115,8 @@ def test_a_stage_trained_again_from_nothing_forgets_its_old_losses(run, smoke):
     assert rows["steady_prior"] == [{"step": 1, "loss": 7.0}]
 
 
-def test_half_a_line_of_a_killed_writer_costs_no_other_line(tmp_path):
-    history = History(tmp_path / "metrics.jsonl")
+def test_half_a_line_of_a_killed_writer_costs_no_other_line(run):
+    history = History(run)
     history.append("operator", {"step": 1, "loss": 1.0})
     with history.path.open("a", encoding="utf-8") as file:
         file.write('{"stage": "oper')
