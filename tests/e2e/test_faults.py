@@ -16,6 +16,7 @@ import torch
 
 from flows import ROOT
 from flows.requests.job import parse, plan_of
+from harness import PYTHONPATH
 from harness.chaos.checks import outcome, violations
 from harness.chaos.faulted_run import flip_bit
 from harness.chaos.processes import Forked, end
@@ -219,7 +220,7 @@ def test_a_full_disk_fails_in_one_line_and_leaves_what_was_there(
 
     full = subprocess.run(
         [sys.executable, "-c", FULL_DISK, str(tmp_path), str(limit)],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "PYTHONPATH": PYTHONPATH},
         capture_output=True,
         text=True,
         check=False,

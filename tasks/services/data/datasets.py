@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from tasks.services.data.digests import identity_of, is_sampled, sampled_identity_of
 from tasks.services.data.download import fetch
+from tasks.services.run.lock import OwnedRun
 from tasks.services.run.paths import RunDir
 from tasks.services.run.progress import progress_of
 from ups_models.config.schema import DataConfig, PipelineConfig, SteadyDataConfig
@@ -42,16 +43,18 @@ def steady_files(cfg: PipelineConfig, run: RunDir) -> dict[Path, float]:
     return _files(cfg.steady_data, "darcy2d", [cfg.seed, size, cfg.steady_data.generate.n], run)
 
 
-def data_identities(
-    cfg: PipelineConfig, run: RunDir, recorded: Collection[str] = (), *, keep: bool = False
-) -> dict[bool, tuple[str, ...]]:
+def data_identities(cfg: PipelineConfig, run: RunDir, recorded: Collection[str] = ()) -> dict[bool, tuple[str, ...]]:
     """Identities of the trajectories (False) and of the steady states (True); none where a file is not there.
 
-    First that of the whole content, then, where one of the `recorded` is of that kind, the first edition's.
+    First that of the whole content, then, where one of the `recorded` is of that kind, the first edition's. The owner of
+    the run keeps the digests beside the files.
     """
     also_sampled = any(map(is_sampled, recorded))
     files = {False: tuple(trajectory_files(cfg, run)), True: tuple(steady_files(cfg, run))}
-    return {steady: _identities(paths, also_sampled=also_sampled, keep=keep) for steady, paths in files.items()}
+    return {
+        steady: _identities(paths, also_sampled=also_sampled, keep=isinstance(run, OwnedRun))
+        for steady, paths in files.items()
+    }
 
 
 def _identities(paths: tuple[Path, ...], *, also_sampled: bool, keep: bool) -> tuple[str, ...]:
@@ -85,7 +88,7 @@ def load_data(cfg: PipelineConfig, run: RunDir) -> Trajectories:
         times = {"nt": cfg.data.generate.nt, "t_end": cfg.data.generate.t_end}
         nx = cfg.data.points * cfg.data.reduced_resolution
         _generate(cfg.data.family, files, n=cfg.data.generate.n, seed=cfg.seed, nx=nx, **times)
-    data = _read_trajectories(cfg.data, tuple(files), identity_of(tuple(files), keep=True))
+    data = _read_trajectories(cfg.data, tuple(files), identity_of(tuple(files), keep=isinstance(run, OwnedRun)))
     require_size("data.points", cfg.data.points, data.u.shape[-1], next(iter(files)))
     return data
 
@@ -97,7 +100,7 @@ def load_steady_data(cfg: PipelineConfig, run: RunDir) -> SteadyFields:
         fetch(download, run.data, cfg.tracking)
     if not data.files and not data.downloads:
         _generate("darcy2d", files, n=data.generate.n, seed=cfg.seed, nx=data.size * data.reduced_resolution)
-    fields = _read_steady(data, tuple(files), identity_of(tuple(files), keep=True))
+    fields = _read_steady(data, tuple(files), identity_of(tuple(files), keep=isinstance(run, OwnedRun)))
     require_size("steady_data.size", data.size, fields.a.shape[-1], next(iter(files)))
     return fields
 

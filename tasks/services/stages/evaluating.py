@@ -57,7 +57,7 @@ def evaluate_run(name: str, cfg: PipelineConfig, settings: EvalConfig, run: Owne
     status.record_evaluation(name, status="in_progress", completed_at=None)
     try:
         device = select_device(cfg)
-        snapshot = read_snapshot(cfg, run, keep=True)
+        snapshot = read_snapshot(cfg, run)
         usable = usable_stages(cfg, run.checkpoints, snapshot)
         models = _models_of(cfg, run, usable, device)
         figures, arrays = evaluate(cfg, settings, models, _data_of(cfg, settings, run, models), device=device)
