@@ -46,8 +46,8 @@ def steady_files(cfg: PipelineConfig, run: RunDir) -> dict[Path, float]:
 def data_identities(cfg: PipelineConfig, run: RunDir, recorded: Collection[str] = ()) -> dict[bool, tuple[str, ...]]:
     """Identities of the trajectories (False) and of the steady states (True); none where a file is not there.
 
-    First that of the whole content, then, where one of the `recorded` is of that kind, the first edition's. The owner of
-    the run keeps the digests beside the files.
+    First that of the whole content, then, where one of the `recorded` is of that kind, the first edition's. The
+    owner of the run keeps the digests beside the files.
     """
     also_sampled = any(map(is_sampled, recorded))
     files = {False: tuple(trajectory_files(cfg, run)), True: tuple(steady_files(cfg, run))}
