@@ -35,8 +35,25 @@ run: $(STAMP) ## Train and evaluate the quickstart, going on where it was (ARGS=
 	@$(VPY) flows/pipeline.py --auto-resume $(ARGS)
 
 .PHONY: test
-test: $(STAMP) ## Run the tests (PYTEST_ARGS="-x tests/test_architecture.py")
-	$(VPY) -m pytest $(PYTEST_ARGS)
+test: $(STAMP) ## Run the unit tests: in process, no server (PYTEST_ARGS="-x tests/unit/test_architecture.py")
+	$(VPY) -m pytest $(if $(findstring tests/,$(PYTEST_ARGS)),,tests/unit) $(PYTEST_ARGS)
+
+.PHONY: test-e2e
+test-e2e: $(STAMP) ## Run the end-to-end tests: the real command line against real servers on loopback
+	$(VPY) -m pytest tests/e2e $(PYTEST_ARGS)
+
+.PHONY: test-harness
+test-harness: $(STAMP) ## Run the tests of the emulators themselves
+	$(VPY) -m pytest tests/harness/tests $(PYTEST_ARGS)
+
+.PHONY: coverage
+coverage: $(STAMP) ## All tiers with branch coverage, child processes included: at least 80 % by the unit tests alone, 90 % by all
+	rm -f .coverage .coverage.*
+	$(VPY) -m coverage run -m pytest tests/unit $(PYTEST_ARGS)
+	$(VPY) -m coverage combine --quiet && $(VPY) -m coverage report --fail-under=80 | tail -1
+	$(VPY) -m coverage run -m pytest tests/e2e $(PYTEST_ARGS)
+	$(VPY) -m coverage run -m pytest tests/harness/tests $(PYTEST_ARGS)
+	$(VPY) -m coverage combine --quiet --append && $(VPY) -m coverage report --fail-under=90
 
 .PHONY: lint
 lint: $(STAMP) ## Check style, types, architecture and shell scripts
