@@ -114,3 +114,14 @@ def test_constraints_are_versions_and_nothing_else():
     strange = [pin for pin in pins if not re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.]+", pin)]
 
     assert not strange, f"a pin is name==version, without a URL, a path or a local build: {strange}"
+
+
+def test_decisions_have_one_form():
+    heading = re.compile(
+        r"# (\d{4})\. .+\n\nDate: \d{4}-\d\d-\d\d\. Status: (accepted|superseded by \d{4})\.\n\n\*\*Context\.\*\*"
+    )
+    for path in sorted((ROOT / "docs" / "adr").glob("*.md")):
+        found = heading.match(path.read_text("utf-8"))
+
+        assert found, f"{path.name}: begin with '# NNNN. Title', 'Date: YYYY-MM-DD. Status: accepted.' and **Context.**"
+        assert path.name.startswith(found.group(1))
