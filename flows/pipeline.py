@@ -23,8 +23,8 @@ from pydantic import Field
 from flows.prefect.artifacts import with_artifacts
 from flows.prefect.chain import BAD_INPUT, MAX_ATTEMPTS, chain_run_of, checked, ended, log_to_prefect, run_name
 from flows.prefect.server import is_temporary
-from flows.remote import restore_checkpoints
 from flows.requests.train import TrainRequest, resolve
+from flows.restore import restore_checkpoints
 from tasks.evaluate import evaluate, newest_report
 from tasks.services.run.attempts import ChainRun, Duplicate, GaveUp, recorded
 from tasks.services.run.paths import RunDir, owned, wait_until_free

@@ -38,8 +38,8 @@ def code_to_send(wanted: str | None) -> Iterator[Code]:
         ):
             done = run_git(command, Path(scratch), CLONE_WITHIN_S)
             if done is None or done.returncode:
-                said = done.stderr.strip().splitlines()[-1:] if done is not None else ["git did not end"]
-                raise BadInput(f"--code {wanted}: cannot be fetched: {''.join(said)}; check address and commit")
+                reason = done.stderr.strip().splitlines()[-1:] if done is not None else ["git did not end"]
+                raise BadInput(f"--code {wanted}: cannot be fetched: {''.join(reason)}; check address and commit")
         if not (root / "tasks" / "services" / "rental" / "onstart.sh").is_file():
             raise BadInput(f"--code {wanted}: holds no ups-pipeline that rented machines can run; name another commit")
         yield Code(root, commit)
