@@ -94,7 +94,7 @@ class LaunchRequest(FlatRequest):
     @field_validator("provider")
     @classmethod
     def _is_known(cls, provider: str) -> str:
-        registry.require_known(provider)
+        registry.entry_of(provider)
         return provider
 
     @property

@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 def require_writable_journal(path: Path) -> None:
     """Raise BadInput where no journal can be kept: without one nothing is rented."""
     folder = next(parent for parent in path.absolute().parents if parent.exists())
-    if not os.access(folder, os.W_OK):
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
         raise BadInput(
             f"{folder}: cannot be written, and nothing is rented without a journal; choose another --run-dir"
         )

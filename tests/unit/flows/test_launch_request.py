@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from flows.cli.main import main
 from flows.requests.flat import flag_fields
 from flows.requests.launch import TRAIN, LaunchRequest, configs_of
 from flows.requests.train import TrainRequest, first_fault
@@ -114,6 +115,17 @@ def test_what_cannot_be_asked_for_is_named_by_its_flag(given, named):
 def test_a_provider_that_there_is_not_is_refused_with_those_that_there_are():
     with pytest.raises(BadInput, match=r"--provider aws: no such provider; choose one of vast, local"):
         LaunchRequest.model_validate({"provider": "aws"})
+
+
+def test_the_commands_of_machines_ask_the_provider_that_is_named(tmp_path, capsys):
+    where = ("--run-dir", str(tmp_path))
+
+    codes = [main(["instances", "--provider", name, *where]) for name in ("local", "aws")]
+
+    printed = capsys.readouterr()
+    assert codes == [0, 2]
+    assert printed.out == "no instances\n"
+    assert printed.err == "ups: --provider aws: no such provider; choose one of vast, local\n"
 
 
 def test_never_may_be_said_where_no_run_is_named():

@@ -26,7 +26,7 @@ def names() -> tuple[str, ...]:
     return tuple(_known())
 
 
-def require_known(name: str) -> EntryPoint:
+def entry_of(name: str) -> EntryPoint:
     """The entry of a provider. Raises BadInput that names all."""
     entry = _known().get(name)
     if entry is None:
@@ -36,7 +36,7 @@ def require_known(name: str) -> EntryPoint:
 
 def provider_for(name: str, run_dir: Path) -> Provider:
     """A provider, ready to be asked; its module is imported only now. Raises BadInput, ProviderRefused."""
-    entry = require_known(name)
+    entry = entry_of(name)
     try:
         factory: Factory = entry.load()
     except (ImportError, AttributeError) as error:
