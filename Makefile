@@ -8,6 +8,8 @@ MAKEFLAGS += --no-builtin-rules
 PYTHON ?= python3
 ARGS ?=
 N ?= 20
+BASE ?= c55f375
+CONFIG ?= configs/smoke.yaml
 # One file stays on one worker, so its module fixtures (a Prefect server, a trained tiny run) are made once. In the order of
 # their names the short ones come last, and both workers end at about the same time.
 PYTEST_ARGS ?= -n 2 --dist loadfile --no-loadscope-reorder
@@ -68,6 +70,14 @@ bench-wandb: $(STAMP) ## Training throughput and start with W&B online (on loopb
 .PHONY: bench-flow
 bench-flow: $(STAMP) ## What the Prefect flow costs over the same functions in plain Python, in one run
 	@PYTHONPATH=tests $(VPY) -m harness.bench.flow $(ARGS)
+
+.PHONY: same-bits
+same-bits: $(STAMP) ## Train and evaluate here and at BASE=<revision>, interrupted and resumed, and compare every bit (CONFIG=...)
+	@PYTHONPATH=tests $(VPY) -m harness.bench.same_bits --base $(BASE) --config $(CONFIG) $(ARGS)
+
+.PHONY: bench-start
+bench-start: $(STAMP) ## Moves of a request, a start that trains nothing, size of the code: here and at another revision
+	@PYTHONPATH=tests $(VPY) -m harness.bench.start $(ARGS)
 
 .PHONY: chaos
 chaos: $(STAMP) ## Kill the pipeline N times, restart it, compare (N=1000 by hand)

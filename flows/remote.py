@@ -11,8 +11,8 @@ from pydantic import Field
 from flows.prefect.artifacts import RemoteStages, artifact_sender
 from flows.prefect.chain import MAX_ATTEMPTS, chain_run_of, checked, ended, log_to_prefect, remote_name
 from flows.prefect.server import is_temporary
-from flows.requests.launch import LaunchRequest, configs_of, provider_of, source_of
-from flows.requests.train import require_tracking
+from flows.requests.job import configs_of, require_tracking, source_of
+from flows.requests.launch import LaunchRequest, provider_of
 from tasks.services.rental.bundle import onstart
 from tasks.services.rental.code import code_to_send
 from tasks.services.rental.controller import Controller, Show

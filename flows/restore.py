@@ -1,27 +1,27 @@
-"""The sub-flow that brings checkpoints from W&B to this machine."""
+"""The sub-flow that brings checkpoints from a W&B run to this machine."""
 
 from prefect import flow
 
-from flows.requests.train import TrainRequest, resolve
 from tasks.restore import download, find_run, install, verify
-from tasks.services.run.paths import owned
+from tasks.services.run.lock import owned
+from tasks.services.stages.job import Job
 from tasks.services.tracking.wandb_tracking import ResumeTarget
 
 
-@flow(name="restore-checkpoints", validate_parameters=True)
-def restore_checkpoints(request: TrainRequest) -> ResumeTarget:
-    """Bring the checkpoints of the W&B run that the request names here; returns which run training goes on with."""
-    job = resolve(request)
-    if job.source is None:
+@flow(name="restore-checkpoints", validate_parameters=False)
+def restore_checkpoints(job: Job) -> ResumeTarget:
+    """Bring the checkpoints of the W&B run that the job names here; returns which run training resumes."""
+    source = job.source
+    if source is None:
         return ResumeTarget()
-    found = find_run(job.source, request.resume_mode, job.cfg)
+    found = find_run(source.path, source.mode, job.cfg)
     if found is None:
-        return ResumeTarget(path=job.source)
-    with owned(job.run):
-        fetched = download(found, request.resume_mode, job.cfg, job.run)
+        return ResumeTarget(path=source.path)
+    with owned(job.run) as run:
+        fetched = download(found, source.mode, job.cfg, run)
         if fetched is not None:
             restored = verify(*fetched, job.cfg)
-            install(restored, found, request.resume_mode, job.run, force=request.force)
-    if request.resume_mode == "never":
+            install(restored, found, source.mode, run, force=source.force)
+    if source.mode == "never":
         return ResumeTarget(source=str(found.path))
     return ResumeTarget(found.path, found)

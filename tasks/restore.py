@@ -8,6 +8,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 
 from tasks.services.checkpoints.sets import RestoredSet
+from tasks.services.run.lock import OwnedRun
 from tasks.services.run.paths import RunDir
 from tasks.services.tracking import restoring as restore
 from tasks.services.tracking.restoring import ResumeMode
@@ -48,6 +49,6 @@ def verify(folder: Path, origin: str, cfg: PipelineConfig) -> RestoredSet:
 
 
 @task(name="install", cache_policy=NO_CACHE, persist_result=False)
-def install(restored: RestoredSet, found: ExistingRun, mode: ResumeMode, run: RunDir, *, force: bool) -> bool:
+def install(restored: RestoredSet, found: ExistingRun, mode: ResumeMode, run: OwnedRun, *, force: bool) -> bool:
     """Into place, the status last."""
     return restore.put_in_place(restored, found, mode, run, force=force)

@@ -5,7 +5,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.states import Completed
 
-from tasks.services.run.paths import RunDir
+from tasks.services.run.lock import OwnedRun
 from tasks.services.stages.execution import run_stage
 from tasks.services.stages.plan import Decision
 from tasks.services.tracking.wandb_tracking import Tracker
@@ -15,7 +15,7 @@ SKIPPED = "Skipped"
 
 
 @task(name="train-stage", task_run_name="{decision.stage}", cache_policy=NO_CACHE, persist_result=False)
-def train_stage(decision: Decision, cfg: PipelineConfig, run: RunDir, tracker: Tracker) -> State | None:
+def train_stage(decision: Decision, cfg: PipelineConfig, run: OwnedRun, tracker: Tracker) -> State | None:
     """Train one stage, or end as Skipped with the reason."""
     if run_stage(decision, cfg, run, tracker):
         return None

@@ -216,11 +216,13 @@ def _validated(schema: Any, arguments: argparse.Namespace, *, without: tuple[str
 
 
 def _train(arguments: argparse.Namespace) -> int:
-    from flows.requests.train import TrainRequest, resolve
+    from flows.requests.job import parse, require_feasible
+    from flows.requests.train import TrainRequest
 
     request = _validated(TrainRequest, arguments)
     _log_to_stderr()
-    job = resolve(request)
+    job = parse(request)
+    require_feasible(job)
     from flows.prefect.server import quiet_prefect, temporary_server
 
     quiet_prefect()
@@ -277,15 +279,16 @@ def _status(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _planned(arguments: argparse.Namespace) -> list[Any]:
-    from flows.requests.train import TrainRequest, resolve_plan
+def _planned(arguments: argparse.Namespace) -> Any:
+    from flows.requests.job import parse, plan_of
+    from flows.requests.train import TrainRequest
 
     run_dir = arguments.checkpoints.parent if arguments.checkpoints.name else arguments.checkpoints
-    return resolve_plan(TrainRequest(config=arguments.config, run_dir=run_dir, auto_resume=True))
+    return plan_of(parse(TrainRequest(config=arguments.config, run_dir=run_dir, auto_resume=True)))
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
-    from flows.requests.train import find_config, require_device
+    from flows.requests.job import find_config, require_device
     from ups_models.config.loading import load_config
     from ups_models.config.schema import EvalConfig, PipelineConfig
 
@@ -432,7 +435,7 @@ def _watch(arguments: argparse.Namespace) -> int:
 
 
 def _sync(arguments: argparse.Namespace) -> int:
-    from flows.requests.train import find_config
+    from flows.requests.job import find_config
     from tasks.services.run.paths import RunDir
     from tasks.services.stages.sync import upload_missing
     from ups_models.config.loading import load_config

@@ -1,20 +1,19 @@
 """What training on rented machines may be asked for, and what the request comes to; nothing is started here."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from flows.requests.flat import FLAGS, FlatRequest
-from flows.requests.train import TrainRequest, find_config, require_tracking
+from flows.requests.job import configs_of, require_tracking, source_of
+from flows.requests.train import TrainRequest
 from tasks.services.rental.code import GIT
 from tasks.services.rental.limits import Limits
 from tasks.services.rental.provider import MachineSpec, Provider
 from tasks.services.rental.providers import registry
 from tasks.services.run.paths import JOURNAL
-from tasks.services.tracking.wandb_tracking import RunPath
-from ups_models.config.loading import load_config
-from ups_models.config.schema import EvalConfig, PipelineConfig
 
 TRAIN = ("config", "resume_from_wandb", "resume_mode", "stage", "set")
 """What a launch may be asked about the training itself; the rest is decided by the machine's job."""
@@ -79,9 +78,11 @@ class LaunchRequest(FlatRequest):
     @model_validator(mode="before")
     @classmethod
     def _new_run(cls, data: Any) -> Any:
-        """Without a run to go on with there is always a new one: `never` may say so."""
-        is_new = isinstance(data, dict) and data.get("resume_mode") == "never" and not data.get("resume_from_wandb")
-        return {key: data[key] for key in data if key != "resume_mode"} if is_new else data
+        """Without a run to go on with there is always a new one: an empty name, and `never`, may say so."""
+        if not isinstance(data, Mapping) or data.get("resume_from_wandb"):
+            return data
+        empty = (("resume_from_wandb", ""), ("resume_mode", "never"))
+        return {key: value for key, value in data.items() if (key, value) not in empty}
 
     @field_validator("train")
     @classmethod
@@ -134,19 +135,6 @@ class LaunchRequest(FlatRequest):
 def provider_of(request: LaunchRequest) -> Provider:
     """The provider, ready to be asked. Raises ProviderRefused without a key."""
     return registry.provider_for(request.provider, request.run_dir)
-
-
-def configs_of(train: TrainRequest) -> tuple[PipelineConfig, dict[str, EvalConfig]]:
-    """The pipeline's config and the evaluations, checked as on the machine that will use them."""
-    cfg = load_config(find_config(train.config), list(train.set), schema=PipelineConfig)
-    paths = {"small_eval": train.small_eval_config, "full_eval": train.full_eval_config}
-    chosen = paths if train.stage == "all" else {}
-    return cfg, {name: load_config(find_config(path), schema=EvalConfig) for name, path in chosen.items()}
-
-
-def source_of(train: TrainRequest, cfg: PipelineConfig) -> RunPath | None:
-    """The W&B run to go on with, if one is named. Raises BadInput."""
-    return RunPath.parse(train.resume_from_wandb, cfg.tracking) if train.resume_from_wandb else None
 
 
 def require_sound(request: LaunchRequest) -> None:

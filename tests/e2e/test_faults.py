@@ -15,16 +15,17 @@ import pytest
 import torch
 
 from flows import ROOT
-from flows.requests.train import resolve
+from flows.requests.job import parse, plan_of
+from harness import PYTHONPATH
 from harness.chaos.checks import outcome, violations
 from harness.chaos.faulted_run import flip_bit
 from harness.chaos.processes import Forked, end
 from harness.chaos.processes import finish as let_finish
 from harness.chaos.workload import LONG, REFUSED, STOPPED
-from tasks.services.run.paths import RunDir, is_owned, owned, require_owned, wait_until_free
-from tasks.services.run.status import StatusStore
+from tasks.services.run.lock import is_owned, owned, wait_until_free
+from tasks.services.run.paths import RunDir
+from tasks.services.run.status import read_status
 from tasks.services.stages import training
-from tasks.services.stages.plan import plan
 from ups_models.errors import BadInput, CheckpointError, RunLost, StorageError
 from ups_models.files import write_text
 from ups_models.stages.registry import STAGES
@@ -164,25 +165,25 @@ def test_a_run_that_was_taken_away_is_not_written_again(tmp_path, smoke, monkeyp
     eager = smoke.model_copy(update={"checkpoint": smoke.checkpoint.model_copy(update={"save_every_steps": 5})})
     monkeypatch.setattr(train, "_require_finite", take_away)
 
-    with owned(run), pytest.raises((RunLost, StorageError, FileNotFoundError)):
-        training.train_stage_files("operator", eager, run, fresh=True)
+    with owned(run) as own, pytest.raises((RunLost, StorageError, FileNotFoundError)):
+        training.train_stage_files("operator", eager, own, fresh=True)
 
     assert run.root.exists() == (what == "lock")
     if what == "lock":
-        assert StatusStore(run.status).read().stage("operator").step == 0
+        assert read_status(run.status).stage("operator").step == 0
 
 
 @pytest.mark.parametrize("made_again", [False, True])
 def test_a_deleted_lock_does_not_let_two_processes_record(tmp_path, smoke, made_again):
     run = run_in(tmp_path, smoke)
 
-    with owned(run):
-        require_owned(run)
+    with owned(run) as own:
+        own.check()
         run.lock.rename(tmp_path / "taken away")
         if made_again:
             run.lock.touch()
         with pytest.raises(RunLost, match="removed or replaced"):
-            require_owned(run)
+            own.check()
 
 
 FULL_DISK = """
@@ -219,7 +220,7 @@ def test_a_full_disk_fails_in_one_line_and_leaves_what_was_there(
 
     full = subprocess.run(
         [sys.executable, "-c", FULL_DISK, str(tmp_path), str(limit)],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "PYTHONPATH": PYTHONPATH},
         capture_output=True,
         text=True,
         check=False,
@@ -228,7 +229,7 @@ def test_a_full_disk_fails_in_one_line_and_leaves_what_was_there(
     assert full.returncode == 1, full.stdout + full.stderr
     assert victim in full.stdout
     assert "what was there before is still whole" in full.stdout
-    StatusStore(tmp_path / "checkpoints" / "stage_status.json").read()
+    read_status(tmp_path / "checkpoints" / "stage_status.json")
     assert not list(tmp_path.rglob("*.tmp~"))
     finish(tmp_path, log, smoke, reference)
 
@@ -301,11 +302,10 @@ def test_a_damaged_saved_state_costs_one_interval_and_no_bit(tmp_path, log, smok
     assert {path.name for path in states.glob("*.pt")} == {"operator.pt", "operator.previous.pt"}
 
     flip_bit(states / damaged, random.Random(0))
-    job = resolve(LONG.request(tmp_path))
-    operator = plan(job.cfg, job.run, job.policy)[0]
+    operator = plan_of(parse(LONG.request(tmp_path))).stages[0]
 
     assert operator.action == "resume"
-    assert ("goes on from the one before" in operator.reason) == (damaged == "operator.pt")
+    assert ("resumes from the one before" in operator.reason) == (damaged == "operator.pt")
     finish(tmp_path, log, smoke, reference)
 
 
@@ -349,16 +349,17 @@ def test_out_of_memory_in_a_step_is_recorded_and_the_stage_goes_on_later(tmp_pat
     eager = smoke.model_copy(update={"checkpoint": smoke.checkpoint.model_copy(update={"save_every_steps": 5})})
     with monkeypatch.context() as patched:
         patched.setitem(STAGES, "operator", dataclasses.replace(stage, loss=hungry))
-        with pytest.raises(torch.OutOfMemoryError):
-            training.train_stage_files("operator", eager, run, fresh=True)
-    failed = StatusStore(run.status).read().stage("operator")
+        with owned(run) as own, pytest.raises(torch.OutOfMemoryError):
+            training.train_stage_files("operator", eager, own, fresh=True)
+    failed = read_status(run.status).stage("operator")
 
-    training.train_stage_files("operator", eager, run, fresh=False)
+    with owned(run) as own:
+        training.train_stage_files("operator", eager, own, fresh=False)
 
     assert failed.status == "failed"
     assert failed.step == 5
     assert "80 GiB" in (failed.error_message or "")
-    assert StatusStore(run.status).read().stage("operator").status == "completed"
+    assert read_status(run.status).stage("operator").status == "completed"
 
 
 @pytest.mark.parametrize("name", ["threads", "torch", "machine", "world size"])
@@ -368,11 +369,12 @@ def test_a_resume_elsewhere_is_told_and_not_refused(tmp_path, smoke, monkeypatch
     monkeypatch.setattr(train, "exactness", lambda device: {name: "another"})
     with monkeypatch.context() as patched:
         patched.setattr(training, "save_network", fail)
-        with pytest.raises(RuntimeError):
-            training.train_stage_files("operator", eager, run, fresh=True)
+        with owned(run) as own, pytest.raises(RuntimeError):
+            training.train_stage_files("operator", eager, own, fresh=True)
     monkeypatch.undo()
 
-    training.train_stage_files("operator", eager, run, fresh=False)
+    with owned(run) as own:
+        training.train_stage_files("operator", eager, own, fresh=False)
 
     assert f"{name} was another when the state was saved" in caplog.text
 

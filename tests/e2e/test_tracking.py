@@ -13,7 +13,7 @@ from harness.chaos.checks import outcome
 from harness.commands import CANARY_KEY, command
 from harness.emulators.wandb.server import WandbServer
 from tasks.services.run.paths import RunDir
-from tasks.services.run.status import StatusStore
+from tasks.services.run.status import read_status
 from ups_models.files import digest_of
 from ups_models.stages.spec import SPECS
 
@@ -30,7 +30,7 @@ def run_in(root):
 
 
 def status_of(root):
-    return StatusStore(run_in(root).status).read()
+    return read_status(run_in(root).status)
 
 
 def seen(server, root):

@@ -212,6 +212,11 @@ class StagesConfig(Section):
     )
     steady_prior: PriorStageConfig = Field(default_factory=PriorStageConfig, description="Prior of steady states.")
 
+    def of(self, stage: str) -> StageConfig:
+        """The training of one stage, by its name."""
+        section: StageConfig = getattr(self, stage)
+        return section
+
 
 class CheckpointConfig(Section):
     """Where checkpoints lie, and how often a stage in progress is saved."""

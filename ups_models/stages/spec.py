@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 from ups_models.config.schema import PipelineConfig, StageConfig
 from ups_models.errors import ArchitectureMismatch
+from ups_models.stages import fingerprint
 
 Arch = Mapping[str, int | float | str]
 """Every number that shapes a tensor, or the meaning of its values."""
@@ -26,43 +26,35 @@ class StageSpec:
     optional: bool = False
     steady: bool = False
 
-    @property
+    @cached_property
     def checkpoint(self) -> str:
         """File of the averaged weights: what the next stage and every evaluation load."""
         return f"{self.stem}_ema.pt"
 
-    @property
+    @cached_property
     def files(self) -> tuple[str, str]:
         """Names of the stage's files: the raw weights and their average."""
         return f"{self.stem}.pt", self.checkpoint
 
     def settings(self, cfg: PipelineConfig) -> StageConfig:
         """The stage's own part of the config."""
-        section: StageConfig = getattr(cfg.stages, self.name)
-        return section
-
-    def data_recipe(self, cfg: PipelineConfig) -> str:
-        """Identifies which rows of which data train and which are held out; the content of named files is not in it."""
-        data = cfg.steady_data if self.steady else cfg.data
-        is_ours = not data.files and not data.downloads
-        excluded = {"files"} if is_ours else {"files", "generate"}
-        if not data.downloads:
-            excluded.add("downloads")  # a field that came later: what was trained without it stays what it was
-        parts = {"data": data.model_dump(mode="json", exclude=excluded), "n_files": len(data.files)}
-        if is_ours:
-            parts["seed"] = cfg.seed
-        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+        return cfg.stages.of(self.name)
 
     def config_hash(self, cfg: PipelineConfig) -> str:
         """Identifies everything in the config that the trained weights depend on."""
-        data = cfg.steady_data if self.steady else cfg.data
-        parts = {
-            "seed": cfg.seed,
-            "arch": dict(self.arch(cfg)),
-            "settings": self.settings(cfg).model_dump(mode="json"),
-            "data": data.model_dump(mode="json", exclude=None if data.downloads else {"downloads"}),
-        }
-        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+        return fingerprint.config_hash(self, cfg)
+
+    def is_config_hash(self, saved: str | None, cfg: PipelineConfig) -> bool:
+        """Whether the stage was trained under this config; a record that says nothing may have been."""
+        return saved is None or fingerprint.is_config_hash(saved, self, cfg)
+
+    def data_recipe(self, cfg: PipelineConfig) -> str:
+        """Identifies which rows of which data train and which are held out."""
+        return fingerprint.data_recipe(self, cfg)
+
+    def is_data_recipe(self, saved: str, cfg: PipelineConfig) -> bool:
+        """Whether the stage was trained on these rows of these data."""
+        return fingerprint.is_data_recipe(saved, self, cfg)
 
 
 def _operator_arch(cfg: PipelineConfig) -> Arch:

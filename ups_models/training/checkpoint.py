@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ups_models.errors import ArchitectureMismatch, CheckpointError
-from ups_models.files import FileDigest, archive_damage, digest_of, write_atomically
+from ups_models.files import FileDigest, archive_damage, known_digest, write_atomically
 from ups_models.stages.spec import Arch, check_architecture
 
 FORMAT = 1
@@ -69,18 +69,18 @@ def load_network(
     stage: str,
     arch: Arch,
     expected: FileDigest | None = None,
-    data_recipe: str = "",
+    is_data_recipe: Callable[[str], bool] | None = None,
 ) -> None:
     """Copy a checkpoint's weights into `net`, after its stage and architecture are found to be the wanted ones.
 
-    Where `data_recipe` is given, the checkpoint must have been trained on that data and split, or not say. Raises
+    `is_data_recipe` says whether the data and split that the checkpoint names, if any, are the wanted ones. Raises
     CheckpointError, and ArchitectureMismatch where config and checkpoint disagree.
     """
     payload = load_payload(path, expected)
     if payload.get("stage", stage) != stage:
         raise CheckpointError(f"{path}: is a checkpoint of stage {payload['stage']}, not of {stage}")
     trained_on = payload.get("data_recipe")
-    if data_recipe and trained_on and trained_on != data_recipe:
+    if is_data_recipe is not None and trained_on and not is_data_recipe(trained_on):
         raise CheckpointError(
             f"{path}: was trained on other data or another split than the config describes, so rows it has seen could "
             "pass for unseen ones; use the config it was trained with, or evaluate on a file of its own with --data"
@@ -111,8 +111,10 @@ def _are_weights(value: object) -> bool:
 def _verify(path: Path, expected: FileDigest | None) -> None:
     if not path.is_file():
         raise CheckpointError(f"{path}: no such checkpoint; train the stage first, or name another file")
-    if expected is not None and digest_of(path) != expected:
-        raise CheckpointError(f"{path}: its content is not what was saved (sha256 differs); train the stage again")
+    if expected is not None:
+        if known_digest(path) != expected:
+            raise CheckpointError(f"{path}: its content is not what was saved (sha256 differs); train the stage again")
+        return
     damage = archive_damage(path)
     if damage is not None:
         raise CheckpointError(f"{path}: is no checkpoint, or a truncated or damaged one ({damage})")

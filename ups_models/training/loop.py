@@ -198,7 +198,7 @@ def load_state(path: Path, state: TrainState, stage: Stage, cfg: PipelineConfig)
     if saved.get("stage") != stage.name:
         raise CheckpointError(f"{path}: is no saved state of stage {stage.name}; delete it to start the stage again")
     check_architecture(path, saved["arch"], stage.spec.arch(cfg))
-    if saved["config_hash"] != stage.spec.config_hash(cfg):
+    if not stage.spec.is_config_hash(saved["config_hash"], cfg):
         raise CheckpointError(
             f"{path}: was saved under another configuration of stage {stage.name}; go on with that one, "
             "or start the stage again with --force-train"

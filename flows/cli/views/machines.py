@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from flows.requests.launch import LaunchRequest, configs_of, provider_of
+from flows.requests.job import configs_of
+from flows.requests.launch import LaunchRequest, provider_of
 from tasks.services.rental.bundle import onstart
 from tasks.services.rental.fleet import LABEL
 from tasks.services.rental.provider import Instance

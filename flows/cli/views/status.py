@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tasks.services.checkpoints.sets import signature_of
-from tasks.services.run.paths import STATUS, RunDir, is_owned
-from tasks.services.run.status import EVALUATIONS, StageRecord, Status, StatusStore
-from tasks.services.stages.plan import Decision, EvaluationDecision
+from tasks.services.run.lock import is_owned
+from tasks.services.run.paths import STATUS, RunDir
+from tasks.services.run.status import EVALUATIONS, StageRecord, Status, read_status
+from tasks.services.stages.plan import Plan
 from ups_models.files import digest_of
 from ups_models.stages.spec import SPECS
 
@@ -28,7 +29,7 @@ def echo(text: str) -> None:
 
 def status_table(checkpoints: Path, *, verify: bool = False) -> str:
     """The guide's table as text; `verify` reads every file and compares its digest. Raises StatusError."""
-    status = StatusStore(checkpoints / STATUS).read()
+    status = read_status(checkpoints / STATUS)
     rule, line = "=" * WIDTH, "-" * WIDTH
     parts = [
         rule,
@@ -63,7 +64,7 @@ def status_table(checkpoints: Path, *, verify: bool = False) -> str:
 
 def status_json(checkpoints: Path) -> str:
     """Every stage and evaluation, those that have not started included, as JSON."""
-    status = StatusStore(checkpoints / STATUS).read()
+    status = read_status(checkpoints / STATUS)
     stages = {name: status.stage(name).model_dump(mode="json", exclude_none=True) for name in SPECS}
     evaluations = {name: status.evaluation(name).model_dump(mode="json", exclude_none=True) for name in EVALUATIONS}
     content = status.model_dump(mode="json", exclude_none=True) | {
@@ -75,15 +76,11 @@ def status_json(checkpoints: Path) -> str:
     return json.dumps(content, indent=2, ensure_ascii=False)
 
 
-def plan_table(decisions: "list[Decision | EvaluationDecision]") -> str:
+def plan_table(plan: Plan) -> str:
     """What --auto-resume would do next, and why."""
-    lines = ["", "What --auto-resume would do:", "-" * WIDTH]
-    for decision in decisions:
-        if isinstance(decision, Decision):
-            lines.append(f"  {decision.stage:<22} {decision.action:<9} {decision.reason}")
-        else:
-            lines.append(f"  {decision.name:<22} {'run' if decision.run else 'skip':<9} {decision.reason}")
-    return "\n".join(lines)
+    stages = [f"  {item.stage:<22} {item.action:<9} {item.reason}" for item in plan.stages]
+    evaluations = [f"  {item.name:<22} {'run' if item.run else 'skip':<9} {item.reason}" for item in plan.evaluations]
+    return "\n".join(["", "What --auto-resume would do:", "-" * WIDTH, *stages, *evaluations])
 
 
 def print_file_info(info: "FileInfo") -> None:

@@ -12,11 +12,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tasks.services.run.lock import OwnedRun
 from tasks.services.run.paths import HISTORY, MANIFEST, STATUS, RunDir
-from tasks.services.run.status import Status, StatusStore, UploadRecord, WandbRecord, parse_status, text_of
+from tasks.services.run.status import (
+    Status,
+    StatusStore,
+    UploadRecord,
+    WandbRecord,
+    parse_status,
+    read_status,
+    text_of,
+)
 from ups_models.config.schema import PipelineConfig
 from ups_models.errors import BadInput, CheckpointError
-from ups_models.files import FileDigest, digest_of, write_text
+from ups_models.files import FileDigest, known_digest, write_text
 from ups_models.stages.spec import SPECS, check_architecture
 
 logger = logging.getLogger(__name__)
@@ -48,7 +57,7 @@ def take_snapshot(run: RunDir, folder: Path) -> Status:
     Weights are hard links: their files are replaced, never changed in place. Must be called by the thread that
     writes checkpoints, so that status and files belong together; returns that status.
     """
-    status = StatusStore(run.status).read().model_copy(update={"upload": None, "evaluations": {}})
+    status = read_status(run.status).model_copy(update={"upload": None, "evaluations": {}})
     names = [name for record in status.stages.values() for name in record.files or {}]
     names += [name for name, stage in RESUME.items() if status.stage(stage).status in ("in_progress", "failed")]
     folder.mkdir(parents=True)
@@ -64,7 +73,7 @@ def take_snapshot(run: RunDir, folder: Path) -> Status:
 
 def write_manifest(folder: Path) -> None:
     """Write the manifest of a snapshot: sha256 and size of each file, and no time, so equal sets have equal bytes."""
-    digests = {name: digest_of(folder / name) for name in sorted(NAMES - {MANIFEST}) if (folder / name).is_file()}
+    digests = {name: known_digest(folder / name) for name in sorted(NAMES - {MANIFEST}) if (folder / name).is_file()}
     content = {name: {"sha256": digest.sha256, "bytes": digest.bytes} for name, digest in digests.items()}
     write_text(folder / MANIFEST, json.dumps(content, indent=1, sort_keys=True) + "\n")
 
@@ -76,7 +85,7 @@ def verify_set(folder: Path, cfg: PipelineConfig, origin: str) -> RestoredSet:
     """
     manifest = _read_manifest(folder, origin)
     for name, digest in manifest.items():
-        if not (folder / name).is_file() or digest_of(folder / name) != digest:
+        if not (folder / name).is_file() or known_digest(folder / name) != digest:
             raise CheckpointError(f"{origin}: {name} did not arrive as it was saved (sha256 differs); try again")
     status = parse_status((folder / STATUS).read_text("utf-8"), folder / STATUS)
     for stage, record in status.stages.items():
@@ -90,7 +99,7 @@ def verify_set(folder: Path, cfg: PipelineConfig, origin: str) -> RestoredSet:
 
 def is_newer(restored: RestoredSet, run: RunDir, *, force: bool) -> bool:
     """Whether the set brings anything: not when the run is as far or further. Raises BadInput when they disagree."""
-    local, remote = StatusStore(run.status).read(), restored.status
+    local, remote = read_status(run.status), restored.status
     mine, theirs = _positions(local), _positions(remote)
     if force or all(position == (0, 0) for position in mine.values()):
         return True
@@ -112,7 +121,7 @@ def is_behind(local: Status, remote: Status) -> bool:
     return any(mine[name] < theirs[name] for name in SPECS)
 
 
-def install_set(restored: RestoredSet, run: RunDir, wandb: WandbRecord | None) -> None:
+def install_set(restored: RestoredSet, run: OwnedRun, wandb: WandbRecord | None) -> None:
     """Move a verified set into place; the status goes first and comes last.
 
     A crash in between leaves files without a status, which no run overwrites or trusts. With the W&B run that goes on
@@ -134,7 +143,7 @@ def install_set(restored: RestoredSet, run: RunDir, wandb: WandbRecord | None) -
         run.reports.mkdir(parents=True, exist_ok=True)
         (restored.folder / HISTORY).replace(run.history)
     later: dict[str, Any] = {"wandb": wandb, "upload": upload, "evaluations": {}}
-    StatusStore(run.status).replace(restored.status.model_copy(update=later))
+    StatusStore(run).replace(restored.status.model_copy(update=later))
     shutil.rmtree(restored.folder)
 
 

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tasks.services.checkpoints.sets import write_manifest, signature_of, take_snapshot
-from tasks.services.run.paths import RunDir, require_owned, utc_now
+from tasks.services.run.clock import utc_now
+from tasks.services.run.lock import OwnedRun
 from tasks.services.run.status import StatusStore
 from ups_models.errors import UPSError
 
@@ -38,7 +39,7 @@ class Uploads:
     """A queue of one: a newer set replaces an older one that has not started, and takes over its aliases."""
 
     def __init__(
-        self, run: RunDir, publish: Publish, *, every_s: float, retry_after_s: tuple[float, ...] = RETRY_AFTER_S
+        self, run: OwnedRun, publish: Publish, *, every_s: float, retry_after_s: tuple[float, ...] = RETRY_AFTER_S
     ) -> None:
         self.run, self.publish, self.every_s, self.retry_after_s = run, publish, every_s, retry_after_s
         self.queued_at = time.monotonic()
@@ -128,7 +129,6 @@ class Uploads:
 
     def _record(self, **values: str | None) -> None:
         try:
-            require_owned(self.run)
-            StatusStore(self.run.status).record_upload(**values)
+            StatusStore(self.run).record_upload(**values)
         except UPSError as error:
             logger.warning("the upload could not be noted in the status: %s", error)

@@ -9,7 +9,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tasks.services.data.digests import identity_of, is_sampled, sampled_identity_of
 from tasks.services.data.download import fetch
+from tasks.services.run.lock import OwnedRun
 from tasks.services.run.paths import RunDir
 from tasks.services.run.progress import progress_of
 from ups_models.config.schema import DataConfig, PipelineConfig, SteadyDataConfig
@@ -21,7 +23,6 @@ if TYPE_CHECKING:  # PyTorch and h5py are imported only where data is read
 
     from ups_models.data.pdebench import SteadyFields, Trajectories
 
-FINGERPRINT_BLOCKS, BLOCK_BYTES = 64, 64 * 1024
 FILE_NAMES = {
     "burgers1d": "1D_Burgers_Sols_Nu{}_{}.hdf5",
     "advection1d": "1D_Advection_Sols_beta{}_{}.hdf5",
@@ -40,6 +41,25 @@ def steady_files(cfg: PipelineConfig, run: RunDir) -> dict[Path, float]:
     """The files of steady states, and the parameter that each would be generated with."""
     size = cfg.steady_data.size * cfg.steady_data.reduced_resolution
     return _files(cfg.steady_data, "darcy2d", [cfg.seed, size, cfg.steady_data.generate.n], run)
+
+
+def data_identities(cfg: PipelineConfig, run: RunDir, recorded: Collection[str] = ()) -> dict[bool, tuple[str, ...]]:
+    """Identities of the trajectories (False) and of the steady states (True); none where a file is not there.
+
+    First that of the whole content, then, where one of the `recorded` is of that kind, the first edition's. The
+    owner of the run keeps the digests beside the files.
+    """
+    also_sampled = any(map(is_sampled, recorded))
+    files = {False: tuple(trajectory_files(cfg, run)), True: tuple(steady_files(cfg, run))}
+    return {
+        steady: _identities(paths, also_sampled=also_sampled, keep=isinstance(run, OwnedRun))
+        for steady, paths in files.items()
+    }
+
+
+def _identities(paths: tuple[Path, ...], *, also_sampled: bool, keep: bool) -> tuple[str, ...]:
+    found = (identity_of(paths, keep=keep), sampled_identity_of(paths) if also_sampled else None)
+    return tuple(identity for identity in found if identity is not None)
 
 
 def require_named_files(cfg: PipelineConfig, run: RunDir, stages: Collection[str]) -> None:
@@ -68,7 +88,7 @@ def load_data(cfg: PipelineConfig, run: RunDir) -> Trajectories:
         times = {"nt": cfg.data.generate.nt, "t_end": cfg.data.generate.t_end}
         nx = cfg.data.points * cfg.data.reduced_resolution
         _generate(cfg.data.family, files, n=cfg.data.generate.n, seed=cfg.seed, nx=nx, **times)
-    data = _read_trajectories(cfg.data, tuple(files), data_fingerprint(list(files)))
+    data = _read_trajectories(cfg.data, tuple(files), identity_of(tuple(files), keep=isinstance(run, OwnedRun)))
     require_size("data.points", cfg.data.points, data.u.shape[-1], next(iter(files)))
     return data
 
@@ -80,7 +100,7 @@ def load_steady_data(cfg: PipelineConfig, run: RunDir) -> SteadyFields:
         fetch(download, run.data, cfg.tracking)
     if not data.files and not data.downloads:
         _generate("darcy2d", files, n=data.generate.n, seed=cfg.seed, nx=data.size * data.reduced_resolution)
-    fields = _read_steady(data, tuple(files), data_fingerprint(list(files)))
+    fields = _read_steady(data, tuple(files), identity_of(tuple(files), keep=isinstance(run, OwnedRun)))
     require_size("steady_data.size", data.size, fields.a.shape[-1], next(iter(files)))
     return fields
 
@@ -114,24 +134,6 @@ def require_size(key: str, wanted: int, found: int, path: Path) -> None:
             f"{path}: has {found} grid points after the reduction, but the config says {key}={wanted}; "
             f"set {key}: {found}, or another reduced_resolution"
         )
-
-
-def data_fingerprint(paths: list[Path]) -> str | None:
-    """Identifies the content of data files by their sizes and 64 evenly spaced blocks of each; None: a file is absent.
-
-    A full hash of PDEBench's 8 GB files would take longer than a start may.
-    """
-    digest = hashlib.sha256()
-    for path in paths:
-        if not path.is_file():
-            return None
-        size = path.stat().st_size
-        digest.update(str(size).encode())
-        with path.open("rb") as file:
-            for block in range(FINGERPRINT_BLOCKS):
-                file.seek(block * max(size - BLOCK_BYTES, 0) // (FINGERPRINT_BLOCKS - 1))
-                digest.update(file.read(BLOCK_BYTES))
-    return digest.hexdigest()
 
 
 def _files(

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from tasks.services.run import jsonl
 from tasks.services.run.attempts import ChainRun, Duplicate
-from tasks.services.run.paths import utc_now
+from tasks.services.run.clock import utc_now
 
 Event = Literal["began", "answers", "renting", "rented", "excluded", "market exhausted", "given back", "closed"]
 """As the file spells them. answers: a chain of flow runs works on the launch; given back: the machine is destroyed."""

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from tasks.services.run import jsonl
-from tasks.services.run.paths import RunDir, utc_now
-from tasks.services.run.status import Status, StatusStore
+from tasks.services.run.clock import utc_now
+from tasks.services.run.lock import OwnedRun
+from tasks.services.run.status import Status, read_status
 from ups_models.errors import UPSError
 from ups_models.stages.spec import SPECS
 
@@ -57,13 +58,13 @@ class ChainRun:
 
 
 @contextmanager
-def recorded(run: RunDir, attempt: ChainRun) -> Iterator[float]:
+def recorded(run: OwnedRun, attempt: ChainRun) -> Iterator[float]:
     """Note that the attempt begins or makes no sense, and with what error it fails; yields the seconds to wait first.
 
     Raises GaveUp, Duplicate.
     """
     path = run.chain_runs
-    place = progress_marker(StatusStore(run.status).read())
+    place = progress_marker(read_status(run.status))
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         wait_s = backoff_before(entries(path, attempt.chain), attempt, place, time.time())
@@ -76,7 +77,7 @@ def recorded(run: RunDir, attempt: ChainRun) -> Iterator[float]:
     except Exception as error:  # noted for the next attempt, and raised on
         if path.is_file():  # a run that was removed is not made again by a ghost
             text = f"{type(error).__name__}: {error}"
-            _note(path, attempt, "failed", progress_marker(StatusStore(run.status).read()), error=text)
+            _note(path, attempt, "failed", progress_marker(read_status(run.status)), error=text)
         raise
 
 

@@ -10,7 +10,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from tasks.services.run.paths import current_owner, utc_now
+from tasks.services.run.clock import utc_now
+from tasks.services.run.lock import OwnedRun, current_owner
 from ups_models.errors import BadInput
 from ups_models.files import FileDigest, write_text
 from ups_models.stages.spec import SPECS, Arch
@@ -130,6 +131,10 @@ class Status(Record):
         """A stage's record; one that the file does not name has not started."""
         return self.stages.get(name, StageRecord())
 
+    def records(self) -> dict[str, StageRecord]:
+        """The record of every stage, in order."""
+        return {name: self.stages.get(name) or StageRecord() for name in SPECS}
+
     def evaluation(self, name: str) -> EvaluationRecord:
         """An evaluation's record."""
         return self.evaluations.get(name, EvaluationRecord())
@@ -141,20 +146,14 @@ class Status(Record):
 
 
 class StatusStore:
-    """The only reader and writer of one status file."""
+    """The only writer of a run's status file, for the process that owns the run: every write raises RunLost else."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, run: OwnedRun) -> None:
+        self.run, self.path = run, run.status
 
     def read(self) -> Status:
-        """The file's content, or an empty status where there is no file. Raises StatusError."""
-        try:
-            text = self.path.read_text("utf-8")
-        except FileNotFoundError:
-            return Status()
-        except (OSError, UnicodeDecodeError) as error:
-            raise StatusError(f"{self.path}: cannot be read ({error}); restore it from a copy") from None
-        return parse_status(text, self.path)
+        """The file's content. Raises StatusError."""
+        return read_status(self.path)
 
     def start(
         self,
@@ -166,11 +165,11 @@ class StatusStore:
         config_hash: str,
         seed: int,
         inputs: dict[str, str],
-    ) -> None:
-        """A stage begins from nothing (`fresh`) or goes on; an old error stays visible until it completes."""
+    ) -> StageRecord:
+        """A stage begins from nothing (`fresh`) or resumes; an old error stays visible until it completes."""
         record = self.read().stage(stage)
         unfinished = record.status in ("in_progress", "failed")
-        self._move(
+        return self._move(
             stage,
             "in_progress",
             started_at=utc_now() if fresh else record.started_at or utc_now(),
@@ -250,7 +249,7 @@ class StatusStore:
         with _writing:
             self._write(status)
 
-    def _move(self, stage: str, state: StageState, **values: Any) -> None:
+    def _move(self, stage: str, state: StageState, **values: Any) -> StageRecord:
         with _writing:
             status = self.read()
             record = status.stage(stage)
@@ -259,14 +258,27 @@ class StatusStore:
                     f"{self.path}: stage {stage} cannot go from {record.status} to {state}; "
                     f"from {record.status} it may go to {', '.join(LEGAL[record.status])}"
                 )
-            self._write_stage(status, stage, {"status": state, **values})
+            return self._write_stage(status, stage, {"status": state, **values})
 
-    def _write_stage(self, status: Status, stage: str, values: dict[str, Any]) -> None:
+    def _write_stage(self, status: Status, stage: str, values: dict[str, Any]) -> StageRecord:
         changed = StageRecord.model_validate({**status.stage(stage).model_dump(), **values})
         self._write(status.model_copy(update={"stages": {**status.stages, stage: changed}}))
+        return changed
 
     def _write(self, status: Status) -> None:
+        self.run.check()
         write_text(self.path, text_of(status))
+
+
+def read_status(path: Path) -> Status:
+    """A status file, or an empty status where there is no file. Raises StatusError."""
+    try:
+        text = path.read_text("utf-8")
+    except FileNotFoundError:
+        return Status()
+    except (OSError, UnicodeDecodeError) as error:
+        raise StatusError(f"{path}: cannot be read ({error}); restore it from a copy") from None
+    return parse_status(text, path)
 
 
 def text_of(status: Status) -> str:

@@ -8,6 +8,7 @@ import logging
 import platform
 import time
 from collections.abc import Collection, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +17,21 @@ import torch
 import yaml
 
 from tasks.services.data.datasets import load_data, load_steady_data, require_size, trajectory_files
+from tasks.services.run.clock import utc_now
 from tasks.services.run.history import History
-from tasks.services.run.paths import RunDir, require_owned, utc_now
+from tasks.services.run.lock import OwnedRun
+from tasks.services.run.paths import RunDir
 from tasks.services.run.signals import redeliver_pending
-from tasks.services.run.status import EVALUATIONS, EvaluationRecord, StageRecord, Status, StatusStore
-from tasks.services.stages.plan import current_stages, evaluation_inputs
+from tasks.services.run.status import EVALUATIONS, EvaluationRecord, StageRecord, Status, StatusStore, read_status
+from tasks.services.stages.plan import evaluation_inputs, usable_stages
+from tasks.services.stages.snapshot import read_snapshot
 from tasks.services.stages.training import load_stage, select_device
 from tasks.services.tracking.wandb_tracking import ReportPayload
 from ups_models.config.schema import EvalConfig, PipelineConfig
 from ups_models.data.pdebench import DARCY, Split, inspect_family, load_steady, load_trajectories, split_rows
 from ups_models.errors import BadInput, CheckpointError
 from ups_models.evaluation.evaluate import EvalData, Figures, Models, evaluate
-from ups_models.files import digest_of, write_atomically, write_text
+from ups_models.files import known_digest, write_atomically, write_text
 from ups_models.nn.denoiser import ResidualDiffusion
 from ups_models.nn.operator import LatentOperator
 from ups_models.nn.prior import SteadyPrior
@@ -42,20 +46,22 @@ logger = logging.getLogger(__name__)
 ROLLOUT_SECTION = "horizon"
 
 
-def evaluate_run(name: str, cfg: PipelineConfig, settings: EvalConfig, run: RunDir) -> Figures:
+def evaluate_run(name: str, cfg: PipelineConfig, settings: EvalConfig, run: OwnedRun) -> Figures:
     """Evaluate a run's completed stages on `settings.split` and record it in the status.
 
     Writes reports/<name>.json, .md and .npz. Raises CheckpointError when there is no operator.
     """
     redeliver_pending()
-    status = StatusStore(run.status)
+    status = StatusStore(run)
     started = time.monotonic()
     status.record_evaluation(name, status="in_progress", completed_at=None)
     try:
         device = select_device(cfg)
-        models = _models_of(cfg, run, status.read(), device)
+        snapshot = read_snapshot(cfg, run)
+        usable = usable_stages(cfg, run.checkpoints, snapshot)
+        models = _models_of(cfg, run, usable, device)
         figures, arrays = evaluate(cfg, settings, models, _data_of(cfg, settings, run, models), device=device)
-        inputs = evaluation_inputs(cfg, settings, run, status.read())
+        inputs = evaluation_inputs(cfg, settings, snapshot, usable)
     except Exception as error:
         status.record_evaluation(name, status="failed", error_message=str(error) or type(error).__name__)
         raise
@@ -66,7 +72,7 @@ def evaluate_run(name: str, cfg: PipelineConfig, settings: EvalConfig, run: RunD
     }
     files = [path.name for path in trajectory_files(cfg, run)]
     figures = described(name, cfg, figures, checkpoints, files)
-    require_owned(run)
+    run.check()
     write_evaluation(run.reports / name, figures, arrays)
     status.record_evaluation(
         name,
@@ -144,7 +150,7 @@ def evaluate_files(
     figures, arrays = evaluate(cfg, settings, models, data, device=device)
     if data_path is not None:
         figures["split"] = "file"
-    checkpoints = {stage: {"file": path.name, "sha256": digest_of(path).sha256} for stage, path in files.items()}
+    checkpoints = {stage: {"file": path.name, "sha256": known_digest(path).sha256} for stage, path in files.items()}
     figures = described(prefix.name, cfg, figures, checkpoints, names)
     prefix.parent.mkdir(parents=True, exist_ok=True)
     write_evaluation(prefix, figures, arrays)
@@ -187,9 +193,9 @@ def _images(report: ReportInput, only: Collection[str] | None = None) -> dict[st
 
 def report_of(run: RunDir) -> ReportInput:
     """What lies in the run, for a report. Raises BadInput when the run holds nothing to report."""
-    status = StatusStore(run.status).read()
+    status = read_status(run.status)
     results = {name: _current_result(name, run, status) for name in EVALUATIONS}
-    history = History(run.history).read()
+    history = History(run).read()
     if not history and not any(results.values()):
         raise BadInput(f"{run.root}: holds no run to report; name its folder with --run-dir")
     newest = results["full_eval"] or results["small_eval"]
@@ -240,9 +246,8 @@ def environment(device: torch.device) -> dict[str, str]:
     return facts
 
 
-def _models_of(cfg: PipelineConfig, run: RunDir, status: Status, device: torch.device) -> Models:
+def _models_of(cfg: PipelineConfig, run: RunDir, reasons: Mapping[str, str | None], device: torch.device) -> Models:
     """The networks whose checkpoints may be used; what is outdated is left out, with a warning."""
-    reasons = current_stages(cfg, run, status)
     for name, reason in reasons.items():
         if reason is not None:
             logger.warning("%s: left out of the evaluation: %s", name, reason)
@@ -259,8 +264,8 @@ def _models_from(cfg: PipelineConfig, files: Mapping[str, Path], device: torch.d
     nets: dict[str, torch.nn.Module] = {}
     for stage, path in files.items():
         spec, net = SPECS[stage], STAGES[stage].build(cfg)
-        recipe = spec.data_recipe(cfg) if same_data else ""
-        load_network(path, net, stage=stage, arch=spec.arch(cfg), data_recipe=recipe)
+        is_recipe = partial(spec.is_data_recipe, cfg=cfg) if same_data else None
+        load_network(path, net, stage=stage, arch=spec.arch(cfg), is_data_recipe=is_recipe)
         nets[stage] = net.to(device).requires_grad_(False).eval()
     return _as_models(nets)
 

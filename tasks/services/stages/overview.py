@@ -10,7 +10,7 @@ from pathlib import Path
 from tasks.services.checkpoints.sets import signature_of
 from tasks.services.run.history import History
 from tasks.services.run.paths import RunDir
-from tasks.services.run.status import EVALUATIONS, EvaluationRecord, StageRecord, Status, StatusStore
+from tasks.services.run.status import EVALUATIONS, EvaluationRecord, StageRecord, Status, read_status
 from ups_models.config.schema import PipelineConfig
 from ups_models.files import write_atomically
 from ups_models.stages.spec import SPECS
@@ -33,10 +33,10 @@ def rows_of(
 
 def rows_in(cfg: PipelineConfig, run: RunDir) -> list[Cells]:
     """The same, of a run on this machine."""
-    history = History(run.history).read()
+    history = History(run).read()
     losses = {name: float(rows[-1]["loss"]) for name, rows in history.items() if rows}
     figures = {name: line for name in EVALUATIONS if (line := _nrmse(run.result(name))) is not None}
-    return rows_of(cfg, StatusStore(run.status).read(), losses, figures)
+    return rows_of(cfg, read_status(run.status), losses, figures)
 
 
 def keep_picture(run: RunDir, picture: bytes) -> None:
@@ -48,7 +48,7 @@ def report_in(run: RunDir) -> str:
     """Where everything is, one picture, and the newest evaluation in full."""
     path = run.reports / PICTURE
     picture = path.read_bytes() if path.is_file() else None
-    status = StatusStore(run.status).read()
+    status = read_status(run.status)
     wandb = status.wandb.url if status.wandb is not None else None
     lines = [f"HTML report: `{(run.report).absolute()}`", ""]
     lines += [f"W&B run: [{wandb}]({wandb})", ""] if wandb else []

@@ -1,20 +1,19 @@
-"""What each stage and evaluation needs: to run, to go on, or nothing at all; and why."""
+"""What each stage and evaluation needs: to run, to resume, or nothing at all; and why. Pure: nothing is read here."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from tasks.services.data.datasets import data_fingerprint, steady_files, trajectory_files
-from tasks.services.run.paths import RunDir
-from tasks.services.run.status import StageRecord, Status, StatusStore
+from tasks.services.run.status import StageRecord
+from tasks.services.stages.job import Job
+from tasks.services.stages.snapshot import Snapshot, changed_input
 from ups_models.config.schema import EvalConfig, PipelineConfig
 from ups_models.errors import BadInput, CheckpointError
-from ups_models.files import archive_damage, digest_of
+from ups_models.stages.fingerprint import evaluation_hash, is_evaluation_hash
 from ups_models.stages.spec import SPECS, StageSpec, check_architecture
 
 logger = logging.getLogger(__name__)
@@ -54,46 +53,52 @@ class EvaluationDecision:
 
 
 @dataclass(frozen=True)
-class Policy:
-    """What the user allowed."""
+class Plan:
+    """What will be done, in order, and for which stages named data files must be readable."""
 
-    stage: str = "all"
-    auto_resume: bool = False
-    force_train: bool = False
-
-    def selects(self, stage: str) -> bool:
-        """Whether this stage was asked for."""
-        return self.stage in ("all", stage)
+    job: Job
+    stages: tuple[Decision, ...]
+    evaluations: tuple[EvaluationDecision, ...]
+    needs_data: tuple[str, ...]
 
 
-def plan(cfg: PipelineConfig, run: RunDir, policy: Policy) -> list[Decision]:
-    """Decide for every selected stage, in order. Writes nothing; raises BadInput, ArchitectureMismatch, StatusError.
+def decide(job: Job, snapshot: Snapshot) -> Plan:
+    """Decide for every stage and evaluation. Raises BadInput, ArchitectureMismatch, CheckpointError.
 
-    A stage runs again when it must, and then so does every stage that depends on it.
+    A stage runs again when it must, and then so does every stage that depends on it. An evaluation is decided for good
+    once training is done (`decide_evaluations`): before, it only says that it will run.
     """
-    status = StatusStore(run.status).read()
-    _require_permission(run, status, policy)
-    moved: set[str] = set()
-    decisions: list[Decision] = []
-    for name, spec in SPECS.items():
-        if not policy.selects(name):
-            continue
-        decision = _decide(spec, cfg, run, status.stage(name), policy, moved)
-        if decision.runs:
-            _require_inputs(spec, cfg, run, status, decisions)
-            moved.add(name)
-        decisions.append(decision)
-    return decisions
+    if job.policy.skip_training:
+        _require_operator(job, snapshot)
+        trained = tuple(name for name, spec in SPECS.items() if spec.checkpoint in snapshot.digests)
+        return Plan(job, (), decide_evaluations(job, snapshot), trained)
+    stages = _decide_stages(job, snapshot)
+    training = tuple(decision.stage for decision in stages if decision.runs)
+    if training:
+        evaluations = tuple(
+            EvaluationDecision(name, True, "after training", settings) for name, settings in job.evaluations.items()
+        )
+    else:
+        evaluations = decide_evaluations(job, snapshot)
+    return Plan(job, stages, evaluations, training)
 
 
-def announce(decisions: list[Decision]) -> None:
+def decide_evaluations(job: Job, snapshot: Snapshot) -> tuple[EvaluationDecision, ...]:
+    """Decide for every evaluation: it is skipped while nothing it depends on has changed."""
+    if not job.evaluations:
+        return ()
+    usable = usable_stages(job.cfg, job.run.checkpoints, snapshot)
+    return tuple(_decide_evaluation(name, job, snapshot, usable) for name in job.evaluations)
+
+
+def announce(plan: Plan) -> None:
     """Tell a person what will happen, before it does."""
-    for decision in decisions:
+    for decision in plan.stages:
         level = logging.WARNING if decision.warn else logging.INFO
         logger.log(level, "%s: %s: %s", decision.stage, decision.action, decision.reason)
 
 
-def current_stages(cfg: PipelineConfig, run: RunDir, status: Status) -> dict[str, str | None]:
+def usable_stages(cfg: PipelineConfig, checkpoints: Path, snapshot: Snapshot) -> dict[str, str | None]:
     """Every completed stage, and why its checkpoint must not be used: None when it may.
 
     A checkpoint may be used when its files are what was saved, it learned from what the config and the run hold now,
@@ -101,114 +106,73 @@ def current_stages(cfg: PipelineConfig, run: RunDir, status: Status) -> dict[str
     """
     reasons: dict[str, str | None] = {}
     for name, spec in SPECS.items():
-        record = status.stage(name)
+        record = snapshot.records[name]
         if record.status != "completed":
             continue
         if record.arch is not None:
-            check_architecture(run.checkpoint(spec.checkpoint), record.arch, spec.arch(cfg))
+            check_architecture(checkpoints / spec.checkpoint, record.arch, spec.arch(cfg))
         stale = {other for other in spec.needs if reasons.get(other, "not completed")}
-        reasons[name] = _damaged(run, spec, record) or _moved_input(spec, cfg, run, record, stale)
+        reasons[name] = _damage(checkpoints, spec, record, snapshot) or _moved_input(spec, cfg, snapshot, stale)
     return reasons
 
 
-def require_operator(cfg: PipelineConfig, run: RunDir) -> None:
-    """Raise CheckpointError, ArchitectureMismatch when --skip-training finds no operator to evaluate."""
-    reasons = current_stages(cfg, run, StatusStore(run.status).read())
-    path = run.checkpoint(SPECS["operator"].checkpoint)
-    if "operator" not in reasons:
-        raise CheckpointError(
-            f"{path}: --skip-training finds no completed operator to evaluate; train first, or name the right --run-dir"
-        )
-    damage = archive_damage(path) if path.is_file() else f"{path} is missing"
-    reason = reasons["operator"] or damage
-    if reason is not None:
-        raise CheckpointError(f"{path}: --skip-training cannot evaluate this operator: {reason}; train it again")
-
-
-def plan_evaluation(
-    name: str, settings: EvalConfig, cfg: PipelineConfig, run: RunDir, *, redo: bool
-) -> EvaluationDecision:
-    """Decide for one evaluation, once training is done: it is skipped while nothing it depends on has changed."""
-    status = StatusStore(run.status).read()
-    record = status.evaluation(name)
-    if redo:
-        return EvaluationDecision(name, True, f"--redo-{name.replace('_', '-')}", settings)
-    if record.status != "completed" or record.inputs is None:
-        return EvaluationDecision(name, True, record.status.replace("_", " "), settings)
-    for path in (run.result(name), run.result(name, ".npz")):
-        if not path.is_file():
-            return EvaluationDecision(name, True, f"{path} is missing", settings)
-    inputs = evaluation_inputs(cfg, settings, run, status)
-    if inputs != record.inputs:
-        moved = sorted(key for key in inputs.keys() | record.inputs if inputs.get(key) != record.inputs.get(key))
-        return EvaluationDecision(name, True, f"{', '.join(moved)} changed since it ran", settings)
-    return EvaluationDecision(name, False, f"completed at {record.completed_at}, nothing changed since", settings)
-
-
-def evaluation_inputs(cfg: PipelineConfig, settings: EvalConfig, run: RunDir, status: Status) -> dict[str, str]:
-    """What an evaluation's figures depend on: every checkpoint in use, the data it was trained on, and both configs."""
+def evaluation_inputs(
+    cfg: PipelineConfig, settings: EvalConfig, snapshot: Snapshot, usable: Mapping[str, str | None]
+) -> dict[str, str]:
+    """What an evaluation's metrics depend on: every checkpoint in use, the data it was trained on, and both configs."""
     inputs = {}
-    for name, reason in current_stages(cfg, run, status).items():
-        path = run.checkpoint(SPECS[name].checkpoint)
-        if reason is None and path.is_file():
-            inputs[path.name] = digest_of(path).sha256
-            inputs |= {f"{name} {key}": value for key, value in (status.stage(name).inputs or {}).items()}
-    relevant = [
-        settings.model_dump(mode="json"),
-        cfg.model_dump(mode="json", exclude={"runtime", "checkpoint", "tracking"}),
-    ]
-    inputs["config"] = hashlib.sha256(json.dumps(relevant, sort_keys=True).encode()).hexdigest()
-    return inputs
+    for name, reason in usable.items():
+        file = SPECS[name].checkpoint
+        if reason is None and file in snapshot.digests:
+            inputs[file] = snapshot.digests[file].sha256
+            inputs |= {f"{name} {key}": value for key, value in (snapshot.records[name].inputs or {}).items()}
+    return inputs | {"config": evaluation_hash(cfg, settings)}
 
 
-def inputs_of(spec: StageSpec, cfg: PipelineConfig, run: RunDir) -> dict[str, str]:
-    """What a stage learns from: the seed, the data and its split, and the sha256 of each checkpoint it needs.
-
-    The content of data files is in it as far as they are there: a finished run needs no data.
-    """
-    inputs = {"seed": str(cfg.seed), "data recipe": spec.data_recipe(cfg)}
-    for name in spec.needs:
-        path = run.checkpoint(SPECS[name].checkpoint)
-        if path.is_file():
-            inputs[path.name] = digest_of(path).sha256
-    files = steady_files(cfg, run) if spec.steady else trajectory_files(cfg, run)
-    fingerprint = data_fingerprint(list(files))
-    if fingerprint is not None:
-        inputs["data"] = fingerprint
-    return inputs
+def _decide_stages(job: Job, snapshot: Snapshot) -> tuple[Decision, ...]:
+    _require_permission(job, snapshot)
+    moved: set[str] = set()
+    decisions: list[Decision] = []
+    for name, spec in SPECS.items():
+        if not job.policy.selects(name):
+            continue
+        decision = _decide_stage(spec, job, snapshot, moved)
+        if decision.runs:
+            _require_inputs(spec, job, snapshot, decisions)
+            moved.add(name)
+        decisions.append(decision)
+    return tuple(decisions)
 
 
-def _decide(
-    spec: StageSpec, cfg: PipelineConfig, run: RunDir, record: StageRecord, policy: Policy, moved: set[str]
-) -> Decision:
-    if policy.force_train and spec.settings(cfg).epochs:
+def _decide_stage(spec: StageSpec, job: Job, snapshot: Snapshot, moved: set[str]) -> Decision:
+    epochs, record = job.cfg.stages.of(spec.name).epochs, snapshot.records[spec.name]
+    if job.policy.force_train and epochs:
         return Decision(spec.name, "train", "--force-train")
     if record.status == "completed":
-        decision = _decide_completed(spec, cfg, run, record, moved)
-    elif spec.settings(cfg).epochs == 0:
+        decision = _decide_completed(spec, job, snapshot, record, moved)
+    elif epochs == 0:
         return Decision(spec.name, "disabled", f"stages.{spec.name}.epochs is 0")
     elif record.status == "not_started":
         decision = Decision(spec.name, "train", "not started yet")
     else:
-        decision = _decide_unfinished(spec, cfg, run, record, moved)
-    if decision.action == "train" and spec.settings(cfg).epochs == 0:
+        decision = _decide_unfinished(spec, job.cfg, snapshot, record, moved)
+    if decision.action == "train" and epochs == 0:
         raise BadInput(
             f"stage {spec.name} must run again ({decision.reason}), but stages.{spec.name}.epochs is 0; give it epochs"
         )
     return decision
 
 
-def _decide_completed(
-    spec: StageSpec, cfg: PipelineConfig, run: RunDir, record: StageRecord, moved: set[str]
-) -> Decision:
+def _decide_completed(spec: StageSpec, job: Job, snapshot: Snapshot, record: StageRecord, moved: set[str]) -> Decision:
+    checkpoints = job.run.checkpoints
     if record.arch is not None:
-        check_architecture(run.checkpoint(spec.checkpoint), record.arch, spec.arch(cfg))
-    cause = _damaged(run, spec, record) or _moved_input(spec, cfg, run, record, moved)
+        check_architecture(checkpoints / spec.checkpoint, record.arch, spec.arch(job.cfg))
+    cause = _damage(checkpoints, spec, record, snapshot) or _moved_input(spec, job.cfg, snapshot, moved)
     if cause is not None:
         return Decision(spec.name, "train", cause, warn=True)
     if record.files is None:
         return Decision(spec.name, "adopt", "completed, but its record names no digests: the file itself is checked")
-    if record.config_hash not in (None, spec.config_hash(cfg)) and spec.settings(cfg).epochs:
+    if job.cfg.stages.of(spec.name).epochs and not spec.is_config_hash(record.config_hash, job.cfg):
         return Decision(
             spec.name,
             "skip",
@@ -220,74 +184,87 @@ def _decide_completed(
 
 
 def _decide_unfinished(
-    spec: StageSpec, cfg: PipelineConfig, run: RunDir, record: StageRecord, moved: set[str]
+    spec: StageSpec, cfg: PipelineConfig, snapshot: Snapshot, record: StageRecord, moved: set[str]
 ) -> Decision:
     before = f"{record.status} at step {record.step or 0}"
     if record.error_message:
         before += f" ({record.error_message})"
-    path, damage = saved_state(run, spec.name)
-    if path is not None and record.arch is not None:
-        check_architecture(path, record.arch, spec.arch(cfg))
-    cause = (damage if path is None else None) or _moved_input(spec, cfg, run, record, moved)
+    state = snapshot.states[spec.name]
+    if state.path is not None and record.arch is not None:
+        check_architecture(state.path, record.arch, spec.arch(cfg))
+    cause = (state.damage if state.path is None else None) or _moved_input(spec, cfg, snapshot, moved)
     if cause is not None:
         return Decision(spec.name, "train", f"{before}; starts from the beginning: {cause}", warn=True)
-    if record.config_hash not in (None, spec.config_hash(cfg)):
+    if not spec.is_config_hash(record.config_hash, cfg):
         raise BadInput(
-            f"{path}: stage {spec.name} was interrupted under other settings; "
+            f"{state.path}: stage {spec.name} was interrupted under other settings; "
             "go on with the same config, or start it again with --force-train"
         )
-    if damage is not None:
-        return Decision(spec.name, "resume", f"{before}; {damage}: goes on from the one before", warn=True)
+    if state.damage is not None:
+        return Decision(spec.name, "resume", f"{before}; {state.damage}: resumes from the one before", warn=True)
     return Decision(spec.name, "resume", before)
 
 
-def saved_state(run: RunDir, stage: str) -> tuple[Path | None, str | None]:
-    """The newest saved state of a stage that can be read, and what is wrong with the newer one, or with all."""
-    damage = None
-    for path in run.saved_states(stage):
-        if not path.is_file():
-            continue
-        found = archive_damage(path)
-        if found is None:
-            return path, damage
-        damage = f"{path.name} is damaged ({found})"
-    return None, damage or "there is no saved state"
+def _decide_evaluation(name: str, job: Job, snapshot: Snapshot, usable: Mapping[str, str | None]) -> EvaluationDecision:
+    record, settings = snapshot.status.evaluation(name), job.evaluations[name]
+    if name in job.redo:
+        return EvaluationDecision(name, True, f"--redo-{name.replace('_', '-')}", settings)
+    if record.status != "completed" or record.inputs is None:
+        return EvaluationDecision(name, True, record.status.replace("_", " "), settings)
+    missing = [file for file in (f"{name}.json", f"{name}.npz") if f"reports/{file}" not in snapshot.present]
+    if missing:
+        return EvaluationDecision(name, True, f"{job.run.reports / missing[0]} is missing", settings)
+    known, inputs = record.inputs, evaluation_inputs(job.cfg, settings, snapshot, usable)
+    moved = sorted(key for key in inputs.keys() | known if inputs.get(key) != known.get(key))
+    if "config" in moved and is_evaluation_hash(known.get("config", ""), job.cfg, settings):
+        moved.remove("config")
+    if moved:
+        return EvaluationDecision(name, True, f"{', '.join(moved)} changed since it ran", settings)
+    return EvaluationDecision(name, False, f"completed at {record.completed_at}, nothing changed since", settings)
 
 
-def _moved_input(spec: StageSpec, cfg: PipelineConfig, run: RunDir, record: StageRecord, moved: set[str]) -> str | None:
+def _moved_input(spec: StageSpec, cfg: PipelineConfig, snapshot: Snapshot, moved: set[str]) -> str | None:
     """Which of the things a stage learns from is not what its record names, in words."""
     upstream = next((name for name in spec.needs if name in moved), None)
     if upstream is not None:
         return f"{upstream}, which it depends on, runs again"
-    known, inputs = record.inputs or {}, inputs_of(spec, cfg, run)
-    changed = next((name for name, value in inputs.items() if name in known and known[name] != value), None)
+    changed = changed_input(spec, cfg, snapshot)
     return None if changed is None else f"{changed} is not what it was trained from any more"
 
 
-def _damaged(run: RunDir, spec: StageSpec, record: StageRecord) -> str | None:
+def _damage(checkpoints: Path, spec: StageSpec, record: StageRecord, snapshot: Snapshot) -> str | None:
     known = record.files or {}
     for name in {record.checkpoint or spec.checkpoint: None, **known}:
         if name not in spec.files:
             return f"{name} is no file of this stage (its files are {', '.join(spec.files)})"
-        path = run.checkpoint(name)
-        if not path.is_file():
-            return f"{path} is missing"
-        if name in known and digest_of(path) != known[name].digest:
-            return f"{path} is not what was saved (its sha256 differs)"
-    if not run.checkpoint(spec.checkpoint).is_file():
-        return f"{run.checkpoint(spec.checkpoint)}, the averaged weights, is missing"
+        if name not in snapshot.digests:
+            return f"{checkpoints / name} is missing"
+        if name in known and snapshot.digests[name] != known[name].digest:
+            return f"{checkpoints / name} is not what was saved (its sha256 differs)"
+    if spec.checkpoint not in snapshot.digests:
+        return f"{checkpoints / spec.checkpoint}, the averaged weights, is missing"
     return None
 
 
-def _require_inputs(
-    spec: StageSpec, cfg: PipelineConfig, run: RunDir, status: Status, decisions: list[Decision]
-) -> None:
+def _require_operator(job: Job, snapshot: Snapshot) -> None:
+    reasons = usable_stages(job.cfg, job.run.checkpoints, snapshot)
+    path = job.run.checkpoints / SPECS["operator"].checkpoint
+    if "operator" not in reasons:
+        raise CheckpointError(
+            f"{path}: --skip-training finds no completed operator to evaluate; train first, or name the right --run-dir"
+        )
+    reason = reasons["operator"] or snapshot.archive_damages.get("operator")
+    if reason is not None:
+        raise CheckpointError(f"{path}: --skip-training cannot evaluate this operator: {reason}; train it again")
+
+
+def _require_inputs(spec: StageSpec, job: Job, snapshot: Snapshot, decisions: list[Decision]) -> None:
     coming = {decision.stage for decision in decisions if decision.action != "disabled"}
     missing = [name for name in spec.needs if name not in coming]
-    current = current_stages(cfg, run, status) if missing else {}
+    usable = usable_stages(job.cfg, job.run.checkpoints, snapshot) if missing else {}
     for name in missing:
-        path = run.checkpoint(SPECS[name].checkpoint)
-        reason = current.get(name, f"{path} is not there")
+        path = job.run.checkpoints / SPECS[name].checkpoint
+        reason = usable.get(name, f"{path} is not there")
         if reason is not None:
             raise BadInput(
                 f"stage {spec.name} needs {path}, but {reason}: train stage {name} first "
@@ -295,19 +272,17 @@ def _require_inputs(
             )
 
 
-def _require_permission(run: RunDir, status: Status, policy: Policy) -> None:
-    if policy.force_train:
+def _require_permission(job: Job, snapshot: Snapshot) -> None:
+    if job.policy.force_train:
         return
-    if not run.status.exists():
-        paths = [run.checkpoint(name) for spec in SPECS.values() for name in spec.files]
-        saved = [path for stage in SPECS for path in run.saved_states(stage)]
-        existing = [path.name for path in [*paths, *saved] if path.exists()]
+    if not snapshot.has_status:
+        existing = [Path(name).name for name in (*snapshot.digests, *snapshot.state_files)]
         if existing:
-            raise BadInput(STATUS_NOT_FOUND.format(path=run.status, names=", ".join(existing)))
+            raise BadInput(STATUS_NOT_FOUND.format(path=job.run.status, names=", ".join(existing)))
         return
-    started = [name for name, record in status.stages.items() if record.status != "not_started"]
-    if started and not policy.auto_resume:
-        held = ", ".join(f"{name} ({status.stage(name).status})" for name in started)
+    started = [(name, record.status) for name, record in snapshot.records.items() if record.status != "not_started"]
+    if started and not job.policy.auto_resume:
+        held = ", ".join(f"{name} ({status})" for name, status in started)
         raise BadInput(
-            f"{run.checkpoints}: already holds {held}; go on with --auto-resume, or train again with --force-train"
+            f"{job.run.checkpoints}: already holds {held}; go on with --auto-resume, or train again with --force-train"
         )

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from tasks.services.checkpoints.sets import signature_of
-from tasks.services.run.paths import RunDir, owned
-from tasks.services.run.status import StatusStore
+from tasks.services.run.lock import owned
+from tasks.services.run.paths import RunDir
+from tasks.services.run.status import read_status
 from tasks.services.stages.evaluating import reported
 from tasks.services.tracking.wandb_tracking import ResumeTarget, open_online
 from ups_models.config.schema import PipelineConfig
@@ -20,18 +21,18 @@ def upload_missing(cfg: PipelineConfig, run: RunDir) -> str:
     """
     if not run.status.is_file():
         raise BadInput(f"{run.status}: no such file; name the folder of a run")
-    _require_its_config(cfg, run)
-    with owned(run):
-        tracker = open_online(cfg, run, ResumeTarget())
-        started = [stage for stage, record in StatusStore(run.status).read().stages.items() if record.started_at]
+    require_its_config(cfg, run)
+    with owned(run) as own:
+        tracker = open_online(cfg, own, ResumeTarget())
+        started = [stage for stage, record in read_status(run.status).stages.items() if record.started_at]
         for stage in SPECS:
             if stage in started:
                 tracker.begin(stage)
         if (run.report).is_file():
             tracker.report(lambda: reported(run))
-        tracker.uploads.add(*(stage for stage in SPECS if StatusStore(run.status).read().stage(stage).files))
+        tracker.uploads.add(*(stage for stage in SPECS if read_status(run.status).stage(stage).files))
         tracker.close(failed=False)
-        status = StatusStore(run.status).read()
+        status = read_status(run.status)
     upload = status.upload
     if upload is None or upload.signature != signature_of(status) or tracker.errors:
         reason = (upload.error_message if upload else None) or "some of it was not taken"
@@ -39,8 +40,8 @@ def upload_missing(cfg: PipelineConfig, run: RunDir) -> str:
     return str(status.wandb.url if status.wandb else None)
 
 
-def _require_its_config(cfg: PipelineConfig, run: RunDir) -> None:
+def require_its_config(cfg: PipelineConfig, run: RunDir) -> None:
     """Raise BadInput when the run was trained with another config: W&B would show that one as its own."""
-    for stage, record in StatusStore(run.status).read().stages.items():
-        if record.config_hash not in (None, SPECS[stage].config_hash(cfg)):
+    for stage, record in read_status(run.status).stages.items():
+        if not SPECS[stage].is_config_hash(record.config_hash, cfg):
             raise BadInput(f"{run.root}: its stage {stage} was trained with another config; name that with --config")

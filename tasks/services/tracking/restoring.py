@@ -14,6 +14,7 @@ from tasks.services.checkpoints.sets import (
     is_newer,
     verify_set,
 )
+from tasks.services.run.lock import OwnedRun
 from tasks.services.run.paths import HISTORY, MANIFEST, STATUS, RunDir
 from tasks.services.run.status import StageRecord, Status, StatusError, parse_status
 from tasks.services.tracking.wandb_tracking import (
@@ -76,7 +77,7 @@ def check(folder: Path, origin: str, cfg: PipelineConfig) -> RestoredSet:
     return _check_files(folder, origin, cfg)
 
 
-def put_in_place(restored: RestoredSet, found: ExistingRun, mode: ResumeMode, run: RunDir, *, force: bool) -> bool:
+def put_in_place(restored: RestoredSet, found: ExistingRun, mode: ResumeMode, run: OwnedRun, *, force: bool) -> bool:
     """Install a verified set, unless the run here is as far or further; whether it was. Raises BadInput."""
     if not is_newer(restored, run, force=force):
         logger.info("%s: no further than what lies in %s, which is kept", restored.origin, run.checkpoints)

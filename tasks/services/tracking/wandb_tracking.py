@@ -24,8 +24,9 @@ from tasks.services.checkpoints.sets import NAMES, is_behind, signature_of
 from tasks.services.checkpoints.uploads import UploadFailed, Uploads
 from tasks.services.run.code_version import code_version
 from tasks.services.run.history import History, Row
+from tasks.services.run.lock import OwnedRun
 from tasks.services.run.paths import STATUS, RunDir
-from tasks.services.run.status import Status, StatusStore, WandbRecord, parse_status
+from tasks.services.run.status import Status, StatusStore, WandbRecord, parse_status, read_status
 from ups_models.config.schema import PipelineConfig, TrackingConfig
 from ups_models.errors import BadInput, DataError, RunLost, UPSError
 from ups_models.stages.spec import SPECS
@@ -170,7 +171,7 @@ class OfflineTracker(Tracker):
 class OnlineTracker(Tracker):
     """Sends rows and sets of checkpoints while training goes on."""
 
-    def __init__(self, run: RunDir, session: Session, found: ExistingRun | None, cfg: TrackingConfig) -> None:
+    def __init__(self, run: OwnedRun, session: Session, found: ExistingRun | None, cfg: TrackingConfig) -> None:
         self.run, self.session, self.cfg = run, session, cfg
         self.sent: dict[str, float | str] = dict(found.sent) if found is not None else {}
         self.uploads = Uploads(run, session.publish, every_s=cfg.upload_every_s)
@@ -179,12 +180,12 @@ class OnlineTracker(Tracker):
 
     def begin(self, stage: str) -> None:
         """Send the rows that W&B lacks: the file is the truth, and W&B gets each row of it once, in order."""
-        record = StatusStore(self.run.status).read().stage(stage)
+        record = read_status(self.run.status).stage(stage)
         if self.sent.get(f"{stage}/started_at") != record.started_at:
             self.sent[f"{stage}/step"] = 0
             self.sent[f"{stage}/started_at"] = record.started_at or ""
             self._guarded(lambda: self.session.summarise({f"{stage}/started_at": record.started_at}))
-        for row in History(self.run.history).read().get(stage, []):
+        for row in History(self.run).read().get(stage, []):
             self.row(stage, row)
 
     def row(self, stage: str, row: Row) -> None:
@@ -247,7 +248,7 @@ class OnlineTracker(Tracker):
     def _what_would_be_lost(self) -> str | None:
         """On a rented machine an upload that failed is tried once more, and then is a failure of the run."""
         for _ in range(2):
-            status = StatusStore(self.run.status).read()
+            status = read_status(self.run.status)
             if status.upload is not None and status.upload.signature == signature_of(status):
                 return None
             self.uploads.add()
@@ -595,7 +596,7 @@ def record_of(session: Session, source: str | None = None) -> WandbRecord:
 
 
 @contextmanager
-def tracked(cfg: PipelineConfig, run: RunDir, resume: ResumeTarget) -> Iterator[Tracker]:
+def tracked(cfg: PipelineConfig, run: OwnedRun, resume: ResumeTarget) -> Iterator[Tracker]:
     """The tracker of a run that is owned, open until the block ends."""
     tracker = _open(cfg, run, resume)
     try:
@@ -609,25 +610,25 @@ def tracked(cfg: PipelineConfig, run: RunDir, resume: ResumeTarget) -> Iterator[
     tracker.close(failed=False)
 
 
-def open_online(cfg: PipelineConfig, run: RunDir, resume: ResumeTarget) -> OnlineTracker:
+def open_online(cfg: PipelineConfig, run: OwnedRun, resume: ResumeTarget) -> OnlineTracker:
     """The tracker of a run that is owned, or TrackingUnavailable after a bounded wait."""
-    started, known, found = time.monotonic(), StatusStore(run.status).read().wandb, resume.found
+    started, known, found = time.monotonic(), read_status(run.status).wandb, resume.found
     path = resume.path or path_of(known, cfg.tracking)
     if found is None and resume.path is None:  # with a path, somebody has looked already, or the id is new
         found = find_run(path, cfg.tracking)
     if found is not None and not resume.allow_older:
         _require_newest_here(run, found, cfg.tracking)
     session = open_session(path, exists=found is not None, config=_config(cfg), run=run, cfg=cfg.tracking)
-    StatusStore(run.status).record_wandb(record_of(session, _source(resume, known)))
+    StatusStore(run).record_wandb(record_of(session, _source(resume, known)))
     logger.info("W&B: %s (%.1f s)", session.run.url, time.monotonic() - started)
     return OnlineTracker(run, session, found, cfg.tracking)
 
 
-def _open(cfg: PipelineConfig, run: RunDir, resume: ResumeTarget) -> Tracker:
+def _open(cfg: PipelineConfig, run: OwnedRun, resume: ResumeTarget) -> Tracker:
     wanted = tracking_mode(cfg.tracking)
     if wanted == "disabled":
         return Tracker()
-    store = StatusStore(run.status)
+    store = StatusStore(run)
     known = store.read().wandb
     if known is None or resume.path not in (None, path_of(known, cfg.tracking)):
         path = resume.path or path_of(None, cfg.tracking)
@@ -647,7 +648,7 @@ def _open(cfg: PipelineConfig, run: RunDir, resume: ResumeTarget) -> Tracker:
 def _require_newest_here(run: RunDir, found: ExistingRun, cfg: TrackingConfig) -> None:
     """Raise BadInput when W&B holds a set that is further than the run here: an upload would hide it."""
     remote = remote_status(found, cfg)
-    if remote is not None and is_behind(StatusStore(run.status).read(), remote):
+    if remote is not None and is_behind(read_status(run.status), remote):
         raise BadInput(
             f"{run.checkpoints}: W&B holds checkpoints of {found.path} that are further than these, trained elsewhere; "
             f"get them with --resume-from-wandb {found.path}, or choose another --run-dir"

@@ -21,26 +21,11 @@ KINDS, MANY = ("new", "completed"), 200
 PLAIN = """
 import json, sys, time
 started = time.perf_counter()
-from flows.requests.train import TrainRequest, resolve
-from tasks.services.stages.evaluating import write_report
-from tasks.services.stages.evaluating import evaluate_run
-from tasks.services.stages.execution import run_stage
-from tasks.services.stages.plan import plan, plan_evaluation
-from tasks.services.run.paths import owned
-from tasks.services.run.signals import redeliver_lost_signals
-from tasks.services.tracking.wandb_tracking import Tracker
+from flows.dag import run_job
+from flows.requests.job import parse
+from flows.requests.train import TrainRequest
 
-job, tracker, changed = resolve(TrainRequest.model_validate_json(sys.argv[1])), Tracker(), False
-with owned(job.run), redeliver_lost_signals():
-    for decision in plan(job.cfg, job.run, job.policy):
-        changed |= run_stage(decision, job.cfg, job.run, tracker)
-    for name, settings in job.evaluations.items():
-        todo = plan_evaluation(name, settings, job.cfg, job.run, redo=False)
-        if todo.run:
-            evaluate_run(name, job.cfg, settings, job.run)
-            changed = True
-    if changed:
-        write_report(job.run)
+run_job(parse(TrainRequest.model_validate_json(sys.argv[1])))
 print(json.dumps(time.perf_counter() - started))
 """
 FLOW = """

@@ -31,7 +31,7 @@ def main() -> None:
     device = select_device(cfg)
     with tempfile.TemporaryDirectory() as directory:
         run = RunDir.of(Path(directory), Path("checkpoints"))
-        data = training_data(STAGES["operator"], cfg, run)
+        data = training_data(STAGES["operator"].spec, cfg, run)
         rates: dict[float, list[float]] = {NEVER_S: [], arguments.every_s: []}
         for _ in range(arguments.rounds):
             for interval, measured in rates.items():

@@ -16,7 +16,8 @@ MODES = ("none", "disabled", "offline", "online")
 CHILD = """
 import json, sys, time
 from pathlib import Path
-from tasks.services.run.paths import RunDir, owned
+from tasks.services.run.lock import owned
+from tasks.services.run.paths import RunDir
 from tasks.services.tracking.wandb_tracking import ResumeTarget, Tracker, tracked
 from tasks.services.stages.training import train_stage_files
 from ups_models.config.loading import load_config
@@ -28,14 +29,14 @@ overrides = ["data.generate.n=256", "stages.operator.epochs=1", f"stages.operato
              "stages.operator.unroll=[1]", f"tracking.mode={'disabled' if mode == 'none' else mode}"]
 cfg = load_config(Path(sys.argv[4]), overrides, schema=PipelineConfig)
 run = RunDir.of(root, cfg.checkpoint.dir)
-with owned(run):
+with owned(run) as own:
     started = time.monotonic()
-    with nullcontext(Tracker()) if mode == "none" else tracked(cfg, run, ResumeTarget()) as tracker:
+    with nullcontext(Tracker()) if mode == "none" else tracked(cfg, own, ResumeTarget()) as tracker:
         opened = time.monotonic()
-        train_stage_files("operator", cfg, run, fresh=True, tracker=tracker)
+        train_stage_files("operator", cfg, own, fresh=True, tracker=tracker)
         trained = time.monotonic()
-from tasks.services.run.status import StatusStore
-seconds = StatusStore(run.status).read().stage("operator").seconds
+from tasks.services.run.status import read_status
+seconds = read_status(run.status).stage("operator").seconds
 print(json.dumps({"start_s": opened - started, "steps_per_s": steps / seconds, "end_s": time.monotonic() - trained}))
 """
 

@@ -11,14 +11,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from flows.requests.train import resolve
+from flows.requests.job import parse, plan_of
 from harness.chaos.checks import differences, outcome, violations
 from harness.chaos.counts import Counts
 from harness.chaos.faulted_run import Setting, faulted_run, flip_bit
 from harness.chaos.processes import Forked, finish
 from harness.chaos.workload import LONG, REFUSED, run_plainly
 from tasks.services.run.paths import RunDir
-from tasks.services.stages.plan import plan
 from ups_models.stages.spec import SPECS
 
 MAX_TROUBLE = 20
@@ -79,13 +78,13 @@ class Campaign:
     def flip_finished(self, count: int) -> None:
         """Flip bits of a finished run one at a time: the plan must notice each before any use."""
         rng = random.Random(f"{self.setting.seed}/flips")
-        job = resolve(LONG.request(self.setting.scratch / "undisturbed"))
+        job = parse(LONG.request(self.setting.scratch / "undisturbed"))
         for _ in range(count):
             stage = rng.choice(list(SPECS))
             path = job.run.checkpoint(rng.choice(SPECS[stage].files))
             whole = path.read_bytes()
             flip_bit(path, rng)
-            actions = {decision.stage: decision.action for decision in plan(job.cfg, job.run, job.policy)}
+            actions = {decision.stage: decision.action for decision in plan_of(job).stages}
             self.counts.finished_flips += 1
             if actions[stage] == "train":
                 self.counts.finished_flips_noticed += 1

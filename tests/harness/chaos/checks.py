@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from tasks.services.run.history import History
-from tasks.services.run.paths import RunDir, is_owned
-from tasks.services.run.status import EVALUATIONS, Status, StatusStore
+from tasks.services.run.lock import is_owned
+from tasks.services.run.paths import RunDir
+from tasks.services.run.status import EVALUATIONS, Status, read_status
 from ups_models.errors import UPSError
 from ups_models.files import TEMPORARY_SUFFIX, digest_of
 from ups_models.stages.spec import SPECS
@@ -32,7 +33,7 @@ def position(run: RunDir) -> Position:
     """Read from the files alone: the last step that was logged, less the step of the saved state."""
     completed = {
         name: record.completed_at or ""
-        for name, record in StatusStore(run.status).read().stages.items()
+        for name, record in read_status(run.status).stages.items()
         if record.status == "completed"
     }
     stage, step = _last_step(run)
@@ -61,7 +62,7 @@ def violations(run: RunDir, *, finished: bool, excused: Collection[str] = ()) ->
     The files of `excused` stages were damaged on purpose and may wait for their repair.
     """
     try:
-        status = StatusStore(run.status).read()
+        status = read_status(run.status)
     except UPSError as error:
         return [f"status: {error}"]
     found = _damaged(run, status, excused) + _stray(run, finished=finished)
@@ -89,7 +90,7 @@ def outcome(run: RunDir) -> dict[str, str]:
     for name in EVALUATIONS:
         path = run.result(name)
         result[path.name] = VOLATILE.sub("", path.read_text("utf-8")) if path.is_file() else "missing"
-    result["metrics.jsonl"] = json.dumps(History(run.history).read(), sort_keys=True)
+    result["metrics.jsonl"] = json.dumps(History(run).read(), sort_keys=True)
     return result
 
 

@@ -17,7 +17,7 @@ from harness.chaos.processes import Command, Ending, Forked, RunProcess, end, fi
 from harness.chaos.worker import WorkerRun
 from harness.chaos.workload import LONG, STOPPED
 from tasks.services.run.paths import RunDir
-from tasks.services.run.status import EVALUATIONS, StatusStore
+from tasks.services.run.status import EVALUATIONS, read_status
 from ups_models.files import CrashHook
 from ups_models.stages.spec import SPECS
 
@@ -162,7 +162,7 @@ class _Run:
 
     def _aimed(self) -> Aim:
         """Die at a write of what the run will write next: a saved state, the status, a stage's files, a report."""
-        status = StatusStore(self.run.status).read()
+        status = read_status(self.run.status)
         stage = next((name for name in SPECS if status.stage(name).status != "completed"), None)
         if stage is None:
             targets = [f"{name}.{ending}" for name in EVALUATIONS for ending in ("npz", "md", "json")]

@@ -10,8 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from harness.chaos import workload
+from flows import dag
 from tasks.services.run import signals
+from tasks.services.run.lock import OwnedRun
 from tasks.services.run.paths import RunDir
 from tasks.services.run.status import StatusStore
 from tasks.services.stages import plan as planning
@@ -51,7 +52,7 @@ def forget_step() -> None:
 
 def trust_every_file() -> None:
     """Digests and checksums are not looked at."""
-    _replace(planning, "_damaged", lambda *_: None)
+    _replace(planning, "_damage", lambda *_: None)
     _replace(checkpoint, "_verify", lambda *_: None)
 
 
@@ -59,11 +60,12 @@ def no_lock() -> None:
     """Anyone may work on a run."""
 
     @contextmanager
-    def unlocked(run: RunDir) -> Iterator[None]:
+    def unlocked(run: RunDir) -> Iterator[OwnedRun]:
         run.checkpoints.mkdir(parents=True, exist_ok=True)
-        yield
+        with run.lock.open("ab") as file:
+            yield OwnedRun(run.root, run.checkpoints, file)
 
-    _replace(workload, "owned", unlocked)
+    _replace(dag, "owned", unlocked)
 
 
 def no_signal_flag() -> None:

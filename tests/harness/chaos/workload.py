@@ -1,15 +1,13 @@
-"""What the harness runs: the small pipeline, in the order of the flow but without Prefect, and its settings."""
+"""What the harness runs: a small pipeline on the DAG that users run, and its settings."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
 
-from flows.requests.train import Job, TrainRequest, resolve
-from tasks.services.run.paths import owned
-from tasks.services.stages.evaluating import evaluate_run, write_report
-from tasks.services.stages.execution import run_stage
-from tasks.services.stages.plan import plan, plan_evaluation
+from flows.dag import run_job
+from flows.requests.job import parse
+from flows.requests.train import TrainRequest
 
 CONFIG = "configs/smoke.yaml"
 STOPPED = 75
@@ -49,20 +47,5 @@ BRIEF = Workload(save_every_steps=2, epochs=1, steps_per_epoch=(4, 4, 4, 4))
 
 
 def run_plainly(workload: Workload, directory: Path) -> None:
-    """The flow's order of work without Prefect: what a kill can reach is the same files."""
-    job = resolve(workload.request(directory))
-    with owned(job.run):
-        for decision in plan(job.cfg, job.run, job.policy):
-            run_stage(decision, job.cfg, job.run)
-        if evaluate_all(job):
-            write_report(job.run)
-
-
-def evaluate_all(job: Job) -> bool:
-    """Run the evaluations that are due; whether the report is older than what it shows."""
-    changed = not (job.run.report).exists()
-    for name, settings in job.evaluations.items():
-        if plan_evaluation(name, settings, job.cfg, job.run, redo=False).run:
-            evaluate_run(name, job.cfg, settings, job.run)
-            changed = True
-    return changed
+    """The DAG that users run, in this process and without Prefect."""
+    run_job(parse(workload.request(directory)))

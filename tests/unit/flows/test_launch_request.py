@@ -7,7 +7,8 @@ from pydantic import ValidationError
 
 from flows.cli.main import main
 from flows.requests.flat import flag_fields
-from flows.requests.launch import TRAIN, LaunchRequest, configs_of
+from flows.requests.job import configs_of
+from flows.requests.launch import TRAIN, LaunchRequest
 from flows.requests.train import TrainRequest, first_fault
 from tasks.services.rental.limits import Limits
 from tasks.services.rental.provider import MachineSpec
@@ -129,7 +130,10 @@ def test_the_commands_of_machines_ask_the_provider_that_is_named(tmp_path, capsy
 
 
 def test_never_may_be_said_where_no_run_is_named():
-    assert LaunchRequest.model_validate({"resume_mode": "never"}) == LaunchRequest()
+    new = {"resume_from_wandb": "", "resume_mode": "never"}
+
+    assert LaunchRequest.model_validate(new) == LaunchRequest()
+    assert LaunchRequest.model_validate({**new, "resume_from_wandb": "r1"}).train.resume_mode == "never"
 
 
 @pytest.mark.parametrize(

@@ -61,8 +61,8 @@ def test_an_attempt_is_made_once_however_often_a_crash_is_reported():
         backoff_before([began(""), began("operator:10", number=2, run="other")], attempt(2), "operator:20", NOW)
 
 
-def test_a_chain_gives_up_once_however_often_the_last_failure_is_reported(tmp_path):
-    run = RunDir.of(tmp_path, tmp_path / "checkpoints")
+def test_a_chain_gives_up_once_however_often_the_last_failure_is_reported(tmp_path, own):
+    run = own(RunDir.of(tmp_path, tmp_path / "checkpoints"))
 
     def begin(name, number, most_per_day=1):
         with recorded(run, ChainRun("c", name, number, most=100, most_per_day=most_per_day)):
@@ -102,16 +102,14 @@ def test_a_day_has_an_end_and_then_comes_another():
     assert backoff_before(many, attempt(31), "operator:30", NOW + 86_400) == 0
 
 
-def test_what_happens_is_noted_with_its_place_and_error(tmp_path):
-    run = RunDir.of(tmp_path, tmp_path / "checkpoints")
+def test_what_happens_is_noted_with_its_place_and_error(tmp_path, own):
+    run = own(RunDir.of(tmp_path, tmp_path / "checkpoints"))
 
     def fail_at(step):
         with recorded(run, attempt(1)):
             arch = {"dim": 1}
-            StatusStore(run.status).start(
-                "operator", fresh=True, total_epochs=1, arch=arch, config_hash="", seed=0, inputs={}
-            )
-            StatusStore(run.status).progress("operator", epoch=0, step=step, seconds=1)
+            StatusStore(run).start("operator", fresh=True, total_epochs=1, arch=arch, config_hash="", seed=0, inputs={})
+            StatusStore(run).progress("operator", epoch=0, step=step, seconds=1)
             raise ValueError("boom")
 
     with pytest.raises(ValueError, match="boom"):

@@ -16,7 +16,7 @@ from tasks.services.checkpoints.sets import (
     write_manifest,
 )
 from tasks.services.run.paths import MANIFEST, STATUS, RunDir
-from tasks.services.run.status import StatusStore, WandbRecord
+from tasks.services.run.status import StatusStore, WandbRecord, read_status
 from tasks.services.tracking.restoring import check
 from ups_models.errors import ArchitectureMismatch, BadInput, CheckpointError
 from ups_models.files import digest_of
@@ -27,9 +27,9 @@ RECORD = WandbRecord(id="r", project="p", entity="e")
 
 
 @pytest.fixture
-def run(tmp_path, finished_run, smoke):
+def run(tmp_path, finished_run, smoke, own):
     shutil.copytree(finished_run, tmp_path / "run")
-    return RunDir.of(tmp_path / "run", smoke.checkpoint.dir)
+    return own(RunDir.of(tmp_path / "run", smoke.checkpoint.dir))
 
 
 @pytest.fixture
@@ -78,12 +78,12 @@ def test_a_stage_in_progress_brings_its_saved_state(run, tmp_path):
     assert not (tmp_path / "set" / "diffusion_residual.pt").exists()
 
 
-def test_a_verified_set_makes_a_run_that_is_complete(run, folder, tmp_path, smoke):
-    new = empty_run(tmp_path, smoke)
+def test_a_verified_set_makes_a_run_that_is_complete(run, folder, tmp_path, smoke, own):
+    new = own(empty_run(tmp_path, smoke))
 
     install_set(verify_set(folder, smoke, "ckpt:v0"), new, RECORD)
 
-    status = StatusStore(new.status).read()
+    status = read_status(new.status)
     assert status.training_complete
     assert status.wandb == RECORD
     assert {name: digest_of(new.checkpoint(name)) for name in WEIGHTS} == {
@@ -187,13 +187,13 @@ def test_a_crash_while_installing_leaves_files_that_nothing_trusts(run, folder, 
 
 
 def test_the_signature_tells_progress_and_nothing_else(run):
-    before = StatusStore(run.status).read()
-    StatusStore(run.status).record_wandb(RECORD)
-    unchanged = StatusStore(run.status).read()
+    before = read_status(run.status)
+    StatusStore(run).record_wandb(RECORD)
+    unchanged = read_status(run.status)
     stage_file(run, steady_prior={"status": "in_progress", "step": 5})
 
     assert signature_of(before) == signature_of(unchanged)
-    assert signature_of(before) != signature_of(StatusStore(run.status).read())
+    assert signature_of(before) != signature_of(read_status(run.status))
 
 
 def old_run(run, folder, *, status):

@@ -6,9 +6,12 @@ import shutil
 import pytest
 
 from flows import ROOT
-from tasks.services.run.paths import RunDir, owned
+from tasks.services.run.lock import owned
+from tasks.services.run.paths import RunDir
 from tasks.services.run.status import StatusStore
-from tasks.services.stages.plan import Policy, current_stages, plan, plan_evaluation
+from tasks.services.stages.job import Job, Policy
+from tasks.services.stages.plan import decide, decide_evaluations, usable_stages
+from tasks.services.stages.snapshot import read_snapshot
 from ups_models.config.loading import load_config
 from ups_models.config.schema import EvalConfig
 from ups_models.errors import ArchitectureMismatch, BadInput
@@ -21,6 +24,15 @@ RESUME = Policy(auto_resume=True)
 def run(tmp_path, finished_run, smoke):
     shutil.copytree(finished_run, tmp_path, dirs_exist_ok=True)
     return RunDir.of(tmp_path, smoke.checkpoint.dir)
+
+
+def plan(cfg, run, policy):
+    return decide(Job(cfg, run, policy), read_snapshot(cfg, run)).stages
+
+
+def plan_evaluation(name, settings, cfg, run, *, redo):
+    job = Job(cfg, run, evaluations={name: settings}, redo=frozenset([name] if redo else []))
+    return decide_evaluations(job, read_snapshot(cfg, run))[0]
 
 
 def actions(decisions):
@@ -68,10 +80,9 @@ def test_a_missing_file_runs_the_stage_and_its_dependants_again(run, smoke):
 
 
 def test_a_teacher_that_was_replaced_makes_its_students_run_again(run, smoke):
-    store = StatusStore(run.status)
-    raw = json.loads(store.path.read_text("utf-8"))
+    raw = json.loads(run.status.read_text("utf-8"))
     raw["stages"]["diff_residual"]["inputs"]["operator_ema.pt"] = "f" * 64
-    store.path.write_text(json.dumps(raw), encoding="utf-8")
+    run.status.write_text(json.dumps(raw), encoding="utf-8")
 
     decisions = plan(smoke, run, RESUME)
 
@@ -129,11 +140,10 @@ def test_force_train_trains_what_was_selected(run, smoke):
     assert actions(decisions) == {"steady_prior": "train"}
 
 
-def test_a_failed_stage_without_a_saved_state_starts_again_and_says_what_had_failed(run, smoke):
-    store = StatusStore(run.status)
+def test_a_failed_stage_without_a_saved_state_starts_again_and_says_what_had_failed(run, smoke, own):
+    store = StatusStore(own(run))
     store.start("operator", total_epochs=3, arch={}, config_hash="", seed=0, inputs={}, fresh=True)
     store.fail("operator", "out of memory")
-    store.path.write_text(store.path.read_text("utf-8"), encoding="utf-8")
 
     decision = plan(smoke, run, RESUME)[0]
 
@@ -151,9 +161,9 @@ def test_a_status_that_names_a_file_outside_its_stage_is_not_followed(run, smoke
     assert "is no file of this stage" in decision.reason
 
 
-def test_an_evaluation_is_skipped_until_something_it_depends_on_changes(run, smoke):
+def test_an_evaluation_is_skipped_until_something_it_depends_on_changes(run, smoke, own):
     settings = EvalConfig()
-    store = StatusStore(run.status)
+    store = StatusStore(own(run))
     first = plan_evaluation("small_eval", settings, smoke, run, redo=False)
     store.record_evaluation("small_eval", inputs=dict(store.read().evaluation("small_eval").inputs or {}, config="x"))
 
@@ -234,7 +244,7 @@ def test_a_student_of_a_replaced_operator_is_not_used(run, smoke):
     raw["stages"]["operator"]["files"]["operator_ema.pt"] = raw["stages"]["operator"]["files"]["operator.pt"]
     run.status.write_text(json.dumps(raw), encoding="utf-8")
 
-    reasons = current_stages(smoke, run, StatusStore(run.status).read())
+    reasons = usable_stages(smoke, run.checkpoints, read_snapshot(smoke, run))
 
     assert reasons["operator"] is None
     assert "operator_ema.pt is not what it was trained from" in (reasons["diff_residual"] or "")

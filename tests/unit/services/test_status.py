@@ -1,11 +1,14 @@
 """stage_status.json: what is valid, what is refused, and which steps a stage may take."""
 
 import json
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tasks.services.run.lock import owned
+from tasks.services.run.paths import RunDir
 from tasks.services.run.status import LEGAL, STATES, IllegalTransition, StatusError, StatusStore, parse_status
 from ups_models.files import FileDigest
 from ups_models.stages.spec import SPECS
@@ -32,8 +35,8 @@ DIGEST = FileDigest("0" * 64, 7)
 
 
 @pytest.fixture
-def store(tmp_path):
-    return StatusStore(tmp_path / "stage_status.json")
+def store(tmp_path, own):
+    return StatusStore(own(RunDir.of(tmp_path, Path())))
 
 
 def start(store, stage="operator", config_hash="a"):
@@ -145,7 +148,11 @@ def test_a_stage_that_never_started_cannot_complete(store):
 
 @given(steps=st.lists(st.sampled_from(["start", "progress", "complete", "fail"]), max_size=12))
 def test_only_legal_steps_change_the_file(tmp_path_factory, steps):
-    store = StatusStore(tmp_path_factory.mktemp("status") / "stage_status.json")
+    with owned(RunDir.of(tmp_path_factory.mktemp("status"), Path())) as run:
+        walk(StatusStore(run), steps)
+
+
+def walk(store, steps):
     actions = {
         "start": (lambda: start(store), "in_progress"),
         "progress": (lambda: store.progress("operator", epoch=1, step=1, seconds=1), "in_progress"),

@@ -9,15 +9,15 @@ import pytest
 from tasks.services.run.history import History
 from tasks.services.run.paths import RunDir
 from tasks.services.run.signals import stop_request
-from tasks.services.run.status import StatusStore
+from tasks.services.run.status import read_status
 from tasks.services.stages import training
 from ups_models.errors import Preempted, TrainingDiverged
 from ups_models.training import loop as train
 
 
 @pytest.fixture
-def run(tmp_path, smoke):
-    return RunDir.of(tmp_path, smoke.checkpoint.dir)
+def run(tmp_path, smoke, own):
+    return own(RunDir.of(tmp_path, smoke.checkpoint.dir))
 
 
 class Caught(BaseException):
@@ -53,7 +53,7 @@ def test_a_signal_saves_the_step_and_then_reaches_the_handler_that_was_there_bef
     with pytest.raises(Caught):
         training.train_stage_files("operator", smoke, run, fresh=True)
 
-    record = StatusStore(run.status).read().stage("operator")
+    record = read_status(run.status).stage("operator")
     assert (record.status, record.step) == ("in_progress", 7)
     assert run.resume("operator").is_file()
 
@@ -65,7 +65,7 @@ def test_a_signal_in_the_last_step_completes_the_stage_and_is_not_lost(run, smok
     with pytest.raises(Caught):
         training.train_stage_files("operator", smoke, run, fresh=True)
 
-    assert StatusStore(run.status).read().stage("operator").status == "completed"
+    assert read_status(run.status).stage("operator").status == "completed"
     assert not run.resume("operator").exists()
 
 
@@ -99,12 +99,12 @@ def test_an_error_is_recorded_before_it_travels_on(run, smoke, monkeypatch):
     with pytest.raises(TrainingDiverged):
         training.train_stage_files("operator", smoke, run, fresh=True)
 
-    record = StatusStore(run.status).read().stage("operator")
+    record = read_status(run.status).stage("operator")
     assert (record.status, record.error_message) == ("failed", "operator: the loss is nan at step 3")
 
 
 def test_a_stage_trained_again_from_nothing_forgets_its_old_losses(run, smoke):
-    history = History(run.reports / "metrics.jsonl")
+    history = History(run)
     history.append("operator", {"step": 29, "loss": 123.0})
     history.append("steady_prior", {"step": 1, "loss": 7.0})
 
@@ -115,8 +115,8 @@ def test_a_stage_trained_again_from_nothing_forgets_its_old_losses(run, smoke):
     assert rows["steady_prior"] == [{"step": 1, "loss": 7.0}]
 
 
-def test_half_a_line_of_a_killed_writer_costs_no_other_line(tmp_path):
-    history = History(tmp_path / "metrics.jsonl")
+def test_half_a_line_of_a_killed_writer_costs_no_other_line(run):
+    history = History(run)
     history.append("operator", {"step": 1, "loss": 1.0})
     with history.path.open("a", encoding="utf-8") as file:
         file.write('{"stage": "oper')
@@ -131,7 +131,7 @@ def test_a_record_names_its_owner_while_it_trains_and_no_longer(run, smoke, monk
     fit = train.fit
 
     def look(*arguments, **options):
-        owners.append(StatusStore(run.status).read().stage("operator").owner)
+        owners.append(read_status(run.status).stage("operator").owner)
         return fit(*arguments, **options)
 
     monkeypatch.setattr(training, "fit", look)
@@ -140,7 +140,7 @@ def test_a_record_names_its_owner_while_it_trains_and_no_longer(run, smoke, monk
 
     assert owners[0] is not None
     assert owners[0].pid == os.getpid()
-    assert StatusStore(run.status).read().stage("operator").owner is None
+    assert read_status(run.status).stage("operator").owner is None
 
 
 def test_an_adopted_stage_is_recorded_with_its_architecture(run, smoke):
@@ -154,7 +154,7 @@ def test_an_adopted_stage_is_recorded_with_its_architecture(run, smoke):
 
     training.adopt_stage_files("operator", smoke, run)
 
-    record = StatusStore(run.status).read().stage("operator")
+    record = read_status(run.status).stage("operator")
     assert record.arch is not None
     assert record.arch["latent_dim"] == smoke.latent.dim
     assert set(record.files or {}) == {"operator.pt", "operator_ema.pt"}

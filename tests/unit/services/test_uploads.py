@@ -7,7 +7,7 @@ import pytest
 
 from tasks.services.checkpoints.uploads import UploadFailed, Uploads
 from tasks.services.run.paths import RunDir
-from tasks.services.run.status import StatusStore
+from tasks.services.run.status import read_status
 
 WAIT_S = 20
 
@@ -31,13 +31,13 @@ class Publisher:
 
 
 @pytest.fixture
-def run(tmp_path, finished_run, smoke):
+def run(tmp_path, finished_run, smoke, own):
     shutil.copytree(finished_run, tmp_path, dirs_exist_ok=True)
-    return RunDir.of(tmp_path, smoke.checkpoint.dir)
+    return own(RunDir.of(tmp_path, smoke.checkpoint.dir))
 
 
 def upload_of(run):
-    upload = StatusStore(run.status).read().upload
+    upload = read_status(run.status).upload
     assert upload is not None
     return upload
 
