@@ -76,7 +76,7 @@ def _parser() -> argparse.ArgumentParser:
     destroy.add_argument("--all-mine", action="store_true", default=False, help="every instance of ours")
     destroy.add_argument("--yes", action="store_true", default=False, help="do not ask")
     for parser_of in (instances, destroy):
-        parser_of.add_argument("--provider", choices=("vast", "local"), default="vast", help="where they are")
+        parser_of.add_argument("--provider", default="vast", help="where they are: vast, local, or one of a plugin")
         parser_of.add_argument("--run-dir", type=Path, default=Path(), help="folder of local instances")
     _add_server_commands(add)
     _add_report_flags(add("report", _report, "Render reports/report.html again."))
@@ -115,7 +115,9 @@ def _add_launch_flags(parser: argparse.ArgumentParser) -> None:
 
 def _add_fields(parser: argparse.ArgumentParser, request: Any) -> None:
     """One flag for each field of a request; what is true by default gets a --no- form."""
-    for name, field in request.model_fields.items():
+    from flows.requests.flat import flag_fields
+
+    for name, field in flag_fields(request):
         extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
         flags = ["--" + name.replace("_", "-")] + ([str(extra["flag"])] if "flag" in extra else [])
         options: dict[str, Any] = {"help": field.description, "dest": name}
@@ -376,8 +378,9 @@ def _instances(arguments: argparse.Namespace) -> int:
 
 
 def _destroy(arguments: argparse.Namespace) -> int:
-    from flows.cli.views.machines import instance_table, our_instances, provider_named
+    from flows.cli.views.machines import instance_table, our_instances
     from flows.cli.views.status import echo
+    from tasks.services.rental.providers.registry import provider_for
 
     if not (arguments.all_mine or arguments.ids):
         raise BadInput("name an instance, or --all-mine; `ups instances` lists them")
@@ -389,8 +392,9 @@ def _destroy(arguments: argparse.Namespace) -> int:
     echo(instance_table(chosen))
     if not (arguments.yes or (chosen and _agreed("Destroy?"))):
         return 0
+    provider = provider_for(arguments.provider, arguments.run_dir)
     for one in chosen:
-        provider_named(arguments.provider, arguments.run_dir).destroy(one.id)
+        provider.destroy(one.id)
         sys.stdout.write(f"{one.id}: gone\n")
     return 0
 

@@ -84,7 +84,7 @@ def ended(error: GaveUp | Duplicate) -> State:
 def _request() -> Mapping[str, Any]:
     """The flow's `request`, checked or as it came."""
     given = flow_run.parameters.get("request") or {}
-    return dict(given) if isinstance(given, BaseModel) else given
+    return given.model_dump() if isinstance(given, BaseModel) else given
 
 
 def _tag(tag: str) -> None:

@@ -72,7 +72,8 @@ class TrainRequest(BaseModel):
 def first_fault(error: ValidationError) -> str:
     """What is wrong with a request, by its flag: the first fault of it."""
     first = error.errors(include_url=False)[0]
-    flag = f"{_flag(str(first['loc'][0]))}: " if first["loc"] else ""
+    names = [str(name) for name in first["loc"] if name != "train"]  # of a request that holds this one
+    flag = f"{_flag(names[0])}: " if names else ""
     return flag + first["msg"].removeprefix("Value error, ")
 
 
