@@ -7,6 +7,8 @@ MAKEFLAGS += --no-builtin-rules
 
 PYTHON ?= python3
 ARGS ?=
+BASE ?=
+CONFIG ?=
 N ?= 20
 # One file stays on one worker, so its module fixtures (a Prefect server, a trained tiny run) are made once. In the order of
 # their names the short ones come last, and both workers end at about the same time.
@@ -68,6 +70,10 @@ bench-wandb: $(STAMP) ## Training throughput and start with W&B online (on loopb
 .PHONY: bench-flow
 bench-flow: $(STAMP) ## What the Prefect flow costs over the same functions in plain Python, in one run
 	@$(VPY) -m benchmarks.flow $(ARGS)
+
+.PHONY: same-bits
+same-bits: $(STAMP) ## Train and evaluate here and with BASE, interrupted and resumed: not one bit may differ (CONFIG=...)
+	@PYTHONPATH=tests $(VPY) -m harness.bench.same_bits $(if $(BASE),--base "$(BASE)") $(if $(CONFIG),--config "$(CONFIG)") $(ARGS)
 
 .PHONY: chaos
 chaos: $(STAMP) ## Kill the pipeline N times, restart it, compare (N=1000 by hand)
