@@ -7,9 +7,9 @@ MAKEFLAGS += --no-builtin-rules
 
 PYTHON ?= python3
 ARGS ?=
-BASE ?=
-CONFIG ?=
 N ?= 20
+BASE ?= c55f375
+CONFIG ?= configs/smoke.yaml
 # One file stays on one worker, so its module fixtures (a Prefect server, a trained tiny run) are made once. In the order of
 # their names the short ones come last, and both workers end at about the same time.
 PYTEST_ARGS ?= -n 2 --dist loadfile --no-loadscope-reorder
@@ -35,8 +35,25 @@ run: $(STAMP) ## Train and evaluate the quickstart, going on where it was (ARGS=
 	@$(VPY) flows/pipeline.py --auto-resume $(ARGS)
 
 .PHONY: test
-test: $(STAMP) ## Run the tests (PYTEST_ARGS="-x tests/test_architecture.py")
-	$(VPY) -m pytest $(PYTEST_ARGS)
+test: $(STAMP) ## Run the unit tests: in process, no server (PYTEST_ARGS="-x tests/unit/test_architecture.py")
+	$(VPY) -m pytest $(if $(findstring tests/,$(PYTEST_ARGS)),,tests/unit) $(PYTEST_ARGS)
+
+.PHONY: test-e2e
+test-e2e: $(STAMP) ## Run the end-to-end tests: the real command line against real servers on loopback
+	$(VPY) -m pytest tests/e2e $(PYTEST_ARGS)
+
+.PHONY: test-harness
+test-harness: $(STAMP) ## Run the tests of the emulators themselves
+	$(VPY) -m pytest tests/harness/tests $(PYTEST_ARGS)
+
+.PHONY: coverage
+coverage: $(STAMP) ## All tiers with branch coverage, child processes included: at least 80 % by the unit tests alone, 90 % by all
+	rm -f .coverage .coverage.*
+	$(VPY) -m coverage run -m pytest tests/unit $(PYTEST_ARGS)
+	$(VPY) -m coverage combine --quiet && $(VPY) -m coverage report --fail-under=80 | tail -1
+	$(VPY) -m coverage run -m pytest tests/e2e $(PYTEST_ARGS)
+	$(VPY) -m coverage run -m pytest tests/harness/tests $(PYTEST_ARGS)
+	$(VPY) -m coverage combine --quiet --append && $(VPY) -m coverage report --fail-under=90
 
 .PHONY: lint
 lint: $(STAMP) ## Check style, types, architecture and shell scripts
@@ -57,51 +74,55 @@ server: $(STAMP) ## A Prefect server and a worker on 127.0.0.1 (then: ups deploy
 
 .PHONY: bench-quickstart
 bench-quickstart: $(STAMP) ## The quickstart with three seeds on fresh data: time, memory and figures, as a table
-	@$(VPY) benchmarks/quickstart.py $(ARGS)
+	@PYTHONPATH=tests $(VPY) -m harness.bench.quickstart $(ARGS)
 
 .PHONY: bench-resume
 bench-resume: $(STAMP) ## Training throughput with resume saving on and off, in one run
-	@$(VPY) benchmarks/resume.py $(ARGS)
+	@PYTHONPATH=tests $(VPY) -m harness.bench.resume $(ARGS)
 
 .PHONY: bench-wandb
 bench-wandb: $(STAMP) ## Training throughput and start with W&B online (on loopback), offline and without, in one run
-	@$(VPY) -m benchmarks.tracking $(ARGS)
+	@PYTHONPATH=tests $(VPY) -m harness.bench.tracking $(ARGS)
 
 .PHONY: bench-flow
 bench-flow: $(STAMP) ## What the Prefect flow costs over the same functions in plain Python, in one run
-	@$(VPY) -m benchmarks.flow $(ARGS)
+	@PYTHONPATH=tests $(VPY) -m harness.bench.flow $(ARGS)
 
 .PHONY: same-bits
-same-bits: $(STAMP) ## Train and evaluate here and with BASE, interrupted and resumed: not one bit may differ (CONFIG=...)
-	@PYTHONPATH=tests $(VPY) -m harness.bench.same_bits $(if $(BASE),--base "$(BASE)") $(if $(CONFIG),--config "$(CONFIG)") $(ARGS)
+same-bits: $(STAMP) ## Train and evaluate here and at BASE=<revision>, interrupted and resumed, and compare every bit (CONFIG=...)
+	@PYTHONPATH=tests $(VPY) -m harness.bench.same_bits --base $(BASE) --config $(CONFIG) $(ARGS)
+
+.PHONY: bench-start
+bench-start: $(STAMP) ## Moves of a request, a start that trains nothing, size of the code: here and at another revision
+	@PYTHONPATH=tests $(VPY) -m harness.bench.start $(ARGS)
 
 .PHONY: chaos
 chaos: $(STAMP) ## Kill the pipeline N times, restart it, compare (N=1000 by hand)
-	@$(VPY) -m chaos --kills $(N) $(ARGS)
+	@PYTHONPATH=tests $(VPY) -m harness.chaos --kills $(N) $(ARGS)
 
 .PHONY: chaos-enumerate
 chaos-enumerate: $(STAMP) ## Crash at every point of every writer, one by one
-	@$(VPY) -m chaos --kills 0 --pairs 0 --flips 0 --worker-share 0 --enumerate-every 1 $(ARGS)
+	@PYTHONPATH=tests $(VPY) -m harness.chaos --kills 0 --pairs 0 --flips 0 --worker-share 0 --enumerate-every 1 $(ARGS)
 
 .PHONY: chaos-uploads
 chaos-uploads: $(STAMP) ## Kill tracked runs while they upload to W&B (on loopback); restore each on an empty machine
-	@$(VPY) -m chaos --kills 0 --pairs 0 --flips 0 --worker-share 0 --uploads 20 $(ARGS)
+	@PYTHONPATH=tests $(VPY) -m harness.chaos --kills 0 --pairs 0 --flips 0 --worker-share 0 --uploads 20 $(ARGS)
 
 .PHONY: chaos-retries
 chaos-retries: $(STAMP) ## Kill runs of a deployment, its worker and its server; the next attempt comes by itself
-	@$(VPY) -m chaos.retries $(ARGS)
+	@PYTHONPATH=tests $(VPY) -m harness.chaos.retries $(ARGS)
 
 .PHONY: demo-preemption
 demo-preemption: $(STAMP) ## Rent two emulated machines; the first is outbid in the middle of a stage; no account, no network
-	@$(VPY) -m chaos.demo $(ARGS)
+	@PYTHONPATH=tests $(VPY) -m harness.chaos.demo $(ARGS)
 
 .PHONY: chaos-vast
 chaos-vast: $(STAMP) ## Launch on the emulated Vast.ai under each of its faults, one by one (ARGS="--only 'outbid*'")
-	@$(VPY) -m chaos.market $(ARGS)
+	@PYTHONPATH=tests $(VPY) -m harness.chaos.launch_matrix $(ARGS)
 
 .PHONY: chaos-mutations
 chaos-mutations: $(STAMP) ## Switch off each protection in turn; the harness must notice every time
-	@$(VPY) -m chaos --mutations $(ARGS)
+	@PYTHONPATH=tests $(VPY) -m harness.chaos --mutations $(ARGS)
 
 .PHONY: constraints
 constraints: ## Resolve every dependency anew and write constraints.txt

@@ -1,17 +1,14 @@
-"""The pipeline as one flow: four stages, two evaluations, a report."""
+"""The DAG as a Prefect flow: each step a task, the run a link of a chain, its state in Prefect's words."""
 
-import logging
 import sys
-import time
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 if not __package__:  # started as a script: the packages beside flows/ are ours, whatever is installed
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 if __name__ == "__main__":
-    from flows.cli import main
+    from flows.cli.main import main
 
     sys.exit(main(["train", *sys.argv[1:]]))
 
@@ -20,85 +17,70 @@ from prefect.client.schemas.objects import State
 from prefect.states import Failed
 from pydantic import Field
 
-from flows.chain import BAD_INPUT, MOST, attempt_of, checked, ended, log_to_prefect, run_name
-from flows.remote import restore_checkpoints
-from flows.request import TrainRequest, resolve
-from flows.server import is_temporary
-from tasks.artifacts import shown
-from tasks.evaluate import evaluate, newest_report
-from tasks.services.attempts import Attempt, Duplicate, GaveUp, counted
-from tasks.services.planning import announce, plan, plan_evaluation
-from tasks.services.run_dir import RunDir, owned, wait_until_free
-from tasks.services.signals import heeded
-from tasks.services.tracking import Continuation, Tracker, tracked
+from flows.dag import PlainSteps, run_job
+from flows.prefect.artifacts import with_artifacts
+from flows.prefect.chain import BAD_INPUT, MAX_ATTEMPTS, chain_run_of, checked, ended, log_to_prefect, run_name
+from flows.prefect.server import is_temporary
+from flows.requests.job import parse
+from flows.requests.train import TrainRequest
+from flows.restore import restore_checkpoints
+from tasks.evaluate import evaluate
+from tasks.report import report
+from tasks.services.run.attempts import Duplicate, GaveUp
+from tasks.services.run.lock import wait_until_free
+from tasks.services.stages.plan import Decision, EvaluationDecision
 from tasks.train import train_stage
-from ups_models.config import PipelineConfig
 from ups_models.errors import BadInput
 
-logger = logging.getLogger(__name__)
+
+@dataclass(frozen=True)
+class PrefectSteps(PlainSteps):
+    """The steps as Prefect tasks."""
+
+    def train(self, decision: Decision) -> bool:
+        """A task run named after the stage."""
+        return train_stage(decision, self.cfg, self.run, self.tracker) is None
+
+    def evaluate(self, decision: EvaluationDecision) -> bool:
+        """A task run named after the evaluation."""
+        return evaluate(decision, self.cfg, self.run) is None
+
+    def report(self, *, changed: bool) -> Path:
+        """A task run, where there is something to render."""
+        if changed or not self.run.report.exists():
+            report(self.run, self.tracker)
+        return self.run.report
 
 
 @flow(name="train-pipeline", flow_run_name=run_name, validate_parameters=False)
 def train_pipeline(
     request: TrainRequest = TrainRequest(),  # noqa: B008 - it is frozen
-    attempt: Annotated[int, Field(ge=1, le=MOST)] = 1,
-    max_attempts: Annotated[int, Field(ge=1, le=MOST)] = 100,
-    max_attempts_per_day: Annotated[int, Field(ge=1, le=MOST)] = 30,
+    attempt: Annotated[int, Field(ge=1, le=MAX_ATTEMPTS)] = 1,
+    max_attempts: Annotated[int, Field(ge=1, le=MAX_ATTEMPTS)] = 100,
+    max_attempts_per_day: Annotated[int, Field(ge=1, le=MAX_ATTEMPTS)] = 30,
     chain: str | None = None,
 ) -> str | State:
     """Train what is missing, evaluate what changed, and return the path of the HTML report.
 
     Args:
         request: What to train and evaluate, and where.
-        attempt: Counts the runs of a chain, each begun by itself after the one before died.
+        attempt: Counts the runs of a chain, each started by itself after the one before died.
         max_attempts: Give up after so many runs of a chain.
         max_attempts_per_day: Give up after so many runs of a chain in 24 hours.
         chain: Names the chain; empty: this run begins one.
     """
     log_to_prefect()
     try:
-        this = attempt_of(chain, attempt, max_attempts, max_attempts_per_day)
-        return carry_out(checked(TrainRequest, request), this)
+        chain_run = chain_run_of(chain, attempt, max_attempts, max_attempts_per_day)
+        if chain_run is not None:
+            chain_run.check_limit()
+        job = parse(checked(TrainRequest, request))
+        if chain_run is not None and chain_run.has_predecessor:
+            wait_until_free(job.run)
+        resume = restore_checkpoints(job) if job.source is not None else None
+        wrap = None if is_temporary() else with_artifacts
+        return str(run_job(job, PrefectSteps, resume=resume, chain_run=chain_run, wrap_tracker=wrap))
     except (GaveUp, Duplicate) as error:
         return ended(error)
     except BadInput as error:
         return Failed(name=BAD_INPUT, message=str(error), data=error)
-
-
-def carry_out(request: TrainRequest, attempt: Attempt | None) -> str:
-    """The pipeline itself, under a flow. Raises GaveUp where another attempt makes no sense."""
-    if attempt is not None:
-        attempt.require_few()
-    job = resolve(request)
-    if attempt is not None and attempt.follows:
-        wait_until_free(job.run)
-    goes_on = (
-        restore_checkpoints(request) if job.source is not None else Continuation(may_be_behind=request.force_train)
-    )
-    changed = False
-    with owned(job.run), heeded(), _counted(job.run, attempt):
-        decisions = [] if job.skip_training else plan(job.cfg, job.run, job.policy)
-        announce(decisions)
-        with tracked(job.cfg, job.run, goes_on) as quiet, _shown(quiet, job.cfg, job.run) as tracker:
-            for decision in decisions:
-                changed |= train_stage(decision, job.cfg, job.run, tracker) is None
-            for name, settings in job.evaluations.items():
-                todo = plan_evaluation(name, settings, job.cfg, job.run, redo=name in job.redo)
-                changed |= evaluate(todo, job.cfg, job.run) is None
-            return str(newest_report(job.run, tracker, changed=changed))
-
-
-def _shown(tracker: Tracker, cfg: PipelineConfig, run: RunDir) -> AbstractContextManager[Tracker]:
-    return nullcontext(tracker) if is_temporary() else shown(tracker, cfg, run)
-
-
-@contextmanager
-def _counted(run: RunDir, attempt: Attempt | None) -> Iterator[None]:
-    if attempt is None:
-        yield
-        return
-    with counted(run, attempt) as wait_s:
-        if wait_s:
-            logger.warning("the attempts before came no further: waiting %.0f s", wait_s)
-            time.sleep(wait_s)
-        yield

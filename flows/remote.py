@@ -1,4 +1,4 @@
-"""The sub-flows that reach beyond this machine."""
+"""The flow that trains on rented machines."""
 
 from typing import Annotated
 
@@ -6,41 +6,18 @@ from prefect import flow
 from prefect.client.schemas.objects import State
 from pydantic import Field
 
-from flows.chain import MOST, attempt_of, checked, ended, log_to_prefect, remote_name
-from flows.launch import LaunchRequest, carry_out
-from flows.request import TrainRequest, resolve
-from flows.server import is_temporary
-from tasks.artifacts import RemoteStages, board
-from tasks.checkpoints import download, find_run, install, verify
-from tasks.services.attempts import Duplicate, GaveUp
-from tasks.services.run_dir import owned
-from tasks.services.tracking import Continuation
-
-
-@flow(name="restore-checkpoints", validate_parameters=True)
-def restore_checkpoints(request: TrainRequest) -> Continuation:
-    """Bring the checkpoints of the W&B run that the request names here; returns which run training goes on with."""
-    job = resolve(request)
-    if job.source is None:
-        return Continuation()
-    found = find_run(job.source, request.resume_mode, job.cfg)
-    if found is None:
-        return Continuation(path=job.source)
-    with owned(job.run):
-        fetched = download(found, request.resume_mode, job.cfg, job.run)
-        if fetched is not None:
-            restored = verify(*fetched, job.cfg)
-            install(restored, found, request.resume_mode, job.run, force=request.force)
-    if request.resume_mode == "never":
-        return Continuation(source=str(found.path))
-    return Continuation(found.path, found)
+from flows.prefect.artifacts import RemoteStages, artifact_sender
+from flows.prefect.chain import MAX_ATTEMPTS, chain_run_of, checked, ended, log_to_prefect, remote_name
+from flows.prefect.server import is_temporary
+from flows.requests.launch import LaunchRequest, run_launch
+from tasks.services.run.attempts import Duplicate, GaveUp
 
 
 @flow(name="train-on-vast", flow_run_name=remote_name, validate_parameters=False)
 def train_on_vast(
     request: LaunchRequest,
-    attempt: Annotated[int, Field(ge=1, le=MOST)] = 1,
-    max_attempts: Annotated[int, Field(ge=1, le=MOST)] = 100,
+    attempt: Annotated[int, Field(ge=1, le=MAX_ATTEMPTS)] = 1,
+    max_attempts: Annotated[int, Field(ge=1, le=MAX_ATTEMPTS)] = 100,
     chain: str | None = None,
 ) -> str | State:
     """Train on rented machines to the end, whatever becomes of them; returns the W&B run.
@@ -52,12 +29,12 @@ def train_on_vast(
         chain: Names the chain; empty: this run begins one.
     """
     log_to_prefect()
-    this = attempt_of(chain, attempt, max_attempts)
+    this = chain_run_of(chain, attempt, max_attempts)
     request = checked(LaunchRequest, request)
     try:
         if is_temporary():
-            return str(carry_out(request, attempt=this).path)
-        with board() as shown:
-            return str(carry_out(request, lambda job, cfg: RemoteStages(shown, cfg, job.status), this).path)
+            return str(run_launch(request, attempt=this).path)
+        with artifact_sender() as sender:
+            return str(run_launch(request, lambda job, cfg: RemoteStages(sender, cfg, job.status), this).path)
     except (GaveUp, Duplicate) as error:
         return ended(error)

@@ -1,42 +1,20 @@
-"""The Prefect tasks that evaluate a run and render its report."""
-
-from pathlib import Path
+"""The Prefect task that evaluates a run, or says why there is nothing to do."""
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.states import Completed
 
-from tasks.services.planning import EvaluationDecision
-from tasks.services.run_dir import RunDir
-from tasks.services.tracking import Tracker
+from tasks.services.run.lock import OwnedRun
+from tasks.services.stages.execution import evaluate_if_needed
+from tasks.services.stages.plan import EvaluationDecision
 from tasks.train import SKIPPED
-from ups_models.config import PipelineConfig
+from ups_models.config.schema import PipelineConfig
 
 
 @task(name="evaluate", task_run_name="{decision.name}", cache_policy=NO_CACHE, persist_result=False)
-def evaluate(decision: EvaluationDecision, cfg: PipelineConfig, run: RunDir) -> State | None:
+def evaluate(decision: EvaluationDecision, cfg: PipelineConfig, run: OwnedRun) -> State | None:
     """Run one evaluation, or end as Skipped with the reason."""
-    if not decision.run:
-        return Completed(name=SKIPPED, message=f"{decision.name}: {decision.reason}")
-    from tasks.services.evaluation import evaluate_run
-
-    evaluate_run(decision.name, cfg, decision.settings, run)
-    return None
-
-
-def newest_report(run: RunDir, tracker: Tracker, *, changed: bool) -> Path:
-    """The run's HTML report, rendered again when something changed."""
-    path = run.reports / "report.html"
-    if changed or not path.exists():
-        render_report(run, tracker)
-    return path
-
-
-@task(name="report", task_run_name="report", cache_policy=NO_CACHE, persist_result=False)
-def render_report(run: RunDir, tracker: Tracker) -> None:
-    """Write the report, and tell the tracker."""
-    from tasks.services.evaluation import reported, write_report
-
-    write_report(run)
-    tracker.report(lambda: reported(run))
+    if evaluate_if_needed(decision, cfg, run):
+        return None
+    return Completed(name=SKIPPED, message=f"{decision.name}: {decision.reason}")

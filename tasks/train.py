@@ -5,18 +5,18 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.states import Completed
 
-from tasks.services.execution import carry_out
-from tasks.services.planning import Decision
-from tasks.services.run_dir import RunDir
-from tasks.services.tracking import Tracker
-from ups_models.config import PipelineConfig
+from tasks.services.run.lock import OwnedRun
+from tasks.services.stages.execution import run_stage
+from tasks.services.stages.plan import Decision
+from tasks.services.tracking.wandb_tracking import Tracker
+from ups_models.config.schema import PipelineConfig
 
 SKIPPED = "Skipped"
 
 
 @task(name="train-stage", task_run_name="{decision.stage}", cache_policy=NO_CACHE, persist_result=False)
-def train_stage(decision: Decision, cfg: PipelineConfig, run: RunDir, tracker: Tracker) -> State | None:
+def train_stage(decision: Decision, cfg: PipelineConfig, run: OwnedRun, tracker: Tracker) -> State | None:
     """Train one stage, or end as Skipped with the reason."""
-    if carry_out(decision, cfg, run, tracker):
+    if run_stage(decision, cfg, run, tracker):
         return None
     return Completed(name=SKIPPED, message=f"{decision.stage}: {decision.reason}")

@@ -12,17 +12,16 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from flows import ROOT
-from flows.server import QUIET
-from loopback.wandb_server import WandbServer, client_environment
-from ups_models.config import PipelineConfig, load_config
+from flows.prefect.server import QUIET
+from harness.commands import CANARY_KEY, UNTRACKED, Cli, command
+from harness.emulators.wandb.server import WandbServer, client_environment
+from ups_models.config.loading import load_config
+from ups_models.config.schema import PipelineConfig
 
 settings.register_profile("ours", deadline=None, suppress_health_check=[HealthCheck.too_slow])  # no time is asserted
 settings.load_profile("ours")
-Cli = Callable[..., subprocess.CompletedProcess[str]]
-CANARY_KEY = "canary0key0that0nobody0must0ever0find00f"
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # pytest was started by a script's `&`, and would hand that on
     signal.signal(signal.SIGINT, signal.default_int_handler)
-UNTRACKED = {"WANDB_MODE": "disabled"}  # whatever key the machine has: a test talks to loopback alone
 
 
 @pytest.fixture(scope="session")
@@ -37,7 +36,7 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[st
     home = tmp_path_factory.mktemp("prefect")
     script = (
         "import os, sys\n"
-        "from flows.server import temporary_server\n"
+        "from flows.prefect.server import temporary_server\n"
         "with temporary_server():\n"
         "    print(os.environ['PREFECT_API_URL'], flush=True)\n"
         "    sys.stdin.read()\n"
@@ -84,24 +83,6 @@ def tracked_pipeline(prefect_server: dict[str, str], wandb_environment: dict[str
 def tracked_ups(wandb_environment: dict[str, str]) -> Cli:
     """`ups ARGUMENTS`, with W&B on loopback."""
     return command("-m", "flows.cli", PYTHONPATH=str(ROOT), **wandb_environment)
-
-
-def command(*start: str, **environment: str) -> Cli:
-    """A command that a test runs in a directory of its own, as a user would."""
-
-    def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, *start, *arguments],
-            cwd=cwd,
-            env={**os.environ, **UNTRACKED, **environment},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=240,
-            check=False,
-        )
-
-    return run
 
 
 @pytest.fixture(scope="session")

@@ -39,7 +39,7 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> FileDig
         with atomic_path(path) as temporary:
             with temporary.open("wb") as file:
                 write(file)
-            return digest_of(temporary)
+            return known_digest(temporary)
     except OSError as error:
         raise StorageError(
             f"{path}: cannot be written ({error.strerror or error}); what was there before is still whole. "
@@ -84,13 +84,34 @@ def digest_of(path: Path) -> FileDigest:
         return FileDigest(sha256, file.tell())
 
 
-def append_line(path: Path, line: str) -> None:
-    """Add a line to a log; half a line that a killed writer left is closed first, so that it costs no other."""
+_digests: dict[tuple[int, int, int, int], FileDigest] = {}
+
+
+def known_digest(path: Path) -> FileDigest:
+    """The same, read once in a process while the file stays what it is: device, inode, size and time of change.
+
+    A renamed or linked file is the same file. Raises OSError.
+    """
+    found = path.stat()
+    key = found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+    if key not in _digests:
+        _digests[key] = digest_of(path)
+    return _digests[key]
+
+
+def append_line(path: Path, line: str, *, flush: bool = False) -> None:
+    """Add a line to a log; half a line that a killed writer left is closed first, so that it costs no other.
+
+    `flush` has the line on the disk before the call returns.
+    """
     path.parent.mkdir(exist_ok=True)
     with path.open("ab+") as file:
         if file.tell() and not _ends_with_newline(file):
             file.write(b"\n")
         file.write(line.encode() + b"\n")
+        if flush:
+            file.flush()
+            os.fsync(file.fileno())
     _crash_point("line appended", path)
 
 
@@ -106,11 +127,12 @@ def keep_previous(path: Path) -> None:
         _crash_point("moved aside", path)
 
 
-def remove(path: Path) -> None:
-    """Delete a file that is not needed any more, if it is there."""
-    _crash_point("before removal", path)
-    path.unlink(missing_ok=True)
-    _crash_point("removed", path)
+def remove(*paths: Path) -> None:
+    """Delete files that are not needed any more, as far as they are there."""
+    for path in paths:
+        _crash_point("before removal", path)
+        path.unlink(missing_ok=True)
+        _crash_point("removed", path)
 
 
 def arm_crash_points(hook: CrashHook | None) -> None:
@@ -144,9 +166,9 @@ def archive_damage(path: Path) -> str | None:
     return None if damaged is None else f"checksum of {damaged} differs"
 
 
-def remove_stale_temporaries(directory: Path) -> list[Path]:
-    """Delete what killed writers left behind in `directory`, and name it. Only for the directory's owner."""
-    stale = sorted(directory.glob(f".*{TEMPORARY_SUFFIX}"))
+def remove_stale_temporaries(*directories: Path) -> list[Path]:
+    """Delete what killed writers left behind in these, and name it. Only for the directories' owner."""
+    stale = [path for directory in directories for path in sorted(directory.glob(f".*{TEMPORARY_SUFFIX}"))]
     for path in stale:
         path.unlink(missing_ok=True)
     return stale

@@ -15,9 +15,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ups_models.data import pde
 from ups_models.errors import DataError
 from ups_models.files import atomic_path
+from ups_models.problems import solvers as pde
 
 BURGERS, ADVECTION, DARCY = "burgers1d", "advection1d", "darcy2d"
 FAMILIES = (BURGERS, ADVECTION, DARCY)

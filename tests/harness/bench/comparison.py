@@ -12,7 +12,7 @@ from torch import Tensor
 EVALUATIONS = ("small_eval", "full_eval")
 UNCOMPARED = frozenset({"schema_version", "created_at", "seconds"})
 """Numbers of the reports and the history that say in which format, when and how fast, and nothing of the result."""
-RENAMED: dict[str, str] = {}
+RENAMED = {"checks": "gates"}
 """Today's key of a report -> its key in the first edition, where a key was renamed: both are compared by the second."""
 ABSENT = "absent"
 

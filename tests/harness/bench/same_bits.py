@@ -28,6 +28,7 @@ STAGE = "diff_residual"
 STOPPED = 75
 ROWS, TRIES, POLL_S, LIMIT_S = 5, 5, 0.005, 7200.0
 OTHER_SEED = "seed=20011"
+OF_THE_USER = ("PREFECT_", "WANDB_", "UPS_")  # settings of this name are not handed on
 SHOWN = 20
 
 
@@ -68,7 +69,7 @@ class Tree:
         """The exit code of flows/pipeline.py in this directory."""
         settings = [argument for setting in self.settings for argument in ("--set", setting)]
         script, config = self.root / "flows" / "pipeline.py", self.root / self.config
-        environment = {name: value for name, value in os.environ.items() if name != "PREFECT_API_URL"}
+        environment = {name: value for name, value in os.environ.items() if not name.startswith(OF_THE_USER)}
         environment |= {"PYTHONPATH": str(self.root), "PREFECT_HOME": str(run.parent / "prefect")}
         with _log(run).open("ab") as log:
             process = subprocess.Popen(

@@ -9,6 +9,7 @@ import torch
 
 from harness.bench.comparison import contents, differences
 from harness.bench.revisions import checked_out
+from harness.bench.same_bits import Tree
 
 GIT = ("git", "-c", "user.name=a", "-c", "user.email=a@example.org", "-c", "init.defaultBranch=main")
 FIGURES = {"created_at": "now", "seed": 0, "rollout": {"mean": 0.1, "ci95": [0.05, None]}, "reached": False}
@@ -111,3 +112,38 @@ def test_a_revision_is_fetched_where_a_shallow_clone_lacks_it(repository, tmp_pa
 def test_a_revision_that_cannot_be_had_ends_the_command(repository, tmp_path):
     with pytest.raises(SystemExit, match="revision 0123456789: not in"):
         checked_out("0123456789", tmp_path / "base", repository[0])
+
+
+@pytest.fixture
+def tree(tmp_path):
+    """Code whose pipeline is this script, and a run that it may resume."""
+
+    def write(script):
+        (tmp_path / "code" / "flows").mkdir(parents=True)
+        (tmp_path / "code" / "flows" / "pipeline.py").write_text(script, "utf-8")
+        (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+        status = {"stages": {"operator": {"started_at": "then"}, "diff_residual": {"status": "not_started"}}}
+        (tmp_path / "run" / "checkpoints" / "stage_status.json").write_text(json.dumps(status), "utf-8")
+        return Tree("it", tmp_path / "code", "any.yaml"), tmp_path / "run"
+
+    return write
+
+
+def test_a_run_that_starts_again_instead_of_resuming_ends_the_command(tree):
+    code, run = tree(
+        "from pathlib import Path; path = Path('checkpoints/stage_status.json');"
+        "path.write_text(path.read_text().replace('then', 'now'))"
+    )
+
+    with pytest.raises(SystemExit, match="did not resume run, but began operator again"):
+        code.resume(run)
+
+
+@pytest.mark.parametrize(
+    ("code", "said"), [(0, "diff_residual ended before the signal"), (75, "before the signal"), (2, "exit code 2\nwhy")]
+)
+def test_a_run_that_cannot_be_interrupted_in_the_middle_ends_the_command(tree, code, said):
+    code, run = tree(f"import sys; print('why'); sys.exit({code})")
+
+    with pytest.raises(SystemExit, match=said):
+        code.half_way(run)

@@ -1,0 +1,1 @@
+"""Tables and panels of the command line."""

@@ -1,0 +1,50 @@
+"""Tables of rented machines, and what a launch would do."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from flows.requests.launch import LaunchRequest, configs_of, provider_of
+from tasks.services.rental.bundle import onstart
+from tasks.services.rental.providers.local import LocalProvider
+from tasks.services.rental.providers.vast import Instance, Provider, VastProvider
+
+LABEL = "ups-"
+
+
+def provider_named(name: str, run_dir: Path) -> Provider:
+    """A provider by its name."""
+    return LocalProvider(run_dir / "instances") if name == "local" else VastProvider()
+
+
+def our_instances(provider: str, run_dir: Path) -> list[Instance]:
+    """Every machine that carries our label."""
+    return provider_named(provider, run_dir).list_instances(LABEL)
+
+
+def instance_table(instances: Sequence[Instance]) -> str:
+    """One line each."""
+    if not instances:
+        return "no instances"
+    rows = [(one.id, one.state, one.usd_per_hour, "yes" if one.is_bid else "no", one.label) for one in instances]
+    lines = [f"{row[0]:<12}{row[1]:<10}{row[2]:>8.3f}  {row[3]:<5}{row[4]}" for row in rows]
+    total = sum(one.usd_per_hour for one in instances)
+    head = f"{'id':<12}{'state':<10}{'USD/h':>8}  {'bid':<5}label"
+    return "\n".join([head, *lines, f"{len(instances)} instances, {total:.3f} USD/h"])
+
+
+def plan_of(request: LaunchRequest) -> str:
+    """What would be rented, what it may cost, and the script that would run. Nothing that costs is contacted."""
+    configs_of(request)
+    offers = provider_of(request).search(request.wanted())
+    first = offers[0]
+    most = min(request.max_total_cost, request.max_hours * first.usd_per_hour)
+    return "\n".join(
+        [
+            f"Offer {first.id} of {len(offers)}: {first.num_gpus} x {first.gpu}, {first.region}",
+            f"Price: {first.usd_per_hour:.3f} USD/h ({'bid' if request.interruptible else 'on demand'})",
+            f"At most: {most:.2f} USD in {request.max_hours:g} h",
+            f"Image: {request.image}, {request.disk:g} GB",
+            "Script:",
+            onstart(),
+        ]
+    )

@@ -1,0 +1,117 @@
+"""The one DAG: stages, evaluations, report, in plain Python. Prefect's flow, the harness and a script all run this."""
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from tasks.services.data.datasets import require_named_files
+from tasks.services.run.attempts import ChainRun, recorded
+from tasks.services.run.lock import OwnedRun, owned
+from tasks.services.run.signals import redeliver_lost_signals
+from tasks.services.stages.execution import evaluate_if_needed, report_if_changed, run_stage
+from tasks.services.stages.job import Job
+from tasks.services.stages.plan import Decision, EvaluationDecision, Plan, announce, decide, decide_evaluations
+from tasks.services.stages.snapshot import Snapshot, read_snapshot
+from tasks.services.tracking.wandb_tracking import ResumeTarget, Tracker, tracked
+from ups_models.config.schema import PipelineConfig
+from ups_models.stages.spec import SPECS
+
+logger = logging.getLogger(__name__)
+
+
+class Steps(Protocol):
+    """What the DAG is made of: each step does its work, or nothing, and says whether something changed."""
+
+    def train(self, decision: Decision) -> bool:
+        """Train, resume, adopt or skip a stage."""
+
+    def evaluate(self, decision: EvaluationDecision) -> bool:
+        """Run an evaluation, or skip it."""
+
+    def report(self, *, changed: bool) -> Path:
+        """The report, rendered again where something changed."""
+
+    def snapshot(self) -> Snapshot:
+        """What the run holds now."""
+
+
+@dataclass(frozen=True)
+class PlainSteps:
+    """The steps as plain functions."""
+
+    cfg: PipelineConfig
+    run: OwnedRun
+    tracker: Tracker
+
+    def train(self, decision: Decision) -> bool:
+        """In this process, as decided."""
+        return run_stage(decision, self.cfg, self.run, self.tracker)
+
+    def evaluate(self, decision: EvaluationDecision) -> bool:
+        """In this process, as decided."""
+        return evaluate_if_needed(decision, self.cfg, self.run)
+
+    def report(self, *, changed: bool) -> Path:
+        """Written, and handed to the tracker."""
+        return report_if_changed(self.run, self.tracker, changed=changed)
+
+    def snapshot(self) -> Snapshot:
+        """Read once more."""
+        return read_snapshot(self.cfg, self.run)
+
+
+StepsFactory = Callable[[PipelineConfig, OwnedRun, Tracker], Steps]
+WrapTracker = Callable[[Tracker, PipelineConfig, OwnedRun], AbstractContextManager[Tracker]]
+
+
+def run_pipeline(plan: Plan, steps: Steps) -> Path:
+    """Do what is planned, in order; returns the path of the HTML report."""
+    changed = False
+    for decision in plan.stages:
+        changed |= steps.train(decision)
+    evaluations = decide_evaluations(plan.job, steps.snapshot()) if changed else plan.evaluations
+    for evaluation in evaluations:
+        changed |= steps.evaluate(evaluation)
+    return steps.report(changed=changed)
+
+
+def run_job(
+    job: Job,
+    steps: StepsFactory = PlainSteps,
+    *,
+    resume: ResumeTarget | None = None,
+    chain_run: ChainRun | None = None,
+    wrap_tracker: WrapTracker | None = None,
+) -> Path:
+    """Own the run, decide, announce, track, and run the DAG; returns the path of the HTML report.
+
+    Raises BadInput where the run is another process's, GaveUp and Duplicate where another run of the chain makes no
+    sense, Preempted, and what the stages raise.
+    """
+    job.run.require_writable()
+    target = resume or ResumeTarget(allow_older=job.policy.force_train)
+    with owned(job.run) as run, redeliver_lost_signals(), _recorded(run, chain_run):
+        plan = decide(job, read_snapshot(job.cfg, run))
+        require_named_files(job.cfg, run, SPECS if job.source is not None else plan.needs_data)
+        announce(plan)
+        with tracked(job.cfg, run, target) as inner, _wrapped(inner, job.cfg, run, wrap_tracker) as tracker:
+            return run_pipeline(plan, steps(job.cfg, run, tracker))
+
+
+def _wrapped(
+    tracker: Tracker, cfg: PipelineConfig, run: OwnedRun, wrap: WrapTracker | None
+) -> AbstractContextManager[Tracker]:
+    return nullcontext(tracker) if wrap is None else wrap(tracker, cfg, run)
+
+
+@contextmanager
+def _recorded(run: OwnedRun, chain_run: ChainRun | None) -> Iterator[None]:
+    with recorded(run, chain_run) if chain_run is not None else nullcontext(0.0) as wait_s:
+        if wait_s:
+            logger.warning("the chain's runs before this one came no further: waiting %.0f s", wait_s)
+            time.sleep(wait_s)
+        yield

@@ -1,0 +1,239 @@
+"""What Prefect's UI shows of a run while it goes on: a table of the stages, a bar for each, and the report."""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+import httpx
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.actions import ArtifactCreate, ArtifactUpdate
+from prefect.exceptions import PrefectException
+from prefect.runtime import flow_run
+from prefect.settings import PREFECT_API_URL, temporary_settings
+
+from tasks.services.run.history import Row
+from tasks.services.run.paths import RunDir
+from tasks.services.run.status import Status, StatusError
+from tasks.services.stages.overview import Cells, keep_picture, report_in, rows_in, rows_of
+from tasks.services.tracking.wandb_tracking import ReportPayload, Tracker, TrackingUnavailable
+from ups_models.config.schema import PipelineConfig
+from ups_models.stages.spec import SPECS
+
+logger = logging.getLogger(__name__)
+
+STAGES, REPORT = "stage-status", "pipeline-report"
+UPDATE_EVERY_S, ASK_EVERY_S = 5.0, 30.0
+CLOSE_WITHIN_S = 10.0
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """The content of one artifact."""
+
+    kind: str
+    data: str | float
+    description: str
+
+
+class ArtifactSender:
+    """Artifacts of one flow run, sent by a thread of their own: a server that is slow or gone holds up nothing.
+
+    They go to the server of the moment it is made, whatever becomes of the environment while one is under way.
+    """
+
+    def __init__(self, flow_run_id: UUID, *, close_within_s: float = CLOSE_WITHIN_S) -> None:
+        self.flow_run_id, self.close_within_s = flow_run_id, close_within_s
+        self.server = PREFECT_API_URL.value()
+        self.waiting: dict[str, Artifact] = {}
+        self.known: dict[str, UUID] = {}
+        self.failed = False
+        self.busy = self.closing = False
+        self.changed = threading.Condition()
+        self.thread = threading.Thread(target=self._work, name="artifacts", daemon=True)
+        self.thread.start()
+
+    def put(self, key: str, artifact: Artifact) -> None:
+        """Show this under the key, in the place of what it was in this run; only the newest is sent."""
+        with self.changed:
+            self.waiting[key] = artifact
+            self.changed.notify_all()
+
+    def put_stages(self, rows: list[Cells], description: str) -> None:
+        """The table of stages."""
+        self.put(STAGES, Artifact("table", json.dumps(rows), description))
+
+    def close(self) -> None:
+        """Send what waits, within seconds; nothing is begun afterwards."""
+        with self.changed:
+            self.closing = True
+            self.changed.notify_all()
+            self.changed.wait_for(lambda: not self.waiting and not self.busy, self.close_within_s)
+            self.waiting.clear()
+
+    def _work(self) -> None:
+        with temporary_settings({PREFECT_API_URL: self.server}), get_client(sync_client=True) as client:
+            while (taken := self._next()) is not None:
+                try:
+                    self._send(client, *taken)
+                except (httpx.HTTPError, PrefectException) as error:
+                    if not self.failed:
+                        logger.warning("Prefect does not take what it should show: %s", type(error).__name__)
+                    self.failed = True
+
+    def _next(self) -> tuple[str, Artifact] | None:
+        """What is sent next; None once it is closed and nothing waits."""
+        with self.changed:
+            self.busy = False
+            self.changed.notify_all()
+            self.changed.wait_for(lambda: self.waiting or self.closing)
+            if not self.waiting:
+                return None
+            self.busy = True
+            key = next(iter(self.waiting))
+            return key, self.waiting.pop(key)
+
+    def _send(self, client: SyncPrefectClient, key: str, artifact: Artifact) -> None:
+        if key in self.known:
+            client.update_artifact(
+                self.known[key], ArtifactUpdate(data=artifact.data, description=artifact.description)
+            )
+            return
+        made = ArtifactCreate(
+            key=key,
+            type=artifact.kind,
+            data=artifact.data,
+            description=artifact.description,
+            flow_run_id=self.flow_run_id,
+        )
+        self.known[key] = client.create_artifact(made).id
+
+
+class ArtifactTracker(Tracker):
+    """A tracker that also keeps the artifacts up to date."""
+
+    def __init__(self, inner: Tracker, sender: ArtifactSender, cfg: PipelineConfig, run: RunDir) -> None:
+        self.inner, self.sender, self.cfg, self.run = inner, sender, cfg, run
+        self.updated_at = 0.0
+        self._stages()
+
+    def begin(self, stage: str) -> None:
+        """A bar for the stage."""
+        self.inner.begin(stage)
+        self._stages()
+
+    def row(self, stage: str, row: Row) -> None:
+        """The bar grows."""
+        self.inner.row(stage, row)
+        if time.monotonic() - self.updated_at >= UPDATE_EVERY_S:
+            self.updated_at = time.monotonic()
+            self._bar(stage, row)
+
+    def saved(self) -> None:
+        """Nothing to show."""
+        self.inner.saved()
+
+    def completed(self, stage: str) -> None:
+        """The bar is full."""
+        self.inner.completed(stage)
+        self.sender.put(_key(stage), Artifact("progress", 100.0, f"{stage}: completed"))
+        self._stages()
+
+    def report(self, gather: Callable[[], ReportPayload]) -> None:
+        """The report, and one picture of it."""
+        from tasks.services.stages.evaluating import rollout_picture
+
+        self.inner.report(gather)
+        picture = rollout_picture(self.run)
+        if picture is not None:
+            keep_picture(self.run, picture)
+
+    def preempted(self) -> None:
+        """Seconds are left: the UI has what it has."""
+        self.inner.preempted()
+
+    def close(self, *, failed: bool) -> None:
+        """Nothing more comes."""
+        self.inner.close(failed=failed)
+
+    def show(self) -> None:
+        """The table, the newest evaluation, and where everything is."""
+        self._stages()
+        text = report_in(self.run)
+        self.sender.put(REPORT, Artifact("markdown", text, f"Report of {self.run.root.absolute()}"))
+
+    def _stages(self) -> None:
+        self.sender.put_stages(rows_in(self.cfg, self.run), f"Stages of {self.run.root.absolute()}")
+
+    def _bar(self, stage: str, row: Row) -> None:
+        total = SPECS[stage].settings(self.cfg).total_steps
+        text = f"{stage}: step {row['step']} of {total}, loss {row['loss']:.4g}"
+        self.sender.put(_key(stage), Artifact("progress", 100.0 * int(row["step"]) / total, text))
+
+
+@contextmanager
+def with_artifacts(tracker: Tracker, cfg: PipelineConfig, run: RunDir) -> Iterator[Tracker]:
+    """The tracker, with artifacts of the flow run beside it."""
+    with artifact_sender() as opened:
+        both = ArtifactTracker(tracker, opened, cfg, run)
+        try:
+            yield both
+        except Exception:  # shown, and raised on; a signal leaves no time for that
+            both.show()
+            raise
+        both.show()
+
+
+@contextmanager
+def artifact_sender() -> Iterator[ArtifactSender]:
+    """The artifacts of the flow run that is under way."""
+    opened = ArtifactSender(UUID(str(flow_run.id)))
+    try:
+        yield opened
+    except Exception:  # what was put is sent, and the error raised on; a signal leaves no time for that
+        opened.close()
+        raise
+    opened.close()
+
+
+class RemoteStages:
+    """Keeps the table up to date for a training elsewhere, from its W&B run: its machine need not reach Prefect."""
+
+    def __init__(self, sender: ArtifactSender, cfg: PipelineConfig, status: Callable[[], Status | None]) -> None:
+        self.sender, self.cfg, self.status = sender, cfg, status
+        self.asked_at, self.stage = float("-inf"), ""
+
+    def __call__(self, state: str, facts: Mapping[str, Any]) -> None:
+        """Ask when the stage has changed, and every half minute."""
+        if "instance" not in facts:
+            return
+        now = time.monotonic()
+        if facts["stage"] == self.stage and now - self.asked_at < ASK_EVERY_S:
+            return
+        self.asked_at, self.stage = now, facts["stage"]
+        try:
+            status = self.status() or Status()
+        except (TrackingUnavailable, StatusError) as error:
+            logger.warning("the table of stages stays as it is: %s", error)
+            return
+        rows = rows_of(self.cfg, status, {}, {})
+        for row in rows:
+            if row["stage"] == self.stage and status.stage(self.stage).status != "completed":
+                row |= {"status": "in_progress", "step": f"{facts['step']} of {self._total()}"}
+        spent = f"{facts['usd_per_hour']:.3f} USD/h, {facts['spent_usd']:.2f} USD spent"
+        self.sender.put_stages(rows, f"{state}: instance {facts['instance']}, machine {facts['generation']}; {spent}")
+
+    def _total(self) -> int:
+        return SPECS[self.stage].settings(self.cfg).total_steps
+
+
+def _key(stage: str) -> str:
+    """Keys hold no underscore."""
+    return stage.replace("_", "-")

@@ -1,0 +1,85 @@
+"""From a request to a Job: YAML, flags and paths, checked before the run is looked at."""
+
+from pathlib import Path
+
+from flows import ROOT
+from flows.requests.train import TrainRequest
+from tasks.services.data.datasets import require_named_files
+from tasks.services.run.lock import is_owned, owner_message
+from tasks.services.run.paths import RunDir
+from tasks.services.run.status import EVALUATIONS
+from tasks.services.stages.job import Job, Policy, Source
+from tasks.services.stages.plan import Plan, decide
+from tasks.services.stages.snapshot import read_snapshot
+from tasks.services.tracking.wandb_tracking import RunPath, has_key, tracking_mode
+from ups_models.config.loading import load_config
+from ups_models.config.schema import EvalConfig, PipelineConfig
+from ups_models.errors import BadInput
+from ups_models.stages.spec import SPECS
+
+
+def parse(request: TrainRequest) -> Job:
+    """The job that a request asks for; no file of the run is opened. Raises BadInput, in one line, for bad input."""
+    overrides = list(request.set)
+    if request.device is not None:
+        overrides.append(f"runtime.device={request.device}")
+    cfg = load_config(find_config(request.config), overrides, schema=PipelineConfig)
+    wanted = [name for name in EVALUATIONS if request.stage == "all" and not getattr(request, f"skip_{name}")]
+    evaluations = {
+        name: load_config(find_config(getattr(request, f"{name}_config")), schema=EvalConfig) for name in wanted
+    }
+    require_device(cfg)
+    source = None
+    if request.resume_from_wandb is not None:
+        source = Source(RunPath.parse(request.resume_from_wandb, cfg.tracking), request.resume_mode, request.force)
+        require_tracking(cfg)
+    return Job(
+        cfg,
+        RunDir.of(request.run_dir, cfg.checkpoint.dir),
+        Policy(request.stage, request.auto_resume or source is not None, request.force_train, request.skip_training),
+        evaluations,
+        frozenset(name for name in evaluations if getattr(request, f"redo_{name}")),
+        source,
+    )
+
+
+def plan_of(job: Job) -> Plan:
+    """What would be done for this job now, without owning the run; writes nothing. Raises what `decide` raises."""
+    return decide(job, read_snapshot(job.cfg, job.run))
+
+
+def require_feasible(job: Job) -> None:
+    """Refuse what can be refused without a server, before one is started.
+
+    Nothing is written; what was read of the run and of named data files is remembered for the work itself. Raises
+    BadInput, ArchitectureMismatch, CheckpointError, DataError.
+    """
+    job.run.require_writable()
+    if is_owned(job.run):
+        raise BadInput(owner_message(job.run))
+    # where checkpoints are restored first, what there is to do shows when they are here
+    stages = SPECS if job.source is not None else plan_of(job).needs_data
+    require_named_files(job.cfg, job.run, stages)
+
+
+def find_config(path: Path) -> Path:
+    """The path itself, or, where it does not exist, the config of that name that we ship."""
+    shipped = ROOT / path
+    return shipped if not path.exists() and shipped.is_file() else path
+
+
+def require_tracking(cfg: PipelineConfig) -> None:
+    """Raise BadInput when a W&B run is to be restored without a way to ask for it."""
+    if tracking_mode(cfg.tracking) != "online":
+        raise BadInput(
+            "--resume-from-wandb needs W&B online, but "
+            + ("no key is set: put it into WANDB_API_KEY" if not has_key() else "tracking.mode or WANDB_MODE says not")
+        )
+
+
+def require_device(cfg: PipelineConfig) -> None:
+    """Raise BadInput when the config insists on CUDA and there is none."""
+    if cfg.runtime.device == "cuda":
+        from tasks.services.stages.training import select_device
+
+        select_device(cfg)

@@ -1,0 +1,80 @@
+"""What a run may be asked for: command-line flags, UI form and deployment parameters, declared once."""
+
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from tasks.services.tracking.restoring import ResumeMode
+
+StageChoice = Literal["all", "operator", "diff_residual", "consistency_distill", "steady_prior"]
+
+CONFLICTS = (
+    ("auto_resume", "force_train"),
+    ("skip_training", "force_train"),
+    ("resume_from_wandb", "force_train"),
+    ("skip_small_eval", "redo_small_eval"),
+    ("skip_full_eval", "redo_full_eval"),
+)
+
+
+class TrainRequest(BaseModel):
+    """Parameters of the flow train-pipeline."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    config: Path = Field(
+        Path("configs/quickstart.yaml"),
+        description="Config of the pipeline; also --train-config.",
+        json_schema_extra={"flag": "--train-config"},
+    )
+    stage: StageChoice = Field("all", description="Train this stage alone, and evaluate nothing; all: everything.")
+    auto_resume: bool = Field(False, description="Skip what is completed and go on with what was interrupted.")
+    force_train: bool = Field(False, description="Train again, replacing what the run directory holds.")
+    skip_training: bool = Field(False, description="Evaluate what is there.")
+    small_eval_config: Path = Field(Path("configs/small_eval.yaml"), description="Config of the small evaluation.")
+    full_eval_config: Path = Field(Path("configs/full_eval.yaml"), description="Config of the full evaluation.")
+    skip_small_eval: bool = Field(False, description="Leave out the small evaluation.")
+    skip_full_eval: bool = Field(False, description="Leave out the full evaluation.")
+    redo_small_eval: bool = Field(False, description="Run the small evaluation again, even if nothing changed.")
+    redo_full_eval: bool = Field(False, description="Run the full evaluation again, even if nothing changed.")
+    set: tuple[str, ...] = Field((), description="Override a config value: latent.dim=64. May be given several times.")
+    resume_from_wandb: str | None = Field(
+        None, description="Restore the checkpoints of this W&B run first: id, project/id or entity/project/id."
+    )
+    resume_mode: ResumeMode = Field(
+        "allow",
+        description="allow: go on with that W&B run, or begin it; must: it has to exist; never: track a new run.",
+    )
+    force: bool = Field(False, description="Let --resume-from-wandb replace newer checkpoints in the run directory.")
+    run_dir: Path = Field(
+        Path(),
+        description="Folder of checkpoints/, reports/ and data/; relative to where the run starts.",
+    )
+    device: Literal["auto", "cpu", "cuda"] | None = Field(None, description="Overrides runtime.device of the config.")
+
+    @model_validator(mode="after")
+    def _flags_agree(self) -> Self:
+        for one, other in CONFLICTS:
+            if getattr(self, one) and getattr(self, other):
+                raise ValueError(f"{_flag(one)} and {_flag(other)} contradict each other; give one of them")
+        for name in ("skip_training", "redo_small_eval", "redo_full_eval"):
+            if self.stage != "all" and getattr(self, name):
+                raise ValueError(f"{_flag(name)} and --stage contradict each other; give one of them")
+        if self.resume_from_wandb is None and (self.force or self.resume_mode != "allow"):
+            given = "--force" if self.force else "--resume-mode"
+            raise ValueError(f"{given} says how to restore; name the run with --resume-from-wandb")
+        if self.skip_training and self.skip_small_eval and self.skip_full_eval:
+            raise ValueError("--skip-training, --skip-small-eval and --skip-full-eval leave nothing to do")
+        return self
+
+
+def first_fault(error: ValidationError) -> str:
+    """What is wrong with a request, by its flag: the first fault of it."""
+    first = error.errors(include_url=False)[0]
+    flag = f"{_flag(str(first['loc'][0]))}: " if first["loc"] else ""
+    return flag + first["msg"].removeprefix("Value error, ")
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")

@@ -1,0 +1,85 @@
+"""The identity of data files: the sha256 of their whole content, read once and kept beside each file."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from ups_models.errors import StorageError
+from ups_models.files import FileDigest, digest_of, write_text
+
+SAMPLED_BLOCKS, BLOCK_BYTES = 64, 64 * 1024
+PREFIX = "sha256:"
+
+_Stamp = tuple[int, int, int, int]
+_known: dict[tuple[Path, _Stamp], FileDigest] = {}
+
+
+def identity_of(paths: Sequence[Path], *, keep: bool = False) -> str | None:
+    """Identifies the whole content of data files, in their order; None where one is absent.
+
+    `keep` writes each digest beside its file, for later processes; where that is not possible they read it again.
+    """
+    if not all(path.is_file() for path in paths):
+        return None
+    return PREFIX + hashlib.sha256("\n".join(digest_in(path, keep=keep).sha256 for path in paths).encode()).hexdigest()
+
+
+def digest_in(path: Path, *, keep: bool = False) -> FileDigest:
+    """The digest of a data file, from memory or from beside the file while both say the same (size, times, inode)."""
+    key = path.absolute(), _stamp(path)
+    digest = _known.get(key) or _read_beside(path, key[1]) or digest_of(path)
+    if key[1] == _stamp(path):  # nobody wrote to it meanwhile
+        _known[key] = digest
+        if keep:
+            _write_beside(path, key[1], digest)
+    return digest
+
+
+def sampled_identity_of(paths: Sequence[Path]) -> str | None:
+    """What the first edition recorded: sizes and 64 evenly spaced blocks of each file; None where one is absent."""
+    if not all(path.is_file() for path in paths):
+        return None
+    digest = hashlib.sha256()
+    for path in paths:
+        size = path.stat().st_size
+        digest.update(str(size).encode())
+        with path.open("rb") as file:
+            for block in range(SAMPLED_BLOCKS):
+                file.seek(block * max(size - BLOCK_BYTES, 0) // (SAMPLED_BLOCKS - 1))
+                digest.update(file.read(BLOCK_BYTES))
+    return digest.hexdigest()
+
+
+def is_sampled(identity: str) -> bool:
+    """Whether the first edition recorded this identity."""
+    return not identity.startswith(PREFIX)
+
+
+def _stamp(path: Path) -> _Stamp:
+    found = path.stat()
+    return found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino
+
+
+def _beside(path: Path) -> Path:
+    return path.with_name(f".{path.name}.digest.json")
+
+
+def _read_beside(path: Path, stamp: _Stamp) -> FileDigest | None:
+    try:
+        record = json.loads(_beside(path).read_text("utf-8"))
+        is_its_own = tuple(record["stamp"]) == stamp
+        return FileDigest(str(record["sha256"]), stamp[0]) if is_its_own else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _write_beside(path: Path, stamp: _Stamp, digest: FileDigest) -> None:
+    if _read_beside(path, stamp) == digest:
+        return
+    try:
+        write_text(_beside(path), json.dumps({"sha256": digest.sha256, "stamp": stamp}) + "\n")
+    except (StorageError, OSError):
+        return  # a folder of somebody else's: the next process reads the file again

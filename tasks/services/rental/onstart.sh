@@ -1,0 +1,63 @@
+#!/usr/bin/env bash
+# Runs at every start of a rented machine: fetch the job from W&B, train, say how it ended, give the machine back.
+# All that it needs comes in the environment (UPS_*); it holds no secret, and running it again is no different.
+set -uo pipefail
+work="$HOME/ups"
+mkdir -p "$work" && cd "$work" || exit 1
+
+say() { echo "ups-onstart: $*"; }
+
+give_back() {
+  [[ -n "${CONTAINER_API_KEY:-}" ]] || return 0
+  say "giving the machine back"
+  for _ in {1..40}; do
+    python3 - << 'PY' && return 0
+import os, urllib.request
+url = f"{os.environ.get('VAST_URL', 'https://console.vast.ai').rstrip('/')}/api/v0/instances/{os.environ['CONTAINER_ID']}/"
+key = {"Authorization": f"Bearer {os.environ['CONTAINER_API_KEY']}", "Content-Type": "application/json"}
+urllib.request.urlopen(urllib.request.Request(url, b"{}", key, method="DELETE"), timeout=20)
+PY
+    sleep 15
+  done
+}
+
+finish() {
+  say "exit $1 generation $UPS_GENERATION"
+  if [[ "$UPS_SHUTDOWN" == always || ("$UPS_SHUTDOWN" == success && "$1" == 0) ]]; then
+    sleep "${2:-0}"
+    give_back
+  fi
+  exit "$1"
+}
+
+# Nobody may be left to stop this machine: it ends by itself.
+( sleep "$UPS_MAX_SECONDS" && say "time is over" && give_back ) &
+
+if [[ "$UPS_DEVICE" != cpu ]]; then
+  python3 -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' || finish 76 120
+fi
+
+if [[ ! -f "ready-$UPS_JOB" ]]; then
+  python3 -c 'import wandb' 2> /dev/null || python3 -m pip install --quiet 'wandb>=0.31' || finish 77 120
+  rm -rf job code
+  python3 - << 'PY' || finish 77 120
+import os, wandb
+wandb.Api().artifact(os.environ["UPS_ARTIFACT"], type="training-job").download(root="job", skip_cache=True)
+PY
+  echo "$UPS_JOB  job/SHA256SUMS" | sha256sum --check --quiet - || finish 77 120
+  (cd job && sha256sum --check --quiet SHA256SUMS) || finish 77 120
+  python3 -m pip install --quiet --no-deps --no-index --target code job/*.whl || finish 77 120
+  if ! PYTHONPATH=code python3 -c 'import flows.pipeline, h5py, matplotlib, torch' 2> /dev/null; then
+    say "installing the dependencies"
+    python3 -m pip install --quiet -c job/constraints.txt job/*.whl || finish 77 120
+  fi
+  touch "ready-$UPS_JOB"
+fi
+
+mapfile -t arguments < job/arguments
+export PYTHONPATH="$work/code" WANDB_DATA_DIR="$work/wandb-data" WANDB_CACHE_DIR="$work/wandb-cache"
+cd job || finish 77 120
+python3 -m flows.cli train "${arguments[@]}"
+code=$?
+python3 -m tasks.services.rental.outcome "$code" || say "W&B was not told"
+finish "$code" 20

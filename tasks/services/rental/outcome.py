@@ -1,0 +1,25 @@
+"""How the training on a rented machine ended, told to its W&B run: `python -m tasks.services.rental.outcome CODE`."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from tasks.services.tracking.wandb_tracking import RunPath, generation, record_exit
+from ups_models.config.schema import TrackingConfig
+from ups_models.errors import UPSError
+
+
+def main(arguments: list[str]) -> int:
+    """Note exit code and generation in the run that UPS_RUN names; 0 when W&B has taken it."""
+    cfg = TrackingConfig()
+    try:
+        record_exit(RunPath.parse(os.environ["UPS_RUN"], cfg), int(arguments[0]), generation() or 0, cfg)
+    except UPSError as error:
+        sys.stderr.write(f"{error}\n")
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,120 @@
+"""This machine as a provider: the same bootstrap in a process group of its own, so the remote path needs no account."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tasks.services.rental.providers.vast import Instance, MachineSpec, Offer, ProviderError
+from ups_models.files import write_text
+
+MARK = "UPS_LOCAL_INSTANCE"
+KEPT = ("PATH", "LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH")
+"""What an instance sees of this machine's environment."""
+GONE_WITHIN_S, LOG_BYTES = 10.0, 8000
+
+
+class LocalProvider:
+    """Instances are folders under `root`, each with a record and a process group; they cost nothing."""
+
+    name = "local"
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.children: list[subprocess.Popen[bytes]] = []
+
+    def search(self, wanted: MachineSpec) -> list[Offer]:
+        """This machine."""
+        return [Offer(1, 1, wanted.gpu, wanted.num_gpus, 0.0, "here")]
+
+    def rent(self, offer: Offer, wanted: MachineSpec, *, label: str, onstart: str, env: Mapping[str, str]) -> int:
+        """Start the bootstrap."""
+        number = 1 + max((int(path.name) for path in self._folders()), default=0)
+        folder = self.root / str(number)
+        home = folder / "home"
+        home.mkdir(parents=True)
+        script = folder / "onstart.sh"
+        script.write_text(onstart, encoding="utf-8")
+        write_text(folder / "instance.json", json.dumps({"label": label}))
+        environment = {name: os.environ[name] for name in KEPT if name in os.environ}
+        with (folder / "log").open("ab") as log:
+            child = subprocess.Popen(
+                ["bash", str(script)],
+                cwd=home,
+                env={**environment, **env, "HOME": str(home), MARK: str(folder.resolve())},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        self.children.append(child)
+        return number
+
+    def describe(self, instance_id: int) -> Instance | None:
+        """Running while any process of it lives; then gone."""
+        folder = self.root / str(instance_id)
+        record = self._record(folder)
+        if record is None or not self._processes(folder):
+            return None
+        return Instance(instance_id, 1, str(record["label"]), "running", "", False, 0.0)
+
+    def list_instances(self, prefix: str) -> list[Instance]:
+        """Those that live."""
+        found = [self.describe(int(folder.name)) for folder in self._folders()]
+        return [one for one in found if one is not None and one.label.startswith(prefix)]
+
+    def logs(self, instance_id: int) -> str:
+        """What the bootstrap wrote."""
+        path = self.root / str(instance_id) / "log"
+        return path.read_bytes()[-LOG_BYTES:].decode("utf-8", "replace") if path.is_file() else ""
+
+    def destroy(self, instance_id: int) -> None:
+        """Kill every process of it; the folder stays, for its log."""
+        folder, deadline = self.root / str(instance_id), time.monotonic() + GONE_WITHIN_S
+        while processes := self._processes(folder):
+            if time.monotonic() > deadline:
+                raise ProviderError(f"instance {instance_id}: processes {processes} do not end; stop them by hand")
+            for pid in processes:
+                try:
+                    os.kill(pid, signal.SIGKILL)
+                except ProcessLookupError:
+                    continue
+            time.sleep(0.05)
+
+    def has_account_variable(self, name: str) -> bool:
+        """Nothing is handed on by itself."""
+        return False
+
+    def _folders(self) -> list[Path]:
+        return [path for path in self.root.glob("[0-9]*") if path.name.isdecimal()]
+
+    def _record(self, folder: Path) -> dict[str, Any] | None:
+        try:
+            record: dict[str, Any] = json.loads((folder / "instance.json").read_text("utf-8"))
+        except FileNotFoundError:
+            return None
+        return record
+
+    def _processes(self, folder: Path) -> list[int]:
+        for child in self.children:
+            child.poll()  # so that what has ended is gone
+        return marked_processes(f"{MARK}={folder.resolve()}")
+
+
+def marked_processes(variable: str) -> list[int]:
+    """Living processes that were started with this `NAME=value` in their environment."""
+    mark, found = f"{variable}\0".encode(), []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            zombie = (process / "stat").read_text("utf-8").rpartition(")")[2].split()[0] == "Z"
+            if not zombie and mark in (process / "environ").read_bytes():
+                found.append(int(process.name))
+        except OSError:  # it ended while we looked, or is another user's
+            continue
+    return found

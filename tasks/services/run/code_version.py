@@ -1,0 +1,42 @@
+"""Which code this is: the commit of the checkout, or the version of the package."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[3]
+VERSION = "UPS_CODE"
+"""Names the variable by which a rented machine, which has no repository, knows the version of its code."""
+
+
+def code_version() -> str:
+    """The commit of the checkout that this code runs from, `+changes` where it was edited; else the package version."""
+    given = os.environ.get(VERSION)
+    if given:
+        return given
+    commit = _git("rev-parse", "HEAD")
+    if commit is None:
+        return f"ups-pipeline {importlib.metadata.version('ups-pipeline')}"
+    return commit + ("+changes" if _git("status", "--porcelain", "--untracked-files=no") else "")
+
+
+def run_git(arguments: Sequence[str], folder: Path, within_s: float) -> subprocess.CompletedProcess[str] | None:
+    """Run git in a folder; None where there is no git, or no end."""
+    quiet = {**os.environ, "GIT_TERMINAL_PROMPT": "0"}  # a repository that wants a password is an error, not a question
+    try:
+        return subprocess.run(
+            ["git", *arguments], cwd=folder, env=quiet, capture_output=True, text=True, check=False, timeout=within_s
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _git(*arguments: str) -> str | None:
+    if not (ROOT / ".git").exists():  # an installed copy, perhaps inside somebody else's repository
+        return None
+    done = run_git(arguments, ROOT, within_s=10)
+    return done.stdout.strip() if done is not None and not done.returncode else None

@@ -1,0 +1,41 @@
+"""reports/metrics.jsonl: what training measured, one line a step, kept whatever else fails."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from tasks.services.run import jsonl
+from tasks.services.run.paths import RunDir
+from ups_models.files import write_text
+
+Row = dict[str, Any]
+
+
+class History:
+    """The rows of a run; a step that is done again after a resume is written again, and the last row counts."""
+
+    def __init__(self, run: RunDir) -> None:
+        self.path = run.history
+
+    def append(self, stage: str, row: Row) -> None:
+        """Add one row; rows are small enough that a kill loses the last one at most."""
+        jsonl.append(self.path, {"stage": stage, **row})
+
+    def forget(self, stage: str) -> None:
+        """Drop the rows of a stage that starts from nothing: they belong to other weights."""
+        rows = jsonl.read(self.path)
+        kept = [row for row in rows if _is_row(row) and row["stage"] != stage]
+        if len(kept) < len(rows):
+            write_text(self.path, "".join(f"{json.dumps(row)}\n" for row in kept))
+
+    def read(self) -> dict[str, list[Row]]:
+        """Rows by stage, by rising step."""
+        by_stage: dict[str, dict[float, Row]] = {}
+        for row in filter(_is_row, jsonl.read(self.path)):
+            by_stage.setdefault(str(row.pop("stage")), {})[row["step"]] = row
+        return {stage: [rows[step] for step in sorted(rows)] for stage, rows in by_stage.items()}
+
+
+def _is_row(row: Row) -> bool:
+    return "stage" in row and "step" in row

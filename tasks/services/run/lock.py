@@ -1,0 +1,158 @@
+"""Who owns a run: one living process, by a lock that the kernel releases when it dies."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import os
+import shutil
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from tasks.services.run.clock import PROCESS_STARTED_AT
+from tasks.services.run.paths import RunDir
+from ups_models.errors import BadInput, RunLost
+from ups_models.files import remove_stale_temporaries
+
+logger = logging.getLogger(__name__)
+
+LOCK_TRIES, LOCK_PAUSE_S, OWNER_PAUSE_S = 5, 0.05, 1.0
+
+
+@dataclass(frozen=True)
+class OwnedRun(RunDir):
+    """A run that this process owns while the block of `owned` lasts: whoever writes to a run asks for one."""
+
+    lock_file: BinaryIO
+
+    def check(self) -> None:
+        """Raise RunLost when the lock is not held any more, or is not the one that lies in the run.
+
+        Called before anything is recorded: a directory that was removed is never recreated, and a lock file that was
+        deleted does not let two processes write.
+        """
+        if self.lock_file.closed or not self._lies_in_the_run():
+            raise RunLost(
+                f"{self.root}: its directory or its lock {self.lock.name} was removed or replaced while this process "
+                "worked on it; nothing more was written. Start again, with --auto-resume if the checkpoints are still "
+                "there"
+            )
+
+    def _lies_in_the_run(self) -> bool:
+        try:
+            return self.lock.stat().st_ino == os.fstat(self.lock_file.fileno()).st_ino
+        except OSError:
+            return False
+
+
+@contextmanager
+def owned(run: RunDir) -> Iterator[OwnedRun]:
+    """Own the run until the block ends; the kernel releases the lock when the process dies.
+
+    Raises BadInput naming pid and host when another living process owns it.
+    """
+    try:
+        run.checkpoints.mkdir(parents=True, exist_ok=True)
+        handle = os.open(run.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    except OSError as error:
+        raise BadInput(
+            f"{run.checkpoints}: cannot be created or written ({error.strerror}); choose another --run-dir"
+        ) from None
+    with os.fdopen(handle, "r+b", buffering=0) as file:
+        if not _locked(handle):
+            raise BadInput(owner_message(run))
+        file.truncate(0)
+        file.write(json.dumps(current_owner()).encode())
+        _clean(run)
+        yield OwnedRun(run.root, run.checkpoints, file)
+
+
+def _locked(handle: int) -> bool:
+    """Take the lock; `is_owned` holds it for a moment, so a refusal counts only if it lasts."""
+    for _ in range(LOCK_TRIES):
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(LOCK_PAUSE_S)
+        else:
+            return True
+    return False
+
+
+def current_owner() -> dict[str, int | str]:
+    """This process, as the status and the lock name it."""
+    return {"pid": os.getpid(), "host": socket.gethostname(), "started_at": PROCESS_STARTED_AT}
+
+
+def is_owned(run: RunDir) -> bool:
+    """Whether a living process owns the run. The lock is tried and released; nothing is created."""
+    try:
+        handle = os.open(run.lock, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(handle)
+    return False
+
+
+def wait_until_free(run: RunDir, patience_s: float = 3600.0) -> None:
+    """Wait for the end of the living process that owns the run, unless it has written nothing for so long."""
+    began = time.time()
+    if is_owned(run):
+        logger.warning("%s: %s is still working on this run: waiting for its end", run.root, _owner(run.lock))
+    while is_owned(run) and time.time() - max(began, _last_written(run)) < patience_s:
+        time.sleep(OWNER_PAUSE_S)
+
+
+def _last_written(run: RunDir) -> float:
+    """When a file of the run was written last, in seconds since 1970; 0 for an empty run."""
+    times = [0.0]
+    for folder in (run.checkpoints, run.checkpoints / "resume", run.reports):
+        for path in folder.glob("*"):
+            try:
+                times.append(path.stat().st_mtime)
+            except FileNotFoundError:  # replaced or removed since it was listed
+                continue
+    return max(times)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def owner_message(run: RunDir) -> str:
+    """What is said to a process that may not have the run."""
+    return f"{run.root}: {_owner(run.lock)} is working on this run; wait for it or stop it"
+
+
+def _clean(run: RunDir) -> None:
+    """Remove what killed processes left behind."""
+    shutil.rmtree(run.staging, ignore_errors=True)
+    for path in remove_stale_temporaries(run.checkpoints, run.checkpoints / "resume", run.reports, run.data):
+        logger.info("removed %s, left behind by a process that was killed", path)
+
+
+def _owner(lock: Path) -> str:
+    try:
+        owner = json.loads(lock.read_text("utf-8"))
+        gone = owner["host"] == socket.gethostname() and not _is_alive(int(owner["pid"]))
+        left = " has ended, but a process that it left behind" if gone else ""
+        return f"process {owner['pid']} on {owner['host']}, started {owner['started_at']},{left}"
+    except (OSError, ValueError, KeyError, TypeError):
+        return "another process"

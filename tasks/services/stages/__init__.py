@@ -1,0 +1,1 @@
+"""What happens to a stage or an evaluation, and doing it."""

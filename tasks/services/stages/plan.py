@@ -1,0 +1,288 @@
+"""What each stage and evaluation needs: to run, to resume, or nothing at all; and why. Pure: nothing is read here."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from tasks.services.run.status import StageRecord
+from tasks.services.stages.job import Job
+from tasks.services.stages.snapshot import Snapshot, changed_input
+from ups_models.config.schema import EvalConfig, PipelineConfig
+from ups_models.errors import BadInput, CheckpointError
+from ups_models.stages.fingerprint import evaluation_hash, is_evaluation_hash
+from ups_models.stages.spec import SPECS, StageSpec, check_architecture
+
+logger = logging.getLogger(__name__)
+
+Action = Literal["skip", "adopt", "train", "resume", "disabled"]
+
+STATUS_NOT_FOUND = (
+    "Stage status file not found: {path} is missing, but {names} exist from before stage tracking. Two options: "
+    "(1) start fresh with a new training run (another --run-dir, or --force-train to replace these files); "
+    "(2) create {path} by hand from the checkpoints that exist"
+)
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What happens to a stage, and the reason a person is told."""
+
+    stage: str
+    action: Action
+    reason: str
+    warn: bool = False
+
+    @property
+    def runs(self) -> bool:
+        """Whether the stage trains."""
+        return self.action in ("train", "resume")
+
+
+@dataclass(frozen=True)
+class EvaluationDecision:
+    """Whether an evaluation runs, with what settings, and the reason a person is told."""
+
+    name: str
+    run: bool
+    reason: str
+    settings: EvalConfig
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What will be done, in order, and for which stages named data files must be readable."""
+
+    job: Job
+    stages: tuple[Decision, ...]
+    evaluations: tuple[EvaluationDecision, ...]
+    needs_data: tuple[str, ...]
+
+
+def decide(job: Job, snapshot: Snapshot) -> Plan:
+    """Decide for every stage and evaluation. Raises BadInput, ArchitectureMismatch, CheckpointError.
+
+    A stage runs again when it must, and then so does every stage that depends on it. An evaluation is decided for good
+    once training is done (`decide_evaluations`): before, it only says that it will run.
+    """
+    if job.policy.skip_training:
+        _require_operator(job, snapshot)
+        trained = tuple(name for name, spec in SPECS.items() if spec.checkpoint in snapshot.digests)
+        return Plan(job, (), decide_evaluations(job, snapshot), trained)
+    stages = _decide_stages(job, snapshot)
+    training = tuple(decision.stage for decision in stages if decision.runs)
+    if training:
+        evaluations = tuple(
+            EvaluationDecision(name, True, "after training", settings) for name, settings in job.evaluations.items()
+        )
+    else:
+        evaluations = decide_evaluations(job, snapshot)
+    return Plan(job, stages, evaluations, training)
+
+
+def decide_evaluations(job: Job, snapshot: Snapshot) -> tuple[EvaluationDecision, ...]:
+    """Decide for every evaluation: it is skipped while nothing it depends on has changed."""
+    if not job.evaluations:
+        return ()
+    usable = usable_stages(job.cfg, job.run.checkpoints, snapshot)
+    return tuple(_decide_evaluation(name, job, snapshot, usable) for name in job.evaluations)
+
+
+def announce(plan: Plan) -> None:
+    """Tell a person what will happen, before it does."""
+    for decision in plan.stages:
+        level = logging.WARNING if decision.warn else logging.INFO
+        logger.log(level, "%s: %s: %s", decision.stage, decision.action, decision.reason)
+
+
+def usable_stages(cfg: PipelineConfig, checkpoints: Path, snapshot: Snapshot) -> dict[str, str | None]:
+    """Every completed stage, and why its checkpoint must not be used: None when it may.
+
+    A checkpoint may be used when its files are what was saved, it learned from what the config and the run hold now,
+    and so did everything it needs. Raises ArchitectureMismatch.
+    """
+    reasons: dict[str, str | None] = {}
+    for name, spec in SPECS.items():
+        record = snapshot.records[name]
+        if record.status != "completed":
+            continue
+        if record.arch is not None:
+            check_architecture(checkpoints / spec.checkpoint, record.arch, spec.arch(cfg))
+        stale = {other for other in spec.needs if reasons.get(other, "not completed")}
+        reasons[name] = _damage(checkpoints, spec, record, snapshot) or _moved_input(spec, cfg, snapshot, stale)
+    return reasons
+
+
+def evaluation_inputs(
+    cfg: PipelineConfig, settings: EvalConfig, snapshot: Snapshot, usable: Mapping[str, str | None]
+) -> dict[str, str]:
+    """What an evaluation's metrics depend on: every checkpoint in use, the data it was trained on, and both configs."""
+    inputs = {}
+    for name, reason in usable.items():
+        file = SPECS[name].checkpoint
+        if reason is None and file in snapshot.digests:
+            inputs[file] = snapshot.digests[file].sha256
+            inputs |= {f"{name} {key}": value for key, value in (snapshot.records[name].inputs or {}).items()}
+    return inputs | {"config": evaluation_hash(cfg, settings)}
+
+
+def _decide_stages(job: Job, snapshot: Snapshot) -> tuple[Decision, ...]:
+    _require_permission(job, snapshot)
+    moved: set[str] = set()
+    decisions: list[Decision] = []
+    for name, spec in SPECS.items():
+        if not job.policy.selects(name):
+            continue
+        decision = _decide_stage(spec, job, snapshot, moved)
+        if decision.runs:
+            _require_inputs(spec, job, snapshot, decisions)
+            moved.add(name)
+        decisions.append(decision)
+    return tuple(decisions)
+
+
+def _decide_stage(spec: StageSpec, job: Job, snapshot: Snapshot, moved: set[str]) -> Decision:
+    epochs, record = job.cfg.stages.of(spec.name).epochs, snapshot.records[spec.name]
+    if job.policy.force_train and epochs:
+        return Decision(spec.name, "train", "--force-train")
+    if record.status == "completed":
+        decision = _decide_completed(spec, job, snapshot, record, moved)
+    elif epochs == 0:
+        return Decision(spec.name, "disabled", f"stages.{spec.name}.epochs is 0")
+    elif record.status == "not_started":
+        decision = Decision(spec.name, "train", "not started yet")
+    else:
+        decision = _decide_unfinished(spec, job.cfg, snapshot, record, moved)
+    if decision.action == "train" and epochs == 0:
+        raise BadInput(
+            f"stage {spec.name} must run again ({decision.reason}), but stages.{spec.name}.epochs is 0; give it epochs"
+        )
+    return decision
+
+
+def _decide_completed(spec: StageSpec, job: Job, snapshot: Snapshot, record: StageRecord, moved: set[str]) -> Decision:
+    checkpoints = job.run.checkpoints
+    if record.arch is not None:
+        check_architecture(checkpoints / spec.checkpoint, record.arch, spec.arch(job.cfg))
+    cause = _damage(checkpoints, spec, record, snapshot) or _moved_input(spec, job.cfg, snapshot, moved)
+    if cause is not None:
+        return Decision(spec.name, "train", cause, warn=True)
+    if record.files is None:
+        return Decision(spec.name, "adopt", "completed, but its record names no digests: the file itself is checked")
+    if job.cfg.stages.of(spec.name).epochs and not spec.is_config_hash(record.config_hash, job.cfg):
+        return Decision(
+            spec.name,
+            "skip",
+            "completed under other settings that shape no tensor (such as epochs or lr); "
+            "--force-train trains it with the new ones",
+            warn=True,
+        )
+    return Decision(spec.name, "skip", f"completed at {record.completed_at}, files unchanged")
+
+
+def _decide_unfinished(
+    spec: StageSpec, cfg: PipelineConfig, snapshot: Snapshot, record: StageRecord, moved: set[str]
+) -> Decision:
+    before = f"{record.status} at step {record.step or 0}"
+    if record.error_message:
+        before += f" ({record.error_message})"
+    state = snapshot.states[spec.name]
+    if state.path is not None and record.arch is not None:
+        check_architecture(state.path, record.arch, spec.arch(cfg))
+    cause = (state.damage if state.path is None else None) or _moved_input(spec, cfg, snapshot, moved)
+    if cause is not None:
+        return Decision(spec.name, "train", f"{before}; starts from the beginning: {cause}", warn=True)
+    if not spec.is_config_hash(record.config_hash, cfg):
+        raise BadInput(
+            f"{state.path}: stage {spec.name} was interrupted under other settings; "
+            "go on with the same config, or start it again with --force-train"
+        )
+    if state.damage is not None:
+        return Decision(spec.name, "resume", f"{before}; {state.damage}: resumes from the one before", warn=True)
+    return Decision(spec.name, "resume", before)
+
+
+def _decide_evaluation(name: str, job: Job, snapshot: Snapshot, usable: Mapping[str, str | None]) -> EvaluationDecision:
+    record, settings = snapshot.status.evaluation(name), job.evaluations[name]
+    if name in job.redo:
+        return EvaluationDecision(name, True, f"--redo-{name.replace('_', '-')}", settings)
+    if record.status != "completed" or record.inputs is None:
+        return EvaluationDecision(name, True, record.status.replace("_", " "), settings)
+    missing = [file for file in (f"{name}.json", f"{name}.npz") if f"reports/{file}" not in snapshot.present]
+    if missing:
+        return EvaluationDecision(name, True, f"{job.run.reports / missing[0]} is missing", settings)
+    known, inputs = record.inputs, evaluation_inputs(job.cfg, settings, snapshot, usable)
+    moved = sorted(key for key in inputs.keys() | known if inputs.get(key) != known.get(key))
+    if "config" in moved and is_evaluation_hash(known.get("config", ""), job.cfg, settings):
+        moved.remove("config")
+    if moved:
+        return EvaluationDecision(name, True, f"{', '.join(moved)} changed since it ran", settings)
+    return EvaluationDecision(name, False, f"completed at {record.completed_at}, nothing changed since", settings)
+
+
+def _moved_input(spec: StageSpec, cfg: PipelineConfig, snapshot: Snapshot, moved: set[str]) -> str | None:
+    """Which of the things a stage learns from is not what its record names, in words."""
+    upstream = next((name for name in spec.needs if name in moved), None)
+    if upstream is not None:
+        return f"{upstream}, which it depends on, runs again"
+    changed = changed_input(spec, cfg, snapshot)
+    return None if changed is None else f"{changed} is not what it was trained from any more"
+
+
+def _damage(checkpoints: Path, spec: StageSpec, record: StageRecord, snapshot: Snapshot) -> str | None:
+    known = record.files or {}
+    for name in {record.checkpoint or spec.checkpoint: None, **known}:
+        if name not in spec.files:
+            return f"{name} is no file of this stage (its files are {', '.join(spec.files)})"
+        if name not in snapshot.digests:
+            return f"{checkpoints / name} is missing"
+        if name in known and snapshot.digests[name] != known[name].digest:
+            return f"{checkpoints / name} is not what was saved (its sha256 differs)"
+    if spec.checkpoint not in snapshot.digests:
+        return f"{checkpoints / spec.checkpoint}, the averaged weights, is missing"
+    return None
+
+
+def _require_operator(job: Job, snapshot: Snapshot) -> None:
+    reasons = usable_stages(job.cfg, job.run.checkpoints, snapshot)
+    path = job.run.checkpoints / SPECS["operator"].checkpoint
+    if "operator" not in reasons:
+        raise CheckpointError(
+            f"{path}: --skip-training finds no completed operator to evaluate; train first, or name the right --run-dir"
+        )
+    reason = reasons["operator"] or snapshot.archive_damages.get("operator")
+    if reason is not None:
+        raise CheckpointError(f"{path}: --skip-training cannot evaluate this operator: {reason}; train it again")
+
+
+def _require_inputs(spec: StageSpec, job: Job, snapshot: Snapshot, decisions: list[Decision]) -> None:
+    coming = {decision.stage for decision in decisions if decision.action != "disabled"}
+    missing = [name for name in spec.needs if name not in coming]
+    usable = usable_stages(job.cfg, job.run.checkpoints, snapshot) if missing else {}
+    for name in missing:
+        path = job.run.checkpoints / SPECS[name].checkpoint
+        reason = usable.get(name, f"{path} is not there")
+        if reason is not None:
+            raise BadInput(
+                f"stage {spec.name} needs {path}, but {reason}: train stage {name} first "
+                f"(--stage {name}, or --stage all), or set stages.{spec.name}.epochs to 0"
+            )
+
+
+def _require_permission(job: Job, snapshot: Snapshot) -> None:
+    if job.policy.force_train:
+        return
+    if not snapshot.has_status:
+        existing = [Path(name).name for name in (*snapshot.digests, *snapshot.state_files)]
+        if existing:
+            raise BadInput(STATUS_NOT_FOUND.format(path=job.run.status, names=", ".join(existing)))
+        return
+    started = [(name, record.status) for name, record in snapshot.records.items() if record.status != "not_started"]
+    if started and not job.policy.auto_resume:
+        held = ", ".join(f"{name} ({status})" for name, status in started)
+        raise BadInput(
+            f"{job.run.checkpoints}: already holds {held}; go on with --auto-resume, or train again with --force-train"
+        )

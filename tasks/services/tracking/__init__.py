@@ -1,0 +1,1 @@
+"""Experiment tracking: metrics, checkpoints and coordination through W&B."""

@@ -1,0 +1,277 @@
+"""`ups deploy` on a real Prefect server and worker: a run that dies is run again by itself, to the same weights."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import httpx
+import pytest
+
+from flows import ROOT
+from harness.chaos.checks import outcome
+from harness.chaos.prefect_stack import FINAL, prefect_stack, trainer_of
+from harness.chaos.retries import modified
+from tasks.services.run.paths import RunDir
+from ups_models.stages.spec import SPECS
+
+SETTINGS = ["stages.operator.steps_per_epoch=200", "checkpoint.save_every_steps=10"]
+DIVERGES = ["stages.operator.lr=1", "stages.operator.grad_clip=1e30", "stages.operator.warmup_steps=0"]
+
+
+@pytest.fixture(scope="module")
+def room(tmp_path_factory):
+    """A server with everything deployed, and a worker."""
+    with prefect_stack(tmp_path_factory.mktemp("room"), within_s=400) as room:
+        yield room
+
+
+class Ear(ThreadingHTTPServer):
+    """An address, and what was said to it."""
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), Listener)
+        self.heard = []
+
+
+class Listener(BaseHTTPRequestHandler):
+    """Keeps what is posted to it."""
+
+    server: Ear
+
+    def do_POST(self):
+        length = int(self.headers["Content-Length"])
+        self.server.heard.append(self.rfile.read(length).decode())
+        self.send_response(200)
+        self.end_headers()
+
+    def log_message(self, *arguments):
+        pass
+
+
+@pytest.fixture
+def listener():
+    """An address that hears notifications."""
+    with Ear() as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+def test_a_block_that_is_not_there_is_named(room):
+    done = room.deploy("--notify", "slack-webhook/no-such")
+
+    assert done.returncode == 2
+    assert "--notify slack-webhook/no-such: there is no such block" in done.stderr
+
+
+@pytest.fixture(scope="module")
+def worked(room):
+    """The same, with a worker and a watch."""
+    assert room.deploy("--retry-after", "1").returncode == 0
+    room.start_worker()
+    room.start_watch()
+    return room
+
+
+def weights_in(root):
+    return {name: digest for name, digest in outcome(RunDir.of(root, root / "checkpoints")).items() if ".pt" in name}
+
+
+def test_without_a_server_it_says_what_to_do(room, tmp_path):
+    without = {name: value for name, value in room.environment.items() if name != "PREFECT_API_URL"}
+
+    done = subprocess.run(
+        [sys.executable, "-m", "flows.cli", "deploy"],
+        env=without, cwd=tmp_path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+    assert done.returncode == 2
+    assert "PREFECT_API_URL is not set" in done.stderr
+
+
+def test_patience_shorter_than_a_heartbeat_is_refused(room):
+    done = room.deploy("--vanished-after", "30")
+
+    assert done.returncode == 2
+    assert "--vanished-after 30: a run sends a heartbeat every 30 s; take 90" in done.stderr
+
+
+def test_a_dry_run_makes_nothing(room):
+    done = room.deploy("--dry-run")
+
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("would make") == 8
+    assert room.ask("POST", "/deployments/filter", json={}) == []
+
+
+def test_deploying_twice_makes_everything_once(room):
+    for _ in range(2):
+        done = room.deploy("--retry-after", "1")
+        assert done.returncode == 0, done.stderr
+
+    names = sorted(one["name"] for one in room.ask("POST", "/deployments/filter", json={}))
+    automations = room.ask("POST", "/automations/filter", json={})
+    assert names == ["evaluate-only", "train-on-vast", "train-pipeline"]
+    assert len({one["name"] for one in automations}) == len(automations) == 4
+    [nightly] = room.deployment()["schedules"]
+    assert nightly["active"] is False
+
+
+def test_an_automation_that_was_switched_off_stays_off(room):
+    automation = next(one for one in room.ask("POST", "/automations/filter", json={}) if "again" in one["name"])
+    room.ask("PATCH", f"/automations/{automation['id']}", json={"enabled": False})
+
+    done = room.deploy("--retry-after", "1")
+
+    assert f"updated: automation '{automation['name']}'" in done.stdout
+    assert room.ask("GET", f"/automations/{automation['id']}")["enabled"] is False
+    room.ask("PATCH", f"/automations/{automation['id']}", json={"enabled": True})
+
+
+def test_a_short_name_runs_the_deployment_from_the_root_of_the_repository(room):
+    environment = {name: value for name, value in room.environment.items() if name != "PREFECT_PLUGINS_ENABLED"}
+
+    done = subprocess.run(
+        [sys.executable, "-m", "prefect", "deployment", "run", "train-pipeline", "--start-in", "10 hours"],
+        env=environment, cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+    assert done.returncode == 0, done.stderr
+    [run] = [one for one in room.runs() if one["state"]["name"] == "Scheduled"]
+    assert run["deployment_id"] == room.deployment()["id"]
+    room.ask("DELETE", f"/flow_runs/{run['id']}")
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_is_run_again_by_itself_to_the_same_weights(worked, tmp_path, pipeline):
+    straight, killed = tmp_path / "straight", tmp_path / "killed"
+    straight.mkdir()
+    settings = [word for setting in SETTINGS for word in ("--set", setting)]
+    assert pipeline("--config", "configs/smoke.yaml", *settings, cwd=straight).returncode == 0
+    request = {"config": "configs/smoke.yaml", "auto_resume": True, "run_dir": str(killed), "set": SETTINGS}
+    worked.run(request)
+
+    for attempt in (1, 2):
+        state = killed / "checkpoints" / "resume" / ("operator.pt" if attempt == 1 else "operator.previous.pt")
+        before = modified(state)
+        worked.wait_for(lambda s=state, b=before: modified(s) > b)
+        os.kill(trainer_of(killed), signal.SIGKILL)
+        worked.wait_for(lambda n=attempt: [name for name, _ in worked.states(killed)].count("Crashed") == n)
+    ends = worked.settled(killed, ("Completed", 3))
+
+    assert ends == [("Crashed", 1), ("Crashed", 2), ("Completed", 3)]
+    assert weights_in(killed) == weights_in(straight)
+    runs = worked.attempts(killed)
+    assert "AUTOMATION" in {run["created_by"]["type"] for run in runs[1:]}
+    assert all(run["name"].startswith(f"smoke in killed · attempt {n} · ") for n, run in enumerate(runs, start=1))
+    chain = f"chain:{runs[0]['id'][:8]}"
+    assert all(chain in run["tags"] for run in runs)
+    assert_shown(worked, runs[-1]["id"])
+    logged = worked.ask("POST", "/logs/filter", json={"logs": {"flow_run_id": {"any_": [runs[-1]["id"]]}}})
+    assert any("operator: completed" in line["message"] for line in logged)
+
+
+def assert_shown(room, flow_run):
+    """The table of stages, a full bar for each stage that trained, and the report."""
+    wanted = {"artifacts": {"flow_run_id": {"any_": [flow_run]}}}
+    found = {one["key"]: one for one in room.ask("POST", "/artifacts/filter", json=wanted)}
+    rows = {row["stage"]: row for row in json.loads(found["stage-status"]["data"])}
+    assert list(rows) == [*SPECS, "small_eval", "full_eval"]
+    assert {row["status"] for row in rows.values()} == {"completed"}
+    assert rows["operator"]["step"] == "600 of 600, epoch 3 of 3"
+    assert rows["operator"]["checkpoint"] == "operator_ema.pt"
+    assert rows["operator"]["figure"].startswith("loss ")
+    assert rows["full_eval"]["figure"].startswith("nRMSE ")
+    assert found["steady-prior"]["data"] == 100
+    assert "HTML report: " in found["pipeline-report"]["data"]
+    assert "nRMSE" in found["pipeline-report"]["data"]
+
+
+def ended(room, flow_run):
+    """Its state, once it is final."""
+    state = room.ask("GET", f"/flow_runs/{flow_run}")["state"]
+    return state if state["type"] in FINAL else None
+
+
+def test_a_chain_that_is_too_long_gives_up(worked, tmp_path):
+    request = {"config": "configs/smoke.yaml", "run_dir": str(tmp_path / "run")}
+    flow_run = worked.run(request, attempt=6, max_attempts=5)
+
+    state = worked.wait_for(lambda: ended(worked, flow_run))
+
+    assert (state["type"], state["name"]) == ("CANCELLED", "GaveUp")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_person_is_told_when_a_chain_gives_up(worked, listener, tmp_path):
+    make = (
+        "import sys; from prefect.blocks.notifications import CustomWebhookNotificationBlock as Block; "
+        "Block(name='ear', url=sys.argv[1], json_data={'said': '{{subject}} {{body}}'}).save('ear', overwrite=True)"
+    )
+    address = f"http://127.0.0.1:{listener.server_address[1]}/"
+    command = [sys.executable, "-c", make, address]
+    subprocess.run(command, env=worked.environment, cwd=tmp_path, check=True, capture_output=True)
+    assert worked.deploy("--retry-after", "1", "--notify", "custom-webhook/ear").returncode == 0
+
+    worked.run({"config": "configs/smoke.yaml", "run_dir": str(tmp_path / "run")}, attempt=6, max_attempts=5)
+    worked.wait_for(lambda: listener.heard, "a notification")
+
+    assert "GaveUp" in listener.heard[0]
+    assert "5 attempts did not finish it" in listener.heard[0]
+
+
+@pytest.mark.slow
+def test_bad_input_is_not_tried_again_and_the_same_error_not_a_third_time(worked, tmp_path):
+    bad, diverging = tmp_path / "bad", tmp_path / "diverging"
+    worked.run({"config": "configs/smoke.yaml", "run_dir": str(bad), "set": ["latent.dimm=3"]})
+    worked.run({"config": "configs/smoke.yaml", "run_dir": str(diverging), "set": DIVERGES, "auto_resume": True})
+    torn = tmp_path / "torn"
+    worked.run({"config": "configs/smoke.yaml", "run_dir": str(torn), "auto_resume": True, "force_train": True})
+
+    ends = worked.settled(diverging, ("GaveUp", 3))
+
+    assert worked.settled(bad, ("BadInput", 1)) == [("BadInput", 1)]
+    assert worked.settled(torn, ("BadInput", 1)) == [("BadInput", 1)]
+    assert "contradict each other" in worked.attempts(torn)[0]["state"]["message"]
+    assert "latent.dimm" in worked.runs(root=bad)[0]["state"]["message"]
+    assert ends == [("Failed", 1), ("Failed", 2), ("GaveUp", 3)]
+    said = worked.attempts(diverging)[-1]["state"]["message"]
+    assert "the same error twice" in said
+    assert "Lower stages.operator.lr" in said
+
+
+def test_a_server_with_a_password_answers_nobody_without_it(tmp_path):
+    password = "admin:canary0password0nobody0must0find"
+    keys = {"PREFECT_SERVER_API_AUTH_STRING": password, "PREFECT_API_AUTH_STRING": password}
+    with prefect_stack(tmp_path, keys) as room:
+        refused = httpx.post(f"{room.url}/flows/filter", json={}).status_code
+        wrong = httpx.post(f"{room.url}/flows/filter", json={}, auth=("admin", "wrong")).status_code
+        right = httpx.post(f"{room.url}/flows/filter", json={}, auth=("admin", password.partition(":")[2])).status_code
+        with_it = room.deploy()
+        del room.environment["PREFECT_API_AUTH_STRING"]
+        without = room.deploy()
+
+    assert (refused, wrong, right) == (401, 401, 200)
+    assert with_it.returncode == 0, with_it.stderr
+    assert without.returncode == 2
+    assert "PREFECT_API_AUTH_STRING" in without.stderr
+    kept = [path for path in tmp_path.rglob("*") if path.is_file() and b"canary0password" in path.read_bytes()]
+    assert kept == []
+
+
+def test_a_server_that_does_not_answer_is_named(room, tmp_path):
+    nowhere = {**room.environment, "PREFECT_API_URL": "http://127.0.0.1:9/api"}
+
+    done = subprocess.run(
+        [sys.executable, "-m", "flows.cli", "deploy", "--dry-run"],
+        env=nowhere, cwd=tmp_path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+    assert done.returncode == 2
+    assert "http://127.0.0.1:9/api: does not answer" in done.stderr

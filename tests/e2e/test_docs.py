@@ -1,0 +1,131 @@
+"""What README and docs tell a reader to type is typed here, page by page, as it stands, against servers on loopback."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from flows import ROOT
+from harness.chaos.prefect_stack import ControlRoom
+from harness.chaos.remote import VAST_KEY
+from harness.emulators.vast.emulator import VastEmulator
+
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+BLOCK = re.compile(r"^```bash\n(.*?)^```", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"\]\((?!https?:|#)([^)#\s]+)")
+TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE))
+CI = (ROOT / ".ci" / "run").read_text("utf-8")
+IN_CI = re.compile(r"make (test|lint|demo-.*|chaos.*|bench-.*)")
+"""Of the commands, those that are steps of CI, with small arguments."""
+IN_A_TEST = ("make server",)
+"""test_server.py starts it, and presses Ctrl-C."""
+OF_SECONDS = ("quickstart.yaml", "burgers_32dim.yaml")
+"""Configs of minutes and hours, in whose place the checkout has smoke.yaml."""
+
+
+def commands_of(page):
+    """Every command of the page's bash blocks, as a reader would paste it; what sets a variable is left out."""
+    lines = "".join(BLOCK.findall(page.read_text("utf-8"))).replace("\\\n", " ").splitlines()
+    return [re.sub(r"\s+# .*", "", line) for line in lines if line and not line.startswith("export ")]
+
+
+@pytest.fixture(scope="module")
+def prefect_alone(tmp_path_factory):
+    """A Prefect server that may be deployed to, without a worker: what is started there only waits."""
+    room = ControlRoom(tmp_path_factory.mktemp("prefect"), {})
+    try:
+        room.start_server()
+        yield room.environment
+    finally:
+        room.stop()
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    """The repository as a clone of it would be, whose configs take seconds."""
+    root = tmp_path / "a checkout"
+    listing = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    listed = subprocess.run(listing, cwd=ROOT, capture_output=True, check=True)
+    for name in filter(None, listed.stdout.decode().split("\0")):
+        if (ROOT / name).exists():
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, root / name)
+    smoke = (ROOT / "configs" / "smoke.yaml").read_text("utf-8").replace("{threads: 1}", "{threads: 1, device: cpu}")
+    for name in OF_SECONDS:
+        (root / "configs" / name).write_text(smoke, encoding="utf-8")
+    subprocess.run(["git", "init", "--quiet", str(root)], check=True)
+    (root / ".venv").symlink_to(sys.prefix)
+    return root
+
+
+@pytest.fixture
+def environment(tmp_path, prefect_alone, wandb_environment):
+    """Of a reader with accounts, in an active environment."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    with VastEmulator(tmp_path / "cloud", api_key=VAST_KEY, instance_path=path) as vast:
+        vast.default_market()
+        account = {"VAST_URL": vast.url, "VAST_API_KEY": VAST_KEY, "HOME": str(tmp_path)}
+        yield {**prefect_alone, **wandb_environment, **account, "PATH": path}
+        assert vast.live() == []
+
+
+def filled(command, checkout):
+    """The command with what a reader puts in: its own run, its own files."""
+    config, run = f"configs/{OF_SECONDS[0]}", run_of(checkout)
+    own = {"CONFIG": config, "C": config, "RUN_DIR": ".", "/runs/a": str(checkout / "a")}
+    own |= dict.fromkeys(("RUN", "train-20251028_120000"), run)
+    for name, value in own.items():
+        command = re.sub(rf'(?<=[ "]){name}(?=[ "]|$)', value, command)
+    return f"{command} --run-once" if command.startswith("prefect worker start") else command  # it would not end
+
+
+def run_of(checkout):
+    """The W&B run of what was trained in the checkout, or from there on a machine; empty before that."""
+    journal, status = checkout / "rented.jsonl", checkout / "checkpoints" / "stage_status.json"
+    if journal.exists():
+        return json.loads(journal.read_text("utf-8").splitlines()[0])["job"]["run"]
+    return json.loads(status.read_text("utf-8"))["wandb"]["id"] if status.exists() else ""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", PAGES, ids=[page.name for page in PAGES])
+def test_every_command_of_a_page_works(page, checkout, environment):
+    for command in commands_of(page):
+        if IN_CI.fullmatch(command) or command in IN_A_TEST:
+            continue
+
+        done = subprocess.run(
+            ["bash", "-c", filled(command, checkout)],
+            cwd=checkout, env=environment, stdin=subprocess.DEVNULL,
+            capture_output=True, text=True, timeout=300, check=False,
+        )  # fmt: skip
+
+        assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+
+
+def test_what_no_test_types_is_a_step_of_ci():
+    steps = {command.split()[1] for page in PAGES for command in commands_of(page) if IN_CI.fullmatch(command)}
+
+    assert steps
+    assert {step for step in steps if not re.search(rf"^make {step}\b(?!-)", CI, re.MULTILINE)} == set()
+
+
+def test_a_target_that_is_mentioned_exists():
+    mentioned = {target for page in PAGES for target in re.findall(r"`make ([a-z-]+)", page.read_text("utf-8"))}
+
+    assert mentioned <= TARGETS
+
+
+@pytest.mark.parametrize("path", PAGES, ids=[path.name for path in PAGES])
+def test_a_link_of_the_docs_leads_somewhere(path):
+    for target in LINK.findall(path.read_text("utf-8")):
+        assert (path.parent / target).exists(), target
+
+
+def test_there_is_something_to_check():
+    assert sum(len(commands_of(page)) for page in PAGES) > 30

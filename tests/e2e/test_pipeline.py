@@ -1,0 +1,133 @@
+"""The flow as Prefect sees it: names, states, and a server that leaves no trace."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+
+import pytest
+
+from flows import ROOT
+from flows.prefect.server import QUIET
+from harness.chaos.prefect_stack import FINAL
+
+
+def task_runs(server, count):
+    """The newest flow run, and name, state and message of its tasks: they arrive as events, a little later than it."""
+    flow_run = api(server, "/flow_runs/filter", {"sort": "START_TIME_DESC", "limit": 1})[0]
+    query, deadline = {"flow_runs": {"id": {"any_": [flow_run["id"]]}}}, time.monotonic() + 60
+    while True:
+        runs = api(server, "/task_runs/filter", query)
+        if len([run for run in runs if run["state_type"] in FINAL]) == count or time.monotonic() > deadline:
+            return flow_run, {run["name"]: (run["state"]["name"], run["state"]["message"]) for run in runs}
+        time.sleep(0.2)
+
+
+def api(server, path, body):
+    request = urllib.request.Request(
+        server["PREFECT_API_URL"] + path,
+        data=json.dumps(body).encode(),
+        headers={"Content-Type": "application/json"},
+    )
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        return json.load(answer)
+
+
+def test_tasks_are_named_after_stages_and_end_as_skipped_with_the_reason(
+    tmp_path, finished_run, pipeline, prefect_server
+):
+    shutil.copytree(finished_run, tmp_path, dirs_exist_ok=True)
+
+    done = pipeline("--config", "configs/smoke.yaml", "--auto-resume", cwd=tmp_path)
+
+    assert done.returncode == 0, done.stderr
+    flow_run, tasks = task_runs(prefect_server, 6)
+    assert flow_run["name"].startswith("smoke · attempt 1 · ")
+    assert flow_run["state"]["type"] == "COMPLETED"
+    assert set(tasks) == {
+        *("operator", "diff_residual", "consistency_distill", "steady_prior", "small_eval", "full_eval")
+    }
+    assert {state for state, _ in tasks.values()} == {"Skipped"}
+    assert tasks["operator"][1].startswith("operator: completed at")
+
+
+def test_a_stage_that_fails_fails_the_flow(tmp_path, pipeline, prefect_server):
+    nonsense = ["--set", "stages.operator.lr=1", "--set", "stages.operator.grad_clip=1e30"]
+
+    done = pipeline("--config", "configs/smoke.yaml", *nonsense, cwd=tmp_path)
+
+    flow_run, tasks = task_runs(prefect_server, 1)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("ups: operator: ")
+    assert flow_run["state"]["type"] == "FAILED"
+    assert tasks["operator"][0] == "Failed"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_run_stopped_by_a_signal_has_crashed_and_exits_75(tmp_path, stopped_pipeline, prefect_server, number):
+    slow = ["--set", "stages.operator.steps_per_epoch=1000", "--stage", "operator"]
+
+    code, stderr = stopped_pipeline("--config", "configs/smoke.yaml", *slow, cwd=tmp_path, number=number)
+
+    flow_run, tasks = task_runs(prefect_server, 1)
+    assert code == 75, stderr
+    assert stderr.splitlines()[-1] == "ups: stopped by a signal; the same command with --auto-resume goes on"
+    assert flow_run["state"]["type"] == "CRASHED"
+    assert tasks["operator"][0] == "Crashed"
+
+
+def test_without_a_server_the_temporary_one_is_quiet_and_gone_afterwards(tmp_path, finished_run):
+    shutil.copytree(finished_run, tmp_path / "run")
+    environment = {**os.environ, **QUIET, "PREFECT_HOME": str(tmp_path / "home")}
+    environment.pop("PREFECT_API_URL", None)
+
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "flows" / "pipeline.py"), "--config", "configs/smoke.yaml", "--auto-resume"],
+        cwd=tmp_path / "run",
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    assert all(": skip: completed at" in line for line in done.stderr.splitlines()), done.stderr
+    left = subprocess.run(["pgrep", "-f", "prefect.server.api.server"], capture_output=True, text=True, check=False)
+    mine = [pid for pid in left.stdout.split() if str(tmp_path) in environment_of(pid)]
+    assert mine == []
+
+
+def environment_of(pid):
+    try:
+        with open(f"/proc/{pid}/environ", encoding="utf-8", errors="replace") as file:  # noqa: PTH123
+            return file.read()
+    except OSError:
+        return ""
+
+
+@pytest.mark.parametrize("module", ["torch", "wandb", "vastai", "matplotlib"])
+def test_a_completed_pipeline_does_not_import(module, tmp_path, finished_run, prefect_server):
+    shutil.copytree(finished_run, tmp_path, dirs_exist_ok=True)
+    script = (
+        "import sys\n"
+        "from flows.cli.main import main\n"
+        "code = main(['train', '--config', 'configs/smoke.yaml', '--auto-resume'])\n"
+        f"sys.exit(code or ({module!r} in sys.modules and 99))\n"
+    )
+
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=tmp_path,
+        env={**os.environ, **prefect_server, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,55 @@
+"""`train-on-vast` as a deployment: a controller that is killed is begun again and adopts its machine."""
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+
+from harness.chaos.prefect_stack import prefect_stack
+from harness.chaos.remote import SETTINGS, VAST_KEY, WANDB_KEY, environment_in, newest_status, sets_in
+from harness.emulators.vast.emulator import VastEmulator
+from harness.emulators.wandb.server import WandbServer, client_environment
+from tasks.services.rental.providers.local import marked_processes
+
+CONFIG = "configs/smoke.yaml"
+LONG = (*SETTINGS, "stages.operator.steps_per_epoch=100")
+
+
+@pytest.mark.slow
+def test_a_controller_that_is_killed_goes_on_by_itself_and_its_double_rents_nothing(tmp_path):
+    environment = environment_in(tmp_path)
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    root = tmp_path / "rented"
+    (tmp_path / "prefect").mkdir()
+    request = {"config": CONFIG, "set": LONG, "run_dir": str(root), "poll_s": 1, "max_price": 1}
+    with (
+        WandbServer() as wandb,
+        VastEmulator(
+            tmp_path / "cloud", api_key=VAST_KEY, instance_path=path, instance_env={"OMP_NUM_THREADS": "1"}
+        ) as cloud,
+        prefect_stack(tmp_path / "prefect", _account(environment, wandb, cloud, tmp_path), within_s=400) as room,
+    ):
+        cloud.default_market()
+        assert room.deploy("--retry-after", "1").returncode == 0
+        room.start_worker()
+        room.start_watch()
+
+        first = room.run(request, "train-on-vast/train-on-vast")
+        room.wait_for(lambda: sets_in(wandb) > 0, "a set of checkpoints in W&B")
+        for process in marked_processes(f"PREFECT__FLOW_RUN_ID={first}"):
+            os.kill(process, signal.SIGKILL)
+        ends = room.settled(root, ("Completed", 2))
+        room.run(request, "train-on-vast/train-on-vast", attempt=2, chain=first[:8])
+        room.wait_for(
+            lambda: [run["state"]["name"] for run in room.runs(root=root)].count("Duplicate") > 0, "its double"
+        )
+
+        assert ends == [("Crashed", 1), ("Completed", 2)]
+        assert {record["status"] for record in newest_status(wandb)["stages"].values()} == {"completed"}
+        assert (len(cloud.instances), cloud.live()) == (1, [])
+
+
+def _account(environment, wandb, cloud, scratch):
+    return {**environment, **client_environment(wandb.url, scratch, WANDB_KEY), "VAST_URL": cloud.url}

@@ -1,0 +1,172 @@
+"""`ups watch`: what an automation should have answered, and did not, is answered from the state of the runs."""
+
+import subprocess
+import sys
+import time
+from datetime import UTC, datetime, timedelta
+from uuid import uuid4
+
+import pytest
+from prefect.client.schemas.objects import FlowRun
+
+from flows.prefect.automations import RESTART_POLICIES
+from flows.prefect.watch import is_answered, last_seen
+from harness.chaos.prefect_stack import prefect_stack
+from ups_models.errors import BadInput
+
+TRAIN, VAST = RESTART_POLICIES
+REQUEST = {"config": "configs/smoke.yaml", "run_dir": "/runs/a<b>'&"}
+START = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def run(state=None, age_s=0, **parameters):
+    known = {"flow_id": uuid4(), "parameters": {"request": REQUEST, **parameters}}
+    if state is not None:
+        known["state"] = {"type": state, "timestamp": START - timedelta(seconds=age_s)}
+        known["state_type"] = state
+    return FlowRun.model_validate(known)
+
+
+def test_the_next_run_of_a_chain_has_its_request_its_bounds_and_the_next_number():
+    first = run(max_attempts=7)
+
+    wanted = {"request": REQUEST, "attempt": 2, "max_attempts": 7, "chain": str(first.id)[:8]}
+    assert VAST.next_parameters(first) == wanted
+    assert TRAIN.next_parameters(first) == {**wanted, "max_attempts_per_day": 30}
+
+
+def test_parameters_of_something_else_are_told_and_not_raised_as_they_come():
+    with pytest.raises(BadInput, match=r"parameters are none of train-pipeline .*; start it again by hand"):
+        TRAIN.next_parameters(run(attempt="x"))
+
+
+def test_a_run_is_answered_by_the_next_attempt_of_its_chain_or_a_later_one_whatever_its_bounds():
+    first = run()
+    chain, wanted = str(first.id)[:8], TRAIN.next_parameters(first)
+
+    assert not is_answered(wanted, [first])
+    assert not is_answered(wanted, [first, run(attempt=2, chain="another"), run(attempt="x", chain=chain)])
+    assert is_answered(wanted, [first, run(attempt=2, chain=chain, max_attempts=7)])
+    assert is_answered(wanted, [first, run(attempt=3, chain=chain)])
+
+
+def test_a_run_that_a_person_retried_lives_although_its_heartbeats_are_old():
+    hour_ago = START - timedelta(hours=1)
+
+    assert last_seen(run("RUNNING", age_s=5), hour_ago) == START - timedelta(seconds=5)
+    assert last_seen(run("RUNNING", age_s=7200), hour_ago) == hour_ago
+    assert last_seen(run("RUNNING", age_s=7200), None) is None
+    assert last_seen(run("PENDING", age_s=7200), None) == START - timedelta(hours=2)
+
+
+@pytest.fixture(scope="module")
+def room(tmp_path_factory):
+    """A server with everything deployed, and nobody who works."""
+    with prefect_stack(tmp_path_factory.mktemp("watched")) as room:
+        assert room.deploy().returncode == 0
+        yield room
+
+
+def look_once(room, *arguments):
+    command = [sys.executable, "-m", "flows.cli", "watch", "--once", *arguments]
+    return subprocess.run(command, env=room.environment, cwd=room.home, capture_output=True, text=True, check=False)
+
+
+def switch(room, name, *, on):
+    [automation] = [one for one in room.ask("POST", "/automations/filter", json={}) if one["name"] == name]
+    room.ask("PATCH", f"/automations/{automation['id']}", json={"enabled": on})
+
+
+def put_into(room, flow_run, state):
+    """Put it there, and wait until the event of it has been seen: no automation is switched on before."""
+    room.ask("POST", f"/flow_runs/{flow_run}/set_state", json={"state": {"type": state}, "force": True})
+    event = {"name": [f"prefect.flow-run.{state.title()}"]}
+    wanted = {"filter": {"event": event, "resource": {"id": [f"prefect.flow-run.{flow_run}"]}}}
+    room.wait_for(lambda: room.ask("POST", "/events/filter", json=wanted)["total"] > 0, f"{state} as an event")
+
+
+def test_a_crash_whose_event_was_lost_is_answered_once(room, tmp_path):
+    switch(room, TRAIN.again, on=False)
+    first = room.run({"config": "configs/smoke.yaml", "run_dir": str(tmp_path)})
+    put_into(room, first, "RUNNING")
+    put_into(room, first, "CRASHED")
+    off = look_once(room, "--patience", "0.1")
+    switch(room, TRAIN.again, on=True)
+
+    early = look_once(room, "--patience", "600")
+    late = look_once(room, "--patience", "0.1")
+    again = look_once(room, "--patience", "0.1")
+
+    assert (off.stdout, early.stdout, again.stdout) == ("", "", "")
+    assert late.stdout.count("Crashed, and nothing followed: made ") == 1, late.stderr
+    _, second = room.runs(root=tmp_path)
+    assert (second["parameters"]["chain"], second["parameters"]["attempt"]) == (first[:8], 2)
+    assert second["state"]["name"] == "Scheduled"
+
+
+def test_a_crash_that_cannot_be_answered_is_told_and_the_others_are_answered(room, tmp_path):
+    switch(room, TRAIN.again, on=False)
+    for attempt in (500, 1):
+        dead = room.run({"config": "configs/smoke.yaml", "run_dir": str(tmp_path)}, attempt=attempt)
+        put_into(room, dead, "RUNNING")
+        put_into(room, dead, "CRASHED")
+    switch(room, TRAIN.again, on=True)
+
+    done = look_once(room, "--patience", "0.1")
+
+    assert done.returncode == 0, done.stderr
+    assert "cannot be begun again" in done.stdout
+    assert "501 is greater than the maximum of 500" in done.stdout
+    assert [one["parameters"].get("attempt", 1) for one in room.runs(root=tmp_path)].count(2) == 1
+
+
+def test_a_run_that_went_silent_is_ended_although_no_automation_did(room, tmp_path):
+    switch(room, TRAIN.vanished, on=False)
+    request = {"config": "configs/smoke.yaml", "run_dir": str(tmp_path)}
+    silent, mute, taken, unwanted = runs = [room.run(request) for _ in range(4)]
+    beat = {
+        "event": "prefect.flow-run.heartbeat",
+        "resource": {"prefect.resource.id": f"prefect.flow-run.{silent}"},
+        "occurred": datetime.now(UTC).isoformat(),
+        "id": str(uuid4()),
+    }
+    room.ask("POST", "/events", json=[beat])
+    for flow_run, state in ((silent, "RUNNING"), (mute, "RUNNING"), (taken, "PENDING")):
+        put_into(room, flow_run, state)
+    for state in ("RUNNING", "CANCELLING"):
+        put_into(room, unwanted, state)
+    began = time.monotonic()
+    wanted = {"filter": {"event": {"name": [beat["event"]]}}}
+    room.wait_for(lambda: room.ask("POST", "/events/filter", json=wanted)["total"] == 1)
+
+    def looked(*patience):
+        done = look_once(room, *patience)
+        assert done.returncode == 0, done.stderr
+        said = done.stdout.count("no sign of life for ")
+        return said, [room.ask("GET", f"/flow_runs/{one}")["state"]["name"] for one in runs]
+
+    assert looked("--patience", "0.01") == (0, ["Running", "Running", "Pending", "Cancelling"])
+    switch(room, TRAIN.vanished, on=True)
+    assert looked() == (0, ["Running", "Running", "Pending", "Cancelling"])
+    [rule] = [one for one in room.ask("POST", "/automations/filter", json={}) if one["name"] == TRAIN.vanished]
+    shorter = {name: rule[name] for name in ("name", "description", "enabled", "trigger", "actions")}
+    shorter["trigger"]["within"] = 10  # the least that Prefect takes
+    room.ask("PUT", f"/automations/{rule['id']}", json=shorter)
+    time.sleep(max(0.0, 10.5 - (time.monotonic() - began)))
+    assert looked("--patience", "0.01") == (3, ["Crashed", "Running", "Crashed", "Cancelled"])
+    assert looked("--patience", "0.01") == (0, ["Crashed", "Running", "Crashed", "Cancelled"])
+
+
+def test_a_server_that_does_not_answer_is_named_and_asked_again_unless_once(room):
+    nowhere = {**room.environment, "PREFECT_API_URL": "http://127.0.0.1:9/api"}
+    command = [sys.executable, "-m", "flows.cli", "watch", "--every", "0.1"]
+
+    once = subprocess.run([*command, "--once"], env=nowhere, capture_output=True, text=True, check=False)
+    with subprocess.Popen(command, env=nowhere, stdout=subprocess.PIPE, text=True) as patient:
+        assert patient.stdout is not None
+        said = [patient.stdout.readline() for _ in range(2)]
+        patient.terminate()
+
+    assert once.returncode == 2
+    assert "http://127.0.0.1:9/api: does not answer" in once.stderr
+    assert all("does not answer" in line and "asking again in 0.1 s" in line for line in said)

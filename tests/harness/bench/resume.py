@@ -1,0 +1,76 @@
+"""What saving costs: steps per second of the quickstart's operator with resume saving on and off, in turn."""
+
+import argparse
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+
+from tasks.services.run.paths import RunDir
+from tasks.services.stages.training import select_device, training_data
+from ups_models.config.loading import load_config
+from ups_models.config.schema import PipelineConfig
+from ups_models.stages.registry import STAGES
+from ups_models.training.loop import fit
+
+ROOT = Path(__file__).resolve().parents[3]
+NEVER_S = 86_400.0
+
+
+def main() -> None:
+    """Run and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--config", type=Path, default=ROOT / "configs" / "quickstart.yaml")
+    parser.add_argument("--steps", type=int, default=150)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--every-s", type=float, default=3.0, help="interval of the run that saves often")
+    arguments = parser.parse_args()
+    cfg = load_config(arguments.config, ["data.generate.n=256"], schema=PipelineConfig)
+    device = select_device(cfg)
+    with tempfile.TemporaryDirectory() as directory:
+        run = RunDir.of(Path(directory), Path("checkpoints"))
+        data = training_data(STAGES["operator"].spec, cfg, run)
+        rates: dict[float, list[float]] = {NEVER_S: [], arguments.every_s: []}
+        for _ in range(arguments.rounds):
+            for interval, measured in rates.items():
+                measured.append(steps_per_second(cfg, data, device, run, arguments.steps, interval))
+    off, often = (statistics.median(values) for values in rates.values())
+    lost_s = (1 / often - 1 / off) * often * arguments.every_s
+    default_s = cfg.checkpoint.save_every_s
+    print(f"saving off:                {off:.2f} steps/s (from {min(rates[NEVER_S]):.2f} to {max(rates[NEVER_S]):.2f})")
+    print(f"saving every {arguments.every_s:g} s:         {often:.2f} steps/s, {often / off:.4f} of off")
+    print(f"one save costs {max(lost_s, 0) * 1000:.0f} ms; at the default of every {default_s:g} s: ", end="")
+    print(f"{1 - max(lost_s, 0) / default_s:.5f} of off")
+
+
+def steps_per_second(
+    cfg: PipelineConfig, data: object, device: torch.device, run: RunDir, steps: int, interval: float
+) -> float:
+    """Throughput of so many steps of stage operator."""
+    stage, path = STAGES["operator"], run.resume("bench")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)
+    settings = cfg.stages.operator.model_copy(update={"epochs": 1, "steps_per_epoch": steps, "unroll": (1,)})
+    stages = cfg.stages.model_copy(update={"operator": settings})
+    checkpoint = cfg.checkpoint.model_copy(update={"save_every_s": interval})
+    timed = cfg.model_copy(update={"stages": stages, "checkpoint": checkpoint})
+    started = time.monotonic()
+    fit(
+        stage,
+        timed,
+        data,  # type: ignore[arg-type]  # what training_data returned
+        {},
+        device=device,
+        resume_path=path,
+        on_step=lambda progress: None,
+        on_epoch=lambda progress: None,
+        on_save=lambda progress: None,
+        should_stop=lambda: False,
+    )
+    return steps / (time.monotonic() - started)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Kills, faults and their checks."""

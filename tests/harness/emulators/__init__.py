@@ -1,0 +1,1 @@
+"""Loopback servers that stand for the services we talk to."""

@@ -1,0 +1,265 @@
+"""An instance of the emulated Vast.ai: a process group of its own in a folder of its own."""
+
+import logging
+import os
+import re
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from harness.emulators.vast.faults import Faults
+from harness.emulators.vast.market import Offer, Row
+
+logger = logging.getLogger(__name__)
+
+MARK = "VAST_EMULATOR_MARK"
+HOURS_A_MONTH = 30 * 24
+SHELL_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
+
+
+@dataclass
+class Instance:
+    """One contract, from its creation on; times in seconds of the emulator's clock, prices in USD per hour."""
+
+    id: int
+    offer: Offer
+    is_bid: bool
+    price: float
+    created_at: float
+    folder: Path
+    mark: str
+    api_key: str = field(repr=False)
+    disk: float = 10.0
+    label: str | None = None
+    image: str | None = None
+    onstart: str | None = field(default=None, repr=False)
+    env: dict[str, str] = field(default_factory=dict, repr=False)
+    runtype: str = "ssh"
+    args: list[str] | None = None
+
+    state: str = "loading"  # actual_status as long as the host is online
+    intended: str = "running"
+    status_msg: str = ""
+    ended_at: float | None = None  # destroyed
+    boots_at: float = 0.0
+    resume_at: float | None = None
+    halted: bool = False  # by the user, another bid, the credit or the end of the contract
+    outbid: bool = False
+    displaced_by: int | None = None  # the on-demand instance that took the machine
+    offline: bool = False
+    crashed: bool = False  # died with its host, which does not know yet
+    stuck: bool = False
+    image_fails: bool = False
+    starts: int = 0
+    exit_code: int | None = None
+    process: "subprocess.Popen[bytes] | None" = field(default=None, repr=False)
+    ssh_keys: dict[int, str] = field(default_factory=dict)
+
+    @property
+    def live(self) -> bool:
+        """Not destroyed: a stopped instance costs too."""
+        return self.ended_at is None
+
+    @property
+    def pgid(self) -> int | None:
+        """Process group of the last start."""
+        return None if self.process is None else self.process.pid
+
+    @property
+    def log_path(self) -> Path:
+        """Everything that onstart wrote."""
+        return self.folder / "container.log"
+
+    @property
+    def home(self) -> Path:
+        """Working directory and HOME of onstart."""
+        return self.folder / "root"
+
+    @property
+    def disk_per_hour(self) -> float:
+        """Price of its disk, USD per hour."""
+        return self.disk * self.offer.storage_cost / HOURS_A_MONTH
+
+    def make_folder(self) -> None:
+        """The container's file system, with the onstart script where the real one has it."""
+        for name in ("root", "workspace", "tmp"):
+            (self.folder / name).mkdir(parents=True, exist_ok=True)
+        (self.home / "onstart.sh").write_text((self.onstart or "") + "\n")
+
+    def wipe(self) -> None:
+        """A fresh disk."""
+        for name in ("root", "workspace", "tmp"):
+            shutil.rmtree(self.folder / name, ignore_errors=True)
+        self.make_folder()
+
+    def start(self, environment: Mapping[str, str]) -> "subprocess.Popen[bytes]":
+        """Start the container: onstart for ssh and jupyter, the command itself for args."""
+        command = ["bash", "onstart.sh"]
+        if self.runtype == "args":
+            command = [*(self.args or ["true"])]
+        with self.log_path.open("ab") as log:
+            self.process = subprocess.Popen(
+                ["/usr/bin/env", *command],  # found by the instance's PATH; a missing command is its failure, not ours
+                cwd=self.home,
+                env=dict(environment),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        self.exit_code = None
+        self.starts += 1
+        return self.process
+
+    def processes(self) -> list[int]:
+        """Everything alive that the instance started."""
+        leader = self.process
+        return family(self.mark, leader.pid if leader is not None and leader.poll() is None else None)
+
+    def kill(self) -> None:
+        """SIGKILL to every descendant, without notice; returns when none is left."""
+        kill_family(self)
+
+    def environment(self, url: str, given: Mapping[str, str], account: Mapping[str, str], path: str) -> dict[str, str]:
+        """What onstart sees: the allowed variables, the account's, the create's and the documented ones."""
+        own = {name: str(value) for name, value in self.env.items() if SHELL_NAME.match(name)}
+        return {
+            **given,
+            **account,
+            "VAST_URL": url,
+            **own,
+            "PATH": own.get("PATH", path),
+            "HOME": str(self.home),
+            "TMPDIR": str(self.folder / "tmp"),
+            "DATA_DIRECTORY": str(self.folder / "workspace"),
+            "CONTAINER_ID": str(self.id),
+            "CONTAINER_API_KEY": self.api_key,
+            "VAST_CONTAINERLABEL": f"C.{self.id}",
+            "GPU_COUNT": str(self.offer.num_gpus),
+            "PUBLIC_IPADDR": "127.0.0.1",
+            "VAST_TCP_PORT_22": str(self.ssh_port),
+            MARK: self.mark,
+        }
+
+    @property
+    def ssh_port(self) -> int:
+        """A port that is only shown: nobody listens there."""
+        return 40000 + self.id % 20000
+
+    def status(self, now: float, faults: Faults) -> str | None:
+        """actual_status; null in the first half of the first boot."""
+        if self.offline:
+            return "offline"
+        half = self.created_at + faults.boot_delay_s / 2
+        return None if self.state == "loading" and not self.starts and now < half else self.state
+
+    def row(self, now: float, faults: Faults, account: Mapping[str, str]) -> Row:
+        """The instance as show_instance answers it."""
+        shown_env = {**(account if faults.account_env_in_extra_env else {}), **self.env}
+        running = self.state == "running" and not self.offline
+        end_date = self.created_at + self.offer.duration
+        row: Row = self.offer.row(rented=True) | {
+            "id": self.id,
+            "bundle_id": self.offer.id,
+            "label": self.label,
+            "actual_status": self.status(now, faults),
+            "intended_status": self.intended,
+            "cur_state": "stopped" if self.halted else "running",
+            "next_state": self.intended,
+            "status_msg": self.status_msg,
+            "is_bid": self.is_bid,
+            "dph_base": self.price,
+            "dph_total": self.price + (self.disk_per_hour if faults.dph_total_includes_disk else 0),
+            "storage_total_cost": self.disk_per_hour,
+            "start_date": self.created_at,
+            "end_date": end_date,
+            "time_remaining": "",
+            "duration": end_date - now,
+            "disk_space": self.disk,
+            "disk_usage": 0.0,
+            "image_uuid": self.image,
+            "image_runtype": self.runtype,
+            "image_args": self.args or [],
+            "onstart": self.onstart,
+            "extra_env": [[name, value] for name, value in shown_env.items()],
+            "jupyter_token": f"jupyter-{self.id}",
+            "ssh_host": "127.0.0.1" if running else None,
+            "ssh_port": self.ssh_port if running else None,
+            "public_ipaddr": "127.0.0.1",
+            "ports": {"22/tcp": [{"HostIp": "0.0.0.0", "HostPort": str(self.ssh_port)}]} if running else None,  # noqa: S104
+            "gpu_util": 90.0 if running else None,
+        }
+        return {name: value for name, value in row.items() if name not in faults.missing_fields}
+
+    def summary(self) -> dict[str, Any]:
+        """What another process may know of it: no keys, no environment."""
+        names = ("id", "label", "state", "is_bid", "price", "disk", "created_at", "ended_at", "outbid", "offline")
+        return {name: getattr(self, name) for name in names} | {
+            "live": self.live,
+            "intended": self.intended,
+            "status_msg": self.status_msg,
+            "offer_id": self.offer.id,
+            "machine_id": self.offer.machine_id,
+            "starts": self.starts,
+            "exit_code": self.exit_code,
+            "pgid": self.pgid,
+            "processes": self.processes(),
+            "folder": str(self.folder),
+            "log_path": str(self.log_path),
+        }
+
+
+def process_table() -> dict[int, int]:
+    """Every living process and its parent."""
+    table = {}
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        with suppress(FileNotFoundError, ProcessLookupError):
+            state, parent, *_ = (entry / "stat").read_text(errors="replace").rpartition(")")[2].split()
+            if state not in "ZX":
+                table[int(entry.name)] = int(parent)
+    return table
+
+
+def marked(pid: int, mark: bytes) -> bool:
+    """Whether the process carries the mark in the environment that it was started with."""
+    with suppress(FileNotFoundError, ProcessLookupError, PermissionError):
+        return mark in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    return False
+
+
+def family(mark: str, leader: int | None) -> list[int]:
+    """Processes with the mark or from the leader, and all their descendants, whatever their session."""
+    table = process_table()
+    wanted = f"{MARK}={mark}".encode()
+    found = {pid for pid in table if pid == leader or marked(pid, wanted)} - {os.getpid()}
+    grown = True
+    while grown:
+        children = {pid for pid, parent in table.items() if parent in found} - found
+        found |= children
+        grown = bool(children)
+    return sorted(found)
+
+
+def kill_family(instance: Instance, patience_s: float = 20.0) -> None:
+    """SIGKILL an instance's processes until two looks in a row find none: a fork or an exec can hide from one."""
+    deadline = time.monotonic() + patience_s
+    clean_looks = 0
+    while clean_looks < 2:
+        victims = instance.processes()
+        clean_looks = 0 if victims else clean_looks + 1
+        for pid in victims:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        if victims and time.monotonic() > deadline:
+            raise RuntimeError(f"instance {instance.id}: {victims} survive SIGKILL for {patience_s} s")
+        time.sleep(0.003)
+    if instance.process is not None:
+        instance.process.wait(timeout=patience_s)

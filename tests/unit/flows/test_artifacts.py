@@ -1,0 +1,144 @@
+"""What Prefect's UI shows of a run; a server that does not answer holds up nothing."""
+
+import json
+import shutil
+import socket
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from prefect.settings import PREFECT_API_URL, temporary_settings
+
+from flows.prefect.artifacts import Artifact, ArtifactSender, ArtifactTracker, RemoteStages
+from tasks.services.run.paths import RunDir
+from tasks.services.stages.overview import keep_picture, report_in, rows_in
+from tasks.services.tracking.wandb_tracking import Tracker, TrackingUnavailable
+from ups_models.stages.spec import SPECS
+
+
+@pytest.fixture
+def run(tmp_path, finished_run, smoke):
+    """A copy of a finished run."""
+    shutil.copytree(finished_run, tmp_path / "run")
+    return RunDir.of(tmp_path / "run", smoke.checkpoint.dir)
+
+
+class Kept:
+    """A board that keeps what it is given."""
+
+    def __init__(self):
+        self.with_artifacts = {}
+
+    def put(self, key, with_artifacts):
+        self.with_artifacts[key] = with_artifacts
+
+    def put_stages(self, rows, description):
+        self.with_artifacts["stage-status"] = rows
+
+
+def test_a_finished_run_is_shown_with_its_figures_and_files(run, smoke):
+    rows = {row["stage"]: row for row in rows_in(smoke, run)}
+
+    assert list(rows) == [*SPECS, "small_eval", "full_eval"]
+    assert rows["operator"]["checkpoint"] == "operator_ema.pt"
+    assert rows["operator"]["step"] == "30 of 30, epoch 3 of 3"
+    assert rows["small_eval"]["figure"].startswith("nRMSE 0.")
+    assert {len(row) for row in rows.values()} == {7}
+
+
+def test_a_run_that_has_not_begun_is_shown_too(tmp_path, smoke):
+    rows = rows_in(smoke, RunDir.of(tmp_path, smoke.checkpoint.dir))
+
+    assert {row["status"] for row in rows} == {"not_started"}
+
+
+def test_a_failed_stage_says_so(run, smoke):
+    text = run.status.read_text("utf-8")
+    status = json.loads(text)
+    status["stages"]["steady_prior"] |= {"status": "failed", "error_message": "boom"}
+    run.status.write_text(json.dumps(status), encoding="utf-8")
+
+    rows = {row["stage"]: row for row in rows_in(smoke, run)}
+
+    assert rows["steady_prior"]["status"] == "failed"
+    assert rows["steady_prior"]["checkpoint"] == "\N{EN DASH}"
+
+
+def test_the_report_holds_the_newest_evaluation_and_one_picture(run):
+    keep_picture(run, b"png")
+    text = report_in(run)
+    keep_picture(run, b"x" * 1_000_000)
+
+    assert "![Rollout error](data:image/png;base64,cG5n)" in text
+    assert (run.reports / "full_eval.md").read_text("utf-8") in text
+    assert "data:image" not in report_in(run)
+
+
+def test_bars_grow_and_are_full_when_a_stage_is_done(run, smoke):
+    sender: Any = Kept()
+    tracker = ArtifactTracker(Tracker(), sender, smoke, run)
+
+    tracker.row("operator", {"step": 15, "loss": 0.5})
+    half = sender.with_artifacts["operator"]
+    tracker.completed("operator")
+
+    assert (half.kind, half.data, half.description) == ("progress", 50, "operator: step 15 of 30, loss 0.5")
+    assert sender.with_artifacts["operator"].data == 100
+
+
+FACTS = {"instance": 1, "generation": 2, "stage": "operator", "step": 12, "usd_per_hour": 0.2, "spent_usd": 0.1}
+
+
+def test_the_stages_of_a_training_elsewhere_are_shown_from_what_wandb_holds(smoke):
+    sender: Any = Kept()
+    asked = []
+    stages = RemoteStages(sender, smoke, lambda: asked.append(1))
+
+    stages("SEARCHING", {"attempt": 1})
+    for step in (12, 13):
+        stages("RUNNING", {**FACTS, "step": step})
+
+    row = sender.with_artifacts["stage-status"][0]
+    assert (row["stage"], row["status"], row["step"]) == ("operator", "in_progress", "12 of 30")
+    assert len(asked) == 1
+
+
+def test_wandb_that_does_not_answer_changes_nothing_in_the_table(smoke):
+    sender: Any = Kept()
+
+    def silent():
+        raise TrackingUnavailable("W&B could not be asked")
+
+    RemoteStages(sender, smoke, silent)("RUNNING", FACTS)
+
+    assert sender.with_artifacts == {}
+
+
+DRY_RUN_ID = {PREFECT_API_URL: "http://127.0.0.1:9/api"}
+
+
+def test_a_server_that_does_not_answer_holds_up_nothing():
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        with temporary_settings({PREFECT_API_URL: f"http://127.0.0.1:{silent.getsockname()[1]}/api"}):
+            sender = ArtifactSender(uuid4(), close_within_s=0.5)
+        sender.put("one", Artifact("markdown", "text", "description"))
+        connection, _ = silent.accept()
+        for key in ("two", "one", "two"):
+            sender.put(key, Artifact("markdown", "text", "description"))
+        sender.close()
+
+        assert sender.busy  # it still waits for the answer
+        connection.close()
+
+    sender.thread.join(60)
+    assert not sender.thread.is_alive()  # nothing is begun once it is closed
+
+
+def test_what_is_sent_goes_to_the_server_that_the_board_was_made_for():
+    with temporary_settings(DRY_RUN_ID):
+        sender = ArtifactSender(uuid4(), close_within_s=60.0)
+
+    sender.put("one", Artifact("markdown", "text", "description"))  # asked now, Prefect would start a server of its own
+    sender.close()
+
+    assert sender.failed  # nobody listens at the first address

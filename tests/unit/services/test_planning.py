@@ -1,0 +1,275 @@
+"""The state table: what each stage needs, and why."""
+
+import json
+import shutil
+
+import pytest
+
+from flows import ROOT
+from tasks.services.run.lock import owned
+from tasks.services.run.paths import RunDir
+from tasks.services.run.status import StatusStore
+from tasks.services.stages.job import Job, Policy
+from tasks.services.stages.plan import decide, decide_evaluations, usable_stages
+from tasks.services.stages.snapshot import read_snapshot
+from ups_models.config.loading import load_config
+from ups_models.config.schema import EvalConfig
+from ups_models.errors import ArchitectureMismatch, BadInput
+from ups_models.stages.spec import SPECS
+
+RESUME = Policy(auto_resume=True)
+
+
+@pytest.fixture
+def run(tmp_path, finished_run, smoke):
+    shutil.copytree(finished_run, tmp_path, dirs_exist_ok=True)
+    return RunDir.of(tmp_path, smoke.checkpoint.dir)
+
+
+def plan(cfg, run, policy):
+    return decide(Job(cfg, run, policy), read_snapshot(cfg, run)).stages
+
+
+def plan_evaluation(name, settings, cfg, run, *, redo):
+    job = Job(cfg, run, evaluations={name: settings}, redo=frozenset([name] if redo else []))
+    return decide_evaluations(job, read_snapshot(cfg, run))[0]
+
+
+def actions(decisions):
+    return {decision.stage: decision.action for decision in decisions}
+
+
+def changed(cfg, **sections):
+    return cfg.model_copy(
+        update={name: getattr(cfg, name).model_copy(update=values) for name, values in sections.items()}
+    )
+
+
+def with_stage(cfg, name, **values):
+    stages = cfg.stages.model_copy(update={name: getattr(cfg.stages, name).model_copy(update=values)})
+    return cfg.model_copy(update={"stages": stages})
+
+
+def test_an_empty_directory_trains_everything_in_order(tmp_path, smoke):
+    decisions = plan(smoke, RunDir.of(tmp_path, smoke.checkpoint.dir), Policy())
+
+    assert [decision.stage for decision in decisions] == [
+        *("operator", "diff_residual", "consistency_distill", "steady_prior")
+    ]
+    assert set(actions(decisions).values()) == {"train"}
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_completed_stages_are_skipped(run, smoke):
+    assert set(actions(plan(smoke, run, RESUME)).values()) == {"skip"}
+
+
+def test_a_missing_file_runs_the_stage_and_its_dependants_again(run, smoke):
+    run.checkpoint("operator.pt").unlink()
+
+    decisions = plan(smoke, run, RESUME)
+
+    assert actions(decisions) == {
+        "operator": "train",
+        "diff_residual": "train",
+        "consistency_distill": "train",
+        "steady_prior": "skip",
+    }
+    assert "operator.pt is missing" in decisions[0].reason
+    assert decisions[0].warn
+
+
+def test_a_teacher_that_was_replaced_makes_its_students_run_again(run, smoke):
+    raw = json.loads(run.status.read_text("utf-8"))
+    raw["stages"]["diff_residual"]["inputs"]["operator_ema.pt"] = "f" * 64
+    run.status.write_text(json.dumps(raw), encoding="utf-8")
+
+    decisions = plan(smoke, run, RESUME)
+
+    assert actions(decisions)["diff_residual"] == "train"
+    assert "operator_ema.pt is not what it was trained from any more" in decisions[1].reason
+
+
+def test_data_that_changed_makes_its_stages_run_again(run, smoke):
+    for path in run.data.glob("2D_*"):
+        path.write_bytes(path.read_bytes() + b"more")
+
+    decisions = plan(smoke, run, RESUME)
+
+    assert actions(decisions)["steady_prior"] == "train"
+    assert "data is not what it was trained from" in decisions[3].reason
+
+
+def test_data_that_is_not_there_moves_nothing(run, smoke):
+    shutil.rmtree(run.data)
+
+    assert set(actions(plan(smoke, run, RESUME)).values()) == {"skip"}
+
+
+def test_a_config_of_another_shape_is_an_architecture_mismatch(run, smoke):
+    with pytest.raises(ArchitectureMismatch, match="latent_dim=4 vs latent_dim=8"):
+        plan(changed(smoke, latent={"dim": 8}), run, RESUME)
+
+
+def test_an_architecture_mismatch_is_a_value_error(run, smoke):
+    with pytest.raises(ValueError, match="Architecture mismatch"):
+        plan(changed(smoke, operator={"width": 32}), run, RESUME)
+
+
+def test_a_change_that_shapes_no_tensor_is_told_and_changes_nothing(run, smoke):
+    decisions = plan(with_stage(smoke, "operator", lr=1e-4), run, RESUME)
+
+    assert decisions[0].action == "skip"
+    assert decisions[0].warn
+    assert "--force-train" in decisions[0].reason
+
+
+def test_zero_epochs_skip_a_completed_stage_and_disable_one_that_never_ran(run, tmp_path, smoke):
+    off = with_stage(smoke, "operator", epochs=0)
+
+    completed = plan(off, run, RESUME)
+
+    assert actions(completed)["operator"] == "skip"
+    with pytest.raises(BadInput, match=r"diff_residual needs .*operator_ema\.pt"):
+        plan(off, RunDir.of(tmp_path / "empty", smoke.checkpoint.dir), Policy())
+
+
+def test_force_train_trains_what_was_selected(run, smoke):
+    decisions = plan(smoke, run, Policy(stage="steady_prior", force_train=True))
+
+    assert actions(decisions) == {"steady_prior": "train"}
+
+
+def test_a_failed_stage_without_a_saved_state_starts_again_and_says_what_had_failed(run, smoke, own):
+    store = StatusStore(own(run))
+    store.start("operator", total_epochs=3, arch={}, config_hash="", seed=0, inputs={}, fresh=True)
+    store.fail("operator", "out of memory")
+
+    decision = plan(smoke, run, RESUME)[0]
+
+    assert decision.action == "train"
+    assert "out of memory" in decision.reason
+
+
+def test_a_status_that_names_a_file_outside_its_stage_is_not_followed(run, smoke):
+    text = run.status.read_text("utf-8").replace('"checkpoint": "operator_ema.pt"', '"checkpoint": "../evil.pt"')
+    run.status.write_text(text, encoding="utf-8")
+
+    decision = plan(smoke, run, RESUME)[0]
+
+    assert decision.action == "train"
+    assert "is no file of this stage" in decision.reason
+
+
+def test_an_evaluation_is_skipped_until_something_it_depends_on_changes(run, smoke, own):
+    settings = EvalConfig()
+    store = StatusStore(own(run))
+    first = plan_evaluation("small_eval", settings, smoke, run, redo=False)
+    store.record_evaluation("small_eval", inputs=dict(store.read().evaluation("small_eval").inputs or {}, config="x"))
+
+    moved = plan_evaluation("small_eval", settings, smoke, run, redo=False)
+
+    assert first.run
+    assert "config changed" in first.reason
+    assert moved.run
+    assert plan_evaluation("small_eval", settings, smoke, run, redo=True).reason == "--redo-small-eval"
+
+
+def test_a_run_has_one_owner(tmp_path, smoke):
+    run = RunDir.of(tmp_path, smoke.checkpoint.dir)
+
+    with owned(run), pytest.raises(BadInput, match=r"process \d+ on .* is working on this run"), owned(run):
+        pytest.fail("two owners")
+    with owned(run):
+        assert run.lock.is_file()
+
+
+def test_another_split_is_another_training(run, smoke):
+    decisions = plan(changed(smoke, data={"test": 6}), run, RESUME)
+
+    assert actions(decisions) == {
+        "operator": "train",
+        "diff_residual": "train",
+        "consistency_distill": "train",
+        "steady_prior": "skip",
+    }
+    assert "data recipe is not what it was trained from any more" in decisions[0].reason
+
+
+def test_another_seed_is_another_training_and_is_named(run, smoke):
+    decisions = plan(smoke.model_copy(update={"seed": 7}), run, RESUME)
+
+    assert set(actions(decisions).values()) == {"train"}
+    assert "seed is not what it was trained from" in decisions[0].reason
+
+
+def interrupted(run, stage):
+    """Make a stage look as if it had been killed while it trained."""
+    raw = json.loads(run.status.read_text("utf-8"))
+    raw["stages"][stage] |= {"status": "in_progress", "step": 5}
+    run.status.write_text(json.dumps(raw), encoding="utf-8")
+    run.resume(stage).parent.mkdir(exist_ok=True)
+    shutil.copy(run.checkpoint(SPECS[stage].files[0]), run.resume(stage))
+
+
+def test_an_interrupted_stage_goes_on(run, smoke):
+    interrupted(run, "diff_residual")
+
+    assert actions(plan(smoke, run, RESUME))["diff_residual"] == "resume"
+
+
+def test_an_interrupted_stage_starts_again_when_what_it_learns_from_is_trained_again(run, smoke):
+    interrupted(run, "diff_residual")
+    run.checkpoint("operator.pt").unlink()
+
+    decisions = plan(smoke, run, RESUME)
+
+    assert actions(decisions)["diff_residual"] == "train"
+    assert "operator, which it depends on, runs again" in decisions[1].reason
+
+
+def test_a_saved_state_that_cannot_be_read_starts_the_stage_again(run, smoke):
+    interrupted(run, "operator")
+    run.resume("operator").write_bytes(run.resume("operator").read_bytes()[:100])
+
+    decision = plan(smoke, run, RESUME)[0]
+
+    assert decision.action == "train"
+    assert "starts from the beginning" in decision.reason
+
+
+def test_a_student_of_a_replaced_operator_is_not_used(run, smoke):
+    shutil.copy(run.checkpoint("operator.pt"), run.checkpoint("operator_ema.pt"))
+    raw = json.loads(run.status.read_text("utf-8"))
+    raw["stages"]["operator"]["files"]["operator_ema.pt"] = raw["stages"]["operator"]["files"]["operator.pt"]
+    run.status.write_text(json.dumps(raw), encoding="utf-8")
+
+    reasons = usable_stages(smoke, run.checkpoints, read_snapshot(smoke, run))
+
+    assert reasons["operator"] is None
+    assert "operator_ema.pt is not what it was trained from" in (reasons["diff_residual"] or "")
+    assert "diff_residual, which it depends on" in (reasons["consistency_distill"] or "")
+    with pytest.raises(BadInput, match=r"consistency_distill needs .*diffusion_residual_ema\.pt, but operator_ema\.pt"):
+        plan(smoke, run, Policy(stage="consistency_distill", force_train=True))
+
+
+def test_an_evaluation_without_its_arrays_runs_again(run, smoke):
+    settings = load_config(ROOT / "configs" / "small_eval.yaml", schema=EvalConfig)
+    assert not plan_evaluation("small_eval", settings, smoke, run, redo=False).run
+    (run.reports / "small_eval.npz").unlink()
+
+    again = plan_evaluation("small_eval", settings, smoke, run, redo=False)
+
+    assert again.run
+    assert "small_eval.npz is missing" in again.reason
+
+
+def test_a_saved_state_without_a_status_is_not_thrown_away(run, smoke):
+    interrupted(run, "operator")
+    run.status.unlink()
+    for spec in SPECS.values():
+        for name in spec.files:
+            run.checkpoint(name).unlink()
+
+    with pytest.raises(BadInput, match=r"Stage status file not found: .* operator\.pt exist"):
+        plan(smoke, run, RESUME)

@@ -1,0 +1,85 @@
+"""What is decided before W&B is asked: which run is meant, and whether there is tracking at all."""
+
+import pytest
+
+from tasks.services.tracking import wandb_tracking as tracking
+from tasks.services.tracking.wandb_tracking import RunPath, flatten, has_key, path_of, tracking_mode
+from ups_models.config.schema import TrackingConfig
+from ups_models.errors import BadInput
+
+CFG = TrackingConfig()
+
+
+@pytest.fixture(autouse=True)
+def no_wandb(monkeypatch, tmp_path):
+    for name in ("WANDB_MODE", "WANDB_API_KEY", "WANDB_PROJECT", "WANDB_ENTITY", "WANDB_BASE_URL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("train-20251028_120000", RunPath("train-20251028_120000", "ups-pipeline")),
+        ("p/r1", RunPath("r1", "p")),
+        ("e/p/r1", RunPath("r1", "p", "e")),
+        ("https://wandb.ai/e/p/runs/r1", RunPath("r1", "p", "e")),
+        ("https://wandb.ai/e/p/runs/r1?nw=x", RunPath("r1", "p", "e")),
+    ],
+)
+def test_a_run_is_named_in_every_usual_way(text, expected):
+    assert RunPath.parse(text, CFG) == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "a/b/c/d", "--resume-mode=never", "r1;rm -rf .", "$(id)", "../r1", "p/..", "r 1", "r1\n", "x" * 65, "e//r1"],
+)
+def test_what_is_no_run_id_is_refused(text):
+    with pytest.raises(BadInput, match="is no W&B run"):
+        RunPath.parse(text, CFG)
+
+
+def test_entity_and_project_come_from_the_config_before_the_environment(monkeypatch):
+    monkeypatch.setenv("WANDB_PROJECT", "env-project")
+    monkeypatch.setenv("WANDB_ENTITY", "env-entity")
+
+    assert RunPath.parse("r1", CFG) == RunPath("r1", "env-project", "env-entity")
+    assert RunPath.parse("r1", TrackingConfig(project="p", entity="e")) == RunPath("r1", "p", "e")
+
+
+@pytest.mark.parametrize(
+    ("mode", "environment", "expected"),
+    [
+        ("auto", {}, "disabled"),
+        ("auto", {"WANDB_API_KEY": "k"}, "online"),
+        ("auto", {"WANDB_API_KEY": "k", "WANDB_MODE": "offline"}, "offline"),
+        ("auto", {"WANDB_API_KEY": "k", "WANDB_MODE": "disabled"}, "disabled"),
+        ("offline", {"WANDB_API_KEY": "k", "WANDB_MODE": "online"}, "offline"),
+        ("disabled", {"WANDB_API_KEY": "k"}, "disabled"),
+    ],
+)
+def test_tracking_follows_config_then_environment_then_key(monkeypatch, mode, environment, expected):
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+
+    assert tracking_mode(TrackingConfig(mode=mode)) == expected
+
+
+def test_a_key_in_netrc_counts_for_its_own_host_alone(monkeypatch, tmp_path):
+    (tmp_path / "netrc").write_text("machine api.wandb.ai login user password secret\n", encoding="utf-8")
+
+    assert has_key()
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:1")
+    assert not has_key()
+
+
+def test_a_new_run_gets_an_id_that_is_valid_and_its_own():
+    first, second = path_of(None, CFG), path_of(None, CFG)
+
+    assert first != second
+    assert tracking.RUN_ID.fullmatch(first.id)
+
+
+def test_nested_figures_become_flat_ones():
+    assert flatten({"a": {"b": 1, "c": [1, 2], "d": {"e": 0.5}}, "f": "text", "g": True}) == {"a/b": 1.0, "a/d/e": 0.5}

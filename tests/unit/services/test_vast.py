@@ -1,0 +1,265 @@
+"""Vast.ai through its real SDK, against the emulator on loopback: what is asked, concluded, and never said."""
+
+import pytest
+
+from harness.emulators.vast.emulator import VastEmulator
+from harness.emulators.vast.faults import DROP
+from tasks.services.rental.providers.local import LocalProvider
+from tasks.services.rental.providers.vast import (
+    MachineSpec,
+    NoOffer,
+    OfferGone,
+    ProviderError,
+    ProviderRefused,
+    UnknownOutcome,
+    VastProvider,
+)
+
+KEY = "vastcanary0key0that0nobody0must0ever0find"
+SCRIPT = "#!/usr/bin/env bash\necho begun\nsleep 60\n"
+WANTED = MachineSpec(gpu="RTX_4090", max_usd_per_hour=0.5, disk_gb=20)
+ENV = {"WANDB_API_KEY": "wandbcanary", "UPS_GENERATION": "1"}
+
+
+@pytest.fixture
+def cloud(tmp_path, monkeypatch):
+    with VastEmulator(tmp_path / "cloud", api_key=KEY) as emulator:
+        emulator.default_market()
+        monkeypatch.setenv("VAST_URL", emulator.url + "/")
+        monkeypatch.setenv("VAST_API_KEY", KEY)
+        monkeypatch.setenv("HOME", str(tmp_path))
+        monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+        yield emulator
+
+
+@pytest.fixture
+def vast(cloud):
+    return VastProvider(pause=lambda _: None)
+
+
+def rent(vast, label="ups-r1-g1", wanted=WANTED):
+    return vast.rent(vast.search(wanted)[0], wanted, label=label, onstart=SCRIPT, env=ENV)
+
+
+def test_offers_fit_and_the_cheapest_comes_first(vast):
+    offers = vast.search(WANTED)
+
+    prices = [offer.usd_per_hour for offer in offers]
+    assert prices == sorted(prices)
+    assert max(prices) <= 0.5
+    assert {offer.gpu for offer in offers} == {"RTX 4090"}
+
+
+def test_a_bid_is_a_little_above_the_least_and_never_above_the_limit(vast, cloud):
+    for offer in vast.search(WANTED):
+        least = cloud.offers[offer.id].min_bid
+        assert least < offer.usd_per_hour <= min(0.5, 1.2 * least + 1e-9)
+
+
+def test_no_offer_under_the_price_names_the_cheapest(vast):
+    with pytest.raises(NoOffer, match=r"under 0\.001 USD/h: the cheapest is 0\.\d+ USD/h"):
+        vast.search(MachineSpec(gpu="RTX_4090", max_usd_per_hour=0.001))
+
+
+def test_no_such_gpu_is_said(vast):
+    with pytest.raises(NoOffer, match="has no 1 x RTX_9999"):
+        vast.search(MachineSpec(gpu="RTX_9999"))
+
+
+def test_a_machine_is_rented_described_listed_and_given_back(vast, cloud):
+    number = rent(vast)
+
+    described = vast.describe(number)
+    assert (described.label, described.is_bid) == ("ups-r1-g1", True)
+    assert [one.id for one in vast.list_instances("ups-r1-")] == [number]
+    assert vast.list_instances("ups-other") == []
+
+    vast.destroy(number)
+
+    assert vast.describe(number) is None
+    assert cloud.live() == []
+
+
+def test_on_demand_is_no_bid(vast):
+    wanted = MachineSpec(gpu="RTX_4090", max_usd_per_hour=2, disk_gb=20, interruptible=False)
+
+    assert not vast.describe(rent(vast, wanted=wanted)).is_bid
+
+
+def test_a_reply_that_was_lost_is_uncertain_and_sent_once(vast, cloud):
+    cloud.faults.lose_reply_to_create = 1
+
+    with pytest.raises(UnknownOutcome):
+        rent(vast)
+
+    assert [one.label for one in vast.list_instances("ups-r1-g1")] == ["ups-r1-g1"]
+    assert len(cloud.live()) == 1
+
+
+def test_an_offer_that_went_to_somebody_else_is_told_apart(vast, cloud):
+    cloud.faults.offer_gone = 1
+
+    with pytest.raises(OfferGone):
+        rent(vast)
+
+    assert cloud.live() == []
+
+
+@pytest.mark.parametrize("status", [400, 200])
+def test_a_bid_that_was_too_low_leaves_no_stopped_instance_behind(vast, cloud, status):
+    cloud.faults.set(low_bid=1, low_bid_status=status, low_bid_ignores_cancel_unavail=True)
+
+    with pytest.raises(OfferGone):
+        rent(vast)
+
+    assert cloud.live() == []
+
+
+def test_no_credit_is_for_the_account_owner(vast, cloud):
+    cloud.faults.no_credit = 1
+
+    with pytest.raises(ProviderRefused, match="no credit"):
+        rent(vast)
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_key_without_rights_is_for_the_account_owner(vast, cloud, status):
+    cloud.faults.auth_error = status
+
+    with pytest.raises(ProviderRefused, match="VAST_API_KEY") as raised:
+        vast.search(WANTED)
+
+    assert KEY not in str(raised.value)
+
+
+def test_a_wrong_key_is_refused(cloud, monkeypatch):
+    monkeypatch.setenv("VAST_API_KEY", "wrong")
+
+    with pytest.raises(ProviderRefused):
+        VastProvider(pause=lambda _: None).search(WANTED)
+
+
+def test_no_key_is_said(cloud, monkeypatch):
+    monkeypatch.delenv("VAST_API_KEY")
+
+    with pytest.raises(ProviderRefused, match=r"no Vast\.ai key"):
+        VastProvider()
+
+
+@pytest.mark.parametrize("answers", [[429, 429, 429], [500, 503], [("show", DROP)]])
+def test_a_question_outlasts_limits_and_outages(vast, cloud, answers):
+    number = rent(vast)
+    cloud.faults.next_status = [("show", answer) if isinstance(answer, int) else answer for answer in answers]
+
+    assert vast.describe(number).id == number
+
+
+def test_a_server_that_answers_nothing_is_uncertain(vast, cloud):
+    cloud.faults.next_status = [("show", 500)] * 20
+
+    with pytest.raises(UnknownOutcome):
+        vast.describe(1)
+
+
+def test_giving_back_is_repeated_until_the_machine_is_gone(vast, cloud):
+    number = rent(vast)
+    cloud.faults.destroy_fails_times = 3
+
+    vast.destroy(number)
+
+    assert cloud.live() == []
+
+
+def test_a_machine_that_stays_is_named_as_costing_money(vast, cloud):
+    number = rent(vast)
+    cloud.faults.destroy_fails_times = -1
+
+    with pytest.raises(ProviderError, match=rf"instance {number} is not destroyed .* costs money"):
+        vast.destroy(number)
+
+
+def test_giving_back_what_is_gone_is_no_error(vast):
+    number = rent(vast)
+    vast.destroy(number)
+
+    vast.destroy(number)
+
+
+@pytest.mark.parametrize("status", ["stopped", "exited"])
+@pytest.mark.parametrize("flips", [True, False])
+def test_an_outbid_machine_is_not_running_however_that_is_said(vast, cloud, status, flips):
+    cloud.faults.set(outbid_status=status, outbid_flips_intended=flips, auto_resume_delay_s=None)
+    number = rent(vast)
+
+    cloud.preempt(number)
+
+    assert vast.describe(number).state in ("away", "failed")
+
+
+def test_an_offline_host_is_not_running(vast, cloud):
+    number = rent(vast)
+
+    cloud.host_offline(number, kill=False)
+
+    assert vast.describe(number).state == "away"
+
+
+def test_an_image_that_does_not_start_has_failed(vast, cloud):
+    cloud.faults.image_fails = 1
+    number = rent(vast)
+    cloud.tick()
+
+    assert vast.describe(number).state == "failed"
+
+
+@pytest.mark.parametrize("status", [401, 403, 404])
+def test_a_machine_that_may_not_be_destroyed_is_named_with_the_reason(vast, cloud, status):
+    number = rent(vast)
+    cloud.faults.auth_error = status
+
+    with pytest.raises(ProviderError, match=rf"instance {number} is not destroyed.*VAST_API_KEY"):
+        vast.destroy(number)
+
+
+def test_a_refusal_that_passes_does_not_leave_a_machine_behind(cloud):
+    vast = VastProvider(pause=lambda _: cloud.faults.set(auth_error=0))
+    number = rent(vast)
+    cloud.faults.auth_error = 401
+
+    vast.destroy(number)
+
+    assert cloud.live() == []
+
+
+@pytest.mark.parametrize("name", ["actual_status", "intended_status"])
+def test_a_row_that_does_not_say_whether_it_runs_proves_nothing(vast, cloud, name):
+    number = rent(vast)
+    cloud.faults.missing_fields = [name]
+
+    with pytest.raises(UnknownOutcome, match=str(number)):
+        vast.describe(number)
+
+
+def test_an_account_variable_is_known_by_its_name(vast):
+    assert not vast.has_account_variable("WANDB_API_KEY")
+    vast.client.create_env_var("WANDB_API_KEY", "account-wide")
+    assert vast.has_account_variable("WANDB_API_KEY")
+
+
+def test_nothing_that_we_keep_of_an_instance_carries_a_secret(vast):
+    described = vast.describe(rent(vast))
+
+    assert "canary" not in repr(described)
+
+
+def test_this_machine_rents_lists_and_gives_back_too(tmp_path):
+    local = LocalProvider(tmp_path)
+    number = local.rent(local.search(WANTED)[0], WANTED, label="ups-r1-g1", onstart=SCRIPT, env=ENV)
+
+    described = local.describe(number)
+    assert described is not None
+    assert described.state == "running"
+    assert [one.id for one in LocalProvider(tmp_path).list_instances("ups-r1-")] == [number]
+    local.destroy(number)
+    assert local.describe(number) is None
+    assert local.list_instances("ups-") == []

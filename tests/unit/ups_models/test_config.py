@@ -1,0 +1,105 @@
+"""Config: one schema, one place for defaults, errors that name the remedy."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import BaseModel, ValidationError
+
+from flows import ROOT
+from ups_models.config.loading import load_config
+from ups_models.config.schema import EvalConfig, PipelineConfig
+from ups_models.errors import ConfigError
+from ups_models.stages.spec import SPECS
+
+
+def sections(model: type[BaseModel], name: str = "") -> list[tuple[str, type[BaseModel]]]:
+    found = [(name or model.__name__, model)]
+    for key, field in model.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            found += sections(field.annotation, f"{name}.{key}".strip("."))
+    return found
+
+
+@pytest.mark.parametrize("name", ["quickstart", "smoke", "burgers_32dim"])
+def test_the_shipped_pipeline_configs_are_valid(name):
+    load_config(ROOT / "configs" / f"{name}.yaml", schema=PipelineConfig)
+
+
+@pytest.mark.parametrize("name", ["small_eval", "full_eval"])
+def test_the_shipped_evaluation_configs_are_valid(name):
+    load_config(ROOT / "configs" / f"{name}.yaml", schema=EvalConfig)
+
+
+@pytest.mark.parametrize(("name", "model"), [*sections(PipelineConfig), ("EvalConfig", EvalConfig)])
+def test_every_field_has_a_default_and_a_meaning(name, model):
+    for key, field in model.model_fields.items():
+        assert not field.is_required(), f"{name}.{key} has no default"
+        assert field.description, f"{name}.{key} does not say what it means"
+        assert field.description.endswith("."), f"{name}.{key}: a sentence ends with a period"
+
+
+@pytest.mark.parametrize(("name", "model"), [*sections(PipelineConfig), ("EvalConfig", EvalConfig)])
+def test_every_number_has_a_bound_on_both_sides(name, model):
+    for key, schema in model.model_json_schema()["properties"].items():
+        for option in schema.get("anyOf", [schema]):
+            number = option.get("items", option)
+            if number.get("type") in ("integer", "number"):
+                lower = {"minimum", "exclusiveMinimum"} & set(number)
+                upper = {"maximum", "exclusiveMaximum"} & set(number)
+                assert lower, f"{name}.{key} has no lower bound"
+                assert upper, f"{name}.{key} has no upper bound"
+
+
+def test_a_config_cannot_be_changed_after_it_was_checked(smoke):
+    with pytest.raises(ValidationError):
+        smoke.latent.dim = 16
+
+
+def test_an_override_by_dotted_key_wins_over_the_file(tmp_path):
+    (tmp_path / "c.yaml").write_text("latent: {dim: 8}", encoding="utf-8")
+
+    cfg = load_config(tmp_path / "c.yaml", ["latent.dim=16", "stages.operator.lr=1e-4"], schema=PipelineConfig)
+
+    assert cfg.latent.dim == 16
+    assert cfg.stages.operator.lr == 1e-4
+
+
+def test_numbers_that_yaml_reads_as_text_are_numbers(tmp_path):
+    (tmp_path / "c.yaml").write_text("stages: {operator: {lr: 1e-3}}", encoding="utf-8")
+
+    assert load_config(tmp_path / "c.yaml", schema=PipelineConfig).stages.operator.lr == 1e-3
+
+
+@given(st.text(alphabet="abcdefgh_", min_size=1, max_size=12))
+def test_an_unknown_key_is_never_accepted(tmp_path_factory, key):
+    path = tmp_path_factory.mktemp("config") / "c.yaml"
+    path.write_text(f'latent: {{"{key}": 1}}', encoding="utf-8")
+
+    with pytest.raises(ConfigError, match=rf"unknown key latent\.{key}; "):
+        load_config(path, schema=PipelineConfig)
+
+
+@given(dim=st.integers(1, 64), groups=st.integers(1, 64))
+def test_the_latent_dim_must_be_divisible_by_the_scale_groups(dim, groups):
+    raw = {"latent": {"dim": dim}, "denoiser": {"scale_groups": groups}}
+
+    if dim % groups:
+        with pytest.raises(ValidationError, match="not divisible"):
+            PipelineConfig.model_validate(raw)
+    else:
+        assert PipelineConfig.model_validate(raw).latent.dim == dim
+
+
+def test_the_hash_of_a_stage_follows_its_own_settings_and_no_other(smoke):
+    other = smoke.model_copy(
+        update={
+            "stages": smoke.stages.model_copy(
+                update={"operator": smoke.stages.operator.model_copy(update={"lr": 1e-4})}
+            ),
+            "runtime": smoke.runtime.model_copy(update={"threads": 2}),
+        }
+    )
+
+    moved = [name for name, spec in SPECS.items() if spec.config_hash(smoke) != spec.config_hash(other)]
+
+    assert moved == ["operator"]

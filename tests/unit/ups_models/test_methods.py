@@ -1,0 +1,214 @@
+"""The methods are the real ones: each test fails for a degenerate stage that a pipeline could still call trained."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from ups_models.config.schema import EvalConfig, PipelineConfig
+from ups_models.data.pdebench import SteadyFields, Trajectories
+from ups_models.evaluation.evaluate import EvalData, Models, evaluate, residual_samplers, sample_steady
+from ups_models.evaluation.rollout import one_step_members, rollout
+from ups_models.problems import solvers as pde
+from ups_models.stages.registry import STAGES
+from ups_models.training.loop import fit
+
+CPU = torch.device("cpu")
+
+
+def config():
+    return PipelineConfig.model_validate(
+        {
+            "data": {"points": 64, "test": 8, "val": 8, "generate": {"n": 64, "parameters": [0.1]}},
+            "steady_data": {"size": 16, "test": 8, "val": 8, "generate": {"n": 200}},
+            "latent": {"dim": 8, "tokens": 8},
+            "operator": {"width": 32, "blocks": 2, "codec_blocks": 1, "modes": 5},
+            "denoiser": {"width": 32, "blocks": 2, "modes": 5},
+            "prior": {"channels": 16, "levels": 2},
+            "stages": {
+                "operator": {"epochs": 5, "steps_per_epoch": 80, "batch_size": 32, "lr": 3e-3, "unroll": [1, 2, 4]},
+                "diff_residual": {"epochs": 6, "steps_per_epoch": 100, "batch_size": 64, "lr": 2e-3},
+                "consistency_distill": {"epochs": 4, "steps_per_epoch": 100, "batch_size": 64, "lr": 1e-3},
+                "steady_prior": {"epochs": 3, "steps_per_epoch": 100, "batch_size": 16},
+            },
+        }
+    )
+
+
+def trajectories(n, seed):
+    import numpy as np
+
+    times = [0.025 * step for step in range(21)]
+    u = pde.burgers1d(pde.random_waves(n, 256, np.random.default_rng(seed), offset=2.0), 0.1, times)[..., ::4].float()
+    x = (torch.arange(64) + 0.5) / 64
+    return Trajectories("burgers1d", u, x, torch.tensor(times), torch.full((n,), 0.1), torch.arange(n))
+
+
+def steady(n, seed):
+    import numpy as np
+
+    a = pde.random_coefficients(n, 16, np.random.default_rng(seed))
+    return SteadyFields(a.float(), pde.darcy2d(a, 1.0).float(), torch.ones(n), torch.arange(n))
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """All four stages, small but trained in earnest, and data that they have not seen."""
+    torch.set_num_threads(1)
+    cfg = config()
+    nets: dict[str, Any] = {}
+    train, fields = trajectories(96, 0), steady(200, 0)
+    directory = tmp_path_factory.mktemp("resume")
+    for name, stage in STAGES.items():
+        nets[name] = fit(
+            stage,
+            cfg,
+            fields if stage.spec.steady else train,
+            nets,
+            device=CPU,
+            resume_path=directory / f"{name}.pt",
+            on_step=lambda progress: None,
+            on_epoch=lambda progress: None,
+            on_save=lambda progress: None,
+            should_stop=lambda: False,
+        ).ema
+    models = Models(*(nets[name] for name in STAGES))
+    data = EvalData(trajectories(24, 1), steady(32, 1), fields)
+    return cfg, models, data
+
+
+@pytest.fixture(scope="module")
+def figures(trained):
+    cfg, models, data = trained
+    settings = EvalConfig(trajectories=24, rollout_steps=20, members=16, one_step_pairs=256, student_steps=(1, 2, 4))
+    return evaluate(cfg, settings, models, data, device=CPU)[0]
+
+
+def members(trained, sampler, seed=0):
+    cfg, models, data = trained
+    samplers = residual_samplers(cfg.denoiser, EvalConfig(), models, CPU)
+    u = data.trajectories.u[:, 5]
+    parameters = torch.tensor([[0.1, 0.025]]).log().expand(len(u), 2)
+    with torch.no_grad():
+        sample = samplers[sampler].sample(torch.Generator().manual_seed(seed))
+        return one_step_members(models.operator, sample, u, parameters, members=16)
+
+
+def test_the_operator_beats_every_trivial_prediction_in_field_space(figures):
+    one_step, summary = figures["one_step"], figures["rollout"]["summary"]
+
+    for trivial in ("persistence", "constant_mean", "zero"):
+        assert one_step["operator"]["nrmse"] < 0.5 * one_step[trivial]["nrmse"]
+        assert summary["operator"]["mean"] < 0.5 * summary[trivial]["mean"]
+
+
+def test_the_latent_space_has_not_collapsed(trained):
+    _, models, data = trained
+
+    z = models.operator.encode(data.trajectories.u[:, 0])
+
+    assert z.std(0).mean() > 0.05
+
+
+def test_the_decoder_inverts_the_encoder(trained):
+    _, models, data = trained
+    u = data.trajectories.u[:, 0]
+
+    decoded = models.operator.decode(models.operator.encode(u), u.mean(-1))
+
+    assert ((decoded - u).norm(dim=-1) / u.norm(dim=-1)).mean() < 0.1
+
+
+def test_the_diffusion_says_more_than_the_operator_alone(figures):
+    ensembles = figures["probabilistic"]
+
+    assert ensembles["diffusion"]["crps"] < ensembles["operator"]["mae"]
+
+
+@pytest.mark.parametrize("sampler", ["diffusion", "consistency_1", "consistency_2", "gaussian"])
+def test_another_seed_gives_other_samples_and_the_same_seed_the_same(trained, sampler):
+    one, same, other = (members(trained, sampler, seed) for seed in (0, 0, 1))
+
+    assert torch.equal(one, same)
+    assert (one - other).abs().mean() > 0.1 * one.std(0).mean()
+
+
+def test_members_differ_from_each_other(trained):
+    spread = members(trained, "diffusion").std(0).mean()
+
+    assert spread > 0
+
+
+def test_the_student_keeps_at_least_half_of_the_teachers_spread(figures):
+    ensembles = figures["probabilistic"]
+
+    assert ensembles["consistency_2"]["sample_std"] >= 0.5 * ensembles["diffusion"]["sample_std"]
+
+
+def test_the_student_is_close_to_its_teacher_with_far_fewer_evaluations(figures):
+    ensembles = figures["probabilistic"]
+
+    assert ensembles["consistency_2"]["crps"] <= 1.3 * ensembles["diffusion"]["crps"]
+    assert 5 * ensembles["consistency_2"]["nfe"] <= ensembles["diffusion"]["nfe"]
+
+
+def test_zeroing_the_diffusion_changes_the_result(trained):
+    _cfg, models, data = trained
+    sampled = members(trained, "diffusion")
+    u = data.trajectories.u[:, 5]
+    parameters = torch.tensor([[0.1, 0.025]]).log().expand(len(u), 2)
+
+    plain = rollout(models.operator, u, parameters, steps=1, reencode_every=0)[:, 0]
+
+    assert (sampled - plain).abs().mean() > 0.1 * sampled.std(0).mean()
+    zeroed = one_step_members(models.operator, lambda z, z_hat: torch.zeros_like(z), u, parameters, members=2)
+    assert torch.allclose(zeroed[0], plain, atol=1e-5)
+
+
+def test_the_whitened_residual_has_unit_scale_on_unseen_data(trained):
+    from ups_models.stages.losses import whitened_residual
+
+    _, models, data = trained
+    u = data.trajectories.u
+    batch = {
+        "u": torch.stack([u[:, :-1].flatten(0, 1), u[:, 1:].flatten(0, 1)], 1),
+        "parameters": torch.tensor([[0.1, 0.025]]).log().expand(24 * 20, 2),
+    }
+
+    with torch.no_grad():
+        x0 = whitened_residual(models.operator, models.diff_residual, batch)[3]
+
+    assert 0.7 < x0.std().item() < 1.5
+
+
+def test_the_steady_prior_depends_on_the_coefficient_and_beats_the_mean_field(trained, figures):
+    _cfg, models, data = trained
+    darcy = figures["darcy"]
+    rng = torch.Generator().manual_seed(0)
+
+    with torch.no_grad():
+        samples = sample_steady(models.steady_prior, data.steady, members=2, steps=4, rng=rng)
+
+    assert darcy["steady_prior"]["member_nrmse"] < darcy["mean_field"]["nrmse"]
+    assert darcy["steady_prior"]["crps"] < darcy["steady_prior"]["mae_of_mean"]
+    assert not torch.allclose(samples[0], samples[1])
+
+
+def test_every_figure_stands_beside_the_trivial_baselines(figures):
+    trivial = {"operator", "persistence", "constant_mean", "zero"}
+
+    assert set(figures["one_step"]) == trivial
+    assert set(figures["rollout"]["summary"]) == trivial
+    assert set(figures["rollout"]["pdebench"]) == trivial
+    assert {"gaussian", "diffusion", "consistency_1", "consistency_2", "consistency_4"} < set(figures["probabilistic"])
+    assert {"mean_field", "inverse_coefficient"} < set(figures["darcy"])
+    assert figures["rollout"]["pdebench"]["zero"]["nrmse"] == pytest.approx(1, abs=1e-6)
+
+
+def test_an_evaluation_is_a_function_of_its_seed(trained, figures):
+    cfg, models, data = trained
+    settings = EvalConfig(trajectories=24, rollout_steps=20, members=16, one_step_pairs=256, student_steps=(1, 2, 4))
+
+    again = evaluate(cfg, settings, models, data, device=CPU)[0]
+
+    assert again == figures

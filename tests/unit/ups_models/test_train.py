@@ -1,0 +1,192 @@
+"""The training loop: a function of the seed, whatever happened in between."""
+
+import dataclasses
+import itertools
+
+import pytest
+import torch
+
+from ups_models.data.pdebench import SteadyFields, Trajectories
+from ups_models.errors import CheckpointError, ConfigError, Preempted, TrainingDiverged
+from ups_models.stages.registry import STAGES
+from ups_models.training.loop import derive_seed, fit, learning_rate
+
+CPU = torch.device("cpu")
+NAMES = list(STAGES)
+
+
+def waves(n=8, times=11, points=64, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    x = (torch.arange(points) + 0.5) / points
+    t = torch.arange(times) * 0.05
+    phase = torch.rand(n, 1, 1, generator=generator)
+    u = torch.exp(-t)[None, :, None] * torch.sin(2 * torch.pi * (x - phase - 0.3 * t[:, None]))
+    return Trajectories("burgers1d", u, x, t, torch.full((n,), 0.1), torch.arange(n))
+
+
+def steady(n=8, size=16, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    a = torch.where(torch.rand(n, size, size, generator=generator) > 0.5, 1.0, 0.1)
+    return SteadyFields(a, a.cumsum(-1) / size, torch.ones(n), torch.arange(n))
+
+
+class Harness:
+    """Fits any stage in a directory, stops where it is told, and counts."""
+
+    def __init__(self, cfg, directory):
+        self.cfg, self.directory = cfg, directory
+        self.steps: list[int] = []
+        self.epochs: list[int] = []
+
+    def frozen(self, stage):
+        nets = {}
+        for name in stage.spec.needs:
+            torch.manual_seed(derive_seed("frozen", name))
+            nets[name] = STAGES[name].build(self.cfg).requires_grad_(False)
+        return nets
+
+    def fit(self, name, *, stop_at=None, data=None):
+        stage = STAGES[name]
+        return fit(
+            stage,
+            self.cfg,
+            data if data is not None else (steady() if stage.spec.steady else waves()),
+            self.frozen(stage),
+            device=CPU,
+            resume_path=self.directory / f"{name}.pt",
+            on_step=lambda progress: self.steps.append(progress.step),
+            on_epoch=lambda progress: self.epochs.append(progress.epoch),
+            on_save=lambda progress: None,
+            should_stop=lambda: bool(stop_at) and self.steps[-1] == stop_at,
+        )
+
+
+@pytest.fixture
+def harness(smoke, tmp_path):
+    return Harness(smoke, tmp_path)
+
+
+def tensors(state):
+    found = {f"net.{key}": value for key, value in state.net.state_dict().items()}
+    found |= {f"ema.{key}": value for key, value in state.ema.state_dict().items()}
+    for index, moments in state.optimiser.state_dict()["state"].items():
+        found |= {f"optimiser.{index}.{key}": value for key, value in moments.items()}
+    return found
+
+
+def assert_identical(one, other):
+    left, right = tensors(one), tensors(other)
+    assert left.keys() == right.keys()
+    assert [key for key in left if not torch.equal(left[key], right[key])] == []
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_interrupted_stage_ends_with_the_weights_of_an_uninterrupted_one(smoke, tmp_path, name):
+    straight = Harness(smoke, tmp_path / "straight").fit(name)
+
+    stopped = Harness(smoke, tmp_path / "stopped")
+    with pytest.raises(Preempted, match="--auto-resume"):
+        stopped.fit(name, stop_at=7)
+    resumed = Harness(smoke, tmp_path / "stopped")
+    final = resumed.fit(name)
+
+    assert resumed.steps[0] == 8
+    assert_identical(final, straight)
+
+
+def test_a_resume_without_the_saved_state_would_differ(smoke, tmp_path):
+    straight = Harness(smoke, tmp_path).fit("operator")
+
+    other = Harness(smoke.model_copy(update={"seed": 1}), tmp_path / "other").fit("operator")
+
+    assert any(not torch.equal(a, b) for a, b in zip(tensors(straight).values(), tensors(other).values(), strict=True))
+
+
+def test_every_step_and_every_epoch_is_told_once(harness):
+    harness.fit("operator")
+
+    assert harness.steps == list(range(1, 31))
+    assert harness.epochs == [1, 2, 3]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_training_lowers_the_loss(smoke, tmp_path, name):
+    losses: list[float] = []
+    stage = STAGES[name]
+    harness = Harness(longer(smoke, name), tmp_path)
+
+    fit(
+        stage,
+        harness.cfg,
+        steady() if stage.spec.steady else waves(),
+        harness.frozen(stage),
+        device=CPU,
+        resume_path=tmp_path / "state.pt",
+        on_step=lambda progress: losses.append(progress.loss),
+        on_epoch=lambda progress: None,
+        on_save=lambda progress: None,
+        should_stop=lambda: False,
+    )
+
+    first = slice(5) if name != "diff_residual" else slice(30, 60)  # after the scale's own warm-up
+    assert mean(losses[-20:]) < mean(losses[first])
+
+
+def mean(values):
+    return sum(values) / len(values)
+
+
+def longer(cfg, name):
+    settings = getattr(cfg.stages, name)
+    update: dict[str, object] = {"epochs": 10, "steps_per_epoch": 20}
+    if name == "operator":
+        update["unroll"] = (1,)
+    return cfg.model_copy(update={"stages": cfg.stages.model_copy(update={name: settings.model_copy(update=update)})})
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_weights_are_touched(harness):
+    data = waves()
+    data = dataclasses.replace(data, u=data.u * float("nan"))
+
+    with pytest.raises(TrainingDiverged, match=r"operator: the loss is nan at step 1; .*stages\.operator\.lr"):
+        harness.fit("operator", data=data)
+
+    assert harness.steps == []
+
+
+def test_a_state_saved_under_other_settings_is_refused(smoke, tmp_path):
+    with pytest.raises(Preempted):
+        Harness(smoke, tmp_path).fit("operator", stop_at=3)
+    other = smoke.model_copy(update={"seed": 5})
+
+    with pytest.raises(CheckpointError, match="saved under another configuration"):
+        Harness(other, tmp_path).fit("operator")
+
+
+def test_a_consistency_student_starts_from_its_teacher(smoke, tmp_path):
+    harness = Harness(smoke, tmp_path)
+    teacher = harness.frozen(STAGES["consistency_distill"])["diff_residual"].state_dict()
+
+    with pytest.raises(Preempted):
+        harness.fit("consistency_distill", stop_at=1)
+
+    saved = torch.load(tmp_path / "consistency_distill.pt", weights_only=True)["state_dict"]
+    moved = max((saved[key] - teacher[key]).abs().max().item() for key in teacher)
+    assert 0 < moved < 10 * smoke.stages.consistency_distill.lr
+
+
+def test_several_processes_are_refused_rather_than_trained_apart(harness, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+
+    with pytest.raises(ConfigError, match="WORLD_SIZE=2"):
+        harness.fit("operator")
+
+
+def test_the_learning_rate_warms_up_and_falls_to_zero(smoke):
+    settings = smoke.stages.operator
+    rates = [learning_rate(settings, step) for step in range(settings.total_steps + 1)]
+
+    assert rates[0] < rates[2]
+    assert max(rates) <= settings.lr
+    assert rates[-1] == pytest.approx(0, abs=1e-12)
+    assert all(late <= early for early, late in itertools.pairwise(rates[4:]))

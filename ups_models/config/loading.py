@@ -1,0 +1,103 @@
+"""Reading a config from YAML and `--set` overrides; what is wrong with it, in one line."""
+
+import difflib
+from collections.abc import Hashable, Sequence
+from pathlib import Path
+from types import UnionType
+from typing import Any, TypeVar, Union, get_args, get_origin
+
+import yaml
+from pydantic import ValidationError
+
+from ups_models.config.schema import Section
+from ups_models.errors import ConfigError
+
+C = TypeVar("C", bound=Section)
+
+
+def load_config(path: Path, overrides: Sequence[str] = (), *, schema: type[C]) -> C:
+    """Read a YAML file into `schema`, after `overrides` like "latent.dim=64".
+
+    Raises ConfigError: one line with the file, the key, what is wrong, and the nearest valid key.
+    """
+    raw = _read_yaml(path)
+    for override in overrides:
+        _apply_override(raw, override)
+    try:
+        return schema.model_validate(raw)
+    except ValidationError as error:
+        raise ConfigError(_one_line(path, error, schema)) from None
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """YAML without the silent "last one wins" for a key that is given twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        twice = next((key for i, key in enumerate(keys) if key in keys[:i]), None)
+        if twice is not None:
+            raise yaml.constructor.ConstructorError(None, None, f"key {twice!r} is given twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        raw = yaml.load(path.read_text("utf-8"), _StrictLoader)  # noqa: S506 - a SafeLoader that is stricter still
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such config file; the shipped ones are in configs/") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read as a text file ({error})") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{path}:{mark.line + 1}" if mark else str(path)
+        raise ConfigError(f"{where}: invalid YAML: {getattr(error, 'problem', None) or error}") from None
+    if raw is None:
+        return {}
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{path}: holds a {type(raw).__name__}, but a config is a mapping of sections")
+    return raw
+
+
+def _apply_override(raw: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"--set {override}: write it as key=value, for example --set latent.dim=64")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise ConfigError(f"--set {override}: {text!r} is no valid YAML value") from None
+    *parents, last = key.split(".")
+    section = raw
+    for name in parents:
+        section[name] = dict(section.get(name) or {}) if isinstance(section.get(name) or {}, dict) else {}
+        section = section[name]
+    section[last] = value
+
+
+def _one_line(path: Path, error: ValidationError, schema: type[Section]) -> str:
+    first = error.errors(include_url=False)[0]
+    loc = [str(part) for part in first["loc"]]
+    key = ".".join(loc)
+    if first["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(loc[-1], _fields_at(schema, loc[:-1]), n=1, cutoff=0.5)
+        hint = (
+            f"did you mean {'.'.join([*loc[:-1], near[0]])}?"
+            if near
+            else "valid here: " + ", ".join(_fields_at(schema, loc[:-1]))
+        )
+        return f"{path}: unknown key {key}; {hint}"
+    message = first["msg"].removeprefix("Value error, ")
+    message = message[:1].lower() + message[1:]
+    given = first["input"]
+    shown = f" (given: {given!r})" if key and not isinstance(given, dict) else ""
+    more = f"; and {error.error_count() - 1} more" if error.error_count() > 1 else ""
+    return f"{path}: {key + ': ' if key else ''}{message}{shown}{more}"
+
+
+def _fields_at(schema: type[Section], loc: Sequence[str]) -> list[str]:
+    model: Any = schema
+    for name in loc:
+        annotation = model.model_fields[name].annotation
+        options = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
+        model = next(option for option in options if isinstance(option, type) and issubclass(option, Section))
+    return list(model.model_fields)

@@ -1,0 +1,348 @@
+"""The configuration: every default, bound, unit and meaning, declared once and checked once."""
+
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+
+class Section(BaseModel):
+    """A part of the config: frozen, and every unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
+
+
+def _no_bool(value: object) -> object:
+    if isinstance(value, bool):
+        raise ValueError("should be a number, not yes/no")
+    return value
+
+
+Count = Annotated[int, BeforeValidator(_no_bool)]
+Number = Annotated[float, BeforeValidator(_no_bool)]
+Parameter = Annotated[float, Field(gt=0, le=1000), BeforeValidator(_no_bool)]
+Unroll = Annotated[int, Field(ge=1, le=1000), BeforeValidator(_no_bool)]
+StudentSteps = Annotated[int, Field(ge=1, le=4), BeforeValidator(_no_bool)]
+Limit = Annotated[int, Field(ge=3, le=1_000_000), BeforeValidator(_no_bool)]
+
+
+class LatentConfig(Section):
+    """The latent state z: `tokens` positions on the domain, `dim` channels each."""
+
+    dim: Count = Field(8, ge=1, le=1024, description="Channels of each latent token.")
+    tokens: Count = Field(32, ge=4, le=4096, description="Latent tokens; must divide the number of grid points.")
+
+
+class GenerateConfig(Section):
+    """Data we solve for ourselves when no files are named."""
+
+    n: Count = Field(1216, ge=3, le=1_000_000, description="Trajectories in each file.")
+    nt: Count = Field(41, ge=3, le=2001, description="Times stored, the initial one included.")
+    t_end: Number = Field(2.0, gt=0, le=100, description="Last time, in the equation's unit of time.")
+    parameters: tuple[Parameter, ...] = Field(
+        (0.01,), min_length=1, description="One file for each nu (Burgers) or beta (advection)."
+    )
+
+
+WANDB_ARTIFACT = "wandb-artifact://"
+FILE_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"
+WEB_ADDRESS = rf"https?://[^\s#?]+/{FILE_NAME}(\?\S*)?"
+ARTIFACT_ADDRESS = rf"{WANDB_ARTIFACT}([A-Za-z0-9][A-Za-z0-9._-]*/){{2}}[A-Za-z0-9._-]+:[A-Za-z0-9._-]+/{FILE_NAME}"
+
+
+class DownloadConfig(Section):
+    """A data file to fetch: once, resumed after an interruption, and checked before it is used."""
+
+    url: Annotated[str, Field(pattern=rf"^({WEB_ADDRESS}|{ARTIFACT_ADDRESS})$")] = Field(
+        description="http(s) address of the file, or wandb-artifact://ENTITY/PROJECT/NAME:VERSION/FILE; its last part "
+        "is the name that the file gets."
+    )
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] = Field(description="sha256 of the whole file.")
+
+    @property
+    def name(self) -> str:
+        """The file's name."""
+        return self.url.partition("?")[0].rpartition("/")[2]
+
+
+class DataConfig(Section):
+    """Trajectories to train the operator on: PDEBench-layout files, or our own solver's."""
+
+    family: Literal["burgers1d", "advection1d"] = Field("burgers1d", description="Equation of the files.")
+    files: tuple[Path, ...] = Field((), description="PDEBench-layout HDF5 files; empty: generate them.")
+    downloads: tuple[DownloadConfig, ...] = Field((), description="Files to fetch into the run's data/ instead.")
+    generate: GenerateConfig = Field(default_factory=GenerateConfig, description="Used when `files` is empty.")
+    points: Count = Field(256, ge=16, le=8192, description="Grid points the networks see, after the reduction.")
+    reduced_resolution: Count = Field(1, ge=1, le=64, description="Keep every n-th grid point.")
+    reduced_resolution_t: Count = Field(1, ge=1, le=100, description="Keep every n-th time.")
+    test: Count = Field(
+        128, ge=1, le=1_000_000, description="Rows of each file held out for the full evaluation (the first ones)."
+    )
+    val: Count = Field(
+        64, ge=1, le=1_000_000, description="Rows of each file for validation (those after the test rows)."
+    )
+    limit: Limit | None = Field(None, description="Read at most this many rows of each file; null: all.")
+
+
+class SteadyGenerateConfig(Section):
+    """Darcy samples we solve for ourselves when no files are named."""
+
+    n: Count = Field(600, ge=3, le=1_000_000, description="Samples in each file.")
+    parameters: tuple[Parameter, ...] = Field((1.0,), min_length=1, description="One file for each beta, the force.")
+
+
+class SteadyDataConfig(Section):
+    """Pairs of coefficient and steady state for the steady prior (2D Darcy flow)."""
+
+    files: tuple[Path, ...] = Field((), description="PDEBench-layout HDF5 files; empty: generate them.")
+    downloads: tuple[DownloadConfig, ...] = Field((), description="Files to fetch into the run's data/ instead.")
+    generate: SteadyGenerateConfig = Field(
+        default_factory=SteadyGenerateConfig, description="Used when `files` is empty."
+    )
+    size: Count = Field(32, ge=8, le=512, description="Grid points along each axis, after the reduction.")
+    reduced_resolution: Count = Field(1, ge=1, le=64, description="Keep every n-th grid point of each axis.")
+    test: Count = Field(64, ge=1, le=1_000_000, description="Rows of each file held out for the full evaluation.")
+    val: Count = Field(32, ge=1, le=1_000_000, description="Rows of each file for validation.")
+    limit: Limit | None = Field(None, description="Read at most this many rows of each file; null: all.")
+
+
+class OperatorConfig(Section):
+    """The deterministic latent operator."""
+
+    width: Count = Field(64, ge=8, le=4096, multiple_of=8, description="Channels inside the networks.")
+    blocks: Count = Field(3, ge=1, le=64, description="Mixing blocks of the propagator.")
+    codec_blocks: Count = Field(1, ge=0, le=16, description="Local blocks of the encoder and of the decoder.")
+    modes: Count = Field(17, ge=1, le=2049, description="Fourier modes along the tokens, the mean included.")
+    reencode_every: Count = Field(4, ge=0, le=1000, description="Steps between z <- E(D(z)) in a rollout; 0: never.")
+
+
+class DenoiserConfig(Section):
+    """The residual's distribution, shared by teacher and student."""
+
+    width: Count = Field(64, ge=8, le=4096, multiple_of=8, description="Channels inside the network.")
+    blocks: Count = Field(3, ge=1, le=64, description="Mixing blocks.")
+    modes: Count = Field(17, ge=1, le=2049, description="Fourier modes along the tokens.")
+    scale_groups: Count = Field(
+        8, ge=1, le=1024, description="Channel groups with a whitening scale each; divides latent.dim."
+    )
+    sigma_min: Number = Field(0.02, gt=0, le=1, description="Smallest noise level, in units of the whitened residual.")
+    sigma_max: Number = Field(20.0, gt=1, le=1000, description="Largest noise level, in the same unit.")
+    rho: Number = Field(7.0, ge=1, le=20, description="Curvature of the noise schedule (Karras et al. 2022, eq. 5).")
+    sampler_steps: Count = Field(8, ge=1, le=256, description="Heun steps of the teacher: 2 n - 1 evaluations.")
+
+
+class PriorConfig(Section):
+    """The steady prior's U-Net."""
+
+    channels: Count = Field(16, ge=8, le=1024, multiple_of=8, description="Channels at full resolution.")
+    levels: Count = Field(3, ge=1, le=6, description="Resolutions; each halves the grid.")
+    sampler_steps: Count = Field(8, ge=1, le=256, description="Euler steps of a sample.")
+
+
+class StageConfig(Section):
+    """What every stage's training has: a budget in steps, an optimiser and an average of its weights."""
+
+    epochs: Count = Field(10, ge=0, le=1_000_000, description="Epochs; 0 disables the stage.")
+    steps_per_epoch: Count = Field(100, ge=1, le=1_000_000, description="Optimiser steps in an epoch.")
+    batch_size: Count = Field(64, ge=1, le=65536, description="Samples in a batch.")
+    lr: Number = Field(1e-3, gt=0, le=1, description="Peak learning rate of AdamW; falls to zero as a cosine.")
+    warmup_steps: Count = Field(20, ge=0, le=1_000_000, description="Steps of linear warm-up.")
+    weight_decay: Number = Field(1e-5, ge=0, le=1, description="Decoupled weight decay of AdamW.")
+    grad_clip: Number = Field(1.0, gt=0, le=1e30, description="Largest norm of the gradient.")
+    ema_decay: Number = Field(0.999, ge=0, lt=1, description="Decay of the average of the weights, per step.")
+
+    @property
+    def total_steps(self) -> int:
+        """Optimiser steps of the whole stage."""
+        return self.epochs * self.steps_per_epoch
+
+
+class OperatorStageConfig(StageConfig):
+    """Training of the operator: a multi-step unroll whose length grows."""
+
+    lr: Number = Field(3e-3, gt=0, le=1, description="Peak learning rate of AdamW; falls to zero as a cosine.")
+    unroll: tuple[Unroll, ...] = Field(
+        (1, 2, 4, 8), min_length=1, description="Unrolled steps K, one for each equal part of the training."
+    )
+    min_batch_size: Count = Field(16, ge=1, le=65536, description="The batch shrinks as K grows, but not below this.")
+    initial_share: Number = Field(0.3, ge=0, le=1, description="Share of windows that start at the initial field.")
+    reconstruction_weight: Number = Field(
+        0.5, ge=0, le=1000, description="Weight of |D(E(u)) - u| (UPT's inverse encoding)."
+    )
+    consistency_weight: Number = Field(
+        0.1, ge=0, le=1000, description="Weight of |P^k E(u_t) - E(u_{t+k})|^2 (LE-PDE)."
+    )
+
+
+class DiffusionStageConfig(StageConfig):
+    """Training of the residual's scale and of its denoiser."""
+
+    ema_decay: Number = Field(0.998, ge=0, lt=1, description="Decay of the average of the weights, per step.")
+    sigma_log_mean: Number = Field(-0.8, ge=-10, le=10, description="Mean of ln(sigma) in training.")
+    sigma_log_std: Number = Field(1.2, gt=0, le=10, description="Standard deviation of ln(sigma) in training.")
+    scale_warmup: Number = Field(0.15, ge=0, lt=1, description="Part of the training that fits the scale alone.")
+
+
+class DistillStageConfig(StageConfig):
+    """Consistency distillation from the frozen teacher."""
+
+    lr: Number = Field(5e-4, gt=0, le=1, description="Peak learning rate of AdamW; falls to zero as a cosine.")
+    ema_decay: Number = Field(0.95, ge=0, lt=1, description="Decay of the target network and of the saved average.")
+    grid: Count = Field(12, ge=2, le=256, description="Noise levels N of the discretised trajectory.")
+
+
+class PriorStageConfig(StageConfig):
+    """Flow matching for the steady prior."""
+
+    lr: Number = Field(2e-3, gt=0, le=1, description="Peak learning rate of AdamW; falls to zero as a cosine.")
+    batch_size: Count = Field(32, ge=1, le=65536, description="Samples in a batch.")
+    ema_decay: Number = Field(0.99, ge=0, lt=1, description="Decay of the average of the weights, per step.")
+    hide_coefficient: Number = Field(0.1, ge=0, le=1, description="Share of samples trained without the coefficient.")
+
+
+class StagesConfig(Section):
+    """The four stages."""
+
+    operator: OperatorStageConfig = Field(default_factory=OperatorStageConfig, description="The latent operator.")
+    diff_residual: DiffusionStageConfig = Field(
+        default_factory=DiffusionStageConfig, description="EDM diffusion of the operator's residual."
+    )
+    consistency_distill: DistillStageConfig = Field(
+        default_factory=DistillStageConfig, description="Few-step student of the diffusion."
+    )
+    steady_prior: PriorStageConfig = Field(default_factory=PriorStageConfig, description="Prior of steady states.")
+
+    def of(self, stage: str) -> StageConfig:
+        """The training of one stage, by its name."""
+        section: StageConfig = getattr(self, stage)
+        return section
+
+
+class CheckpointConfig(Section):
+    """Where checkpoints lie, and how often a stage in progress is saved."""
+
+    dir: Path = Field(Path("checkpoints"), description="Folder of the checkpoints, relative to the run directory.")
+    save_every_steps: Count = Field(0, ge=0, le=1_000_000, description="Save after this many steps; 0: by time alone.")
+    save_every_s: Number = Field(60.0, gt=0, le=86_400, description="Save after this many seconds.")
+    keep_previous: bool = Field(
+        True, description="Keep the saved state before the newest, in case that one is damaged; costs its size on disk."
+    )
+
+
+class RuntimeConfig(Section):
+    """How the machine is used; shapes no tensor."""
+
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: CUDA where there is one.")
+    threads: Count = Field(0, ge=0, le=1024, description="CPU threads of torch; 0: torch's own choice.")
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="Autocast of matrix products; auto: bfloat16 on CUDA, float32 on CPU."
+    )
+    compile: bool = Field(False, description="torch.compile the networks (CUDA only).")
+
+
+WandbName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
+
+
+class TrackingConfig(Section):
+    """Weights & Biases: metrics and checkpoints that outlive the machine. The key is never in a config."""
+
+    mode: Literal["auto", "online", "offline", "disabled"] = Field(
+        "auto", description="auto: WANDB_MODE if it is set, else online where there is a W&B key, else disabled."
+    )
+    entity: WandbName | None = Field(None, description="Team or user; null: WANDB_ENTITY, else the key's default.")
+    project: WandbName | None = Field(None, description="Project; null: WANDB_PROJECT, else ups-pipeline.")
+    upload_every_s: Number = Field(
+        600.0, gt=0, le=86_400, description="Upload the state of a stage in progress after this many seconds."
+    )
+    keep_versions: Count = Field(
+        3, ge=1, le=1000, description="Uploaded sets to keep, besides the last one of each stage."
+    )
+    connect_timeout_s: Number = Field(30.0, ge=1, le=600, description="Wait this long for W&B before going offline.")
+    upload_timeout_s: Number = Field(900.0, ge=1, le=86_400, description="Give up on one upload after this.")
+    finish_timeout_s: Number = Field(60.0, ge=1, le=3600, description="Wait this long at the end for the last rows.")
+
+
+class PipelineConfig(Section):
+    """One training pipeline, from data to steady prior."""
+
+    seed: Count = Field(0, ge=0, lt=2**31, description="Everything random is derived from (seed, stage, step).")
+    data: DataConfig = Field(default_factory=DataConfig, description="Trajectories.")
+    steady_data: SteadyDataConfig = Field(default_factory=SteadyDataConfig, description="Steady states.")
+    latent: LatentConfig = Field(default_factory=LatentConfig, description="The latent state.")
+    operator: OperatorConfig = Field(default_factory=OperatorConfig, description="Network of stage operator.")
+    denoiser: DenoiserConfig = Field(
+        default_factory=DenoiserConfig, description="Network of stages diff_residual and consistency_distill."
+    )
+    prior: PriorConfig = Field(default_factory=PriorConfig, description="Network of stage steady_prior.")
+    stages: StagesConfig = Field(default_factory=StagesConfig, description="Training of each stage.")
+    checkpoint: CheckpointConfig = Field(default_factory=CheckpointConfig, description="Saving.")
+    runtime: RuntimeConfig = Field(default_factory=RuntimeConfig, description="Device, threads and precision.")
+    tracking: TrackingConfig = Field(default_factory=TrackingConfig, description="Weights & Biases.")
+
+    @model_validator(mode="after")
+    def _sections_fit_together(self) -> Self:
+        limit = self.latent.tokens // 2 + 1
+        if self.latent.dim % self.denoiser.scale_groups:
+            raise ValueError(
+                f"latent.dim={self.latent.dim} is not divisible by denoiser.scale_groups={self.denoiser.scale_groups}; "
+                "change one of them"
+            )
+        if max(self.operator.modes, self.denoiser.modes) > limit:
+            raise ValueError(
+                f"operator.modes={self.operator.modes} and denoiser.modes={self.denoiser.modes} must not exceed "
+                f"latent.tokens / 2 + 1 = {limit}"
+            )
+        if self.data.points % self.latent.tokens:
+            raise ValueError(f"latent.tokens={self.latent.tokens} does not divide data.points={self.data.points}")
+        coarsest = 2 ** (self.prior.levels - 1)
+        if self.steady_data.size % coarsest:
+            raise ValueError(
+                f"steady_data.size={self.steady_data.size} is not divisible by {coarsest}, "
+                f"which prior.levels={self.prior.levels} needs"
+            )
+        if not self.data.files and not self.data.downloads:
+            self.check_times((self.data.generate.nt - 1) // self.data.reduced_resolution_t + 1)
+        _check_rows("data", self.data)
+        _check_rows("steady_data", self.steady_data)
+        return self
+
+    def check_times(self, times: int) -> None:
+        """Raise ValueError when trajectories of so many times are too short for the unroll."""
+        longest = max(self.stages.operator.unroll)
+        if times <= longest:
+            raise ValueError(
+                f"stages.operator.unroll={longest} steps need more than {longest} times in the data, which has {times}"
+            )
+
+
+def _check_rows(section: str, data: DataConfig | SteadyDataConfig) -> None:
+    if data.files and data.downloads:
+        raise ValueError(f"{section}.files and {section}.downloads are two sources; give one of them")
+    held_out = f"{section}.test={data.test} and {section}.val={data.val}"
+    if not data.files and not data.downloads and data.generate.n <= data.test + data.val:
+        raise ValueError(f"{section}.generate.n={data.generate.n} leaves nothing to train on after {held_out}")
+    if data.limit is not None and data.limit <= data.test + data.val:
+        raise ValueError(f"{section}.limit={data.limit} leaves nothing to train on after {held_out}")
+
+
+class EvalConfig(Section):
+    """One evaluation: which split, how many trajectories, how many ensemble members."""
+
+    split: Literal["val", "test"] = Field("val", description="Validation rows for every choice; test rows once.")
+    trajectories: Count = Field(16, ge=1, le=1_000_000, description="Trajectories of the rollout metrics, at most.")
+    rollout_steps: Count = Field(40, ge=1, le=10_000, description="Steps from u0, at most those in the data.")
+    members: Count = Field(16, ge=2, le=1024, description="Members of an ensemble.")
+    one_step_pairs: Count = Field(
+        384, ge=1, le=1_000_000, description="Pairs (u_t, u_{t+1}) of the one-step ensemble metrics."
+    )
+    ensemble_trajectories: Count = Field(
+        0, ge=0, le=1_000_000, description="Trajectories of ensemble rollouts; 0: none."
+    )
+    ensemble_members: Count = Field(8, ge=2, le=1024, description="Members of an ensemble rollout.")
+    steady_samples: Count = Field(
+        32, ge=1, le=1_000_000, description="Darcy coefficients of the steady prior's metrics, at most."
+    )
+    student_steps: tuple[StudentSteps, ...] = Field(
+        (1, 2, 4), description="Network evaluations of the student to report."
+    )
+    seed: Count = Field(0, ge=0, lt=2**31, description="Seed of the samples and of the bootstrap.")

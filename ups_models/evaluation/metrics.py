@@ -1,0 +1,176 @@
+"""Errors of fields and calibration of ensembles, each from its published formula."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+Dims = int | tuple[int, ...]
+LEVELS = tuple(percent / 100 for percent in range(5, 100, 5))
+"""Central levels over which the calibration error is averaged."""
+
+
+def nrmse(prediction: Tensor, target: Tensor, dim: Dims = -1) -> Tensor:
+    """sqrt(mean_x e^2) / sqrt(mean_x t^2): (N, T, X) -> (N, T). PDEBench (Takamoto et al. 2022), app. B.
+
+    No epsilon: a target that is zero everywhere gives inf, or nan where the prediction is zero too.
+    """
+    return _rms(prediction - target, dim) / _rms(target, dim)
+
+
+def vrmse(prediction: Tensor, target: Tensor, dim: Dims = -1) -> Tensor:
+    """sqrt(mean_x e^2) / std_x(t): (N, T, X) -> (N, T). The Well (Ohana et al. 2024), without its epsilon.
+
+    The spatial mean of the target, taken as a prediction, scores exactly 1; a constant target gives inf or nan.
+    """
+    return _rms(prediction - target, dim) / _rms(target - target.mean(dim, keepdim=True), dim)
+
+
+def mae(prediction: Tensor, target: Tensor, dim: Dims = -1) -> Tensor:
+    """mean_x |e|: (N, T, X) -> (N, T). The CRPS of a forecast with one member."""
+    return (prediction - target).abs().mean(dim)
+
+
+@dataclass(frozen=True)
+class PDEBenchMetrics:
+    """PDEBench's eight figures, each averaged over times last."""
+
+    rmse: float
+    nrmse: float
+    crmse: float
+    max_error: float
+    brmse: float
+    frmse_low: float
+    frmse_mid: float
+    frmse_high: float
+
+
+def pdebench(prediction: Tensor, target: Tensor, *, length: float = 1.0) -> PDEBenchMetrics:
+    """(N, T, X) on a domain of `length` -> the metrics of PDEBench (Takamoto et al. 2022), app. B.
+
+    All N trajectories count as one batch: PDEBench averages over loader batches, so that its cRMSE, maximum and fRMSE
+    depend on the batch size. fRMSE_k = sqrt(mean_n |rfft(e)_k|^2) / X * length, averaged over the wave numbers k < 4,
+    4 <= k < 12 and k >= 12; nan where the grid has no such k. brmse compares the two end points: without meaning on a
+    periodic domain.
+    """
+    error = prediction - target
+    points = error.shape[-1]
+    spectrum = torch.fft.rfft(error, dim=-1).abs().square().mean(0).sqrt() * (length / points)
+    return PDEBenchMetrics(
+        rmse=_rms(error, -1).mean().item(),
+        nrmse=nrmse(prediction, target).mean().item(),
+        crmse=(error.sum(-1).square().mean(0).sqrt() / points).mean().item(),
+        max_error=error.abs().amax((0, 2)).mean().item(),
+        brmse=_rms(error[..., [0, -1]], -1).mean().item(),
+        frmse_low=spectrum[:, :4].mean().item(),
+        frmse_mid=spectrum[:, 4:12].mean().item(),
+        frmse_high=spectrum[:, 12:].mean().item(),
+    )
+
+
+def correlation_time(prediction: Tensor, target: Tensor, t: Tensor, threshold: float) -> float:
+    """First time at which the Pearson correlation over x, averaged over trajectories, is under `threshold`.
+
+    (N, T, X), t (T,) -> one time; pdearena (Gupta & Brandstetter 2022). t[-1] if the correlation never falls under the
+    threshold: such a value is a lower bound. A constant field correlates with nothing: it counts as 0.
+    """
+    p, p_std = _centred(prediction)
+    q, q_std = _centred(target)
+    defined = (p_std > 0) & (q_std > 0)
+    pearson = torch.where(defined, (p * q).mean(-1) / (p_std * q_std), torch.zeros_like(p_std))
+    correlation = pearson.mean(0)
+    below = (correlation < threshold).nonzero()
+    return float(t[below[0, 0]] if len(below) else t[-1])
+
+
+def bootstrap_ci(values: Tensor, *, seed: int, draws: int = 2000, level: float = 0.95) -> tuple[float, float]:
+    """Percentile interval of the mean of `values` (N,), resampling trajectories. Efron & Tibshirani 1993, ch. 13.
+
+    It covers the choice of test trajectories, not the seed of the training.
+    """
+    rng = torch.Generator().manual_seed(seed)
+    values = values.detach().cpu().double()
+    means = values[torch.randint(len(values), (draws, len(values)), generator=rng)].mean(1)
+    ends = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=means.dtype)
+    low, high = means.quantile(ends).tolist()
+    return low, high
+
+
+def fair_crps(samples: Tensor, target: Tensor) -> Tensor:
+    """Samples (M, N, ...), target (N, ...) -> CRPS (N, ...), without bias in M. Ferro 2014, eq. 4; M >= 2.
+
+    mean_i |x_i - y| - sum_ij |x_i - x_j| / (2 M (M - 1)). The double sum is 2 sum_i (2i - M - 1) x_(i) over the sorted
+    members, i = 1..M. A single sample's score may be negative.
+    """
+    members = len(samples)
+    if members < 2:
+        raise ValueError(f"the fair CRPS needs 2 members or more, got {members}; for one forecast use mae")
+    weights = torch.arange(1 - members, members, 2, dtype=samples.dtype, device=samples.device)
+    ordered = samples.sort(0).values
+    evenly_spaced: Tensor = torch.tensordot(weights, ordered, dims=([0], [0])) / (members * (members - 1))
+    return (samples - target).abs().mean(0) - evenly_spaced
+
+
+def spread_skill(samples: Tensor, target: Tensor, scale: Tensor | None = None) -> float:
+    """sqrt(mean (M + 1) / M var) / RMSE of the ensemble mean, ideal 1. Fortin et al. 2014, eq. 15.
+
+    Samples (M, N, ...), target (N, ...); `scale` (N,) or any leading axes of the target divides both first, so that
+    samples of unlike size count alike.
+    """
+    if scale is not None:
+        scale = scale.reshape(scale.shape + (1,) * (target.ndim - scale.ndim))
+        samples, target = samples / scale, target / scale
+    members = len(samples)
+    variance = samples.var(0, correction=1).mean() * (members + 1) / members
+    return float((variance / (samples.mean(0) - target).square().mean()).sqrt())
+
+
+def ranks(samples: Tensor, target: Tensor, rng: torch.Generator) -> Tensor:
+    """How many members lie under the target, 0..M: (M, N, ...), (N, ...) -> (N, ...) int64. Hamill 2001.
+
+    Among members equal to the target the rank is drawn at random, which keeps the histogram of ties flat.
+    """
+    below, equal = (samples < target).sum(0), (samples == target).sum(0)
+    draw = torch.rand(target.shape, generator=rng, device=rng.device, dtype=torch.float64).to(target.device)
+    return below + (draw * (equal + 1)).long()
+
+
+def rank_frequencies(rank: Tensor, members: int) -> Tensor:
+    """Ranks 0..M of any shape -> their frequencies (M + 1,), which sum to 1. Ideal: 1 / (M + 1) each."""
+    return torch.bincount(rank.flatten(), minlength=members + 1).double() / rank.numel()
+
+
+def coverage(rank: Tensor, members: int, level: float) -> float:
+    """Share of targets inside the central interval of `level`, from ranks 0..M of any shape.
+
+    Rank r stands for the r-th of M + 1 equal slices of probability and counts by the part of its slice that lies in
+    [(1 - level) / 2, (1 + level) / 2]. Uniform ranks give exactly `level`, where the empirical quantiles of a small
+    ensemble cover too little (randomised PIT, Czado et al. 2009).
+    """
+    slices = members + 1
+    edges = (torch.arange(slices + 1, dtype=torch.float64) / slices).clamp((1 - level) / 2, (1 + level) / 2)
+    inside = edges.diff() * slices
+    return float((rank_frequencies(rank, members).cpu() * inside).sum())
+
+
+def ece(rank: Tensor, members: int, levels: Sequence[float] = LEVELS) -> float:
+    """Calibration error: mean over central levels q of |coverage(q) - q|. Kuleshov et al. 2018, sec. 3.
+
+    Ranks 0..M of any shape. Over- and under-dispersion both raise it.
+    """
+    return sum(abs(coverage(rank, members, level) - level) for level in levels) / len(levels)
+
+
+def _rms(x: Tensor, dim: Dims) -> Tensor:
+    """Root of the mean square over `dim`."""
+    return x.square().mean(dim).sqrt()
+
+
+def _centred(x: Tensor) -> tuple[Tensor, Tensor]:
+    """(..., X) -> x less its mean (..., X), and its standard deviation (...), 0 where only rounding varies."""
+    centred = x - x.mean(-1, keepdim=True)
+    std = _rms(centred, -1)
+    return centred, torch.where(std > 1e-6 * _rms(x, -1), std, torch.zeros_like(std))

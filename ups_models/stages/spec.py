@@ -1,0 +1,120 @@
+"""What is known of a stage without PyTorch: names, files, dependencies, and the fingerprint of its architecture."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+from ups_models.config.schema import PipelineConfig, StageConfig
+from ups_models.errors import ArchitectureMismatch
+from ups_models.stages import fingerprint
+
+Arch = Mapping[str, int | float | str]
+"""Every number that shapes a tensor, or the meaning of its values."""
+
+
+@dataclass(frozen=True)
+class StageSpec:
+    """One stage: the DAG, the status file, the resume rule and the reports iterate over SPECS."""
+
+    name: str
+    stem: str
+    arch: Callable[[PipelineConfig], Arch]
+    needs: tuple[str, ...] = ()
+    warm_start: str | None = None
+    optional: bool = False
+    steady: bool = False
+
+    @cached_property
+    def checkpoint(self) -> str:
+        """File of the averaged weights: what the next stage and every evaluation load."""
+        return f"{self.stem}_ema.pt"
+
+    @cached_property
+    def files(self) -> tuple[str, str]:
+        """Names of the stage's files: the raw weights and their average."""
+        return f"{self.stem}.pt", self.checkpoint
+
+    def settings(self, cfg: PipelineConfig) -> StageConfig:
+        """The stage's own part of the config."""
+        return cfg.stages.of(self.name)
+
+    def config_hash(self, cfg: PipelineConfig) -> str:
+        """Identifies everything in the config that the trained weights depend on."""
+        return fingerprint.config_hash(self, cfg)
+
+    def is_config_hash(self, saved: str | None, cfg: PipelineConfig) -> bool:
+        """Whether the stage was trained under this config; a record that says nothing may have been."""
+        return saved is None or fingerprint.is_config_hash(saved, self, cfg)
+
+    def data_recipe(self, cfg: PipelineConfig) -> str:
+        """Identifies which rows of which data train and which are held out."""
+        return fingerprint.data_recipe(self, cfg)
+
+    def is_data_recipe(self, saved: str, cfg: PipelineConfig) -> bool:
+        """Whether the stage was trained on these rows of these data."""
+        return fingerprint.is_data_recipe(saved, self, cfg)
+
+
+def _operator_arch(cfg: PipelineConfig) -> Arch:
+    net = cfg.operator
+    return {
+        "latent_dim": cfg.latent.dim,
+        "latent_tokens": cfg.latent.tokens,
+        "points": cfg.data.points,
+        "family": cfg.data.family,
+        "width": net.width,
+        "blocks": net.blocks,
+        "codec_blocks": net.codec_blocks,
+        "modes": net.modes,
+        "reencode_every": net.reencode_every,
+    }
+
+
+def _diffusion_arch(cfg: PipelineConfig) -> Arch:
+    net = cfg.denoiser
+    return {
+        "latent_dim": cfg.latent.dim,
+        "latent_tokens": cfg.latent.tokens,
+        "width": net.width,
+        "blocks": net.blocks,
+        "modes": net.modes,
+        "scale_groups": net.scale_groups,
+        "sigma_min": net.sigma_min,
+        "sigma_max": net.sigma_max,
+        "rho": net.rho,
+    }
+
+
+def _prior_arch(cfg: PipelineConfig) -> Arch:
+    return {"size": cfg.steady_data.size, "channels": cfg.prior.channels, "levels": cfg.prior.levels}
+
+
+SPECS: dict[str, StageSpec] = {
+    spec.name: spec
+    for spec in (
+        StageSpec("operator", "operator", _operator_arch),
+        # the stem is historical, kept so that old runs load
+        StageSpec("diff_residual", "diffusion_residual", _diffusion_arch, needs=("operator",)),
+        StageSpec(
+            "consistency_distill",
+            "consistency_distill",
+            _diffusion_arch,
+            needs=("operator", "diff_residual"),
+            warm_start="diff_residual",
+        ),
+        StageSpec("steady_prior", "steady_prior", _prior_arch, optional=True, steady=True),
+    )
+}
+
+
+def check_architecture(where: object, saved: Arch, wanted: Arch) -> None:
+    """Raise ArchitectureMismatch, naming the first value in which two fingerprints differ."""
+    for name in [*wanted, *(name for name in saved if name not in wanted)]:
+        if saved.get(name) != wanted.get(name):
+            raise ArchitectureMismatch(
+                f"Architecture mismatch: {name}={saved.get(name)} vs {name}={wanted.get(name)} ({where} was trained "
+                "with the first, the config asks for the second); use the config it was trained with, or another "
+                "--run-dir, or --force-train to train again"
+            )

@@ -1,0 +1,124 @@
+"""Checkpoint files: what lies in a .pt, how it is written whole, and what is checked before a weight is used."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+from torch import Tensor, nn
+
+from ups_models.errors import ArchitectureMismatch, CheckpointError
+from ups_models.files import FileDigest, archive_damage, known_digest, write_atomically
+from ups_models.stages.spec import Arch, check_architecture
+
+FORMAT = 1
+
+
+def save_payload(path: Path, payload: Mapping[str, Any]) -> FileDigest:
+    """Write tensors and plain values atomically, and return what identifies the file.
+
+    The archive is written through a file object: by path, its bytes would depend on the file's name.
+    """
+
+    def write(file: BinaryIO) -> None:
+        try:
+            torch.save(dict(payload), file)
+        except RuntimeError as error:  # what PyTorch makes of a full disk
+            raise OSError(f"PyTorch could not finish the archive: {_first_line(error)}") from error
+
+    return write_atomically(path, write)
+
+
+def load_payload(path: Path, expected: FileDigest | None = None) -> dict[str, Any]:
+    """Read a .pt onto the CPU; nothing in it is executed. A raw state_dict is returned under that key.
+
+    torch.load does not notice flipped bits, so the digest is verified first where one is known, and the archive's
+    own checksums where none is. Raises CheckpointError.
+    """
+    _verify(path, expected)
+    try:
+        with path.open("rb") as file:
+            payload = torch.load(file, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
+        raise CheckpointError(f"{path}: is no checkpoint that can be read ({_first_line(error)})") from None
+    if isinstance(payload, dict) and _are_weights(payload):
+        return {"state_dict": payload}
+    if not isinstance(payload, dict) or not _are_weights(payload.get("state_dict")):
+        raise CheckpointError(f"{path}: holds neither a checkpoint of ours nor the weights of a network")
+    if not isinstance(payload.get("arch", {}), dict):
+        raise CheckpointError(f"{path}: was not written by this program: its 'arch' is no table of numbers")
+    return payload
+
+
+def save_network(path: Path, net: nn.Module, *, stage: str, arch: Arch, data_recipe: str = "") -> FileDigest:
+    """Write a trained network's weights, its fingerprint, and which data it was trained on."""
+    weights = {name: value.detach().cpu().contiguous() for name, value in net.state_dict().items()}
+    return save_payload(
+        path,
+        {"format": FORMAT, "stage": stage, "arch": dict(arch), "data_recipe": data_recipe, "state_dict": weights},
+    )
+
+
+def load_network(
+    path: Path,
+    net: nn.Module,
+    *,
+    stage: str,
+    arch: Arch,
+    expected: FileDigest | None = None,
+    is_data_recipe: Callable[[str], bool] | None = None,
+) -> None:
+    """Copy a checkpoint's weights into `net`, after its stage and architecture are found to be the wanted ones.
+
+    `is_data_recipe` says whether the data and split that the checkpoint names, if any, are the wanted ones. Raises
+    CheckpointError, and ArchitectureMismatch where config and checkpoint disagree.
+    """
+    payload = load_payload(path, expected)
+    if payload.get("stage", stage) != stage:
+        raise CheckpointError(f"{path}: is a checkpoint of stage {payload['stage']}, not of {stage}")
+    trained_on = payload.get("data_recipe")
+    if is_data_recipe is not None and trained_on and not is_data_recipe(trained_on):
+        raise CheckpointError(
+            f"{path}: was trained on other data or another split than the config describes, so rows it has seen could "
+            "pass for unseen ones; use the config it was trained with, or evaluate on a file of its own with --data"
+        )
+    if "arch" in payload:
+        check_architecture(path, payload["arch"], arch)
+    weights = payload["state_dict"]
+    check_shapes(path, weights, net)
+    net.load_state_dict(weights)
+
+
+def check_shapes(path: Path, weights: Mapping[str, Tensor], net: nn.Module) -> None:
+    """Compare names and shapes of a state_dict with a network's. Raises ArchitectureMismatch."""
+    wanted = {name: tuple(value.shape) for name, value in net.state_dict().items()}
+    saved = {name: tuple(value.shape) for name, value in weights.items()}
+    for name in sorted(wanted.keys() | saved.keys()):
+        if saved.get(name) != wanted.get(name):
+            raise ArchitectureMismatch(
+                f"Architecture mismatch: {name}={saved.get(name, 'absent')} vs {name}={wanted.get(name, 'absent')} "
+                f"({path} holds the first, the config asks for the second); use the config it was trained with"
+            )
+
+
+def _are_weights(value: object) -> bool:
+    return isinstance(value, dict) and bool(value) and all(isinstance(tensor, Tensor) for tensor in value.values())
+
+
+def _verify(path: Path, expected: FileDigest | None) -> None:
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such checkpoint; train the stage first, or name another file")
+    if expected is not None:
+        if known_digest(path) != expected:
+            raise CheckpointError(f"{path}: its content is not what was saved (sha256 differs); train the stage again")
+        return
+    damage = archive_damage(path)
+    if damage is not None:
+        raise CheckpointError(f"{path}: is no checkpoint, or a truncated or damaged one ({damage})")
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:120]
