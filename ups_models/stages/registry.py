@@ -11,7 +11,7 @@ from torch import nn
 
 from ups_models.config.schema import PipelineConfig
 from ups_models.data.batches import steady_batch, window_batch
-from ups_models.data.pdebench import SteadyFields, Trajectories
+from ups_models.data.fields import SteadyFields, Trajectories
 from ups_models.nn.denoiser import ResidualDiffusion
 from ups_models.nn.operator import LatentOperator
 from ups_models.nn.prior import SteadyPrior
@@ -79,7 +79,7 @@ def unroll_at(cfg: PipelineConfig, progress: float) -> int:
 def _operator_batch(cfg: PipelineConfig, data: Data, progress: float, rng: torch.Generator) -> Batch:
     settings, unroll = cfg.stages.operator, unroll_at(cfg, progress)
     size = max(settings.batch_size // unroll, min(settings.min_batch_size, settings.batch_size))
-    return window_batch(_trajectories(data), rng, size=size, length=unroll + 1, initial=settings.initial_share)
+    return window_batch(_trajectories(data), rng, size=size, length=unroll + 1, initial_fraction=settings.initial_share)
 
 
 def _pair_batch(name: str, cfg: PipelineConfig, data: Data, progress: float, rng: torch.Generator) -> Batch:

@@ -17,7 +17,7 @@ from tasks.services.run.status import StatusStore, read_status
 from tasks.services.stages.snapshot import read_inputs, saved_state
 from tasks.services.tracking.wandb_tracking import Tracker
 from ups_models.config.schema import PipelineConfig
-from ups_models.data.pdebench import split_rows
+from ups_models.data.split import split_rows
 from ups_models.errors import BadInput, Preempted
 from ups_models.files import known_digest
 from ups_models.stages.registry import STAGES, Data

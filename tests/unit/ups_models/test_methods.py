@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from ups_models.config.schema import EvalConfig, PipelineConfig
-from ups_models.data.pdebench import SteadyFields, Trajectories
+from ups_models.data.fields import SteadyFields, Trajectories
 from ups_models.evaluation.evaluate import EvalData, Models, evaluate, residual_samplers, sample_steady
 from ups_models.evaluation.rollout import one_step_members, rollout
-from ups_models.problems import solvers as pde
+from ups_models.problems import burgers1d, darcy2d
+from ups_models.problems.initial import random_waves
 from ups_models.stages.registry import STAGES
 from ups_models.training.loop import fit
 
@@ -39,7 +40,7 @@ def trajectories(n, seed):
     import numpy as np
 
     times = [0.025 * step for step in range(21)]
-    u = pde.burgers1d(pde.random_waves(n, 256, np.random.default_rng(seed), offset=2.0), 0.1, times)[..., ::4].float()
+    u = burgers1d.solve(random_waves(n, 256, np.random.default_rng(seed), offset=2.0), 0.1, times)[..., ::4].float()
     x = (torch.arange(64) + 0.5) / 64
     return Trajectories("burgers1d", u, x, torch.tensor(times), torch.full((n,), 0.1), torch.arange(n))
 
@@ -47,8 +48,8 @@ def trajectories(n, seed):
 def steady(n, seed):
     import numpy as np
 
-    a = pde.random_coefficients(n, 16, np.random.default_rng(seed))
-    return SteadyFields(a.float(), pde.darcy2d(a, 1.0).float(), torch.ones(n), torch.arange(n))
+    a = darcy2d.random_coefficients(n, 16, np.random.default_rng(seed))
+    return SteadyFields(a.float(), darcy2d.solve(a, 1.0).float(), torch.ones(n), torch.arange(n))
 
 
 @pytest.fixture(scope="module")

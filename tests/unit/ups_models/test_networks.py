@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ups_models.data.batches import steady_batch, window_batch
-from ups_models.data.pdebench import SteadyFields, Trajectories
+from ups_models.data.fields import SteadyFields, Trajectories
 from ups_models.evaluation.rollout import rollout
 from ups_models.nn.blocks import real_dft
 from ups_models.nn.denoiser import ResidualDiffusion
@@ -265,7 +265,7 @@ def test_a_share_of_the_windows_starts_at_the_initial_field():
     data = trajectories("advection1d")
     data.u[:, 0] = 100.0
 
-    always = window_batch(data, rng(), size=32, length=2, initial=1.0)["u"]
+    always = window_batch(data, rng(), size=32, length=2, initial_fraction=1.0)["u"]
 
     assert bool((always[:, 0] == 100.0).all())
 

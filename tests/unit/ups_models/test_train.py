@@ -6,7 +6,7 @@ import itertools
 import pytest
 import torch
 
-from ups_models.data.pdebench import SteadyFields, Trajectories
+from ups_models.data.fields import SteadyFields, Trajectories
 from ups_models.errors import CheckpointError, ConfigError, Preempted, TrainingDiverged
 from ups_models.stages.registry import STAGES
 from ups_models.training.loop import derive_seed, fit, learning_rate
