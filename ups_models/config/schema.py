@@ -174,7 +174,7 @@ class OperatorStageConfig(StageConfig):
     )
 
 
-class DiffusionStageConfig(StageConfig):
+class DiffResidualStageConfig(StageConfig):
     """Training of the residual's scale and of its denoiser."""
 
     ema_decay: Number = Field(0.998, ge=0, lt=1, description="Decay of the average of the weights, per step.")
@@ -204,8 +204,8 @@ class StagesConfig(Section):
     """The four stages."""
 
     operator: OperatorStageConfig = Field(default_factory=OperatorStageConfig, description="The latent operator.")
-    diff_residual: DiffusionStageConfig = Field(
-        default_factory=DiffusionStageConfig, description="EDM diffusion of the operator's residual."
+    diff_residual: DiffResidualStageConfig = Field(
+        default_factory=DiffResidualStageConfig, description="EDM diffusion of the operator's residual."
     )
     consistency_distill: DistillStageConfig = Field(
         default_factory=DistillStageConfig, description="Few-step student of the diffusion."

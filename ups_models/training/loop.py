@@ -16,9 +16,8 @@ from torch import Tensor, nn
 from ups_models.config.schema import PipelineConfig, StageConfig
 from ups_models.errors import CheckpointError, ConfigError, Preempted, TrainingDiverged
 from ups_models.files import keep_previous
-from ups_models.stages.losses import Loss, LossInput
-from ups_models.stages.registry import Data, Stage
 from ups_models.stages.spec import check_architecture
+from ups_models.stages.stage import Data, Loss, LossInput, Stage
 from ups_models.training.checkpoint import FORMAT, load_payload, save_payload
 from ups_models.training.ema import ema_copy, ema_update
 from ups_models.training.parallel import exactness, world
@@ -135,7 +134,7 @@ def train_step(
         group["lr"] = lr
     batch_rng = torch.Generator().manual_seed(derive_seed(cfg.seed, stage.name, "batch", state.step))
     noise_rng = torch.Generator(device).manual_seed(derive_seed(cfg.seed, stage.name, "noise", state.step))
-    batch = {name: value.to(device) for name, value in stage.batch(cfg, data, done, batch_rng).items()}
+    batch = {name: value.to(device) for name, value in stage.sample_batch(cfg, data, done, batch_rng).items()}
     with torch.autocast(device.type, torch.bfloat16, enabled=uses_bfloat16(cfg, device)):
         loss = loss_of(LossInput(state.net, state.ema, frozen, batch, done, noise_rng))
     state.optimiser.zero_grad(set_to_none=True)

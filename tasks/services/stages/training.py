@@ -20,8 +20,9 @@ from ups_models.config.schema import PipelineConfig
 from ups_models.data.split import split_rows
 from ups_models.errors import BadInput, Preempted
 from ups_models.files import known_digest
-from ups_models.stages.registry import STAGES, Data
+from ups_models.stages.registry import STAGES
 from ups_models.stages.spec import SPECS, StageSpec
+from ups_models.stages.stage import Data
 from ups_models.training.checkpoint import load_network, save_network
 from ups_models.training.loop import Progress, TrainState, fit
 

@@ -11,6 +11,7 @@ from ups_models.evaluation.evaluate import EvalData, Models, evaluate, residual_
 from ups_models.evaluation.rollout import one_step_members, rollout
 from ups_models.problems import burgers1d, darcy2d
 from ups_models.problems.initial import random_waves
+from ups_models.stages.diff_residual import whitened_residual
 from ups_models.stages.registry import STAGES
 from ups_models.training.loop import fit
 
@@ -167,8 +168,6 @@ def test_zeroing_the_diffusion_changes_the_result(trained):
 
 
 def test_the_whitened_residual_has_unit_scale_on_unseen_data(trained):
-    from ups_models.stages.losses import whitened_residual
-
     _, models, data = trained
     u = data.trajectories.u
     batch = {
