@@ -116,7 +116,7 @@ class LogFourierFeatures(nn.Module):
 
     frequencies: Tensor
 
-    def __init__(self, octaves: int = 4) -> None:
+    def __init__(self, octaves: int) -> None:
         super().__init__()
         self.register_buffer("frequencies", 2.0 ** torch.arange(-3, octaves - 3), persistent=False)
 

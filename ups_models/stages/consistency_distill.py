@@ -8,6 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from ups_models.config.constants import PSEUDO_HUBER
 from ups_models.config.schema import PipelineConfig
 from ups_models.nn.denoiser import ResidualDiffusion
 from ups_models.nn.operator import LatentOperator
@@ -33,7 +34,7 @@ def distillation_loss(step: LossInput, *, grid: int, sigma_max: float, rho: floa
     """Consistency distillation: f(x_i, sigma_i) against f_EMA one teacher's Heun step closer to the data.
 
     Song et al. 2023, eq. 7 and algorithm 2, on Karras' grid of `grid` levels; the distance is the pseudo-Huber one,
-    sqrt(|d|^2 + c^2) - c with c = 0.00054 sqrt(dim), of Song & Dhariwal 2024, eq. 7.
+    sqrt(|d|^2 + c^2) - c with c = PSEUDO_HUBER sqrt(dim), of Song & Dhariwal 2024, eq. 7.
     Batch: u (B, 2, X), parameters (B, 2).
     """
     student, target = expect(step.net, ResidualDiffusion), expect(step.target_ema, ResidualDiffusion)
@@ -48,7 +49,7 @@ def distillation_loss(step: LossInput, *, grid: int, sigma_max: float, rho: floa
         closer = heun_step(lambda y, s: teacher.denoise(y, s, context), x, sigma, sigma_next)
         answer = target.consistency(closer, sigma_next, context)
     distance = (student.consistency(x, sigma, context) - answer).square().flatten(1).sum(-1)
-    c = 0.00054 * math.sqrt(x0[0].numel())
+    c = PSEUDO_HUBER * math.sqrt(x0[0].numel())
     return ((distance + c**2).sqrt() - c).mean()
 
 

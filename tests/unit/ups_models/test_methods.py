@@ -13,7 +13,8 @@ from ups_models.problems import burgers1d, darcy2d
 from ups_models.problems.initial import random_waves
 from ups_models.stages.diff_residual import whitened_residual
 from ups_models.stages.registry import STAGES
-from ups_models.training.loop import fit
+from ups_models.training.loop import Hooks, fit
+from ups_models.training.parallel import World
 
 CPU = torch.device("cpu")
 
@@ -69,10 +70,8 @@ def trained(tmp_path_factory):
             nets,
             device=CPU,
             resume_path=directory / f"{name}.pt",
-            on_step=lambda progress: None,
-            on_epoch=lambda progress: None,
-            on_save=lambda progress: None,
-            should_stop=lambda: False,
+            hooks=Hooks(),
+            world=World(),
         ).ema
     models = Models(*(nets[name] for name in STAGES))
     data = EvalData(trajectories(24, 1), steady(32, 1), fields)

@@ -10,7 +10,7 @@ from ups_models.nn.blocks import real_dft
 from ups_models.nn.sampling import karras_sigmas, sample_consistency, sample_edm, sample_flow
 from ups_models.stages import diff_residual, steady_prior
 from ups_models.stages.registry import STAGES
-from ups_models.training.loop import derive_seed
+from ups_models.training.seeds import derive_seed
 
 
 def rng(seed=0):
