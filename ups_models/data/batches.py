@@ -1,7 +1,5 @@
 """Batches drawn from data in memory by a random generator alone: the same generator, the same batch."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

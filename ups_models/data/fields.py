@@ -1,9 +1,8 @@
 """Fields in memory: trajectories of one-dimensional problems, and steady states of two-dimensional ones."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass, replace
+from typing import Self
 
 from torch import Tensor
 
@@ -28,7 +27,7 @@ class Trajectories:
         """Time between two frames, in the time unit of the equation; NaN for a single frame."""
         return float(self.t[-1] - self.t[0]) / (len(self.t) - 1) if len(self.t) > 1 else math.nan
 
-    def select(self, rows: Tensor) -> Trajectories:
+    def select(self, rows: Tensor) -> Self:
         """The trajectories of a boolean mask (N,) or of an index tensor."""
         return replace(self, u=self.u[rows], parameter=self.parameter[rows], row=self.row[rows])
 
@@ -42,6 +41,6 @@ class SteadyFields:
     beta: Tensor
     row: Tensor
 
-    def select(self, rows: Tensor) -> SteadyFields:
+    def select(self, rows: Tensor) -> Self:
         """The samples of a boolean mask (N,) or of an index tensor."""
-        return SteadyFields(a=self.a[rows], u=self.u[rows], beta=self.beta[rows], row=self.row[rows])
+        return replace(self, a=self.a[rows], u=self.u[rows], beta=self.beta[rows], row=self.row[rows])

@@ -1,7 +1,5 @@
 """Data of our own: solve a problem and write the solutions in PDEBench's layout."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,11 +11,13 @@ import torch
 from ups_models.data.chunks import chunks
 from ups_models.errors import DataError
 from ups_models.files import atomic_path
-from ups_models.problems import darcy2d
+from ups_models.problems import advection1d, burgers1d, darcy2d
 from ups_models.problems.initial import random_waves
-from ups_models.problems.registry import PROBLEMS, Problem
-from ups_models.problems.solvers import SOLVERS, Solver
+from ups_models.problems.registry import ADVECTION, BURGERS, PROBLEMS, Problem
 from ups_models.problems.solving import Progress
+
+SOLVERS = {BURGERS.name: burgers1d.solve, ADVECTION.name: advection1d.solve}
+RESOLUTIONS = {BURGERS.name: burgers1d.resolution, ADVECTION.name: advection1d.resolution}
 
 
 def generate(
@@ -53,10 +53,9 @@ def generate(
             times = [i * t_end / (nt - 1) for i in range(nt + 1)]  # one too many, as in PDEBench
             file["t-coordinate"] = np.asarray(times, dtype=np.float32)
             file.attrs["t_end"] = float(t_end)
-            solver = SOLVERS[problem.name]
-            stride = (solver_nx or solver.resolution(parameter, nx)) // nx
+            stride = (solver_nx or RESOLUTIONS[family](parameter, nx)) // nx
             _write_trajectories(
-                file, solver, parameter, times[:-1], n=n, nx=nx, stride=stride, rng=rng, on_progress=on_progress
+                file, problem, parameter, times[:-1], n=n, nx=nx, stride=stride, rng=rng, on_progress=on_progress
             )
 
 
@@ -82,7 +81,7 @@ def _checked(
 
 def _write_trajectories(
     file: h5py.File,
-    solver: Solver,
+    problem: Problem,
     parameter: float,
     times: Sequence[float],
     *,
@@ -96,7 +95,7 @@ def _write_trajectories(
     tensor = file.create_dataset("tensor", shape=(n, len(times), nx), dtype=np.float32)
     for rows in chunks(n, 8 * len(times) * nx * stride):
         u0 = random_waves(len(rows), nx * stride, rng, offset=stride / 2)
-        u = solver.solve(u0, parameter, times, on_progress=_counted_from(rows.start, on_progress))
+        u = SOLVERS[problem.name](u0, parameter, times, on_progress=_counted_from(rows.start, on_progress))
         tensor[rows.start : rows.stop] = u[:, :, ::stride].to(torch.float32).numpy()
 
 

@@ -1,7 +1,5 @@
 """What a data file holds, and what is wrong with it."""
 
-from __future__ import annotations
-
 import hashlib
 import math
 from dataclasses import dataclass

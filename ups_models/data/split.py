@@ -1,7 +1,5 @@
 """Which rows train, which validate and which test."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from torch import Tensor

@@ -1,7 +1,5 @@
 """Building blocks that more than one network is made of."""
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -1,7 +1,5 @@
 """The distribution of the operator's residual: a learned scale, and a denoiser of the whitened residual."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 

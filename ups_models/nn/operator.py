@@ -1,7 +1,5 @@
 """The latent operator: encode a field, advance its latent state by one time step, decode it."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 

@@ -1,28 +1,26 @@
 """The table of problems: what is known of an equation without PyTorch."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One equation with one scalar parameter; every question about a family's name is answered here."""
+    """One equation with one scalar parameter; every question about a family's name is answered here.
+
+    `parameter` is the name of a root attribute in PDEBench's files and a part of their names; `pattern` the name of a
+    file that we solve for, given the parameter's value and a key of the recipe. `steady` data are coefficient fields
+    and steady states rather than trajectories. `mirrored`: (u, x) -> (-u, -x) turns solutions into solutions, so that
+    mirrored augmentation is exact. `positive`: the solver needs a parameter above zero.
+    """
 
     name: str
     parameter: str
-    """Name of the parameter in PDEBench's files: their root attribute, and part of their names."""
-    file_pattern: str
-    """Name of a file that we solve for, given the parameter's value and a key of the recipe."""
+    pattern: str
     default_parameter: float
     default_points: int
-    """Grid points along each axis."""
     steady: bool = False
-    """Whether the data are steady states, given a coefficient field, rather than trajectories."""
     mirrored: bool = False
-    """Whether (u, x) -> (-u, -x) turns solutions into solutions, so that mirrored augmentation is exact."""
     positive: bool = False
-    """Whether the solver needs a parameter above zero."""
 
     @property
     def flag(self) -> str:
@@ -31,7 +29,7 @@ class Problem:
 
     def file_name(self, parameter: float, key: str) -> str:
         """Name of the file that holds this parameter's solutions."""
-        return self.file_pattern.format(parameter, key)
+        return self.pattern.format(parameter, key)
 
 
 BURGERS = Problem("burgers1d", "Nu", "1D_Burgers_Sols_Nu{}_{}.hdf5", 0.01, 256, mirrored=True, positive=True)

@@ -1,7 +1,5 @@
 """Stage consistency_distill: a student that samples the residual in few evaluations, learned from the diffusion."""
 
-from __future__ import annotations
-
 import math
 from functools import partial
 

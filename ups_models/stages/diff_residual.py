@@ -1,7 +1,5 @@
 """Stage diff_residual: the scale of the operator's residual, and a diffusion of the whitened residual."""
 
-from __future__ import annotations
-
 from functools import partial
 
 import torch

@@ -1,7 +1,5 @@
 """Stage operator: encoder, propagator and decoder, trained on unrolls that grow."""
 
-from __future__ import annotations
-
 from functools import partial
 
 import torch

@@ -1,7 +1,5 @@
 """What a stage of training is: a network, a loss and batches, each made from the config."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TypeVar

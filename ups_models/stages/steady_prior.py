@@ -1,7 +1,5 @@
 """Stage steady_prior: a flow from noise to steady states, given a coefficient field or not."""
 
-from __future__ import annotations
-
 from functools import partial
 
 import torch

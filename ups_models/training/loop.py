@@ -1,7 +1,5 @@
 """The one training loop: every stage is fitted here, step by step, from a seed and nothing else."""
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -35,22 +33,17 @@ class Progress:
     lr: float
 
 
-def _ignore(progress: Progress) -> None:
-    """Nobody asked."""
-
-
-def _never() -> bool:
-    return False
+OnProgress = Callable[[Progress], None]
 
 
 @dataclass(frozen=True)
 class Hooks:
     """What the loop calls: after each step, each epoch and each save, and to know whether it shall stop."""
 
-    on_step: Callable[[Progress], None] = _ignore
-    on_epoch: Callable[[Progress], None] = _ignore
-    on_save: Callable[[Progress], None] = _ignore
-    should_stop: Callable[[], bool] = _never
+    on_step: OnProgress = lambda progress: None
+    on_epoch: OnProgress = lambda progress: None
+    on_save: OnProgress = lambda progress: None
+    should_stop: Callable[[], bool] = lambda: False
 
 
 def fit(

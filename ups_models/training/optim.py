@@ -1,7 +1,5 @@
 """The optimiser: AdamW, its learning rate over the steps, and the bound on the gradient."""
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -1,7 +1,5 @@
 """Where this process stands among those that train together, and what its bits depend on."""
 
-from __future__ import annotations
-
 import platform
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """The state of a stage in training: how it starts, how it is saved, and how it is found again."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass

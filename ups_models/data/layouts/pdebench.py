@@ -1,7 +1,5 @@
 """PDEBench's HDF5 layout: what is read from it, and what is refused."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
