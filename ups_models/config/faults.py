@@ -18,10 +18,9 @@ class Fault(NamedTuple):
 def fault_of(error: ValidationError) -> Fault:
     """The first fault; its location is empty where the whole is wrong and no field of it alone."""
     first, *others = error.errors(include_url=False)
-    message = first["msg"].removeprefix("Value error, ")
     return Fault(
         location=tuple(map(str, first["loc"])),
-        message=message[:1].lower() + message[1:],
+        message=first["msg"].removeprefix("Value error, "),
         given=first["input"],
         is_unknown_key=first["type"] == "extra_forbidden",
         others=len(others),

@@ -85,9 +85,10 @@ def _one_line(path: Path, fault: Fault, schema: type[Section]) -> str:
         near = difflib.get_close_matches(name, valid.values(), n=1, cutoff=0.5)
         hint = f"did you mean {'.'.join([*parents, near[0]])}?" if near else f"valid here: {', '.join(valid.values())}"
         return f"{path}: unknown key {key}; {hint}"
+    message = fault.message[:1].lower() + fault.message[1:]
     given = f" (given: {fault.given!r})" if key and not isinstance(fault.given, dict) else ""
     more = f"; and {fault.others} more" if fault.others else ""
-    return f"{path}: {key + ': ' if key else ''}{fault.message}{given}{more}"
+    return f"{path}: {key + ': ' if key else ''}{message}{given}{more}"
 
 
 def _keys_at(schema: type[Section], loc: Sequence[str]) -> dict[str, str]:

@@ -308,7 +308,7 @@ def parse_status(text: str, path: Path) -> Status:
     except ValidationError as error:
         fault = fault_of(error)
         valid = f"; valid: {', '.join(STATES)}" if fault.location[-1] == "status" else ""
-        message = f"{'.'.join(fault.location)}: {fault.message} (given: {fault.given!r}){valid}"
+        message = f"{'.'.join(fault.location)}: {fault.message.lower()} (given: {fault.given!r}){valid}"
         raise StatusError(f"{path}:{_line_of(text, fault.location)}: {message}") from None
 
 
