@@ -11,6 +11,7 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from ups_models.errors import BadInput, Preempted, UPSError
+from ups_models.problems.registry import PROBLEMS
 
 DESCRIPTION = "Train and evaluate a latent PDE surrogate on machines that may vanish at any moment."
 PREEMPTED = 75
@@ -153,7 +154,7 @@ def _add_report_flags(parser: argparse.ArgumentParser) -> None:
 def _add_data_commands(parser: argparse.ArgumentParser) -> None:
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     generate = commands.add_parser("generate", help="Solve a PDE and write a PDEBench-layout file.")
-    generate.add_argument("family", choices=("burgers1d", "advection1d", "darcy2d"), help="equation")
+    generate.add_argument("family", choices=tuple(PROBLEMS), help="equation")
     generate.add_argument("--n", type=_count, default=640, help="trajectories or samples")
     generate.add_argument("--nu", type=_positive, help="viscosity (burgers1d)")
     generate.add_argument("--beta", type=_positive, help="speed (advection1d) or force (darcy2d)")
@@ -456,26 +457,25 @@ def _report(arguments: argparse.Namespace) -> int:
 
 
 def _data_generate(arguments: argparse.Namespace) -> int:
-    wanted, other = ("nu", "beta") if arguments.family == "burgers1d" else ("beta", "nu")
+    problem = PROBLEMS[arguments.family]
+    other = "beta" if problem.flag == "nu" else "nu"
     if getattr(arguments, other) is not None:
-        raise BadInput(f"--{other}: {arguments.family} has no {other}; give --{wanted}")
+        raise BadInput(f"--{other}: {problem.name} has no {other}; give --{problem.flag}")
     _require_writable(arguments.out)
-    defaults = {"burgers1d": (0.01, 256), "advection1d": (0.1, 256), "darcy2d": (1.0, 32)}
-    parameter, nx = defaults[arguments.family]
     _log_to_stderr()
     from tasks.services.run.progress import progress_of
-    from ups_models.data.pdebench import generate
+    from ups_models.data.generate import generate
 
-    given = getattr(arguments, wanted)
+    given = getattr(arguments, problem.flag)
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     with progress_of(arguments.out.name, arguments.n) as update:
         generate(
-            arguments.family,
+            problem.name,
             arguments.out,
             n=arguments.n,
             seed=arguments.seed,
-            parameter=parameter if given is None else given,
-            nx=nx if arguments.nx is None else arguments.nx,
+            parameter=problem.default_parameter if given is None else given,
+            nx=problem.default_points if arguments.nx is None else arguments.nx,
             nt=arguments.nt,
             t_end=arguments.t_end,
             on_progress=lambda done: update(done, "solved"),
@@ -486,7 +486,7 @@ def _data_generate(arguments: argparse.Namespace) -> int:
 
 def _data_info(arguments: argparse.Namespace) -> int:
     from flows.cli.views.status import print_file_info
-    from ups_models.data.pdebench import inspect
+    from ups_models.data.inspect import inspect
 
     print_file_info(inspect(arguments.file))
     return 0

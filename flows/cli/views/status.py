@@ -15,7 +15,7 @@ from ups_models.files import digest_of
 from ups_models.stages.spec import SPECS
 
 if TYPE_CHECKING:
-    from ups_models.data.pdebench import FileInfo
+    from ups_models.data.inspect import FileInfo
 
 WIDTH = 80
 MARKS = {"completed": "✅", "in_progress": "🔄", "failed": "❌", "not_started": "⏸️ "}
