@@ -417,7 +417,7 @@ def _deploy(arguments: argparse.Namespace) -> int:
         echo,
         dry_run=arguments.dry_run,
         retry_after_s=arguments.retry_after,
-        vanished_after_s=arguments.vanished_after,
+        heartbeat_timeout_s=arguments.vanished_after,
         notify=arguments.notify,
     )
     return 0
@@ -501,9 +501,9 @@ def _log_to_stderr() -> None:
     handler = _Stderr()
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S"))
     level = logging.getLevelNamesMapping().get(os.environ.get("UPS_LOG", "info").upper(), logging.INFO)
-    from flows.prefect.server import LOGGERS
+    from flows import PACKAGES
 
-    for name in LOGGERS:
+    for name in PACKAGES:
         logger = logging.getLogger(name)
         logger.setLevel(level)
         logger.addHandler(handler)
