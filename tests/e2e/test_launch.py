@@ -143,7 +143,7 @@ def test_a_detached_launch_goes_on_by_itself_and_writes_to_its_log(ups_there, cl
         time.sleep(0.2)
 
     assert done.returncode == 0, done.stderr
-    assert "goes on" in done.stdout
+    assert "continues in the background" in done.stdout
     assert "no credit" in log.read_text("utf-8")
 
 
