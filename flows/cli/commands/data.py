@@ -3,27 +3,12 @@
 import argparse
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 from flows.cli.arguments import count, positive, require_writable, seed
 from flows.cli.views.console import echo
 from flows.cli.views.data import print_file_info
 from ups_models.errors import BadInput
-
-
-class Problem(NamedTuple):
-    """An equation: the flag of its parameter, and what it has by default."""
-
-    flag: str
-    default_parameter: float
-    default_points: int
-
-
-PROBLEMS = {
-    "burgers1d": Problem("nu", 0.01, 256),
-    "advection1d": Problem("beta", 0.1, 256),
-    "darcy2d": Problem("beta", 1.0, 32),
-}
+from ups_models.problems.registry import PROBLEMS
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -68,7 +53,7 @@ def _generate(arguments: argparse.Namespace) -> None:
         raise BadInput(f"--{other}: {arguments.family} has no {other}; give --{problem.flag}")
     require_writable(arguments.out)
     from tasks.services.run.progress import progress_of
-    from ups_models.data.pdebench import generate
+    from ups_models.data.generate import generate
 
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     with progress_of(arguments.out.name, arguments.n) as update:
@@ -87,6 +72,6 @@ def _generate(arguments: argparse.Namespace) -> None:
 
 
 def _info(arguments: argparse.Namespace) -> None:
-    from ups_models.data.pdebench import inspect
+    from ups_models.data.inspect import inspect
 
     print_file_info(inspect(arguments.file))

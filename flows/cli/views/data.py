@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from ups_models.data.pdebench import FileInfo
+    from ups_models.data.inspect import FileInfo
 
 MEGABYTE = 1_000_000
 
