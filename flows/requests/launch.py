@@ -26,7 +26,7 @@ from tasks.services.rental.view import view
 from tasks.services.run.attempts import ChainRun
 from tasks.services.run.paths import JOURNAL
 from tasks.services.tracking.restoring import ResumeMode
-from tasks.services.tracking.wandb_tracking import RunPath
+from tasks.services.tracking.run_path import RunPath
 from ups_models.config.loading import load_config
 from ups_models.config.schema import EvalConfig, PipelineConfig
 from ups_models.errors import BadInput

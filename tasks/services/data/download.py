@@ -9,7 +9,8 @@ from pathlib import Path
 import httpx
 
 from tasks.services.run.progress import progress_of
-from tasks.services.tracking.wandb_tracking import TrackingUnavailable, download_artifact_file
+from tasks.services.tracking.protocols import TrackingUnavailable
+from tasks.services.tracking.store import download_artifact_file
 from ups_models.config.schema import WANDB_ARTIFACT, DownloadConfig, TrackingConfig
 from ups_models.errors import DataError, StorageError, UPSError
 from ups_models.files import digest_of

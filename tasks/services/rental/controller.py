@@ -28,7 +28,7 @@ from tasks.services.rental.providers.vast import (
 )
 from tasks.services.run.attempts import ChainRun, Duplicate
 from tasks.services.run.clock import utc_now
-from tasks.services.tracking.wandb_tracking import RemoteProgress, TrackingUnavailable
+from tasks.services.tracking.protocols import RemoteProgress, TrackingUnavailable
 from ups_models.errors import BadInput, UPSError
 from ups_models.files import write_text
 

@@ -14,19 +14,12 @@ from tasks.services.rental.code import Code
 from tasks.services.run.code_version import VERSION
 from tasks.services.run.paths import RunDir
 from tasks.services.run.status import Status
+from tasks.services.tracking.coordination import acquire_fence, fetch_progress, find_run
+from tasks.services.tracking.protocols import RemoteProgress
 from tasks.services.tracking.restoring import ResumeMode, fetch, look_up
-from tasks.services.tracking.wandb_tracking import (
-    RemoteProgress,
-    RunPath,
-    Session,
-    acquire_fence,
-    fetch_progress,
-    find_run,
-    open_session,
-    path_of,
-    publish_job,
-    remote_status,
-)
+from tasks.services.tracking.run_path import RunPath, path_of
+from tasks.services.tracking.store import WandbStore, publish_job, remote_status
+from tasks.services.tracking.wandb_client import Session, open_session
 from ups_models.config.schema import EvalConfig, PipelineConfig, TrackingConfig
 from ups_models.errors import BadInput
 
@@ -145,5 +138,5 @@ def _take_over(session: Session, found_folder: tuple[Path, str] | None) -> None:
     """The checkpoints of another run, as the first set of this one."""
     if found_folder is not None:
         folder, _ = found_folder
-        session.publish(folder, ())
+        WandbStore(session.path, session.cfg, session=session).publish(folder, ())
         shutil.rmtree(folder)

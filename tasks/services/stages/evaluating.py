@@ -26,7 +26,7 @@ from tasks.services.run.status import EVALUATIONS, EvaluationRecord, StageRecord
 from tasks.services.stages.plan import evaluation_inputs, usable_stages
 from tasks.services.stages.snapshot import read_snapshot
 from tasks.services.stages.training import load_stage, select_device
-from tasks.services.tracking.wandb_tracking import ReportPayload
+from tasks.services.tracking.protocols import ReportPayload
 from ups_models.config.schema import EvalConfig, PipelineConfig
 from ups_models.data.pdebench import DARCY, Split, inspect_family, load_steady, load_trajectories, split_rows
 from ups_models.errors import BadInput, CheckpointError
