@@ -14,19 +14,12 @@ from tasks.services.rental.code import Code
 from tasks.services.run import environment
 from tasks.services.run.paths import RunDir
 from tasks.services.run.status import Status
+from tasks.services.tracking.coordination import acquire_fence, fetch_progress, find_run
+from tasks.services.tracking.protocols import RemoteProgress
 from tasks.services.tracking.restoring import ResumeMode, fetch, look_up
-from tasks.services.tracking.wandb_tracking import (
-    RemoteProgress,
-    RunPath,
-    Session,
-    acquire_fence,
-    fetch_progress,
-    find_run,
-    open_session,
-    path_of,
-    publish_job,
-    remote_status,
-)
+from tasks.services.tracking.run_path import RunPath, path_of
+from tasks.services.tracking.store import WandbStore, publish_job, remote_status
+from tasks.services.tracking.wandb_client import Session, open_session
 from ups_models.config.schema import EvalConfig, PipelineConfig, TrackingConfig
 from ups_models.errors import BadInput
 
@@ -171,5 +164,5 @@ def publish(
 def _publish_checkpoints(session: Session, fetched: tuple[Path, str] | None) -> None:
     """Make the checkpoints of another run the first set of this one."""
     if fetched is not None:
-        session.publish(fetched[0], ())
+        WandbStore(session.path, session.cfg, session=session).publish(fetched[0], ())
         shutil.rmtree(fetched[0])

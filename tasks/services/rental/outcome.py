@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 
 from tasks.services.run import environment
-from tasks.services.tracking.wandb_tracking import RunPath, generation, record_exit
+from tasks.services.tracking.coordination import generation, record_exit
+from tasks.services.tracking.run_path import RunPath
 from ups_models.config.schema import TrackingConfig
 from ups_models.errors import UPSError
 

@@ -9,10 +9,10 @@ from uuid import uuid4
 import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from flows.prefect.artifacts import Artifact, ArtifactSender, ArtifactTracker, RemoteStages
+from flows.prefect.artifacts import Artifact, ArtifactLogger, ArtifactSender, RemoteStages
 from tasks.services.run.paths import RunDir
 from tasks.services.stages.overview import keep_picture, report_in, rows_in
-from tasks.services.tracking.wandb_tracking import Tracker, TrackingUnavailable
+from tasks.services.tracking.protocols import TrackingUnavailable
 from ups_models.stages.spec import SPECS
 
 
@@ -76,11 +76,11 @@ def test_the_report_holds_the_newest_evaluation_and_one_picture(run):
 
 def test_bars_grow_and_are_full_when_a_stage_is_done(run, smoke):
     sender: Any = Kept()
-    tracker = ArtifactTracker(Tracker(), sender, smoke, run)
+    shown = ArtifactLogger(sender, smoke, run)
 
-    tracker.row("operator", {"step": 15, "loss": 0.5})
+    shown.row("operator", {"step": 15, "loss": 0.5})
     half = sender.with_artifacts["operator"]
-    tracker.completed("operator")
+    shown.completed("operator")
 
     assert (half.kind, half.data, half.description) == ("progress", 50, "operator: step 15 of 30, loss 0.5")
     assert sender.with_artifacts["operator"].data == 100

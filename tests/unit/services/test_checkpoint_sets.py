@@ -116,7 +116,7 @@ def test_a_manifest_that_names_a_file_which_is_not_ours_is_refused(folder, smoke
     manifest[name] = manifest["operator.pt"]
     (folder / MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
 
-    with pytest.raises(CheckpointError, match="is no file of ours"):
+    with pytest.raises(CheckpointError, match="does not belong in a set"):
         verify_set(folder, smoke, "ckpt:v0")
 
 

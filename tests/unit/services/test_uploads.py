@@ -43,7 +43,7 @@ def upload_of(run):
 
 
 def uploads_of(run, publisher, every_s=600.0):
-    return Uploads(run, publisher, every_s=every_s, retry_after_s=(0.01, 0.01))
+    return Uploads(run, publisher, every_s=every_s, timeout_s=WAIT_S, retry_after_s=(0.01, 0.01))
 
 
 def test_a_set_is_uploaded_and_noted(run):
