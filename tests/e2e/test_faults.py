@@ -29,8 +29,8 @@ from tasks.services.stages import training
 from ups_models.errors import BadInput, CheckpointError, RunLost, StorageError
 from ups_models.files import write_text
 from ups_models.stages.registry import STAGES
-from ups_models.training import checkpoint
-from ups_models.training import loop as train
+from ups_models.training import checkpoint, loop
+from ups_models.training import state as train_state
 
 
 @pytest.fixture(scope="module")
@@ -163,7 +163,7 @@ def test_a_run_that_was_taken_away_is_not_written_again(tmp_path, smoke, monkeyp
         return False
 
     eager = smoke.model_copy(update={"checkpoint": smoke.checkpoint.model_copy(update={"save_every_steps": 5})})
-    monkeypatch.setattr(train, "_require_finite", take_away)
+    monkeypatch.setattr(loop, "_require_finite", take_away)
 
     with owned(run) as own, pytest.raises((RunLost, StorageError, FileNotFoundError)):
         training.train_stage_files("operator", eager, own, fresh=True)
@@ -366,7 +366,7 @@ def test_out_of_memory_in_a_step_is_recorded_and_the_stage_goes_on_later(tmp_pat
 def test_a_resume_elsewhere_is_told_and_not_refused(tmp_path, smoke, monkeypatch, caplog, name):
     run = run_in(tmp_path, smoke)
     eager = smoke.model_copy(update={"checkpoint": smoke.checkpoint.model_copy(update={"save_every_steps": 5})})
-    monkeypatch.setattr(train, "exactness", lambda device: {name: "another"})
+    monkeypatch.setattr(train_state, "exactness", lambda device: {name: "another"})
     with monkeypatch.context() as patched:
         patched.setattr(training, "save_network", fail)
         with owned(run) as own, pytest.raises(RuntimeError):

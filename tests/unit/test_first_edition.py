@@ -23,7 +23,7 @@ from tasks.services.stages.training import load_stage, training_data
 from ups_models.stages.registry import STAGES
 from ups_models.stages.spec import SPECS
 from ups_models.training.checkpoint import load_payload
-from ups_models.training.loop import load_state, start_state
+from ups_models.training.state import load_state, start_state
 
 KNOWN = json.loads(TENSORS.read_text("utf-8"))
 CPU = torch.device("cpu")
