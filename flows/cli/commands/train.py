@@ -11,7 +11,6 @@ from flows.requests.job import parse, require_feasible
 from flows.requests.train import TrainRequest
 
 
-
 def add(parser: argparse.ArgumentParser) -> None:
     """The fields of the request."""
     add_fields(parser, TrainRequest)
