@@ -46,7 +46,7 @@ class Artifact:
 class ArtifactSender:
     """Artifacts of one flow run, sent by a thread of their own: a server that is slow or gone holds up nothing.
 
-    They go to the server of the moment it is made, whatever becomes of the environment while one is under way.
+    They go to the server that is set when it is made, even if the environment changes later.
     """
 
     def __init__(self, flow_run_id: UUID, *, close_within_s: float = CLOSE_WITHIN_S) -> None:
@@ -61,7 +61,7 @@ class ArtifactSender:
         self.thread.start()
 
     def put(self, key: str, artifact: Artifact) -> None:
-        """Show this under the key, in the place of what it was in this run; only the newest is sent."""
+        """Show this under the key instead of what this run showed there before; only the newest is sent."""
         with self.changed:
             self.waiting[key] = artifact
             self.changed.notify_all()
@@ -71,7 +71,7 @@ class ArtifactSender:
         self.put(STAGES, Artifact("table", json.dumps(rows), description))
 
     def close(self) -> None:
-        """Send what waits, within seconds; nothing is begun afterwards."""
+        """Send what is waiting, within seconds; nothing is sent afterwards."""
         with self.changed:
             self.closing = True
             self.changed.notify_all()
@@ -85,11 +85,11 @@ class ArtifactSender:
                     self._send(client, *taken)
                 except (httpx.HTTPError, PrefectException) as error:
                     if not self.failed:
-                        logger.warning("Prefect does not take what it should show: %s", type(error).__name__)
+                        logger.warning("Prefect did not accept an artifact: %s", type(error).__name__)
                     self.failed = True
 
     def _next(self) -> tuple[str, Artifact] | None:
-        """What is sent next; None once it is closed and nothing waits."""
+        """What is sent next; None once it is closed and nothing is waiting."""
         with self.changed:
             self.busy = False
             self.changed.notify_all()
@@ -171,7 +171,7 @@ class ArtifactLogger(MetricLogger):
 
 @contextmanager
 def artifact_sender() -> Iterator[ArtifactSender]:
-    """The artifacts of the flow run that is under way."""
+    """The artifacts of the flow run in progress."""
     opened = ArtifactSender(UUID(str(flow_run.id)))
     try:
         yield opened
@@ -182,7 +182,7 @@ def artifact_sender() -> Iterator[ArtifactSender]:
 
 
 class RemoteStages:
-    """Keeps the table up to date for a training elsewhere, from its W&B run: its machine need not reach Prefect."""
+    """Keeps the table up to date for a run on another machine, from W&B: that machine need not reach Prefect."""
 
     def __init__(self, sender: ArtifactSender, cfg: PipelineConfig, status: Callable[[], Status | None]) -> None:
         self.sender, self.cfg, self.status = sender, cfg, status
@@ -199,17 +199,17 @@ class RemoteStages:
         try:
             status = self.status() or Status()
         except (TrackingUnavailable, StatusError) as error:
-            logger.warning("the table of stages stays as it is: %s", error)
+            logger.warning("the table of stages was not updated: %s", error)
             return
         rows = rows_of(self.cfg, status, {}, {})
         for row in rows:
             if row["stage"] == self.stage and status.stage(self.stage).status != "completed":
-                row |= {"status": "in_progress", "step": f"{facts['step']} of {self._total()}"}
+                row |= {
+                    "status": "in_progress",
+                    "step": f"{facts['step']} of {SPECS[self.stage].settings(self.cfg).total_steps}",
+                }
         spent = f"{facts['usd_per_hour']:.3f} USD/h, {facts['spent_usd']:.2f} USD spent"
         self.sender.put_stages(rows, f"{state}: instance {facts['instance']}, machine {facts['generation']}; {spent}")
-
-    def _total(self) -> int:
-        return SPECS[self.stage].settings(self.cfg).total_steps
 
 
 def _key(stage: str) -> str:
