@@ -199,17 +199,17 @@ class RemoteStages:
         try:
             status = self.status() or Status()
         except (TrackingUnavailable, StatusError) as error:
-            logger.warning("the table of stages stays as it is: %s", error)
+            logger.warning("the table of stages was not updated: %s", error)
             return
         rows = rows_of(self.cfg, status, {}, {})
         for row in rows:
             if row["stage"] == self.stage and status.stage(self.stage).status != "completed":
-                row |= {"status": "in_progress", "step": f"{facts['step']} of {self._total()}"}
+                row |= {
+                    "status": "in_progress",
+                    "step": f"{facts['step']} of {SPECS[self.stage].settings(self.cfg).total_steps}",
+                }
         spent = f"{facts['usd_per_hour']:.3f} USD/h, {facts['spent_usd']:.2f} USD spent"
         self.sender.put_stages(rows, f"{state}: instance {facts['instance']}, machine {facts['generation']}; {spent}")
-
-    def _total(self) -> int:
-        return SPECS[self.stage].settings(self.cfg).total_steps
 
 
 def _key(stage: str) -> str:

@@ -81,21 +81,6 @@ class WandbCoordination(Coordination):
         return self.client.api(self.cfg).run(str(self.path))
 
 
-def acquire_fence(path: RunPath, number: int, cfg: TrackingConfig) -> None:
-    """Let machine generation `number`, and no earlier one, write to the run. Raises TrackingUnavailable."""
-    WandbCoordination(path, cfg).acquire_fence(number)
-
-
-def record_exit(path: RunPath, code: int, number: int, cfg: TrackingConfig) -> None:
-    """Record how machine generation `number` ended. Raises TrackingUnavailable."""
-    WandbCoordination(path, cfg).record_exit(number, code)
-
-
-def fetch_progress(path: RunPath, cfg: TrackingConfig) -> RemoteProgress:
-    """How far a run is. Raises TrackingUnavailable."""
-    return WandbCoordination(path, cfg).progress()
-
-
 def _sent(run: Any) -> dict[str, float | str]:
     """Steps and starts of the stages as the summary has them, as far as they are of the right type."""
     summary = dict(run.summary_metrics or {})

@@ -13,7 +13,7 @@ from tasks.services.run.paths import STATUS
 from tasks.services.run.status import Status, parse_status
 from tasks.services.tracking.coordination import WandbCoordination
 from tasks.services.tracking.protocols import CheckpointStore, TrackingUnavailable
-from tasks.services.tracking.run_path import ExistingRun, RunPath, base_url
+from tasks.services.tracking.run_path import RunPath, base_url
 from tasks.services.tracking.wandb_client import CLIENT, Client, Session, reason, unavailable
 from ups_models.config.schema import TrackingConfig
 from ups_models.errors import DataError
@@ -105,11 +105,6 @@ class WandbStore(CheckpointStore):
             for number, artifact in enumerate(newest_first, start=1):
                 if number > self.cfg.keep_versions and not artifact.aliases:
                     artifact.delete()
-
-
-def remote_status(found: ExistingRun, cfg: TrackingConfig) -> Status | None:
-    """The status in the newest set of a run, or None when it has none. Raises TrackingUnavailable, StatusError."""
-    return WandbStore(found.path, cfg).status()
 
 
 def publish_job(session: Session, folder: Path) -> str:

@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from importlib.metadata import EntryPoint, entry_points
+from operator import methodcaller
 
 from tasks.services.checkpoints.uploads import UploadFailed, Uploads
 from tasks.services.run.history import Row
@@ -59,9 +60,8 @@ class Tracker:
         """The files of these stages are in place. Raises FencedOut."""
         if self.uploads is not None:
             self.uploads.add(*stages)
-        for name, each in self.loggers.items():
-            for stage in stages:
-                self._guarded(name, each.completed, stage)
+        for stage in stages:
+            self._each(methodcaller("completed", stage))
 
     def report(self, gather: Callable[[], ReportPayload]) -> None:
         """Evaluations are done; figures are drawn once at most."""
@@ -73,7 +73,7 @@ class Tracker:
         if self.uploads is not None:
             self.uploads.preempted()
         threads = [
-            threading.Thread(target=self._guarded, args=(name, each.preempted), daemon=True)
+            threading.Thread(target=self._guarded, args=(name, methodcaller("preempted"), each), daemon=True)
             for name, each in self.loggers.items()
         ]
         for thread in threads:
@@ -87,7 +87,7 @@ class Tracker:
         required = generation() is not None and not failed
         missing = self.uploads.finish(required=required) if self.uploads is not None else None
         for name, each in reversed(self.loggers.items()):
-            self._guarded(name, functools.partial(each.close, failed=failed or missing is not None))
+            self._guarded(name, methodcaller("close", failed=failed or missing is not None), each)
         if missing is not None:
             raise UploadFailed(f"{missing}; this machine is rented, and what is on it alone ends with it")
 

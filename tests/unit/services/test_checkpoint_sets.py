@@ -27,12 +27,6 @@ RECORD = WandbRecord(id="r", project="p", entity="e")
 
 
 @pytest.fixture
-def run(tmp_path, finished_run, smoke, own):
-    shutil.copytree(finished_run, tmp_path / "run")
-    return own(RunDir.of(tmp_path / "run", smoke.checkpoint.dir))
-
-
-@pytest.fixture
 def folder(run, tmp_path):
     """A sealed set of a finished run."""
     take_snapshot(run, tmp_path / "set")
