@@ -1,26 +1,43 @@
 """Fixtures of the unit tier: everything in this process, without a server and without a child process."""
 
+import logging
+import os
+import signal
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 
+from flows.cli.main import main
 from flows.dag import run_job
 from flows.requests.job import parse
 from flows.requests.train import TrainRequest
 from tasks.services.run.lock import OwnedRun, owned
 from tasks.services.run.paths import RunDir
 
+PACKAGES = ("flows", "tasks", "ups_models")
+
 Own = Callable[[RunDir], OwnedRun]
+
+
+@dataclass(frozen=True)
+class Done:
+    """A command of ours that has ended."""
+
+    code: int
+    out: str
+    err: str
 
 
 @pytest.fixture(scope="session")
 def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The directory of a finished smoke run. Tests must copy it before they change it."""
     directory = tmp_path_factory.mktemp("finished")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("WANDB_MODE", "disabled")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("WANDB_MODE", "disabled")
         run_job(parse(TrainRequest(config=Path("configs/smoke.yaml"), run_dir=directory)))
     return directory
 
@@ -30,3 +47,38 @@ def own() -> Iterator[Own]:
     """Own a run until the test ends."""
     with ExitStack() as held:
         yield lambda run: held.enter_context(owned(run))
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working directory, empty."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def ups(here: Path, capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[..., Done]]:
+    """`ups ARGUMENTS` in this process, untracked, in an empty working directory unless the test fills it."""
+
+    def run(*arguments: str) -> Done:
+        code = main(arguments)
+        captured = capsys.readouterr()
+        return Done(code, captured.out, captured.err)
+
+    with patch.dict(os.environ, WANDB_MODE="disabled"), _process_kept():
+        yield run
+
+
+@contextmanager
+def _process_kept() -> Iterator[None]:
+    """Undo what a command does to its process, which would end with it: a handler of signals, and of log lines."""
+    loggers = [logging.getLogger(name) for name in PACKAGES]
+    before = [(logger.level, logger.propagate, logger.handlers[:]) for logger in loggers]
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+        for logger, (level, propagate, handlers) in zip(loggers, before, strict=True):
+            logger.setLevel(level)
+            logger.propagate, logger.handlers[:] = propagate, handlers
