@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shutil
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -18,6 +19,7 @@ from flows.requests.train import TrainRequest
 from tasks.services.run.lock import OwnedRun, owned
 from tasks.services.run.paths import RunDir
 
+SMOKE = Path("configs/smoke.yaml")
 PACKAGES = ("flows", "tasks", "ups_models")
 
 Own = Callable[[RunDir], OwnedRun]
@@ -32,14 +34,32 @@ class Done:
     err: str
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _untracked() -> Iterator[None]:
+    """Whatever key the machine has: a unit test asks nobody."""
+    with patch.dict(os.environ, WANDB_MODE="disabled"):
+        yield
+
+
 @pytest.fixture(scope="session")
 def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The directory of a finished smoke run. Tests must copy it before they change it."""
     directory = tmp_path_factory.mktemp("finished")
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setenv("WANDB_MODE", "disabled")
-        run_job(parse(TrainRequest(config=Path("configs/smoke.yaml"), run_dir=directory)))
+    run_job(parse(TrainRequest(config=SMOKE, run_dir=directory)))
     return directory
+
+
+@pytest.fixture
+def run_dir(here: Path, finished_run: Path) -> Path:
+    """The working directory, which holds a copy of a finished run."""
+    shutil.copytree(finished_run, here, dirs_exist_ok=True)
+    return here
+
+
+@pytest.fixture
+def train(here: Path) -> Callable[..., Path]:
+    """Train and evaluate as `ups train` does, without Prefect, in the working directory; returns the report's path."""
+    return lambda **fields: run_job(parse(TrainRequest.model_validate({"config": SMOKE, **fields})))
 
 
 @pytest.fixture
@@ -58,25 +78,26 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def ups(here: Path, capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[..., Done]]:
-    """`ups ARGUMENTS` in this process, untracked, in an empty working directory unless the test fills it."""
+    """`ups ARGUMENTS` in this process, in an empty working directory unless the test fills it."""
 
     def run(*arguments: str) -> Done:
         code = main(arguments)
         captured = capsys.readouterr()
         return Done(code, captured.out, captured.err)
 
-    with patch.dict(os.environ, WANDB_MODE="disabled"), _process_kept():
+    with _process_kept():
         yield run
 
 
 @contextmanager
 def _process_kept() -> Iterator[None]:
-    """Undo what a command does to its process, which would end with it: a handler of signals, and of log lines."""
+    """Undo what a command does to its process, which would end with it: to handlers of signals and logs, and to the environment."""
     loggers = [logging.getLogger(name) for name in PACKAGES]
     before = [(logger.level, logger.propagate, logger.handlers[:]) for logger in loggers]
     handler = signal.getsignal(signal.SIGTERM)
     try:
-        yield
+        with patch.dict(os.environ):
+            yield
     finally:
         signal.signal(signal.SIGTERM, handler)
         for logger, (level, propagate, handlers) in zip(loggers, before, strict=True):
