@@ -91,7 +91,7 @@ def ups(here: Path, capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[...
 
 @contextmanager
 def _process_kept() -> Iterator[None]:
-    """Undo what a command does to its process, which would end with it: to handlers of signals and logs, and to the environment."""
+    """Undo what a command does to a process that usually ends with it: signal and log handlers, the environment."""
     loggers = [logging.getLogger(name) for name in PACKAGES]
     before = [(logger.level, logger.propagate, logger.handlers[:]) for logger in loggers]
     handler = signal.getsignal(signal.SIGTERM)
