@@ -5,39 +5,30 @@ import os
 import shutil
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, chdir, contextmanager
 from pathlib import Path
+from subprocess import CompletedProcess
 from unittest.mock import patch
 
 import pytest
 
+from flows import PACKAGES
 from flows.cli.main import main
 from flows.dag import run_job
 from flows.requests.job import parse
 from flows.requests.train import TrainRequest
+from harness.commands import UNTRACKED, Cli
 from tasks.services.run.lock import OwnedRun, owned
 from tasks.services.run.paths import RunDir
 
 SMOKE = Path("configs/smoke.yaml")
-PACKAGES = ("flows", "tasks", "ups_models")
-
 Own = Callable[[RunDir], OwnedRun]
-
-
-@dataclass(frozen=True)
-class Done:
-    """A command of ours that has ended."""
-
-    code: int
-    out: str
-    err: str
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _untracked() -> Iterator[None]:
     """Whatever key the machine has: a unit test asks nobody."""
-    with patch.dict(os.environ, WANDB_MODE="disabled"):
+    with patch.dict(os.environ, UNTRACKED):
         yield
 
 
@@ -47,6 +38,13 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("finished")
     run_job(parse(TrainRequest(config=SMOKE, run_dir=directory)))
     return directory
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working directory, empty."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
 
 
 @pytest.fixture
@@ -70,36 +68,31 @@ def own() -> Iterator[Own]:
 
 
 @pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The working directory, empty."""
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
+def ups(capsys: pytest.CaptureFixture[str]) -> Cli:
+    """`ups ARGUMENTS` in this process; what a command sets for its process is as before afterwards."""
 
+    def run(*arguments: str, cwd: Path | None = None) -> CompletedProcess[str]:
+        with chdir(cwd or Path()), patch.dict(os.environ), _restored():
+            try:
+                code = main(arguments)
+            except SystemExit as end:  # --help
+                code = int(end.code or 0)
+        output = capsys.readouterr()
+        return CompletedProcess(arguments, code, output.out, output.err)
 
-@pytest.fixture
-def ups(here: Path, capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[..., Done]]:
-    """`ups ARGUMENTS` in this process, in an empty working directory unless the test fills it."""
-
-    def run(*arguments: str) -> Done:
-        code = main(arguments)
-        captured = capsys.readouterr()
-        return Done(code, captured.out, captured.err)
-
-    with _process_kept():
-        yield run
+    return run
 
 
 @contextmanager
-def _process_kept() -> Iterator[None]:
-    """Undo what a command does to a process that usually ends with it: signal and log handlers, the environment."""
+def _restored() -> Iterator[None]:
+    """Signal handlers and loggers are as before afterwards."""
+    handler = signal.getsignal(signal.SIGTERM)
     loggers = [logging.getLogger(name) for name in PACKAGES]
     before = [(logger.level, logger.propagate, logger.handlers[:]) for logger in loggers]
-    handler = signal.getsignal(signal.SIGTERM)
     try:
-        with patch.dict(os.environ):
-            yield
+        yield
     finally:
         signal.signal(signal.SIGTERM, handler)
         for logger, (level, propagate, handlers) in zip(loggers, before, strict=True):
             logger.setLevel(level)
-            logger.propagate, logger.handlers[:] = propagate, handlers
+            logger.propagate, logger.handlers = propagate, handlers

@@ -1,7 +1,5 @@
 """Encoder and decoder between a periodic 1D field and its latent tokens."""
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -14,15 +14,15 @@ SMOKE = str(ROOT / "configs" / "smoke.yaml")
 
 
 @pytest.fixture
-def refusal(ups):
+def refusal(here, ups):
     """The one line on stderr of a command that must exit with 2."""
 
     def refuse(*arguments):
         done = ups(*arguments)
-        assert done.code == 2, done.err
-        assert done.out == ""
-        assert done.err.count("\n") == 1
-        return done.err
+        assert done.returncode == 2, done.stderr
+        assert done.stdout == ""
+        assert done.stderr.count("\n") == 1
+        return done.stderr
 
     return refuse
 

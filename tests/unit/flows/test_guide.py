@@ -90,31 +90,31 @@ def test_scenario_3_the_status_table_shows_stages_evaluations_and_files(run_dir,
 
     shown = ups("status", "checkpoints/")
 
-    assert shown.code == 0, shown.err
-    assert "TRAINING PIPELINE STATUS" in shown.out
-    assert "✅ completed    operator_ema.pt" in shown.out
-    assert "❌ failed       N/A" in shown.out
-    assert "the loss is nan at step 7" in shown.out
-    assert "Training Complete:        ✅ Yes" in shown.out
-    assert "Full Eval:                ❌ Not run" in shown.out
-    assert "train-20251028_120000" in shown.out
-    assert "emgun/sim" in shown.out
-    assert "❌ steady_prior.pt                (not found)" in shown.out
+    assert shown.returncode == 0, shown.stderr
+    assert "TRAINING PIPELINE STATUS" in shown.stdout
+    assert "✅ completed    operator_ema.pt" in shown.stdout
+    assert "❌ failed       N/A" in shown.stdout
+    assert "the loss is nan at step 7" in shown.stdout
+    assert "Training Complete:        ✅ Yes" in shown.stdout
+    assert "Full Eval:                ❌ Not run" in shown.stdout
+    assert "train-20251028_120000" in shown.stdout
+    assert "emgun/sim" in shown.stdout
+    assert "❌ steady_prior.pt                (not found)" in shown.stdout
 
 
 def test_scenario_3_the_status_is_there_for_machines_too(run_dir, ups):
-    shown = json.loads(ups("status", "checkpoints/", "--json").out)
+    shown = json.loads(ups("status", "checkpoints/", "--json").stdout)
 
     assert shown["training_complete"] is True
     assert list(shown["stages"]) == ["operator", "diff_residual", "consistency_distill", "steady_prior"]
     assert set(shown["evaluations"]) == {"small_eval", "full_eval"}
 
 
-def test_scenario_3_a_directory_without_a_run_shows_that_nothing_has_started(ups):
+def test_scenario_3_a_directory_without_a_run_shows_that_nothing_has_started(here, ups):
     shown = ups("status")
 
-    assert shown.code == 0
-    assert shown.out.count("not_started") == 4
+    assert shown.returncode == 0
+    assert shown.stdout.count("not_started") == 4
 
 
 def test_scenario_4a_checkpoints_are_evaluated_on_their_own(run_dir, ups):
@@ -124,13 +124,13 @@ def test_scenario_4a_checkpoints_are_evaluated_on_their_own(run_dir, ups):
         *("--device", "cpu", "--output-prefix", "reports/my_eval"),
     )
 
-    assert done.code == 0, done.err
+    assert done.returncode == 0, done.stderr
     figures = json.loads((run_dir / "reports" / "my_eval.json").read_text("utf-8"))
     whole = json.loads((run_dir / "reports" / "full_eval.json").read_text("utf-8"))
     assert figures["rollout"]["summary"] == whole["rollout"]["summary"]
     assert "diffusion" in figures["probabilistic"]
     assert (run_dir / "reports" / "my_eval.html").stat().st_size > 0
-    assert "Report: reports/my_eval.html" in done.out
+    assert "Report: reports/my_eval.html" in done.stdout
 
 
 def test_scenario_4a_any_file_in_the_pdebench_layout_can_be_evaluated_on(run_dir, ups):
@@ -138,14 +138,14 @@ def test_scenario_4a_any_file_in_the_pdebench_layout_can_be_evaluated_on(run_dir
         *("data", "generate", "burgers1d", "--n", "3", "--nu", "0.1", "--nx", "64", "--nt", "11", "--t-end", "0.5"),
         *("--seed", "9", "--out", "unseen.hdf5"),
     )
-    assert made.code == 0, made.err
+    assert made.returncode == 0, made.stderr
 
     done = ups(
         *("evaluate", "--operator", "checkpoints/operator_ema.pt", *SMOKE, "--data", "unseen.hdf5"),
         *("--output-prefix", "reports/unseen"),
     )
 
-    assert done.code == 0, done.err
+    assert done.returncode == 0, done.stderr
     assert json.loads((run_dir / "reports" / "unseen.json").read_text("utf-8"))["trajectories"] == 3
 
 
@@ -165,14 +165,14 @@ def test_scenario_4b_evaluation_runs_without_training(run_dir, train):
     assert {**again, "created_at": ""} == {**json.loads(first), "created_at": ""}
 
 
-def test_scenario_4b_the_flags_of_the_guide_name_the_three_configs(ups):
+def test_scenario_4b_the_flags_of_the_guide_name_the_three_configs(here, ups):
     names = ("--train-config", "--small-eval-config", "--full-eval-config")
 
     refused = [ups("train", *SMOKE, "--skip-training", name, f"{name[2:]}.yaml") for name in names]
 
-    assert [done.code for done in refused] == [2, 2, 2]
+    assert [done.returncode for done in refused] == [2, 2, 2]
     for name, done in zip(names, refused, strict=True):
-        assert f"{name[2:]}.yaml: no such config file" in done.err
+        assert f"{name[2:]}.yaml: no such config file" in done.stderr
 
 
 def test_a_damaged_checkpoint_is_trained_again_with_everything_that_depends_on_it(run_dir, train, caplog):
@@ -211,7 +211,7 @@ def test_epochs_zero_disables_a_stage_without_holding_up_the_rest(here, train, u
 
     train(set=off, skip_full_eval=True)
 
-    assert "Training Complete:        ❌ No" in ups("status").out
+    assert "Training Complete:        ❌ No" in ups("status").stdout
     assert set(status_of(here)["stages"]) == {"operator", "diff_residual"}
 
 
