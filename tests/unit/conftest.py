@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shutil
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, chdir, contextmanager
@@ -20,17 +21,43 @@ from harness.commands import UNTRACKED, Cli
 from tasks.services.run.lock import OwnedRun, owned
 from tasks.services.run.paths import RunDir
 
+SMOKE = Path("configs/smoke.yaml")
 Own = Callable[[RunDir], OwnedRun]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _untracked() -> Iterator[None]:
+    """Whatever key the machine has: a unit test asks nobody."""
+    with patch.dict(os.environ, UNTRACKED):
+        yield
 
 
 @pytest.fixture(scope="session")
 def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The directory of a finished smoke run. Tests must copy it before they change it."""
     directory = tmp_path_factory.mktemp("finished")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("WANDB_MODE", "disabled")
-        run_job(parse(TrainRequest(config=Path("configs/smoke.yaml"), run_dir=directory)))
+    run_job(parse(TrainRequest(config=SMOKE, run_dir=directory)))
     return directory
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working directory, empty."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def run_dir(here: Path, finished_run: Path) -> Path:
+    """The working directory, which holds a copy of a finished run."""
+    shutil.copytree(finished_run, here, dirs_exist_ok=True)
+    return here
+
+
+@pytest.fixture
+def train(here: Path) -> Callable[..., Path]:
+    """Train and evaluate as `ups train` does, without Prefect, in the working directory; returns the report's path."""
+    return lambda **fields: run_job(parse(TrainRequest.model_validate({"config": SMOKE, **fields})))
 
 
 @pytest.fixture
@@ -44,8 +71,8 @@ def own() -> Iterator[Own]:
 def ups(capsys: pytest.CaptureFixture[str]) -> Cli:
     """`ups ARGUMENTS` in this process; what a command sets for its process is as before afterwards."""
 
-    def run(*arguments: str, cwd: Path) -> CompletedProcess[str]:
-        with chdir(cwd), patch.dict(os.environ, UNTRACKED), _restored():
+    def run(*arguments: str, cwd: Path | None = None) -> CompletedProcess[str]:
+        with chdir(cwd or Path()), patch.dict(os.environ), _restored():
             try:
                 code = main(arguments)
             except SystemExit as end:  # --help

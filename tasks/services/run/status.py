@@ -252,6 +252,7 @@ class StatusStore:
 
     def _move(self, stage: str, state: StageState, **values: Any) -> StageRecord:
         with _writing:
+            self.run.check()
             status = self.read()
             record = status.stage(stage)
             if state not in LEGAL[record.status]:
