@@ -309,7 +309,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     _log_to_stderr()
     from tasks.services.stages.evaluating import evaluate_files, headline
 
-    figures = evaluate_files(
+    result = evaluate_files(
         cfg,
         settings,
         files,
@@ -317,7 +317,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         run_dir=arguments.run_dir,
         prefix=arguments.output_prefix,
     )
-    sys.stdout.write(f"{headline(figures)}\nReport: {arguments.output_prefix}.html\n")
+    sys.stdout.write(f"{headline(result)}\nReport: {arguments.output_prefix}.html\n")
     return 0
 
 
@@ -445,7 +445,7 @@ def _sync(arguments: argparse.Namespace) -> int:
 
 def _report(arguments: argparse.Namespace) -> int:
     from tasks.services.run.paths import RunDir
-    from tasks.services.stages.evaluating import write_report
+    from tasks.services.stages.reporting import write_report
 
     sys.stdout.write(f"Report: {write_report(RunDir.of(arguments.run_dir, Path('checkpoints')))}\n")
     return 0

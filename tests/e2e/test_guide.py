@@ -142,10 +142,10 @@ def test_scenario_4a_checkpoints_are_evaluated_on_their_own(run_dir, ups):
     )
 
     assert done.returncode == 0, done.stderr
-    figures = json.loads((run_dir / "reports" / "my_eval.json").read_text("utf-8"))
+    result = json.loads((run_dir / "reports" / "my_eval.json").read_text("utf-8"))
     whole = json.loads((run_dir / "reports" / "full_eval.json").read_text("utf-8"))
-    assert figures["rollout"]["summary"] == whole["rollout"]["summary"]
-    assert "diffusion" in figures["probabilistic"]
+    assert result["rollout"]["summary"] == whole["rollout"]["summary"]
+    assert "diffusion" in result["probabilistic"]
     assert (run_dir / "reports" / "my_eval.html").stat().st_size > 0
 
 

@@ -6,7 +6,7 @@ from tasks.services.checkpoints.sets import signature_of
 from tasks.services.run.lock import owned
 from tasks.services.run.paths import RunDir
 from tasks.services.run.status import read_status
-from tasks.services.stages.evaluating import reported
+from tasks.services.stages.reporting import report_payload
 from tasks.services.tracking.wandb_tracking import ResumeTarget, open_online
 from ups_models.config.schema import PipelineConfig
 from ups_models.errors import BadInput, UPSError
@@ -28,8 +28,8 @@ def upload_missing(cfg: PipelineConfig, run: RunDir) -> str:
         for stage in SPECS:
             if stage in started:
                 tracker.begin(stage)
-        if (run.report).is_file():
-            tracker.report(lambda: reported(run))
+        if run.report.is_file():
+            tracker.report(lambda: report_payload(run))
         tracker.uploads.add(*(stage for stage in SPECS if read_status(run.status).stage(stage).files))
         tracker.close(failed=False)
         status = read_status(run.status)

@@ -120,9 +120,9 @@ class ResumeTarget:
 
 @dataclass(frozen=True)
 class ReportPayload:
-    """What was evaluated: figures of each evaluation, pictures as PNG, and the HTML page."""
+    """What was evaluated: numbers of each evaluation by name, pictures as PNG, and the HTML page."""
 
-    figures: Mapping[str, Mapping[str, Any]]
+    metrics: Mapping[str, Mapping[str, float]]
     images: Mapping[str, bytes]
     html: str
 
@@ -320,12 +320,10 @@ class Session:
 
         folder.mkdir(parents=True, exist_ok=True)
         row: dict[str, Any] = {"report": wandb.Html(reported.html, inject=False)}
-        for name, figures in reported.figures.items():
-            flat = flatten(figures)
-            row[f"{name}/figures"] = wandb.Table(
-                columns=["figure", "value"], data=[list(item) for item in flat.items()]
-            )
-            self.run.summary.update({f"{name}/{key}": value for key, value in flat.items()})
+        for name, metrics in reported.metrics.items():
+            table = [[key, value] for key, value in metrics.items()]
+            row[f"{name}/metrics"] = wandb.Table(columns=["metric", "value"], data=table)
+            self.run.summary.update({f"{name}/{key}": value for key, value in metrics.items()})
         for name, image in reported.images.items():
             path = folder / f"{name}.png"
             path.write_bytes(image)
@@ -714,14 +712,3 @@ def _sent(summary: Mapping[str, Any]) -> dict[str, float | str]:
 
 def _reason(error: BaseException) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0][:200]
-
-
-def flatten(figures: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
-    """Every number of nested figures under one name, such as rollout/summary/operator/mean."""
-    flat: dict[str, float] = {}
-    for key, value in figures.items():
-        if isinstance(value, Mapping):
-            flat |= flatten(value, f"{prefix}{key}/")
-        elif isinstance(value, int | float) and not isinstance(value, bool):
-            flat[f"{prefix}{key}"] = float(value)
-    return flat
