@@ -1,7 +1,5 @@
 """The checks: bounds that a finished quickstart is expected to keep, a row each."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from typing import Literal

@@ -1,12 +1,11 @@
 """Ensembles of the samplers, beside the operator alone: one step, and whole rollouts."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import torch
 
 from ups_models.config.schema import EvalConfig
+from ups_models.evaluation import metrics
 from ups_models.evaluation.inputs import Arrays, OperatorCase, evenly_spaced
 from ups_models.evaluation.parts import ENSEMBLES, ROLLOUT_ENSEMBLES, Part
 from ups_models.evaluation.registry import measure
@@ -46,7 +45,7 @@ def one_step_ensembles(
 
 def rollout_ensembles(case: OperatorCase, settings: EvalConfig, samplers: Mapping[str, Sampler]) -> Ensembles:
     """From u0 of `ensemble_trajectories` trajectories."""
-    chosen = evenly_spaced(settings.ensemble_trajectories, len(case.u)).to(case.device)
+    chosen = evenly_spaced(settings.ensemble_trajectories, len(case.u)).to(case.u.device)
     u, parameters = case.u[:, : case.steps + 1][chosen], case.parameters[chosen]
     target = u[:, 1:]
     scale = target.square().mean(-1).sqrt()
@@ -69,4 +68,5 @@ def rollout_ensembles(case: OperatorCase, settings: EvalConfig, samplers: Mappin
 
 def ensemble_scores(part: Part, ensemble: Ensemble) -> EnsembleScores:
     """Every metric of ensembles that applies to the part, and the rank histogram."""
-    return EnsembleScores.of(measure(part, ensemble), ensemble.rank_histogram())
+    histogram = metrics.rank_frequencies(ensemble.rank, len(ensemble.members)).tolist()
+    return EnsembleScores.of(measure(part, ensemble), histogram)

@@ -1,10 +1,9 @@
 """One evaluation: every metric of the trained networks beside the trivial predictions that they must beat."""
 
-from __future__ import annotations
-
 import torch
 
 from ups_models.config.schema import EvalConfig, PipelineConfig
+from ups_models.data.batches import parameters_of
 from ups_models.evaluation.checks import check
 from ups_models.evaluation.ensembles import one_step_ensembles, rollout_ensembles
 from ups_models.evaluation.fields import data_facts, one_step_errors, rollout_errors
@@ -27,7 +26,8 @@ def evaluate(
     if models.operator is not None and data.trajectories is not None:
         chosen = data.trajectories.select(evenly_spaced(settings.trajectories, len(data.trajectories.u)))
         steps = min(settings.rollout_steps, chosen.u.shape[1] - 1)
-        case = OperatorCase(models.operator, chosen, steps, cfg.operator.reencode_every, device)
+        u, parameters = chosen.u.to(device), parameters_of(chosen).to(device)
+        case = OperatorCase(models.operator, chosen, u, parameters, steps, cfg.operator.reencode_every)
         result, arrays = _with_fields(cfg, settings, models, case, result)
     if models.steady_prior is not None and data.steady is not None:
         darcy, more = steady_errors(

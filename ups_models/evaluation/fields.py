@@ -1,7 +1,5 @@
 """The operator's forecasts, beside the trivial ones that it must beat: one step, and whole rollouts."""
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 from torch import Tensor

@@ -1,17 +1,13 @@
 """What is evaluated: the trained networks, and the rows of data that they have not seen."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ups_models.data.batches import parameters_of
 from ups_models.data.pdebench import SteadyFields, Trajectories
 from ups_models.errors import BadInput
 from ups_models.nn.denoiser import ResidualDiffusion
@@ -38,7 +34,7 @@ class Models:
     steady_prior: SteadyPrior | None = None
 
     @classmethod
-    def of(cls, nets: Mapping[str, Any]) -> Models:
+    def of(cls, nets: Mapping[str, Any]) -> Self:
         """Networks by stage. Raises BadInput for one that cannot be evaluated, rather than leave it out."""
         for stage, net in nets.items():
             if not isinstance(net, NETWORKS[stage]):
@@ -64,19 +60,11 @@ class OperatorCase:
 
     operator: LatentOperator
     data: Trajectories
+    u: Tensor
+    parameters: Tensor
+    """The fields (N, T, X), and what the operator is told of each trajectory (N, 2), on its device."""
     steps: int
     reencode_every: int
-    device: torch.device
-
-    @cached_property
-    def u(self) -> Tensor:
-        """The fields on the device, (N, T, X)."""
-        return self.data.u.to(self.device)
-
-    @cached_property
-    def parameters(self) -> Tensor:
-        """What the operator is told of each trajectory, (N, 2)."""
-        return parameters_of(self.data).to(self.device)
 
 
 def evenly_spaced(count: int, total: int) -> Tensor:

@@ -1,7 +1,5 @@
 """The parts of a result, and the models in them: where numbers stand, and what they are called."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -41,10 +39,6 @@ class Part:
     """Of a number, wherever it needs one name: its path in the JSON file, and its name in W&B."""
     intervals: Callable[[EvaluationResult], Mapping[str, Interval]] = lambda result: {}
     """Around the metric that has one."""
-
-    def name_of(self, model: str, metric: str) -> str:
-        """The name of one number."""
-        return self.name.format(part=self.key, model=model, key=metric)
 
 
 ONE_STEP = Part("one_step", "One-step", lambda result: result.one_step)

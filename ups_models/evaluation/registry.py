@@ -1,7 +1,5 @@
 """The metrics, a row each: what it is called, where it applies, which value is ideal, how it is computed."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -68,7 +66,7 @@ ERRORS: tuple[Metric[Any], ...] = (
         Forecast,
         "mae",
         "mean absolute error",
-        lambda it: it.error.mean().item(),
+        lambda it: metrics.mae(it.prediction, it.target, it.dim).mean().item(),
         (ONE_STEP, ENSEMBLES, ROLLOUT_ENSEMBLES),
         "u",
         headline=(ONE_STEP,),
@@ -77,7 +75,7 @@ ERRORS: tuple[Metric[Any], ...] = (
         Forecast,
         "nmae",
         "mean absolute error (in units of the field)",
-        lambda it: (it.error / it.target.square().mean(it.dim).sqrt()).mean().item(),
+        lambda it: (metrics.mae(it.prediction, it.target) / it.target.square().mean(-1).sqrt()).mean().item(),
         (ENSEMBLES,),
         "RMS of u",
     ),
@@ -229,7 +227,9 @@ def numbers_of(result: EvaluationResult) -> dict[str, float]:
     for part in PARTS:
         keys = [metric.key for metric in metrics_in(part)]
         for model, scores in part.scores(result).items():
-            found |= {part.name_of(model, key): scores[key] for key in keys if key in scores}
+            found |= {
+                part.name.format(part=part.key, model=model, key=key): scores[key] for key in keys if key in scores
+            }
     return {name: float(value) for name, value in found.items() if value is not None and math.isfinite(value)}
 
 

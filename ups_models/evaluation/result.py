@@ -1,7 +1,5 @@
 """What an evaluation found, typed, and the JSON file in which a run keeps it."""
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Mapping, Sequence

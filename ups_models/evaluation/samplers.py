@@ -1,7 +1,5 @@
 """Samplers of the residual: teacher, student, and the Gaussian that both must beat."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial

@@ -1,7 +1,5 @@
 """What metrics are computed from: a forecast, or an ensemble of them, beside its targets."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -9,6 +7,8 @@ import torch
 from torch import Tensor
 
 from ups_models.evaluation import metrics
+
+NO_TIMES = torch.empty(0)
 
 
 @dataclass(frozen=True)
@@ -18,12 +18,7 @@ class Forecast:
     prediction: Tensor
     target: Tensor
     dim: metrics.Dims = -1
-    times: Tensor | None = None
-
-    @cached_property
-    def error(self) -> Tensor:
-        """Mean absolute error of each field."""
-        return metrics.mae(self.prediction, self.target, self.dim)
+    times: Tensor = NO_TIMES
 
     @cached_property
     def pdebench(self) -> metrics.PDEBenchMetrics:
@@ -32,8 +27,6 @@ class Forecast:
 
     def correlation_time(self, threshold: float) -> float:
         """First time under the threshold."""
-        if self.times is None:
-            raise ValueError("a correlation time needs the times of the targets")
         return metrics.correlation_time(self.prediction, self.target, self.times, threshold)
 
 
@@ -64,18 +57,12 @@ class Ensemble:
         rng = torch.Generator(self.target.device).manual_seed(self.seed)
         return metrics.ranks(self.members, self.target, rng).cpu()
 
-    def rank_histogram(self) -> list[float]:
-        """Frequencies of the ranks 0..M."""
-        frequencies: list[float] = metrics.rank_frequencies(self.rank, len(self.members)).tolist()
-        return frequencies
-
     def coverage(self, level: float) -> float:
         """Of the central interval."""
         return metrics.coverage(self.rank, len(self.members), level)
 
     def member_nrmse(self) -> float:
         """Mean over members, each over all axes of space."""
-        target = self.target.unflatten(-1, self.grid)
-        dim = tuple(range(-len(self.grid), 0))
+        target, dim = self.target.unflatten(-1, self.grid), tuple(range(-len(self.grid), 0))
         members = self.members.unflatten(-1, self.grid)
         return torch.stack([metrics.nrmse(member, target, dim) for member in members]).mean().item()

@@ -1,7 +1,5 @@
 """The prior of steady states, beside guesses that need no network."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

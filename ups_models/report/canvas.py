@@ -1,7 +1,5 @@
 """What every plot of a report shares: colours, axes, and how it becomes an image without date or random id."""
 
-from __future__ import annotations
-
 import base64
 import io
 from collections.abc import Mapping

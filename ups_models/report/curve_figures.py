@@ -1,7 +1,5 @@
 """Plots of numbers: error over time, calibration of ensembles, training losses."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 

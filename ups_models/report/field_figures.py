@@ -1,7 +1,5 @@
 """Plots of fields: trajectories over space and time, their spectra, one ensemble, steady states."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from ups_models.report.canvas import COLOURS, INK, Picture, colour_bar, grid, log_axis, picture_of

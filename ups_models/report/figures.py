@@ -1,7 +1,5 @@
 """The plots of a report by section, each an SVG (or PNG) without an external resource."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Collection
 from typing import Literal
 

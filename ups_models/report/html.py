@@ -1,7 +1,5 @@
 """The report as one self-contained HTML page."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 from jinja2 import Environment, PackageLoader, StrictUndefined

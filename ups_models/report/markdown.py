@@ -1,7 +1,5 @@
 """An evaluation as Markdown, for a terminal or a pull request."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from ups_models.evaluation.result import EvaluationResult

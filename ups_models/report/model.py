@@ -1,7 +1,5 @@
 """What a report shows, and what it is made of: sections of tables."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """The sections of a report: one evaluation in, the same tables for the HTML page and for Markdown."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 
 from ups_models.evaluation.parts import (
@@ -25,6 +23,7 @@ from ups_models.report.model import Section, Table
 from ups_models.report.tables import Row, by_model, compare, correlation_table, row_of
 from ups_models.report.words import interval, number
 
+OF_ONE_MEMBER = "The prior's nRMSE is that of one member."
 NO_ROLLOUTS = ("Not evaluated: ensemble rollouts; this evaluation asked for none (ensemble_trajectories: 0).",)
 Status = Mapping[str, str]
 """Of each stage, so that what is missing can be given its reason."""
@@ -51,7 +50,7 @@ def headline_section(result: EvaluationResult, status: Status) -> Section:
             (*SAMPLERS, "operator"),
             "The operator alone makes one forecast: its CRPS is its mean absolute error.",
         ),
-        compare("Steady state (Darcy flow)", _headline(result, DARCY), STEADY),
+        compare("Steady state (Darcy flow)", _headline(result, DARCY), STEADY, OF_ONE_MEMBER),
     )
     missing = _missing(
         status,
@@ -104,7 +103,7 @@ def ensemble_section(result: EvaluationResult, status: Status) -> Section:
 def steady_section(result: EvaluationResult, status: Status) -> Section:
     """The prior of steady states against the two trivial guesses."""
     tables = (
-        compare("Error against the trivial guesses", _headline(result, DARCY), STEADY),
+        compare("Error against the trivial guesses", _headline(result, DARCY), STEADY, OF_ONE_MEMBER),
         by_model("Ensemble", result, DARCY, STEADY[:1]),
     )
     missing = _missing(status, steady_prior=result.darcy is not None)

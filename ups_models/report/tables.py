@@ -1,7 +1,5 @@
 """Tables: metrics down and models across, models down and metrics across, and the small ones around them."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field

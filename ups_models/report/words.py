@@ -1,7 +1,5 @@
 """The words of a report: numbers as text, what was evaluated, how the checks ended, and what to keep in mind."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

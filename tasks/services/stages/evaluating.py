@@ -1,7 +1,5 @@
 """Evaluating what a run has trained: networks and data in; JSON, Markdown and arrays out."""
 
-from __future__ import annotations
-
 import io
 import logging
 import time

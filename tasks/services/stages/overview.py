@@ -1,7 +1,5 @@
 """A run at a glance, for whoever shows it: rows of plain values, and its report as Markdown."""
 
-from __future__ import annotations
-
 import base64
 from collections.abc import Mapping
 from dataclasses import dataclass

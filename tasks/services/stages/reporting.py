@@ -1,7 +1,5 @@
 """What lies in a run, for a reader: the HTML report, single plots of it, and what a tracker is handed."""
 
-from __future__ import annotations
-
 import logging
 import platform
 from collections.abc import Collection, Mapping

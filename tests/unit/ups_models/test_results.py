@@ -18,7 +18,7 @@ from ups_models.evaluation.inputs import Models
 from ups_models.evaluation.parts import DARCY, ENSEMBLES, ONE_STEP, PARTS, ROLLOUT, main_error, score
 from ups_models.evaluation.registry import METRICS, Metric, measure, metrics_in, numbers_of
 from ups_models.evaluation.result import Check, EvaluationResult, read_result
-from ups_models.evaluation.samples import Ensemble, Forecast
+from ups_models.evaluation.samples import Ensemble
 from ups_models.report.tables import by_model
 from ups_models.stages.registry import build_prior
 
@@ -127,11 +127,6 @@ def test_docs_list_every_metric():
     )
 
     assert "\n".join(rows) in text, "docs/methods.md: replace the table of metrics with\n" + "\n".join(rows)
-
-
-def test_correlation_time_needs_times():
-    with pytest.raises(ValueError, match="needs the times"):
-        Forecast(torch.rand(2, 3, 8), torch.rand(2, 3, 8)).correlation_time(0.8)
 
 
 # --- the checks
