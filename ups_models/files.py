@@ -127,11 +127,12 @@ def keep_previous(path: Path) -> None:
         _crash_point("moved aside", path)
 
 
-def remove(path: Path) -> None:
-    """Delete a file that is not needed any more, if it is there."""
-    _crash_point("before removal", path)
-    path.unlink(missing_ok=True)
-    _crash_point("removed", path)
+def remove(*paths: Path) -> None:
+    """Delete files that are not needed any more, as far as they are there."""
+    for path in paths:
+        _crash_point("before removal", path)
+        path.unlink(missing_ok=True)
+        _crash_point("removed", path)
 
 
 def arm_crash_points(hook: CrashHook | None) -> None:
@@ -165,9 +166,9 @@ def archive_damage(path: Path) -> str | None:
     return None if damaged is None else f"checksum of {damaged} differs"
 
 
-def remove_stale_temporaries(directory: Path) -> list[Path]:
-    """Delete what killed writers left behind in `directory`, and name it. Only for the directory's owner."""
-    stale = sorted(directory.glob(f".*{TEMPORARY_SUFFIX}"))
+def remove_stale_temporaries(*directories: Path) -> list[Path]:
+    """Delete what killed writers left behind in these, and name it. Only for the directories' owner."""
+    stale = [path for directory in directories for path in sorted(directory.glob(f".*{TEMPORARY_SUFFIX}"))]
     for path in stale:
         path.unlink(missing_ok=True)
     return stale

@@ -1,4 +1,4 @@
-"""What Prefect's UI shows of a run while it goes on: a table of the stages, a bar for each, and the report."""
+"""Artifacts that Prefect's UI shows of a run: a table of the stages, a progress bar for each, and the report."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tasks.services.run.history import Row
 from tasks.services.run.paths import RunDir
 from tasks.services.run.status import Status, StatusError
 from tasks.services.stages.overview import Overview, StageRow, keep_picture, overview, overview_of, report_in
-from tasks.services.tracking.wandb_tracking import ReportPayload, Tracker, TrackingUnavailable
+from tasks.services.tracking.protocols import MetricLogger, ReportPayload, TrackingUnavailable
 from ups_models.config.schema import PipelineConfig
 from ups_models.stages.spec import SPECS
 
@@ -47,9 +47,9 @@ class Artifact:
 
 
 class ArtifactSender:
-    """Artifacts of one flow run, sent by a thread of their own: a server that is slow or gone holds up nothing.
+    """Sends the artifacts of one flow run in a thread of its own: a server that is slow or down delays nothing.
 
-    They go to the server of the moment it is made, whatever becomes of the environment while one is under way.
+    They go to the server that is configured when the sender is made, whatever the environment names later.
     """
 
     def __init__(self, flow_run_id: UUID, *, close_within_s: float = CLOSE_WITHIN_S) -> None:
@@ -64,7 +64,7 @@ class ArtifactSender:
         self.thread.start()
 
     def put(self, key: str, artifact: Artifact) -> None:
-        """Show this under the key, in the place of what it was in this run; only the newest is sent."""
+        """Show this under the key, in the place of the one before; of several that wait, only the newest is sent."""
         with self.changed:
             self.waiting[key] = artifact
             self.changed.notify_all()
@@ -74,7 +74,7 @@ class ArtifactSender:
         self.put(STAGES, Artifact("table", json.dumps(rows), description))
 
     def close(self) -> None:
-        """Send what waits, within seconds; nothing is begun afterwards."""
+        """Send what is waiting, within seconds; nothing is sent afterwards."""
         with self.changed:
             self.closing = True
             self.changed.notify_all()
@@ -88,11 +88,11 @@ class ArtifactSender:
                     self._send(client, *taken)
                 except (httpx.HTTPError, PrefectException) as error:
                     if not self.failed:
-                        logger.warning("Prefect does not take what it should show: %s", type(error).__name__)
+                        logger.warning("Prefect does not accept an artifact: %s", type(error).__name__)
                     self.failed = True
 
     def _next(self) -> tuple[str, Artifact] | None:
-        """What is sent next; None once it is closed and nothing waits."""
+        """The next artifact to send; None once the sender is closed and nothing is waiting."""
         with self.changed:
             self.busy = False
             self.changed.notify_all()
@@ -109,112 +109,90 @@ class ArtifactSender:
                 self.known[key], ArtifactUpdate(data=artifact.data, description=artifact.description)
             )
             return
-        made = ArtifactCreate(
+        created = ArtifactCreate(
             key=key,
             type=artifact.kind,
             data=artifact.data,
             description=artifact.description,
             flow_run_id=self.flow_run_id,
         )
-        self.known[key] = client.create_artifact(made).id
+        self.known[key] = client.create_artifact(created).id
 
 
-class ArtifactTracker(Tracker):
-    """A tracker that also keeps the artifacts up to date."""
+class ArtifactLogger(MetricLogger):
+    """Keeps the artifacts up to date."""
 
-    def __init__(self, inner: Tracker, sender: ArtifactSender, cfg: PipelineConfig, run: RunDir) -> None:
-        self.inner, self.sender, self.cfg, self.run = inner, sender, cfg, run
+    def __init__(self, sender: ArtifactSender, cfg: PipelineConfig, run: RunDir) -> None:
+        self.sender, self.cfg, self.run = sender, cfg, run
         self.updated_at = 0.0
         self._stages()
 
+    @classmethod
+    def of_flow_run(cls, cfg: PipelineConfig, run: RunDir) -> ArtifactLogger:
+        """For the flow run in progress."""
+        return cls(ArtifactSender(UUID(str(flow_run.id))), cfg, run)
+
     def begin(self, stage: str) -> None:
-        """A bar for the stage."""
-        self.inner.begin(stage)
+        """The stage is in progress."""
         self._stages()
 
     def row(self, stage: str, row: Row) -> None:
-        """The bar grows."""
-        self.inner.row(stage, row)
+        """Move the bar, every few seconds."""
         if time.monotonic() - self.updated_at >= UPDATE_EVERY_S:
             self.updated_at = time.monotonic()
-            self._bar(stage, row)
-
-    def saved(self) -> None:
-        """Nothing to show."""
-        self.inner.saved()
+            total = SPECS[stage].settings(self.cfg).total_steps
+            text = f"{stage}: step {row['step']} of {total}, loss {row['loss']:.4g}"
+            self.sender.put(_key(stage), Artifact("progress", 100.0 * int(row["step"]) / total, text))
 
     def completed(self, stage: str) -> None:
-        """The bar is full."""
-        self.inner.completed(stage)
+        """Fill the bar."""
         self.sender.put(_key(stage), Artifact("progress", 100.0, f"{stage}: completed"))
         self._stages()
 
     def report(self, gather: Callable[[], ReportPayload]) -> None:
-        """The report, and one picture of it."""
+        """Send the report, with one picture of it."""
         from tasks.services.stages.reporting import rollout_picture
 
-        self.inner.report(gather)
         picture = rollout_picture(self.run)
         if picture is not None:
             keep_picture(self.run, picture)
-
-    def preempted(self) -> None:
-        """Seconds are left: the UI has what it has."""
-        self.inner.preempted()
+        self._report()
 
     def close(self, *, failed: bool) -> None:
-        """Nothing more comes."""
-        self.inner.close(failed=failed)
-
-    def show(self) -> None:
-        """The table, the newest evaluation, and where everything is."""
+        """Send the table and the report: the newest evaluation, and where the files are; a signal leaves no time."""
         self._stages()
+        self._report()
+        self.sender.close()
+
+    def _report(self) -> None:
         text = report_in(self.run)
         self.sender.put(REPORT, Artifact("markdown", text, f"Report of {self.run.root.absolute()}"))
 
     def _stages(self) -> None:
         self.sender.put_stages(cells_of(overview_of(self.run, self.cfg)), f"Stages of {self.run.root.absolute()}")
 
-    def _bar(self, stage: str, row: Row) -> None:
-        total = SPECS[stage].settings(self.cfg).total_steps
-        text = f"{stage}: step {row['step']} of {total}, loss {row['loss']:.4g}"
-        self.sender.put(_key(stage), Artifact("progress", 100.0 * int(row["step"]) / total, text))
-
-
-@contextmanager
-def with_artifacts(tracker: Tracker, cfg: PipelineConfig, run: RunDir) -> Iterator[Tracker]:
-    """The tracker, with artifacts of the flow run beside it."""
-    with artifact_sender() as opened:
-        both = ArtifactTracker(tracker, opened, cfg, run)
-        try:
-            yield both
-        except Exception:  # shown, and raised on; a signal leaves no time for that
-            both.show()
-            raise
-        both.show()
-
 
 @contextmanager
 def artifact_sender() -> Iterator[ArtifactSender]:
-    """The artifacts of the flow run that is under way."""
-    opened = ArtifactSender(UUID(str(flow_run.id)))
+    """The sender of the current flow run's artifacts."""
+    sender = ArtifactSender(UUID(str(flow_run.id)))
     try:
-        yield opened
-    except Exception:  # what was put is sent, and the error raised on; a signal leaves no time for that
-        opened.close()
+        yield sender
+    except Exception:  # what waits is sent, and the error raised again; a signal leaves no time for that
+        sender.close()
         raise
-    opened.close()
+    sender.close()
 
 
 class RemoteStages:
-    """Keeps the table up to date for a training elsewhere, from its W&B run: its machine need not reach Prefect."""
+    """Keeps the table of a remote training up to date from its W&B run: its machine need not reach Prefect."""
 
     def __init__(self, sender: ArtifactSender, cfg: PipelineConfig, status: Callable[[], Status | None]) -> None:
         self.sender, self.cfg, self.status = sender, cfg, status
         self.asked_at, self.stage = float("-inf"), ""
 
     def __call__(self, state: str, facts: Mapping[str, Any]) -> None:
-        """Ask when the stage has changed, and every half minute."""
+        """Update the table when the stage has changed, and every half minute."""
         if "instance" not in facts:
             return
         now = time.monotonic()
@@ -224,7 +202,7 @@ class RemoteStages:
         try:
             status = self.status() or Status()
         except (TrackingUnavailable, StatusError) as error:
-            logger.warning("the table of stages stays as it is: %s", error)
+            logger.warning("the table of stages was not updated: %s", error)
             return
         found = overview(status, self.cfg)
         stages = tuple(self._with_progress(row, facts["step"]) for row in found.stages)

@@ -106,7 +106,7 @@ def test_a_dry_run_makes_nothing(room):
     done = room.deploy("--dry-run")
 
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("would make") == 8
+    assert done.stdout.count("would create") == 8
     assert room.ask("POST", "/deployments/filter", json={}) == []
 
 
@@ -186,7 +186,7 @@ def assert_shown(room, flow_run):
     assert {row["status"] for row in rows.values()} == {"completed"}
     assert rows["operator"]["step"] == "600 of 600, epoch 3 of 3"
     assert rows["operator"]["checkpoint"] == "operator_ema.pt"
-    assert rows["operator"]["figure"].startswith("loss ")
+    assert rows["operator"]["result"].startswith("loss ")
     assert rows["full_eval"]["result"].startswith("nRMSE ")
     assert found["steady-prior"]["data"] == 100
     assert "HTML report: " in found["pipeline-report"]["data"]

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ups_models.data.pdebench import Trajectories
+from ups_models.data.fields import Trajectories
 from ups_models.evaluation import metrics
 from ups_models.evaluation.inputs import Arrays, OperatorCase
 from ups_models.evaluation.parts import CORRELATION, HORIZON, ONE_STEP, PARAMETER, PDEBENCH, ROLLOUT, SCALED, Part

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer, computed_field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer, ValidationError, computed_field
 
+from ups_models.config.faults import fault_of
 from ups_models.errors import BadInput
 
 SCHEMA_VERSION = 2
@@ -184,17 +185,22 @@ def read_result(path: Path) -> EvaluationResult:
     Raises BadInput for the file of a newer version, and for what is no evaluation.
     """
     try:
-        content: dict[str, Any] = json.loads(path.read_text("utf-8"))
+        content: Any = json.loads(path.read_text("utf-8"))
+        if not isinstance(content, dict):
+            raise ValueError(f"it is a {type(content).__name__}")
         version = content.get("schema_version", 1)
-        if version in READABLE:
-            return EvaluationResult.model_validate(_upgraded(content))
-    except (ValueError, AttributeError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise BadInput(f"{path}: holds no evaluation ({reason}); evaluate again") from None
-    raise BadInput(
-        f"{path}: schema_version {version}, but this version reads {' and '.join(map(str, READABLE))}. "
-        "Evaluate again with this version, or report with the one that wrote it."
-    )
+        if version not in READABLE:
+            raise BadInput(
+                f"{path}: schema_version {version}, but this version reads {' and '.join(map(str, READABLE))}. "
+                "Evaluate again with this version, or report with the one that wrote it."
+            )
+        return EvaluationResult.model_validate(_upgraded(content))
+    except ValidationError as error:
+        fault = fault_of(error)
+        reason = f"{'.'.join(fault.location)}: {fault.message}"
+    except ValueError as error:
+        reason = str(error)
+    raise BadInput(f"{path}: holds no evaluation ({reason}); evaluate again")
 
 
 def _upgraded(content: dict[str, Any]) -> dict[str, Any]:

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from ups_models.config.schema import EvalConfig
-from ups_models.data.pdebench import SteadyFields
+from ups_models.data.fields import SteadyFields
 from ups_models.evaluation.ensembles import ensemble_scores
 from ups_models.evaluation.inputs import Arrays, evenly_spaced
 from ups_models.evaluation.parts import DARCY

@@ -38,8 +38,7 @@ class StageSpec:
 
     def settings(self, cfg: PipelineConfig) -> StageConfig:
         """The stage's own part of the config."""
-        section: StageConfig = getattr(cfg.stages, self.name)
-        return section
+        return cfg.stages.of(self.name)
 
     def config_hash(self, cfg: PipelineConfig) -> str:
         """Identifies everything in the config that the trained weights depend on."""

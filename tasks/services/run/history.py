@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 from tasks.services.run import jsonl
+from tasks.services.run.paths import RunDir
 from ups_models.files import write_text
 
 Row = dict[str, Any]
 
 
 class History:
-    """Appends rows to one file; a step that is done again after a resume is written again, and the last row counts."""
+    """The rows of a run; a step that is done again after a resume is written again, and the last row counts."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, run: RunDir) -> None:
+        self.path = run.history
 
     def append(self, stage: str, row: Row) -> None:
         """Add one row; rows are small enough that a kill loses the last one at most."""

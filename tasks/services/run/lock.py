@@ -144,9 +144,8 @@ def owner_message(run: RunDir) -> str:
 def _clean(run: RunDir) -> None:
     """Remove what killed processes left behind."""
     shutil.rmtree(run.staging, ignore_errors=True)
-    for folder in (run.checkpoints, run.checkpoints / "resume", run.reports, run.data):
-        for path in remove_stale_temporaries(folder):
-            logger.info("removed %s, left behind by a process that was killed", path)
+    for path in remove_stale_temporaries(run.checkpoints, run.checkpoints / "resume", run.reports, run.data):
+        logger.info("removed %s, left behind by a process that was killed", path)
 
 
 def _owner(lock: Path) -> str:

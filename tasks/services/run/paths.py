@@ -93,8 +93,7 @@ class RunDir:
 
     def forget_saved_states(self, stage: str) -> None:
         """Delete them: the stage is completed, or starts again."""
-        for path in self.saved_states(stage):
-            remove(path)
+        remove(*self.saved_states(stage))
 
     def require_writable(self) -> None:
         """Raise BadInput when the run cannot be written here; creates nothing."""

@@ -86,7 +86,7 @@ def overview(
 
 def overview_of(run: RunDir, cfg: PipelineConfig) -> Overview:
     """Of a run on this machine, with the last loss of each stage and the error of each evaluation."""
-    losses = {name: float(rows[-1]["loss"]) for name, rows in History(run.history).read().items() if rows}
+    losses = {name: float(rows[-1]["loss"]) for name, rows in History(run).read().items() if rows}
     results = {name: run.result(name) for name in EVALUATIONS}
     errors = {name: main_error(read_result(path)) for name, path in results.items() if path.is_file()}
     return overview(read_status(run.status), cfg, losses, errors)

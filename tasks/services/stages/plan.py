@@ -145,7 +145,7 @@ def _decide_stages(job: Job, snapshot: Snapshot) -> tuple[Decision, ...]:
 
 
 def _decide_stage(spec: StageSpec, job: Job, snapshot: Snapshot, moved: set[str]) -> Decision:
-    epochs, record = spec.settings(job.cfg).epochs, snapshot.records[spec.name]
+    epochs, record = job.cfg.stages.of(spec.name).epochs, snapshot.records[spec.name]
     if job.policy.force_train and epochs:
         return Decision(spec.name, "train", "--force-train")
     if record.status == "completed":
@@ -172,7 +172,7 @@ def _decide_completed(spec: StageSpec, job: Job, snapshot: Snapshot, record: Sta
         return Decision(spec.name, "train", cause, warn=True)
     if record.files is None:
         return Decision(spec.name, "adopt", "completed, but its record names no digests: the file itself is checked")
-    if spec.settings(job.cfg).epochs and not spec.is_config_hash(record.config_hash, job.cfg):
+    if job.cfg.stages.of(spec.name).epochs and not spec.is_config_hash(record.config_hash, job.cfg):
         return Decision(
             spec.name,
             "skip",

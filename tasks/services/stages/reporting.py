@@ -12,7 +12,7 @@ import torch
 from tasks.services.run.history import History
 from tasks.services.run.paths import RunDir
 from tasks.services.run.status import EVALUATIONS, EvaluationRecord, StageRecord, Status, read_status
-from tasks.services.tracking.wandb_tracking import ReportPayload
+from tasks.services.tracking.protocols import ReportPayload
 from ups_models.errors import BadInput
 from ups_models.evaluation.registry import numbers_of
 from ups_models.evaluation.result import EvaluationResult, read_result
@@ -52,7 +52,7 @@ def report_of(run: RunDir) -> ReportInput:
     """What lies in the run, for a report. Raises BadInput when the run holds nothing to report."""
     status = read_status(run.status)
     results = {name: _current_result(name, run, status) for name in EVALUATIONS}
-    history = History(run.history).read()
+    history = History(run).read()
     if not history and not any(results.values()):
         raise BadInput(f"{run.root}: holds no run to report; name its folder with --run-dir")
     newest = results["full_eval"] or results["small_eval"]

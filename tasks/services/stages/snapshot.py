@@ -6,8 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tasks.services.data.datasets import steady_files, trajectory_files
-from tasks.services.data.digests import identity_of, is_sampled, sampled_identity_of
+from tasks.services.data.datasets import data_identities
 from tasks.services.run.paths import STATUS, RunDir
 from tasks.services.run.status import StageRecord, Status, read_status
 from ups_models.config.schema import PipelineConfig
@@ -47,11 +46,8 @@ class Snapshot:
         return STATUS in self.present
 
 
-def read_snapshot(cfg: PipelineConfig, run: RunDir, *, keep: bool = False) -> Snapshot:
-    """Read the run; `keep` writes the digests of its data files beside them, and nothing else is written.
-
-    Raises StatusError.
-    """
+def read_snapshot(cfg: PipelineConfig, run: RunDir) -> Snapshot:
+    """Read the run; its owner keeps the digests of its data files beside them. Raises StatusError."""
     status, present = read_status(run.status), run.present()
     records = status.records()
     unfinished = [name for name, record in records.items() if record.status in ("in_progress", "failed")]
@@ -65,7 +61,7 @@ def read_snapshot(cfg: PipelineConfig, run: RunDir, *, keep: bool = False) -> Sn
         {name: saved_state(run.saved_states(name)) for name in unfinished},
         tuple(name for name in STATES if name in present),
         {name: damage for name, damage in damages.items() if damage is not None},
-        {steady: _identities(steady, cfg, run, records, keep=keep) for steady in (False, True)},
+        data_identities(cfg, run, _recorded_data(records)),
     )
 
 
@@ -81,21 +77,17 @@ def saved_state(paths: Sequence[Path]) -> SavedState:
     return SavedState(None, damage or "there is no saved state")
 
 
-def inputs_of(spec: StageSpec, cfg: PipelineConfig, snapshot: Snapshot) -> dict[str, str]:
-    """What a stage learns from: the seed, the data and its split, and the sha256 of each checkpoint it needs.
-
-    The content of data files is in it as far as they are there: a finished run needs no data.
-    """
-    inputs = {"seed": str(cfg.seed), "data recipe": spec.data_recipe(cfg)}
-    needed = [SPECS[name].checkpoint for name in spec.needs]
-    inputs |= {name: snapshot.digests[name].sha256 for name in needed if name in snapshot.digests}
-    return inputs | ({"data": snapshot.data[spec.steady][0]} if snapshot.data[spec.steady] else {})
+def read_inputs(spec: StageSpec, cfg: PipelineConfig, run: RunDir) -> dict[str, str]:
+    """What a stage that starts now learns from."""
+    names = [SPECS[name].checkpoint for name in spec.needs]
+    digests = {name: known_digest(run.checkpoint(name)) for name in names}
+    return _inputs(spec, cfg, digests, data_identities(cfg, run)[spec.steady])
 
 
 def changed_input(spec: StageSpec, cfg: PipelineConfig, snapshot: Snapshot) -> str | None:
     """Which of the things that a stage's record names is another one now."""
     known = snapshot.records[spec.name].inputs or {}
-    for name, value in inputs_of(spec, cfg, snapshot).items():
+    for name, value in _inputs(spec, cfg, snapshot.digests, snapshot.data[spec.steady]).items():
         if name not in known or known[name] == value:
             continue
         if name == "data recipe" and spec.is_data_recipe(known[name], cfg):
@@ -106,13 +98,18 @@ def changed_input(spec: StageSpec, cfg: PipelineConfig, snapshot: Snapshot) -> s
     return None
 
 
-def _identities(
-    steady: bool, cfg: PipelineConfig, run: RunDir, records: Mapping[str, StageRecord], *, keep: bool
-) -> tuple[str, ...]:
-    paths = tuple(steady_files(cfg, run) if steady else trajectory_files(cfg, run))
-    whole = identity_of(paths, keep=keep)
-    if whole is None:
-        return ()
-    inputs = [record.inputs or {} for name, record in records.items() if SPECS[name].steady == steady]
-    sampled = sampled_identity_of(paths) if any(is_sampled(item.get("data", whole)) for item in inputs) else None
-    return (whole,) if sampled is None else (whole, sampled)
+def _recorded_data(records: Mapping[str, StageRecord]) -> set[str]:
+    return {record.inputs["data"] for record in records.values() if record.inputs and "data" in record.inputs}
+
+
+def _inputs(
+    spec: StageSpec, cfg: PipelineConfig, digests: Mapping[str, FileDigest], data: Sequence[str]
+) -> dict[str, str]:
+    """The seed, the data and its split, and the sha256 of each checkpoint that a stage needs.
+
+    The content of data files is in it as far as they are there: a finished run needs no data.
+    """
+    inputs = {"seed": str(cfg.seed), "data recipe": spec.data_recipe(cfg)}
+    needed = [SPECS[name].checkpoint for name in spec.needs]
+    inputs |= {name: digests[name].sha256 for name in needed if name in digests}
+    return inputs | ({"data": data[0]} if data else {})

@@ -13,7 +13,8 @@ from tasks.services.stages.training import select_device, training_data
 from ups_models.config.loading import load_config
 from ups_models.config.schema import PipelineConfig
 from ups_models.stages.registry import STAGES
-from ups_models.training.loop import fit
+from ups_models.training.loop import Hooks, fit
+from ups_models.training.parallel import World
 
 ROOT = Path(__file__).resolve().parents[3]
 NEVER_S = 86_400.0
@@ -31,7 +32,7 @@ def main() -> None:
     device = select_device(cfg)
     with tempfile.TemporaryDirectory() as directory:
         run = RunDir.of(Path(directory), Path("checkpoints"))
-        data = training_data(STAGES["operator"], cfg, run)
+        data = training_data(STAGES["operator"].spec, cfg, run)
         rates: dict[float, list[float]] = {NEVER_S: [], arguments.every_s: []}
         for _ in range(arguments.rounds):
             for interval, measured in rates.items():
@@ -64,10 +65,8 @@ def steps_per_second(
         {},
         device=device,
         resume_path=path,
-        on_step=lambda progress: None,
-        on_epoch=lambda progress: None,
-        on_save=lambda progress: None,
-        should_stop=lambda: False,
+        hooks=Hooks(),
+        world=World(),
     )
     return steps / (time.monotonic() - started)
 

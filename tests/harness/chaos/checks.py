@@ -90,7 +90,7 @@ def outcome(run: RunDir) -> dict[str, str]:
     for name in EVALUATIONS:
         path = run.result(name)
         result[path.name] = VOLATILE.sub("", path.read_text("utf-8")) if path.is_file() else "missing"
-    result["metrics.jsonl"] = json.dumps(History(run.history).read(), sort_keys=True)
+    result["metrics.jsonl"] = json.dumps(History(run).read(), sort_keys=True)
     return result
 
 

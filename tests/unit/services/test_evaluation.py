@@ -12,12 +12,13 @@ from tasks.services.stages import evaluating
 from tasks.services.stages.reporting import report_payload, write_report
 from tasks.services.stages.training import load_stage
 from ups_models.config.schema import EvalConfig
-from ups_models.data.pdebench import generate
+from ups_models.data.generate import generate
 from ups_models.errors import BadInput, CheckpointError
 from ups_models.evaluation.evaluate import evaluate as ups_evaluate
 from ups_models.evaluation.inputs import Models
 from ups_models.nn.operator import LatentOperator
-from ups_models.stages.registry import STAGES, build_operator
+from ups_models.stages import operator
+from ups_models.stages.registry import STAGES
 from ups_models.stages.spec import SPECS
 
 SETTINGS = EvalConfig(trajectories=4, members=4, one_step_pairs=8, steady_samples=4, student_steps=(2,))
@@ -150,7 +151,7 @@ def test_an_operator_of_another_class_is_named_rather_than_left_out(run, smoke, 
     class Wrapped(torch.nn.Module):
         def __init__(self, cfg):
             super().__init__()
-            self.__dict__["_modules"] = build_operator(cfg)._modules
+            self.__dict__["_modules"] = operator.build(cfg)._modules
 
     monkeypatch.setitem(STAGES, "operator", dataclasses.replace(STAGES["operator"], build=Wrapped))
 

@@ -20,7 +20,7 @@ from ups_models.evaluation.registry import METRICS, Metric, measure, metrics_in,
 from ups_models.evaluation.result import Check, EvaluationResult, read_result
 from ups_models.evaluation.samples import Ensemble
 from ups_models.report.tables import by_model
-from ups_models.stages.registry import build_prior
+from ups_models.stages import steady_prior
 
 VERSION_1 = Path(__file__).with_name("evaluation_v1.json")
 
@@ -79,9 +79,17 @@ def test_evaluation_of_a_newer_schema_is_refused(tmp_path):
         read(tmp_path, {"schema_version": 3})
 
 
-@pytest.mark.parametrize("content", ["", "[]", '{"seed": "none"}', '{"rollout": {"summary": {"operator": 3}}}'])
-def test_file_that_is_no_evaluation_is_named(tmp_path, content):
-    with pytest.raises(BadInput, match=r"full_eval\.json: holds no evaluation"):
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ("", "Expecting value"),
+        ("[]", "it is a list"),
+        ('{"seed": "none"}', "seed: Input should be a valid integer"),
+        ('{"rollout": {"summary": {"operator": 3}}}', "rollout.summary.operator: Input should be a valid"),
+    ],
+)
+def test_file_that_is_no_evaluation_is_named_with_the_reason(tmp_path, content, reason):
+    with pytest.raises(BadInput, match=rf"full_eval\.json: holds no evaluation \({reason}"):
         read(tmp_path, content)
 
 
@@ -184,7 +192,7 @@ def test_check_is_judged_again_when_it_is_read():
 
 def test_network_that_cannot_be_evaluated_is_named_rather_than_left_out(smoke):
     with pytest.raises(BadInput, match="stage operator: its network is a SteadyPrior, but an evaluation needs"):
-        Models.of({"operator": build_prior(smoke)})
+        Models.of({"operator": steady_prior.build(smoke)})
 
 
 def test_main_error_is_of_the_operator_or_else_of_the_prior(smoke_result):
