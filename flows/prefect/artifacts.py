@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from uuid import UUID
 
@@ -22,7 +22,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from tasks.services.run.history import Row
 from tasks.services.run.paths import RunDir
 from tasks.services.run.status import Status, StatusError
-from tasks.services.stages.overview import Cells, keep_picture, report_in, rows_in, rows_of
+from tasks.services.stages.overview import Overview, StageRow, keep_picture, overview, overview_of, report_in
 from tasks.services.tracking.protocols import MetricLogger, ReportPayload, TrackingUnavailable
 from ups_models.config.schema import PipelineConfig
 from ups_models.stages.spec import SPECS
@@ -30,8 +30,11 @@ from ups_models.stages.spec import SPECS
 logger = logging.getLogger(__name__)
 
 STAGES, REPORT = "stage-status", "pipeline-report"
+DASH = "\N{EN DASH}"
 UPDATE_EVERY_S, ASK_EVERY_S = 5.0, 30.0
 CLOSE_WITHIN_S = 10.0
+
+Cells = dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -148,7 +151,7 @@ class ArtifactLogger(MetricLogger):
 
     def report(self, gather: Callable[[], ReportPayload]) -> None:
         """Send the report, with one picture of it."""
-        from tasks.services.stages.evaluating import rollout_picture
+        from tasks.services.stages.reporting import rollout_picture
 
         picture = rollout_picture(self.run)
         if picture is not None:
@@ -166,7 +169,7 @@ class ArtifactLogger(MetricLogger):
         self.sender.put(REPORT, Artifact("markdown", text, f"Report of {self.run.root.absolute()}"))
 
     def _stages(self) -> None:
-        self.sender.put_stages(rows_in(self.cfg, self.run), f"Stages of {self.run.root.absolute()}")
+        self.sender.put_stages(cells_of(overview_of(self.run, self.cfg)), f"Stages of {self.run.root.absolute()}")
 
 
 @contextmanager
@@ -201,15 +204,53 @@ class RemoteStages:
         except (TrackingUnavailable, StatusError) as error:
             logger.warning("the table of stages was not updated: %s", error)
             return
-        rows = rows_of(self.cfg, status, {}, {})
-        for row in rows:
-            if row["stage"] == self.stage and status.stage(self.stage).status != "completed":
-                row |= {
-                    "status": "in_progress",
-                    "step": f"{facts['step']} of {SPECS[self.stage].settings(self.cfg).total_steps}",
-                }
+        found = overview(status, self.cfg)
+        stages = tuple(self._with_progress(row, facts["step"]) for row in found.stages)
         spent = f"{facts['usd_per_hour']:.3f} USD/h, {facts['spent_usd']:.2f} USD spent"
+        rows = cells_of(replace(found, stages=stages))
         self.sender.put_stages(rows, f"{state}: instance {facts['instance']}, machine {facts['generation']}; {spent}")
+
+    def _with_progress(self, row: StageRow, step: int) -> StageRow:
+        """W&B's rows are newer than the last status that was uploaded."""
+        if row.name != self.stage or row.status == "completed":
+            return row
+        return replace(row, status="in_progress", step=step, epoch=None)
+
+
+def cells_of(found: Overview) -> list[Cells]:
+    """The rows of the table, as text."""
+    upload = found.upload
+    uploaded = DASH if upload.version is None else upload.version + ("" if upload.current else ", older")
+    stages = [
+        {
+            "stage": row.name,
+            "status": row.status,
+            "checkpoint": row.checkpoint or DASH,
+            "result": DASH if row.loss is None else f"loss {row.loss:.4g}",
+            "step": f"{row.step} of {row.total_steps}"
+            + ("" if row.epoch is None else f", epoch {row.epoch} of {row.total_epochs}"),
+            "seconds": _seconds(row.seconds),
+            "uploaded": uploaded if row.started else DASH,
+        }
+        for row in found.stages
+    ]
+    evaluations = [
+        {
+            "stage": row.name,
+            "status": row.status,
+            "checkpoint": DASH,
+            "result": DASH if row.nrmse is None else f"nRMSE {row.nrmse:.4f}",
+            "step": DASH,
+            "seconds": _seconds(row.seconds),
+            "uploaded": DASH,
+        }
+        for row in found.evaluations
+    ]
+    return stages + evaluations
+
+
+def _seconds(seconds: float | None) -> str:
+    return DASH if seconds is None else f"{seconds:.0f}"
 
 
 def _key(stage: str) -> str:

@@ -190,7 +190,7 @@ def test_the_table_of_stages_names_each_stage_its_status_and_its_checkpoint(ui, 
         assert stages[stage]["checkpoint"] == spec.checkpoint
 
 
-def test_the_report_shows_the_figures_of_the_evaluation(ui, finished, root):
+def test_the_report_shows_the_results_of_the_evaluation(ui, finished, root):
     open_artifact(ui, "pipeline-report")
     ui.until(ui.images, "a drawing")
     ui.picture("pipeline-report")

@@ -186,8 +186,8 @@ def assert_shown(room, flow_run):
     assert {row["status"] for row in rows.values()} == {"completed"}
     assert rows["operator"]["step"] == "600 of 600, epoch 3 of 3"
     assert rows["operator"]["checkpoint"] == "operator_ema.pt"
-    assert rows["operator"]["figure"].startswith("loss ")
-    assert rows["full_eval"]["figure"].startswith("nRMSE ")
+    assert rows["operator"]["result"].startswith("loss ")
+    assert rows["full_eval"]["result"].startswith("nRMSE ")
     assert found["steady-prior"]["data"] == 100
     assert "HTML report: " in found["pipeline-report"]["data"]
     assert "nRMSE" in found["pipeline-report"]["data"]

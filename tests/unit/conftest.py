@@ -20,6 +20,10 @@ from flows.requests.train import TrainRequest
 from harness.commands import UNTRACKED, Cli
 from tasks.services.run.lock import OwnedRun, owned
 from tasks.services.run.paths import RunDir
+from tasks.services.stages.reporting import report_of
+from ups_models.config.schema import PipelineConfig
+from ups_models.evaluation.result import EvaluationResult
+from ups_models.report.model import ReportInput
 
 SMOKE = Path("configs/smoke.yaml")
 Own = Callable[[RunDir], OwnedRun]
@@ -38,6 +42,19 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("finished")
     run_job(parse(TrainRequest(config=SMOKE, run_dir=directory)))
     return directory
+
+
+@pytest.fixture(scope="session")
+def smoke_report(finished_run: Path, smoke: PipelineConfig) -> ReportInput:
+    """All that a report shows of the finished smoke run."""
+    return report_of(RunDir.of(finished_run, smoke.checkpoint.dir))
+
+
+@pytest.fixture(scope="session")
+def smoke_result(smoke_report: ReportInput) -> EvaluationResult:
+    """What the full evaluation of the finished smoke run found."""
+    assert smoke_report.full is not None
+    return smoke_report.full
 
 
 @pytest.fixture

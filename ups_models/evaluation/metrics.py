@@ -1,7 +1,5 @@
 """Errors of fields and calibration of ensembles, each from its published formula."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

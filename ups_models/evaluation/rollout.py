@@ -1,7 +1,5 @@
 """Rollouts: many steps of the latent operator from one field, alone or as an ensemble."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch

@@ -45,6 +45,6 @@ def run(arguments: argparse.Namespace) -> int:
     require_writable(prefix.with_name(prefix.name + ".json"))
     from tasks.services.stages.evaluating import evaluate_files, headline
 
-    metrics = evaluate_files(cfg, settings, files, data_path=arguments.data, run_dir=arguments.run_dir, prefix=prefix)
-    echo(f"{headline(metrics)}\nReport: {prefix}.html")
+    result = evaluate_files(cfg, settings, files, data_path=arguments.data, run_dir=arguments.run_dir, prefix=prefix)
+    echo(f"{headline(result)}\nReport: {prefix}.html")
     return 0

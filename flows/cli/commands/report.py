@@ -15,7 +15,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Render it, and print its path."""
-    from tasks.services.stages.evaluating import write_report
+    from tasks.services.stages.reporting import write_report
 
     echo(f"Report: {write_report(RunDir.of(arguments.run_dir, Path('checkpoints')))}")
     return 0

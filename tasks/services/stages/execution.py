@@ -44,8 +44,8 @@ def evaluate_if_needed(decision: EvaluationDecision, cfg: PipelineConfig, run: O
 def report_if_changed(run: OwnedRun, tracker: Tracker, *, changed: bool) -> Path:
     """The HTML report, rendered and handed to the tracker where something changed; its path."""
     if changed or not run.report.exists():
-        from tasks.services.stages.evaluating import reported, write_report
+        from tasks.services.stages.reporting import report_payload, write_report
 
         write_report(run)
-        tracker.report(lambda: reported(run))
+        tracker.report(lambda: report_payload(run))
     return run.report

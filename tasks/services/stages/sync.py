@@ -6,7 +6,7 @@ from tasks.services.checkpoints.uploads import why_missing
 from tasks.services.run.lock import owned
 from tasks.services.run.paths import RunDir
 from tasks.services.run.status import read_status
-from tasks.services.stages.evaluating import reported
+from tasks.services.stages.reporting import report_payload
 from tasks.services.tracking.opening import open_online
 from tasks.services.tracking.run_path import ResumeTarget
 from ups_models.config.schema import PipelineConfig
@@ -30,7 +30,7 @@ def upload_missing(cfg: PipelineConfig, run: RunDir) -> str:
             if stage in started:
                 tracker.begin(stage)
         if run.report.is_file():
-            tracker.report(lambda: reported(run))
+            tracker.report(lambda: report_payload(run))
         tracker.completed(*(stage for stage in SPECS if read_status(run.status).stage(stage).files))
         tracker.close(failed=False)
         status = read_status(run.status)

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from tasks.services.run.history import Row
 from tasks.services.run.status import Status
@@ -20,9 +20,9 @@ class FencedOut(RunLost):
 
 @dataclass(frozen=True)
 class ReportPayload:
-    """What was evaluated: the metrics of each evaluation, figures as PNG, and the HTML page."""
+    """What was evaluated: the metrics of each evaluation by name, figures as PNG, and the HTML page."""
 
-    metrics: Mapping[str, Mapping[str, Any]]
+    metrics: Mapping[str, Mapping[str, float]]
     images: Mapping[str, bytes]
     html: str
 

@@ -65,9 +65,8 @@ class Session:
         wandb = _wandb()
         row: dict[str, Any] = {"report": wandb.Html(payload.html, inject=False)}
         for name, metrics in payload.metrics.items():
-            flat = flatten(metrics)
-            row[f"{name}/metrics"] = wandb.Table(["metric", "value"], [list(item) for item in flat.items()])
-            self.summarise({f"{name}/{key}": value for key, value in flat.items()})
+            row[f"{name}/metrics"] = wandb.Table(["metric", "value"], [list(item) for item in metrics.items()])
+            self.summarise({f"{name}/{key}": value for key, value in metrics.items()})
         folder.mkdir(parents=True, exist_ok=True)
         for name, image in payload.images.items():
             path = folder / f"{name}.png"
@@ -132,17 +131,6 @@ def open_session(
             mode="online",
         )
         return Session(opened, cfg)
-
-
-def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
-    """Every number of nested mappings under one name, such as rollout/summary/operator/mean."""
-    flat: dict[str, float] = {}
-    for key, value in nested.items():
-        if isinstance(value, Mapping):
-            flat |= flatten(value, f"{prefix}{key}/")
-        elif isinstance(value, int | float) and not isinstance(value, bool):
-            flat[f"{prefix}{key}"] = float(value)
-    return flat
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from torch import Tensor
 EVALUATIONS = ("small_eval", "full_eval")
 UNCOMPARED = frozenset({"schema_version", "created_at", "seconds"})
 """Numbers of the reports and the history that say in which format, when and how fast, and nothing of the result."""
-RENAMED = {"checks": "gates"}
+RENAMED = {"checks": "gates", "stretch_goal": "goal"}
 """Today's key of a report -> its key in the first edition, where a key was renamed: both are compared by the second."""
 ABSENT = "absent"
 
@@ -46,9 +46,10 @@ def contents(run: Path) -> Contents:
 
 
 def leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    """Everything inside nested tables and lists, by its path in them."""
+    """Everything inside nested tables and lists, by its path in them; a key that holds None counts as absent."""
     if isinstance(value, dict):
-        items = [(RENAMED.get(str(key), str(key)), item) for key, item in value.items() if key not in UNCOMPARED]
+        known = {str(key): item for key, item in value.items() if key not in UNCOMPARED and item is not None}
+        items = [(RENAMED.get(key, key), item) for key, item in known.items()]
     elif isinstance(value, list | tuple):
         items = [(str(index), item) for index, item in enumerate(value)]
     else:

@@ -48,7 +48,7 @@ def measure(directory: Path, seed: int, config: str) -> dict[str, float]:
     figures["rollout nRMSE, median"] = summary["operator"]["median"]
     figures["rollout nRMSE of persistence"] = summary["persistence"]["mean"]
     figures["rollout nRMSE of the constant mean"] = summary["constant_mean"]["mean"]
-    return figures | {gate["name"]: gate["value"] for gate in evaluation["gates"]}
+    return figures | {check["name"]: check["value"] for check in evaluation["checks"]}
 
 
 def timed(command: list[str], directory: Path) -> tuple[float, float]:

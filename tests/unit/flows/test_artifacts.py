@@ -9,9 +9,9 @@ from uuid import uuid4
 import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from flows.prefect.artifacts import Artifact, ArtifactLogger, ArtifactSender, RemoteStages
+from flows.prefect.artifacts import Artifact, ArtifactLogger, ArtifactSender, RemoteStages, cells_of
 from tasks.services.run.paths import RunDir
-from tasks.services.stages.overview import keep_picture, report_in, rows_in
+from tasks.services.stages.overview import keep_picture, overview_of, report_in
 from tasks.services.tracking.protocols import TrackingUnavailable
 from ups_models.stages.spec import SPECS
 
@@ -39,18 +39,18 @@ class FakeSender:
         self.closed = True
 
 
-def test_a_finished_run_is_shown_with_its_figures_and_files(run, smoke):
-    rows = {row["stage"]: row for row in rows_in(smoke, run)}
+def test_a_finished_run_is_shown_with_its_results_and_files(run, smoke):
+    rows = {row["stage"]: row for row in cells_of(overview_of(run, smoke))}
 
     assert list(rows) == [*SPECS, "small_eval", "full_eval"]
     assert rows["operator"]["checkpoint"] == "operator_ema.pt"
     assert rows["operator"]["step"] == "30 of 30, epoch 3 of 3"
-    assert rows["small_eval"]["figure"].startswith("nRMSE 0.")
+    assert rows["small_eval"]["result"].startswith("nRMSE 0.")
     assert {len(row) for row in rows.values()} == {7}
 
 
 def test_a_run_that_has_not_begun_is_shown_too(tmp_path, smoke):
-    rows = rows_in(smoke, RunDir.of(tmp_path, smoke.checkpoint.dir))
+    rows = cells_of(overview_of(RunDir.of(tmp_path, smoke.checkpoint.dir), smoke))
 
     assert {row["status"] for row in rows} == {"not_started"}
 
@@ -61,7 +61,7 @@ def test_a_failed_stage_says_so(run, smoke):
     status["stages"]["steady_prior"] |= {"status": "failed", "error_message": "boom"}
     run.status.write_text(json.dumps(status), encoding="utf-8")
 
-    rows = {row["stage"]: row for row in rows_in(smoke, run)}
+    rows = {row["stage"]: row for row in cells_of(overview_of(run, smoke))}
 
     assert rows["steady_prior"]["status"] == "failed"
     assert rows["steady_prior"]["checkpoint"] == "\N{EN DASH}"

@@ -3,7 +3,6 @@
 import pytest
 
 from tasks.services.tracking.run_path import RUN_ID, RunPath, has_key, path_of, tracking_mode
-from tasks.services.tracking.wandb_client import flatten
 from ups_models.config.schema import TrackingConfig
 from ups_models.errors import BadInput
 
@@ -79,7 +78,3 @@ def test_a_new_run_gets_an_id_that_is_valid_and_its_own():
 
     assert first != second
     assert RUN_ID.fullmatch(first.id)
-
-
-def test_nested_figures_become_flat_ones():
-    assert flatten({"a": {"b": 1, "c": [1, 2], "d": {"e": 0.5}}, "f": "text", "g": True}) == {"a/b": 1.0, "a/d/e": 0.5}

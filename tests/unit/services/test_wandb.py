@@ -249,7 +249,7 @@ def test_an_artifact_s_file_is_downloaded_or_named_as_absent(wandb, online, tmp_
 
 
 def test_a_report_is_one_row_with_page_tables_and_figures(store, tmp_path):
-    metrics = {"small_eval": {"rollout": {"mean": 0.5}, "name": "small_eval"}}
+    metrics = {"small_eval": {"rollout/mean": 0.5}}
 
     store.session.report(ReportPayload(metrics, {"rollout": PNG}, "<p>page</p>"), tmp_path / "media")
 

@@ -7,8 +7,11 @@ import torch
 
 from ups_models.config.schema import EvalConfig, PipelineConfig
 from ups_models.data.fields import SteadyFields, Trajectories
-from ups_models.evaluation.evaluate import EvalData, Models, evaluate, residual_samplers, sample_steady
+from ups_models.evaluation.evaluate import evaluate
+from ups_models.evaluation.inputs import EvalData, Models
 from ups_models.evaluation.rollout import one_step_members, rollout
+from ups_models.evaluation.samplers import residual_samplers
+from ups_models.evaluation.steady import sample_steady
 from ups_models.problems import burgers1d, darcy2d
 from ups_models.problems.initial import random_waves
 from ups_models.stages.diff_residual import whitened_residual
@@ -79,7 +82,7 @@ def trained(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def figures(trained):
+def result(trained):
     cfg, models, data = trained
     settings = EvalConfig(trajectories=24, rollout_steps=20, members=16, one_step_pairs=256, student_steps=(1, 2, 4))
     return evaluate(cfg, settings, models, data, device=CPU)[0]
@@ -87,7 +90,7 @@ def figures(trained):
 
 def members(trained, sampler, seed=0):
     cfg, models, data = trained
-    samplers = residual_samplers(cfg.denoiser, EvalConfig(), models, CPU)
+    samplers = residual_samplers(cfg.denoiser, EvalConfig(), models)
     u = data.trajectories.u[:, 5]
     parameters = torch.tensor([[0.1, 0.025]]).log().expand(len(u), 2)
     with torch.no_grad():
@@ -95,12 +98,17 @@ def members(trained, sampler, seed=0):
         return one_step_members(models.operator, sample, u, parameters, members=16)
 
 
-def test_the_operator_beats_every_trivial_prediction_in_field_space(figures):
-    one_step, summary = figures["one_step"], figures["rollout"]["summary"]
+def student_and_teacher(result):
+    samplers = result.probabilistic.samplers
+    return samplers["consistency_2"].scores, samplers["diffusion"].scores
+
+
+def test_the_operator_beats_every_trivial_prediction_in_field_space(result):
+    one_step, summary = result.one_step, result.rollout.summary
 
     for trivial in ("persistence", "constant_mean", "zero"):
         assert one_step["operator"]["nrmse"] < 0.5 * one_step[trivial]["nrmse"]
-        assert summary["operator"]["mean"] < 0.5 * summary[trivial]["mean"]
+        assert summary["operator"].mean < 0.5 * summary[trivial].mean
 
 
 def test_the_latent_space_has_not_collapsed(trained):
@@ -120,10 +128,10 @@ def test_the_decoder_inverts_the_encoder(trained):
     assert ((decoded - u).norm(dim=-1) / u.norm(dim=-1)).mean() < 0.1
 
 
-def test_the_diffusion_says_more_than_the_operator_alone(figures):
-    ensembles = figures["probabilistic"]
+def test_the_diffusion_says_more_than_the_operator_alone(result):
+    ensembles = result.probabilistic
 
-    assert ensembles["diffusion"]["crps"] < ensembles["operator"]["mae"]
+    assert ensembles.samplers["diffusion"].scores["crps"] < ensembles.operator["mae"]
 
 
 @pytest.mark.parametrize("sampler", ["diffusion", "consistency_1", "consistency_2", "gaussian"])
@@ -140,17 +148,17 @@ def test_members_differ_from_each_other(trained):
     assert spread > 0
 
 
-def test_the_student_keeps_at_least_half_of_the_teachers_spread(figures):
-    ensembles = figures["probabilistic"]
+def test_the_student_keeps_at_least_half_of_the_teachers_spread(result):
+    student, teacher = student_and_teacher(result)
 
-    assert ensembles["consistency_2"]["sample_std"] >= 0.5 * ensembles["diffusion"]["sample_std"]
+    assert student["sample_std"] >= 0.5 * teacher["sample_std"]
 
 
-def test_the_student_is_close_to_its_teacher_with_far_fewer_evaluations(figures):
-    ensembles = figures["probabilistic"]
+def test_the_student_is_close_to_its_teacher_with_far_fewer_evaluations(result):
+    student, teacher = student_and_teacher(result)
 
-    assert ensembles["consistency_2"]["crps"] <= 1.3 * ensembles["diffusion"]["crps"]
-    assert 5 * ensembles["consistency_2"]["nfe"] <= ensembles["diffusion"]["nfe"]
+    assert student["crps"] <= 1.3 * teacher["crps"]
+    assert 5 * student["nfe"] <= teacher["nfe"]
 
 
 def test_zeroing_the_diffusion_changes_the_result(trained):
@@ -180,34 +188,36 @@ def test_the_whitened_residual_has_unit_scale_on_unseen_data(trained):
     assert 0.7 < x0.std().item() < 1.5
 
 
-def test_the_steady_prior_depends_on_the_coefficient_and_beats_the_mean_field(trained, figures):
+def test_the_steady_prior_depends_on_the_coefficient_and_beats_the_mean_field(trained, result):
     _cfg, models, data = trained
-    darcy = figures["darcy"]
+    prior, guesses = result.darcy.steady_prior.scores, result.darcy.guesses
     rng = torch.Generator().manual_seed(0)
 
     with torch.no_grad():
         samples = sample_steady(models.steady_prior, data.steady, members=2, steps=4, rng=rng)
 
-    assert darcy["steady_prior"]["member_nrmse"] < darcy["mean_field"]["nrmse"]
-    assert darcy["steady_prior"]["crps"] < darcy["steady_prior"]["mae_of_mean"]
+    assert prior["member_nrmse"] < guesses["mean_field"]["nrmse"]
+    assert prior["crps"] < prior["mae_of_mean"]
     assert not torch.allclose(samples[0], samples[1])
 
 
-def test_every_figure_stands_beside_the_trivial_baselines(figures):
+def test_every_metric_stands_beside_the_trivial_baselines(result):
     trivial = {"operator", "persistence", "constant_mean", "zero"}
 
-    assert set(figures["one_step"]) == trivial
-    assert set(figures["rollout"]["summary"]) == trivial
-    assert set(figures["rollout"]["pdebench"]) == trivial
-    assert {"gaussian", "diffusion", "consistency_1", "consistency_2", "consistency_4"} < set(figures["probabilistic"])
-    assert {"mean_field", "inverse_coefficient"} < set(figures["darcy"])
-    assert figures["rollout"]["pdebench"]["zero"]["nrmse"] == pytest.approx(1, abs=1e-6)
+    assert set(result.one_step) == trivial
+    assert set(result.rollout.summary) == trivial
+    assert set(result.rollout.pdebench) == trivial
+    samplers = {"gaussian", "diffusion", "consistency_1", "consistency_2", "consistency_4"}
+    assert set(result.probabilistic.samplers) == samplers
+    assert result.probabilistic.operator
+    assert set(result.darcy.guesses) == {"mean_field", "inverse_coefficient"}
+    assert result.rollout.pdebench["zero"]["nrmse"] == pytest.approx(1, abs=1e-6)
 
 
-def test_an_evaluation_is_a_function_of_its_seed(trained, figures):
+def test_an_evaluation_is_a_function_of_its_seed(trained, result):
     cfg, models, data = trained
     settings = EvalConfig(trajectories=24, rollout_steps=20, members=16, one_step_pairs=256, student_steps=(1, 2, 4))
 
     again = evaluate(cfg, settings, models, data, device=CPU)[0]
 
-    assert again == figures
+    assert again == result

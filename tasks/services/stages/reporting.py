@@ -1,0 +1,118 @@
+"""What lies in a run, for a reader: the HTML report, single plots of it, and what a tracker is handed."""
+
+import logging
+import platform
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from tasks.services.run.history import History
+from tasks.services.run.paths import RunDir
+from tasks.services.run.status import EVALUATIONS, EvaluationRecord, StageRecord, Status, read_status
+from tasks.services.tracking.protocols import ReportPayload
+from ups_models.errors import BadInput
+from ups_models.evaluation.registry import numbers_of
+from ups_models.evaluation.result import EvaluationResult, read_result
+from ups_models.files import write_text
+from ups_models.report.figures import pictures
+from ups_models.report.html import render_html
+from ups_models.report.model import ReportInput, Timing
+
+logger = logging.getLogger(__name__)
+
+ROLLOUT_SECTION = "horizon"
+
+
+def write_report(run: RunDir) -> Path:
+    """Render reports/report.html from what lies in the run, and return its path.
+
+    An evaluation of other weights than the status names is left out, with a warning. Raises BadInput when the run
+    holds nothing to report.
+    """
+    write_text(run.report, render_html(report_of(run)))
+    return run.report
+
+
+def report_payload(run: RunDir) -> ReportPayload:
+    """What was evaluated, for a tracker."""
+    report = report_of(run)
+    metrics = {result.name: numbers_of(result) for result in reversed(report.evaluations)}
+    return ReportPayload(metrics, _images(report), run.report.read_text("utf-8"))
+
+
+def rollout_picture(run: RunDir) -> bytes | None:
+    """The error of the rollout over time, as PNG; None where no operator was evaluated."""
+    return _images(report_of(run), only=[ROLLOUT_SECTION]).get(ROLLOUT_SECTION)
+
+
+def report_of(run: RunDir) -> ReportInput:
+    """What lies in the run, for a report. Raises BadInput when the run holds nothing to report."""
+    status = read_status(run.status)
+    results = {name: _current_result(name, run, status) for name in EVALUATIONS}
+    history = History(run).read()
+    if not history and not any(results.values()):
+        raise BadInput(f"{run.root}: holds no run to report; name its folder with --run-dir")
+    newest = results["full_eval"] or results["small_eval"]
+    return ReportInput(
+        title=f"UPS pipeline: {run.root.resolve().name}",
+        small=results["small_eval"],
+        full=results["full_eval"],
+        arrays=_read_arrays(run.result(newest.name, ".npz")) if newest else {},
+        history=history,
+        config_yaml=newest.config_yaml if newest else "not evaluated: the config is stored with an evaluation",
+        environment=environment(torch.device("cuda" if torch.cuda.is_available() else "cpu")),
+        timings=[*_timings(status.stages), *_timings(status.evaluations)],
+    )
+
+
+def environment(device: torch.device) -> dict[str, str]:
+    """Where the numbers were computed: exactness is promised on the same kind of machine only."""
+    facts = {
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "numpy": np.__version__,
+        "machine": f"{platform.system()} {platform.machine()}",
+        "device": str(device),
+        "torch threads": str(torch.get_num_threads()),
+    }
+    if device.type == "cuda":
+        facts["gpu"] = torch.cuda.get_device_name(device)
+    return facts
+
+
+def _images(report: ReportInput, only: Collection[str] | None = None) -> dict[str, bytes]:
+    main = report.full or report.small or EvaluationResult()
+    drawn = pictures(main, report.arrays, report.history, "png", only)
+    return {
+        f"{section}{number or ''}": picture.image
+        for section, found in drawn.items()
+        for number, picture in enumerate(found)
+    }
+
+
+def _timings(records: Mapping[str, StageRecord] | Mapping[str, EvaluationRecord]) -> list[Timing]:
+    return [
+        Timing(name, record.status, record.seconds, record.step if isinstance(record, StageRecord) else None)
+        for name, record in records.items()
+    ]
+
+
+def _current_result(name: str, run: RunDir, status: Status) -> EvaluationResult | None:
+    path = run.result(name)
+    if not path.exists():
+        return None
+    result = read_result(path)
+    for stage, checkpoint in result.checkpoints.items():
+        known = (status.stage(stage).files or {}).get(checkpoint.file)
+        if known is None or known.sha256 != checkpoint.sha256:
+            logger.warning("%s: is of other weights of %s than there are now; the report leaves it out", path, stage)
+            return None
+    return result
+
+
+def _read_arrays(path: Path) -> dict[str, Any]:
+    with np.load(path, allow_pickle=False) as arrays:
+        return dict(arrays)

@@ -1,0 +1,72 @@
+"""Ensembles of the samplers, beside the operator alone: one step, and whole rollouts."""
+
+from collections.abc import Mapping
+
+import torch
+
+from ups_models.config.schema import EvalConfig
+from ups_models.evaluation import metrics
+from ups_models.evaluation.inputs import Arrays, OperatorCase, evenly_spaced
+from ups_models.evaluation.parts import ENSEMBLES, ROLLOUT_ENSEMBLES, Part
+from ups_models.evaluation.registry import measure
+from ups_models.evaluation.result import Ensembles, EnsembleScores
+from ups_models.evaluation.rollout import one_step_members, rollout, rollout_members
+from ups_models.evaluation.samplers import Sampler
+from ups_models.evaluation.samples import Ensemble, Forecast
+
+
+def one_step_ensembles(
+    case: OperatorCase, settings: EvalConfig, samplers: Mapping[str, Sampler]
+) -> tuple[Ensembles, Arrays]:
+    """On evenly spread pairs (u_t, u_{t+1})."""
+    u = case.u
+    pairs = u.shape[0] * (u.shape[1] - 1)
+    which = torch.linspace(0, pairs - 1, min(settings.one_step_pairs, pairs)).long().to(u.device)
+    trajectory, time = which // (u.shape[1] - 1), which % (u.shape[1] - 1)
+    now, target, known = u[trajectory, time], u[trajectory, time + 1], case.parameters[trajectory]
+    scale = target.square().mean(-1).sqrt()
+    prediction = rollout(case.operator, now, known, steps=1, reencode_every=0)[:, 0]
+    found: dict[str, EnsembleScores] = {}
+    arrays: Arrays = {}
+    for name, sampler in samplers.items():
+        rng = torch.Generator(u.device).manual_seed(settings.seed)
+        members = one_step_members(case.operator, sampler.sample(rng), now, known, members=settings.members)
+        found[name] = ensemble_scores(ENSEMBLES, Ensemble(members, target, scale, sampler.nfe, settings.seed))
+        if name == "diffusion":
+            middle = len(now) // 2
+            arrays = {
+                "member_truth": target[middle].cpu().numpy(),
+                "member_samples": members[:, middle].cpu().numpy(),
+                "member_prediction": prediction[middle].cpu().numpy(),
+            }
+    alone = measure(ENSEMBLES, Forecast(prediction, target))
+    return Ensembles.model_validate({"operator": alone, **found}), arrays
+
+
+def rollout_ensembles(case: OperatorCase, settings: EvalConfig, samplers: Mapping[str, Sampler]) -> Ensembles:
+    """From u0 of `ensemble_trajectories` trajectories."""
+    chosen = evenly_spaced(settings.ensemble_trajectories, len(case.u)).to(case.u.device)
+    u, parameters = case.u[:, : case.steps + 1][chosen], case.parameters[chosen]
+    target = u[:, 1:]
+    scale = target.square().mean(-1).sqrt()
+    plain = rollout(case.operator, u[:, 0], parameters, steps=case.steps, reencode_every=case.reencode_every)
+    found: dict[str, EnsembleScores] = {}
+    for name, sampler in samplers.items():
+        rng = torch.Generator(u.device).manual_seed(settings.seed)
+        members = rollout_members(
+            case.operator,
+            sampler.sample(rng),
+            u[:, 0],
+            parameters,
+            members=settings.ensemble_members,
+            steps=case.steps,
+        )
+        found[name] = ensemble_scores(ROLLOUT_ENSEMBLES, Ensemble(members, target, scale, sampler.nfe, settings.seed))
+    alone = measure(ROLLOUT_ENSEMBLES, Forecast(plain, target))
+    return Ensembles.model_validate({"operator": alone, "trajectories": len(u), **found})
+
+
+def ensemble_scores(part: Part, ensemble: Ensemble) -> EnsembleScores:
+    """Every metric of ensembles that applies to the part, and the rank histogram."""
+    histogram = metrics.rank_frequencies(ensemble.rank, len(ensemble.members)).tolist()
+    return EnsembleScores.of(measure(part, ensemble), histogram)

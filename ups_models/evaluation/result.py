@@ -1,0 +1,211 @@
+"""What an evaluation found, typed, and the JSON file in which a run keeps it."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer, ValidationError, computed_field
+
+from ups_models.config.faults import fault_of
+from ups_models.errors import BadInput
+
+SCHEMA_VERSION = 2
+READABLE = (1, SCHEMA_VERSION)
+
+Number = Annotated[
+    float,
+    BeforeValidator(lambda value: math.nan if value is None else value),
+    PlainSerializer(lambda value: value if math.isfinite(value) else None, when_used="json"),
+]
+"""A float. JSON knows neither NaN nor infinity: both are written as null, and null is read as NaN."""
+Interval = tuple[Number, Number]
+Scores = dict[str, Number]
+"""Numbers by the key of their metric (ups_models/evaluation/registry.py)."""
+COVERAGE = "coverage/"
+
+
+class Record(BaseModel):
+    """Base of every part: immutable."""
+
+    model_config = ConfigDict(frozen=True)
+
+
+class DataFacts(Record):
+    """What was evaluated on."""
+
+    family: str
+    nx: int
+    nt: int
+    dt: float
+    parameter: tuple[float, ...]
+    files: tuple[str, ...] = ()
+
+
+class Summary(Record, extra="allow"):
+    """Statistics over trajectories, with the 95 % interval of the mean."""
+
+    mean: Number
+    median: Number
+    ci95: Interval
+    __pydantic_extra__: Scores
+
+    @property
+    def scores(self) -> Scores:
+        """The single numbers."""
+        return {"mean": self.mean, "median": self.median, **self.__pydantic_extra__}
+
+
+class Curve(Record):
+    """The same statistics at each time of the rollout."""
+
+    mean: tuple[Number, ...]
+    median: tuple[Number, ...] = ()
+    ci95: tuple[Interval, ...] = ()
+
+
+class Rollout(Record):
+    """Many steps from one field: errors by model, and of the operator by horizon, parameter and threshold."""
+
+    by_parameter: dict[str, Summary] = {}
+    times: tuple[float, ...] = ()
+    summary: dict[str, Summary] = {}
+    by_horizon: dict[str, Curve] = {}
+    horizons: dict[str, Summary] = {}
+    pdebench: dict[str, Scores] = {}
+    vrmse: Scores = {}
+    correlation_time: Scores = {}
+
+
+class EnsembleScores(Record, extra="allow"):
+    """How good the samples of one sampler are; beside the fields below, a number for each metric of ensembles."""
+
+    nfe: int = 0
+    coverage: Scores = {}
+    rank_histogram: tuple[Number, ...] = ()
+    __pydantic_extra__: Scores
+
+    @classmethod
+    def of(cls, scores: Mapping[str, float], rank_histogram: Sequence[float]) -> Self:
+        """From the numbers by metric."""
+        covered = {key.removeprefix(COVERAGE): value for key, value in scores.items() if key.startswith(COVERAGE)}
+        rest = {key: value for key, value in scores.items() if not key.startswith(COVERAGE)}
+        return cls.model_validate({**rest, "coverage": covered, "rank_histogram": tuple(rank_histogram)})
+
+    @property
+    def scores(self) -> Scores:
+        """The numbers by metric, those of `coverage` as coverage/LEVEL."""
+        covered = {f"{COVERAGE}{level}": value for level, value in self.coverage.items()}
+        return {"nfe": self.nfe, **covered, **self.__pydantic_extra__}
+
+
+class Ensembles(Record, extra="allow"):
+    """Ensembles of each sampler on the same fields, beside the operator alone, which makes one forecast."""
+
+    operator: Scores = {}
+    trajectories: int | None = None
+    __pydantic_extra__: dict[str, EnsembleScores]
+
+    @property
+    def samplers(self) -> Mapping[str, EnsembleScores]:
+        """By sampler."""
+        return self.__pydantic_extra__
+
+
+class Darcy(Record, extra="allow"):
+    """Steady states of Darcy flow: samples of the prior, beside guesses that need no network."""
+
+    samples: int
+    steady_prior: EnsembleScores | None = None
+    __pydantic_extra__: dict[str, Scores]
+
+    @property
+    def guesses(self) -> Mapping[str, Scores]:
+        """By guess."""
+        return self.__pydantic_extra__
+
+
+class Check(Record):
+    """A bound that a finished quickstart is expected to keep; printed, never a reason to hide a number."""
+
+    name: str
+    value: Number
+    bound: float
+    stretch_goal: float | None = None
+    sense: Literal["<=", ">="] = "<="
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def reached(self) -> bool:
+        """Whether the value keeps the bound."""
+        return self.meets(self.bound)
+
+    def meets(self, limit: float) -> bool:
+        """Whether the value keeps this limit; NaN keeps none."""
+        return self.value <= limit if self.sense == "<=" else self.value >= limit
+
+
+class CheckpointFile(Record):
+    """Weights that were evaluated."""
+
+    file: str
+    sha256: str
+
+
+class EvaluationResult(Record):
+    """One evaluation: on what, of which weights, and everything that was measured. Parts not evaluated are absent."""
+
+    schema_version: int = SCHEMA_VERSION
+    name: str = "evaluation"
+    created_at: str | None = None
+    split: str | None = None
+    seed: int | None = None
+    members: int | None = None
+    trajectories: int | None = None
+    steps: int | None = None
+    data: DataFacts | None = None
+    one_step: dict[str, Scores] = {}
+    rollout: Rollout | None = None
+    probabilistic: Ensembles | None = None
+    probabilistic_rollout: Ensembles | None = None
+    darcy: Darcy | None = None
+    checks: tuple[Check, ...] = ()
+    checkpoints: dict[str, CheckpointFile] = {}
+    config_yaml: str = ""
+
+    def to_json(self) -> str:
+        """The content of the file."""
+        return json.dumps(self.model_dump(mode="json", exclude_none=True), indent=1, allow_nan=False) + "\n"
+
+
+def read_result(path: Path) -> EvaluationResult:
+    """Read what `to_json` wrote, now or in an older version.
+
+    Raises BadInput for the file of a newer version, and for what is no evaluation.
+    """
+    try:
+        content: Any = json.loads(path.read_text("utf-8"))
+        if not isinstance(content, dict):
+            raise ValueError(f"it is a {type(content).__name__}")
+        version = content.get("schema_version", 1)
+        if version not in READABLE:
+            raise BadInput(
+                f"{path}: schema_version {version}, but this version reads {' and '.join(map(str, READABLE))}. "
+                "Evaluate again with this version, or report with the one that wrote it."
+            )
+        return EvaluationResult.model_validate(_upgraded(content))
+    except ValidationError as error:
+        fault = fault_of(error)
+        reason = f"{'.'.join(fault.location)}: {fault.message}"
+    except ValueError as error:
+        reason = str(error)
+    raise BadInput(f"{path}: holds no evaluation ({reason}); evaluate again")
+
+
+def _upgraded(content: dict[str, Any]) -> dict[str, Any]:
+    """Version 1 called checks gates, and their stretch goals goals."""
+    checks = content.get("checks") or [
+        {**gate, "stretch_goal": gate.get("goal")} for gate in content.get("gates") or ()
+    ]
+    return {**content, "schema_version": SCHEMA_VERSION, "checks": checks}

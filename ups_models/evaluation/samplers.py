@@ -1,0 +1,72 @@
+"""Samplers of the residual: teacher, student, and the Gaussian that both must beat."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from ups_models.config.schema import DenoiserConfig, EvalConfig
+from ups_models.evaluation.inputs import Models
+from ups_models.evaluation.rollout import SampleResidual
+from ups_models.nn.denoiser import ResidualDiffusion
+from ups_models.nn.sampling import karras_sigmas, noise, sample_consistency, sample_edm
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """A way to sample the residual, and its network evaluations per sample."""
+
+    sample: Callable[[torch.Generator], SampleResidual]
+    nfe: int
+
+
+def residual_samplers(net: DenoiserConfig, settings: EvalConfig, models: Models) -> dict[str, Sampler]:
+    """Teacher, student and the Gaussian of the teacher's scale, as far as they are trained."""
+    samplers: dict[str, Sampler] = {}
+    teacher, student = models.diff_residual, models.consistency_distill
+    if teacher is not None:
+        sigmas = karras_sigmas(net.sampler_steps, net.sigma_min, net.sigma_max, net.rho)
+        samplers["diffusion"] = Sampler(partial(teacher_sampler, teacher, sigmas), 2 * net.sampler_steps - 1)
+        samplers["gaussian"] = Sampler(partial(gaussian_sampler, teacher), 0)
+    if student is not None:
+        for count in settings.student_steps:
+            sigmas = karras_sigmas(count + 1, net.sigma_min, net.sigma_max, net.rho)[:-1]
+            samplers[f"consistency_{count}"] = Sampler(partial(student_sampler, student, sigmas), count)
+    return samplers
+
+
+def teacher_sampler(teacher: ResidualDiffusion, sigmas: Tensor, rng: torch.Generator) -> SampleResidual:
+    """Residuals by Heun's sampler on the diffusion."""
+
+    def sample(z: Tensor, z_hat: Tensor) -> Tensor:
+        context = teacher.context(z, z_hat)
+        start = noise(tuple(z.shape), rng)
+        scale: Tensor = teacher.scale(z, z_hat)
+        return scale * sample_edm(lambda x, s: teacher.denoise(x, s, context), start, sigmas)
+
+    return sample
+
+
+def student_sampler(student: ResidualDiffusion, sigmas: Tensor, rng: torch.Generator) -> SampleResidual:
+    """Residuals by the consistency student, one evaluation for each noise level."""
+
+    def sample(z: Tensor, z_hat: Tensor) -> Tensor:
+        context = student.context(z, z_hat)
+        start = noise(tuple(z.shape), rng)
+        x0 = sample_consistency(lambda x, s: student.consistency(x, s, context), start, sigmas, student.sigma_min, rng)
+        scale: Tensor = student.scale(z, z_hat)
+        return scale * x0
+
+    return sample
+
+
+def gaussian_sampler(teacher: ResidualDiffusion, rng: torch.Generator) -> SampleResidual:
+    """Independent normal residuals of the learned scale: what the diffusion must improve upon."""
+
+    def sample(z: Tensor, z_hat: Tensor) -> Tensor:
+        scale: Tensor = teacher.scale(z, z_hat)
+        return scale * noise(tuple(z.shape), rng)
+
+    return sample
