@@ -35,7 +35,7 @@ def test_a_run_is_named_in_every_usual_way(text, expected):
     "text",
     ["", "a/b/c/d", "--resume-mode=never", "r1;rm -rf .", "$(id)", "../r1", "p/..", "r 1", "r1\n", "x" * 65, "e//r1"],
 )
-def test_what_is_no_run_id_is_refused(text):
+def test_what_is_not_a_run_id_is_refused(text):
     with pytest.raises(BadInput, match="is not a W&B run"):
         RunPath.parse(text, CFG)
 
@@ -81,5 +81,5 @@ def test_a_new_run_gets_an_id_that_is_valid_and_its_own():
     assert RUN_ID.fullmatch(first.id)
 
 
-def test_nested_figures_become_flat_ones():
+def test_nested_metrics_become_flat_ones():
     assert flatten({"a": {"b": 1, "c": [1, 2], "d": {"e": 0.5}}, "f": "text", "g": True}) == {"a/b": 1.0, "a/d/e": 0.5}
