@@ -8,6 +8,8 @@ MAKEFLAGS += --no-builtin-rules
 PYTHON ?= python3
 ARGS ?=
 N ?= 20
+BASE ?= c55f375
+CONFIG ?= configs/smoke.yaml
 # One file stays on one worker, so its module fixtures (a Prefect server, a trained tiny run) are made once. In the order of
 # their names the short ones come last, and both workers end at about the same time.
 PYTEST_ARGS ?= -n 2 --dist loadfile --no-loadscope-reorder
@@ -33,8 +35,25 @@ run: $(STAMP) ## Train and evaluate the quickstart, going on where it was (ARGS=
 	@$(VPY) flows/pipeline.py --auto-resume $(ARGS)
 
 .PHONY: test
-test: $(STAMP) ## Run the tests (PYTEST_ARGS="-x tests/test_architecture.py")
-	$(VPY) -m pytest $(PYTEST_ARGS)
+test: $(STAMP) ## Run the unit tests: in process, no server (PYTEST_ARGS="-x tests/unit/test_architecture.py")
+	$(VPY) -m pytest $(if $(findstring tests/,$(PYTEST_ARGS)),,tests/unit) $(PYTEST_ARGS)
+
+.PHONY: test-e2e
+test-e2e: $(STAMP) ## Run the end-to-end tests: the real command line against real servers on loopback
+	$(VPY) -m pytest tests/e2e $(PYTEST_ARGS)
+
+.PHONY: test-harness
+test-harness: $(STAMP) ## Run the tests of the emulators themselves
+	$(VPY) -m pytest tests/harness/tests $(PYTEST_ARGS)
+
+.PHONY: coverage
+coverage: $(STAMP) ## All tiers with branch coverage, child processes included: at least 80 % by the unit tests alone, 90 % by all
+	rm -f .coverage .coverage.*
+	$(VPY) -m coverage run -m pytest tests/unit $(PYTEST_ARGS)
+	$(VPY) -m coverage combine --quiet && $(VPY) -m coverage report --fail-under=80 | tail -1
+	$(VPY) -m coverage run -m pytest tests/e2e $(PYTEST_ARGS)
+	$(VPY) -m coverage run -m pytest tests/harness/tests $(PYTEST_ARGS)
+	$(VPY) -m coverage combine --quiet --append && $(VPY) -m coverage report --fail-under=90
 
 .PHONY: lint
 lint: $(STAMP) ## Check style, types, architecture and shell scripts
@@ -68,6 +87,10 @@ bench-wandb: $(STAMP) ## Training throughput and start with W&B online (on loopb
 .PHONY: bench-flow
 bench-flow: $(STAMP) ## What the Prefect flow costs over the same functions in plain Python, in one run
 	@PYTHONPATH=tests $(VPY) -m harness.bench.flow $(ARGS)
+
+.PHONY: same-bits
+same-bits: $(STAMP) ## Train and evaluate here and at BASE=<revision>, interrupted and resumed, and compare every bit (CONFIG=...)
+	@PYTHONPATH=tests $(VPY) -m harness.bench.same_bits --base $(BASE) --config $(CONFIG) $(ARGS)
 
 .PHONY: bench-start
 bench-start: $(STAMP) ## Moves of a request, a start that trains nothing, size of the code: here and at another revision

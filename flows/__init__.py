@@ -3,3 +3,5 @@
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = ("flows", "tasks", "ups_models")
+"""Ours, and the names of their loggers."""

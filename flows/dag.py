@@ -63,7 +63,7 @@ class PlainSteps:
 
     def snapshot(self) -> Snapshot:
         """Read once more."""
-        return read_snapshot(self.cfg, self.run, keep=True)
+        return read_snapshot(self.cfg, self.run)
 
 
 StepsFactory = Callable[[PipelineConfig, OwnedRun, Tracker], Steps]
@@ -98,7 +98,7 @@ def run_job(
     job.run.require_writable()
     target = resume or ResumeTarget(allow_older=job.policy.force_train)
     with owned(job.run) as run, redeliver_lost_signals(), _recorded(run, chain_run):
-        plan = decide(job, read_snapshot(job.cfg, run, keep=True))
+        plan = decide(job, read_snapshot(job.cfg, run))
         require_named_files(job.cfg, run, SPECS if job.source is not None else plan.needs_data)
         announce(plan)
         with tracked(job.cfg, run, target, loggers) as tracker:

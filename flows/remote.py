@@ -1,6 +1,8 @@
-"""The flow that trains on rented machines."""
+"""The flow train-on-vast: rent machines, train on them to the end, destroy them."""
 
-from typing import Annotated
+import logging
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any
 
 from prefect import flow
 from prefect.client.schemas.objects import State
@@ -9,8 +11,24 @@ from pydantic import Field
 from flows.prefect.artifacts import RemoteStages, artifact_sender
 from flows.prefect.chain import MAX_ATTEMPTS, chain_run_of, checked, ended, log_to_prefect, remote_name
 from flows.prefect.server import is_temporary
-from flows.requests.launch import LaunchRequest, run_launch
-from tasks.services.run.attempts import Duplicate, GaveUp
+from flows.requests.job import configs_of, require_tracking, source_of
+from flows.requests.launch import LaunchRequest, provider_of
+from tasks.services.rental.bundle import onstart
+from tasks.services.rental.code import code_to_send
+from tasks.services.rental.controller import Controller, Show
+from tasks.services.rental.job import WANDB_KEY, Published, RemoteJob, publish
+from tasks.services.rental.journal import Journal
+from tasks.services.rental.lock import exclusive_controller, require_writable_journal
+from tasks.services.rental.provider import Provider
+from tasks.services.rental.view import view
+from tasks.services.run.attempts import ChainRun, Duplicate, GaveUp
+from ups_models.config.schema import PipelineConfig
+from ups_models.errors import BadInput
+
+logger = logging.getLogger(__name__)
+
+Listener = Callable[[RemoteJob, PipelineConfig], Show]
+"""Makes something else that is shown how a job proceeds."""
 
 
 @flow(name="train-on-vast", flow_run_name=remote_name, validate_parameters=False)
@@ -38,3 +56,78 @@ def train_on_vast(
             return str(run_launch(request, lambda job, cfg: RemoteStages(sender, cfg, job.status), this).path)
     except (GaveUp, Duplicate) as error:
         return ended(error)
+
+
+def run_launch(request: LaunchRequest, listener: Listener | None = None, attempt: ChainRun | None = None) -> RemoteJob:
+    """Rent, train, destroy; returns when the training is complete.
+
+    Raises GaveUp and Duplicate where another attempt makes no sense; what the ones before rented is destroyed then.
+    """
+    require_writable_journal(request.journal_path)
+    provider = provider_of(request)
+    with exclusive_controller(request.journal_path, wait=attempt is not None and attempt.has_predecessor):
+        journal = Journal(request.journal_path)
+        if attempt is not None:
+            journal.join(attempt)
+            if journal.open_job is None:
+                attempt.check_limit()
+        cfg, _ = configs_of(request.train)
+        job = job_of(request, provider, journal.open_job)
+        logger.info("run %s; if this launch is stopped: --resume-from-wandb %s", job.path, job.path)
+        with view(cfg, str(job.path), request.max_total_cost) as panel:
+            show = panel if listener is None else _both(panel, listener(job, cfg))
+            controller = Controller(
+                provider,
+                request.machine(),
+                job,
+                onstart(),
+                journal,
+                request.limits(),
+                keep_on_failure=request.keep_on_failure,
+                auto_shutdown=request.auto_shutdown,
+                show=show,
+            )
+            if attempt is not None and attempt.exceeds_limit:
+                controller.give_up()
+                attempt.check_limit()
+            controller.run()
+    return job
+
+
+def job_of(request: LaunchRequest, provider: Provider, unfinished: Mapping[str, str] | None) -> RemoteJob:
+    """Pack the job and put it into its W&B run; nothing is rented yet.
+
+    A launch that was stopped before its end goes on with the job of then: a machine of it may be writing to the run.
+    """
+    cfg, evaluations = configs_of(request.train)
+    require_tracking(cfg)
+    source = source_of(request.train, cfg)
+    if unfinished is not None:
+        published = Published.parse(unfinished, cfg.tracking)
+        if source is not None and source.id != published.path.id:
+            raise BadInput(
+                f"{request.journal_path}: the launch of run {published.path} was stopped before its end and comes "
+                "first: launch without --resume-from-wandb to go on with it, or choose another --run-dir"
+            )
+        logger.warning("the launch of run %s was stopped before its end: going on with it", published.path)
+    else:
+        arguments = ["--stage", request.train.stage] if request.train.stage != "all" else []
+        mode = request.train.resume_mode
+        with code_to_send(request.code) as code:
+            published = publish(cfg, evaluations, arguments, code=code, source=source, mode=mode)
+    return RemoteJob(
+        **vars(published),
+        cfg=cfg.tracking,
+        device=cfg.runtime.device,
+        max_seconds=1 + int(request.max_hours * 3600),  # the controller, whose clock began earlier, comes first
+        shutdown=request.shutdown,
+        key_is_in_account=provider.has_account_variable(WANDB_KEY),
+    )
+
+
+def _both(one: Show, other: Show) -> Show:
+    def show(state: str, facts: Mapping[str, Any]) -> None:
+        one(state, facts)
+        other(state, facts)
+
+    return show

@@ -1,4 +1,4 @@
-"""What Prefect's UI shows of a run in progress: a table of the stages, a bar for each, and the report."""
+"""Artifacts that Prefect's UI shows of a run: a table of the stages, a progress bar for each, and the report."""
 
 from __future__ import annotations
 
@@ -44,9 +44,9 @@ class Artifact:
 
 
 class ArtifactSender:
-    """Artifacts of one flow run, sent by a thread of their own: a server that is slow or gone holds up nothing.
+    """Sends the artifacts of one flow run in a thread of its own: a server that is slow or down delays nothing.
 
-    They go to the server that is set when it is made, even if the environment changes later.
+    They go to the server that is configured when the sender is made, whatever the environment names later.
     """
 
     def __init__(self, flow_run_id: UUID, *, close_within_s: float = CLOSE_WITHIN_S) -> None:
@@ -61,7 +61,7 @@ class ArtifactSender:
         self.thread.start()
 
     def put(self, key: str, artifact: Artifact) -> None:
-        """Show this under the key instead of what this run showed there before; only the newest is sent."""
+        """Show this under the key, in the place of the one before; of several that wait, only the newest is sent."""
         with self.changed:
             self.waiting[key] = artifact
             self.changed.notify_all()
@@ -85,11 +85,11 @@ class ArtifactSender:
                     self._send(client, *taken)
                 except (httpx.HTTPError, PrefectException) as error:
                     if not self.failed:
-                        logger.warning("Prefect did not accept an artifact: %s", type(error).__name__)
+                        logger.warning("Prefect does not accept an artifact: %s", type(error).__name__)
                     self.failed = True
 
     def _next(self) -> tuple[str, Artifact] | None:
-        """What is sent next; None once it is closed and nothing is waiting."""
+        """The next artifact to send; None once the sender is closed and nothing is waiting."""
         with self.changed:
             self.busy = False
             self.changed.notify_all()
@@ -106,14 +106,14 @@ class ArtifactSender:
                 self.known[key], ArtifactUpdate(data=artifact.data, description=artifact.description)
             )
             return
-        made = ArtifactCreate(
+        created = ArtifactCreate(
             key=key,
             type=artifact.kind,
             data=artifact.data,
             description=artifact.description,
             flow_run_id=self.flow_run_id,
         )
-        self.known[key] = client.create_artifact(made).id
+        self.known[key] = client.create_artifact(created).id
 
 
 class ArtifactLogger(MetricLogger):
@@ -134,7 +134,7 @@ class ArtifactLogger(MetricLogger):
         self._stages()
 
     def row(self, stage: str, row: Row) -> None:
-        """The bar grows."""
+        """Move the bar, every few seconds."""
         if time.monotonic() - self.updated_at >= UPDATE_EVERY_S:
             self.updated_at = time.monotonic()
             total = SPECS[stage].settings(self.cfg).total_steps
@@ -142,12 +142,12 @@ class ArtifactLogger(MetricLogger):
             self.sender.put(_key(stage), Artifact("progress", 100.0 * int(row["step"]) / total, text))
 
     def completed(self, stage: str) -> None:
-        """The bar is full."""
+        """Fill the bar."""
         self.sender.put(_key(stage), Artifact("progress", 100.0, f"{stage}: completed"))
         self._stages()
 
     def report(self, gather: Callable[[], ReportPayload]) -> None:
-        """The report, with one figure of it."""
+        """Send the report, with one picture of it."""
         from tasks.services.stages.evaluating import rollout_picture
 
         picture = rollout_picture(self.run)
@@ -156,7 +156,7 @@ class ArtifactLogger(MetricLogger):
         self._report()
 
     def close(self, *, failed: bool) -> None:
-        """The table, the newest evaluation, and where everything is; a signal leaves no time for that."""
+        """Send the table and the report: the newest evaluation, and where the files are; a signal leaves no time."""
         self._stages()
         self._report()
         self.sender.close()
@@ -171,25 +171,25 @@ class ArtifactLogger(MetricLogger):
 
 @contextmanager
 def artifact_sender() -> Iterator[ArtifactSender]:
-    """The artifacts of the flow run in progress."""
-    opened = ArtifactSender(UUID(str(flow_run.id)))
+    """The sender of the current flow run's artifacts."""
+    sender = ArtifactSender(UUID(str(flow_run.id)))
     try:
-        yield opened
-    except Exception:  # what was put is sent, and the error raised on; a signal leaves no time for that
-        opened.close()
+        yield sender
+    except Exception:  # what waits is sent, and the error raised again; a signal leaves no time for that
+        sender.close()
         raise
-    opened.close()
+    sender.close()
 
 
 class RemoteStages:
-    """Keeps the table up to date for a run on another machine, from W&B: that machine need not reach Prefect."""
+    """Keeps the table of a remote training up to date from its W&B run: its machine need not reach Prefect."""
 
     def __init__(self, sender: ArtifactSender, cfg: PipelineConfig, status: Callable[[], Status | None]) -> None:
         self.sender, self.cfg, self.status = sender, cfg, status
         self.asked_at, self.stage = float("-inf"), ""
 
     def __call__(self, state: str, facts: Mapping[str, Any]) -> None:
-        """Ask when the stage has changed, and every half minute."""
+        """Update the table when the stage has changed, and every half minute."""
         if "instance" not in facts:
             return
         now = time.monotonic()

@@ -1,4 +1,4 @@
-"""What the Prefect server does by itself: run again what died, notice what vanished, tell a person."""
+"""Automations of the Prefect server: restart a run that died, mark a run without heartbeats as crashed, notify."""
 
 import json
 from collections.abc import Mapping
@@ -22,20 +22,22 @@ ENDS = ("Completed", "Failed", "Cancelled", "Crashed", GAVE_UP, BAD_INPUT, DUPLI
 SUBJECT = "{{ flow_run.name }}: {{ flow_run.state.name }}"
 BODY = "{{ flow_run.state.message }}\n{{ flow_run | ui_url }}"
 
-
 CHAIN = {
     "request": REQUEST,
     "attempt": "{{ flow_run.parameters.get('attempt', 1) + 1 }}",
     "max_attempts": "{{ flow_run.parameters.get('max_attempts', 100) }}",
     "chain": "{{ (flow_run.parameters.get('chain') or (flow_run.id | string)[:8]) | tojson }}",
 }
-"""Parameters of the next run, as templates of the server that give JSON."""
+"""Parameters of the next run, as templates that the server renders to JSON."""
 PER_DAY = {"max_attempts_per_day": "{{ flow_run.parameters.get('max_attempts_per_day', 30) }}"}
 
 
 @dataclass(frozen=True)
 class RestartPolicy:
-    """A deployment whose runs begin again by themselves: after which ends, with which parameters."""
+    """A deployment whose runs are restarted automatically: after which final states, with which parameters.
+
+    The names of its automations stand on the users' servers, where `ups deploy` finds what it made before by them.
+    """
 
     deployment: str
     after: tuple[str, ...]
@@ -47,21 +49,26 @@ class RestartPolicy:
         return self.deployment.partition("/")[0]
 
     @property
-    def again(self) -> str:
-        """Name of the automation that begins the next run."""
+    def restart_name(self) -> str:
+        """Name of the automation that starts the next run."""
         return f"ups: {self.flow} again after a crash"
 
     @property
-    def vanished(self) -> str:
-        """Name of the automation that calls a run crashed."""
+    def heartbeat_name(self) -> str:
+        """Name of the automation that marks a run without heartbeats as crashed."""
         return f"ups: {self.flow} without a heartbeat has crashed"
+
+    @property
+    def notify_name(self) -> str:
+        """Name of the automation that notifies a person."""
+        return f"ups: tell when {self.flow} fails or gives up"
 
     def next_parameters(self, run: FlowRun) -> dict[str, Any]:
         """Parameters of the run that follows this one, as the server renders them. Raises BadInput."""
         try:
             return {name: json.loads(Template(text).render(flow_run=run)) for name, text in self.parameters.items()}
         except (TemplateError, TypeError, json.JSONDecodeError) as error:
-            raise BadInput(f"its parameters are none of {self.flow} ({error}); start it again by hand") from error
+            raise BadInput(f"its parameters are not those of {self.flow} ({error}); start it again by hand") from error
 
 
 RESTART_POLICIES = (
@@ -70,41 +77,31 @@ RESTART_POLICIES = (
 )
 
 
-def again(retried: RestartPolicy, deployment: UUID, after_s: float) -> Automation:
-    """A run that died is run again, as a new flow run, after a pause: Prefect's own retries do not see a crash.
+def restart_automation(policy: RestartPolicy, deployment: UUID, after_s: float) -> Automation:
+    """Start a new flow run, after a pause, when one died: Prefect's own retries do not see a crash.
 
-    Whether that makes sense the new run decides, which knows what the ones before it came to.
+    The new run decides whether that makes sense: it knows the outcome of the runs before it.
     """
     parameters = {
         name: {"__prefect_kind": "json", "value": {"__prefect_kind": "jinja", "template": template}}
-        for name, template in retried.parameters.items()
+        for name, template in policy.parameters.items()
     }
-    return Automation(
-        name=retried.again,
-        trigger=EventTrigger(
-            expect={f"prefect.flow-run.{end}" for end in retried.after},
-            match_related=_of(deployment),
-            posture=Posture.Reactive,
-            threshold=1,
-        ),
-        actions=[
-            RunDeployment(
-                source="selected",
-                deployment_id=deployment,
-                parameters=parameters,
-                schedule_after=timedelta(seconds=after_s),
-            )
-        ],
+    action = RunDeployment(
+        source="selected",
+        deployment_id=deployment,
+        parameters=parameters,
+        schedule_after=timedelta(seconds=after_s),
     )
+    return Automation(name=policy.restart_name, trigger=_when(policy.after, deployment), actions=[action])
 
 
-def vanished(retried: RestartPolicy, deployment: UUID, after_s: float) -> Automation:
-    """A run whose heartbeats stop, with its machine or its worker, is called crashed: nobody else would say so."""
+def heartbeat_automation(policy: RestartPolicy, deployment: UUID, after_s: float) -> Automation:
+    """Mark a run as crashed when its heartbeats stop, as when its machine or worker is lost: nothing else would."""
     return Automation(
-        name=retried.vanished,
+        name=policy.heartbeat_name,
         trigger=EventTrigger(
             after={"prefect.flow-run.heartbeat"},
-            expect={"prefect.flow-run.heartbeat", *(f"prefect.flow-run.{end}" for end in ENDS)},
+            expect={"prefect.flow-run.heartbeat", *_events(ENDS)},
             match={"prefect.resource.id": "prefect.flow-run.*"},
             match_related=_of(deployment),
             for_each={"prefect.resource.id"},
@@ -116,19 +113,22 @@ def vanished(retried: RestartPolicy, deployment: UUID, after_s: float) -> Automa
     )
 
 
-def notify_automation(retried: RestartPolicy, deployment: UUID, block: UUID) -> Automation:
-    """A person hears, through a notification block, of what nothing will cure by itself."""
-    ends = {GAVE_UP, BAD_INPUT, "Failed"}
+def notify_automation(policy: RestartPolicy, deployment: UUID, block: UUID) -> Automation:
+    """Notify a person, through a notification block, of a run that needs one."""
     return Automation(
-        name=f"ups: tell when {retried.flow} fails or gives up",
-        trigger=EventTrigger(
-            expect={f"prefect.flow-run.{end}" for end in ends},
-            match_related=_of(deployment),
-            posture=Posture.Reactive,
-            threshold=1,
-        ),
+        name=policy.notify_name,
+        trigger=_when((GAVE_UP, BAD_INPUT, "Failed"), deployment),
         actions=[SendNotification(block_document_id=block, subject=SUBJECT, body=BODY)],
     )
+
+
+def _when(ends: tuple[str, ...], deployment: UUID) -> EventTrigger:
+    """Each time a run of the deployment ends in one of these states."""
+    return EventTrigger(expect=_events(ends), match_related=_of(deployment), posture=Posture.Reactive, threshold=1)
+
+
+def _events(states: tuple[str, ...]) -> set[str]:
+    return {f"prefect.flow-run.{state}" for state in states}
 
 
 def _of(deployment: UUID) -> dict[str, Any]:

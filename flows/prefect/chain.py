@@ -1,7 +1,6 @@
-"""A flow run as one attempt of a chain: what it is called, which chain it belongs to, and how to find the others."""
+"""A flow run as one run of a chain: its name, its parameters, its number in the chain, its final state."""
 
 import logging
-import os
 import socket
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,8 +12,9 @@ from prefect.runtime import deployment, flow_run
 from prefect.states import Cancelled
 from pydantic import BaseModel, ValidationError
 
-from flows.prefect.server import LOGGERS
+from flows import PACKAGES
 from flows.requests.train import first_fault
+from tasks.services.run import environment
 from tasks.services.run.attempts import ChainRun, Duplicate, GaveUp
 from ups_models.errors import BadInput
 
@@ -22,13 +22,13 @@ Request = TypeVar("Request", bound=BaseModel)
 
 ID_LENGTH = 8
 MAX_ATTEMPTS = 500
-"""Attempts of a chain that the server itself refuses to exceed, should a run die before it can count."""
+"""Runs of a chain that the server itself refuses to exceed, should a run die before it can count."""
 GAVE_UP, BAD_INPUT, DUPLICATE = "GaveUp", "BadInput", "Duplicate"
-"""Names of final states that no automation answers with another attempt."""
+"""Names of final states after which no automation starts another run."""
 
 
 def checked(schema: type[Request], given: Request | Mapping[str, Any]) -> Request:
-    """A flow's `request`, which Prefect leaves to us: what it refuses itself fails, and a failure is tried again."""
+    """A flow's `request`, validated. Prefect does not: what it refuses is Failed, and a failed run is restarted."""
     if isinstance(given, schema):
         return given
     try:
@@ -38,21 +38,21 @@ def checked(schema: type[Request], given: Request | Mapping[str, Any]) -> Reques
 
 
 def log_to_prefect() -> None:
-    """Let the log of a flow run hold our lines too: under a worker nobody else sets their level."""
-    for name in LOGGERS:
+    """Send our log lines to the flow run as well: under a worker nothing else sets their level."""
+    for name in PACKAGES:
         logger = logging.getLogger(name)
         if logger.level == logging.NOTSET:
             logger.setLevel(logging.INFO)
 
 
 def host_label() -> str:
-    """Where this process runs, as a person would say it: `vast:12345`, or the name of the machine."""
-    rented = os.environ.get("CONTAINER_ID")
+    """Where this process runs: `vast:12345` on a rented machine, else the host's name."""
+    rented = environment.get("CONTAINER_ID")
     return f"vast:{rented}" if rented else socket.gethostname()
 
 
 def run_name() -> str:
-    """`burgers_32dim · attempt 2 · vast:12345`; a run directory that was named stands behind the config."""
+    """`burgers_32dim · attempt 2 · vast:12345`, with the run directory after the config where one is given."""
     values = _request()
     config, folder = Path(str(values.get("config", "quickstart"))).stem, Path(str(values.get("run_dir", ""))).name
     where = f" in {folder}" if folder else ""
@@ -67,28 +67,28 @@ def remote_name() -> str:
 
 
 def chain_run_of(chain: str | None, number: int, most: int, most_per_day: int = MAX_ATTEMPTS) -> ChainRun | None:
-    """The attempt that this flow run is; None for one that no deployment made: nothing begins that again by itself."""
+    """This flow run as a run of a chain; None where no deployment made it: such a run is not restarted."""
     if deployment.id is None:
         return None
     identity = str(flow_run.id)
-    attempt = ChainRun(chain or identity[:ID_LENGTH], identity, number, most, most_per_day)
-    _tag(f"chain:{attempt.chain}")
-    return attempt
+    chain_run = ChainRun(chain or identity[:ID_LENGTH], identity, number, most, most_per_day)
+    _tag(f"chain:{chain_run.chain}")
+    return chain_run
 
 
 def ended(error: GaveUp | Duplicate) -> State:
-    """The final state of an attempt that made no sense."""
+    """The final state of a run that the chain does not need."""
     return Cancelled(name=GAVE_UP if isinstance(error, GaveUp) else DUPLICATE, message=str(error))
 
 
 def _request() -> Mapping[str, Any]:
-    """The flow's `request`, checked or as it came."""
+    """The flow's `request`, validated or as given."""
     given = flow_run.parameters.get("request") or {}
-    return dict(given) if isinstance(given, BaseModel) else given
+    return given.model_dump() if isinstance(given, BaseModel) else given
 
 
 def _tag(tag: str) -> None:
-    """All runs of a chain carry one tag, by which the UI's list of runs finds them."""
+    """Tag this run: the UI's list of runs finds all runs of a chain by it."""
     with get_client(sync_client=True) as client:
         tags = sorted({*flow_run.tags, tag})
         client.request("PATCH", "/flow_runs/{id}", path_params={"id": flow_run.id}, json={"tags": tags})

@@ -1,6 +1,5 @@
-"""The Prefect server of PREFECT_API_URL, asked by a command of ours: errors say what to do."""
+"""Our own commands as clients of the Prefect server of PREFECT_API_URL: errors say what to do."""
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -9,21 +8,22 @@ import httpx
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.exceptions import PrefectHTTPStatusError
 
+from tasks.services.run import environment
 from ups_models.errors import BadInput, UPSError
 
 
-def address() -> str:
-    """PREFECT_API_URL. Raises BadInput."""
-    url = os.environ.get("PREFECT_API_URL")
+def require_api_url() -> str:
+    """PREFECT_API_URL. Raises BadInput where it is not set."""
+    url = environment.get("PREFECT_API_URL")
     if not url:
         raise BadInput("PREFECT_API_URL is not set: start a server (`make server`) and name its address there")
     return url
 
 
 @contextmanager
-def asked() -> Iterator[SyncPrefectClient]:
+def server_client() -> Iterator[SyncPrefectClient]:
     """A client of the server. Raises BadInput without address, answer or password, UPSError for what it refuses."""
-    url = address()
+    url = require_api_url()
     try:
         with get_client(sync_client=True) as client:
             yield client
@@ -35,7 +35,7 @@ def asked() -> Iterator[SyncPrefectClient]:
         raise BadInput(f"{url}: does not answer ({type(error).__name__}); start it with `make server`") from None
 
 
-def automation_named(client: SyncPrefectClient, name: str) -> dict[str, Any] | None:
+def find_automation(client: SyncPrefectClient, name: str) -> dict[str, Any] | None:
     """The automation of this name, if there is one."""
     answer = client.request("POST", "/automations/filter", json={"automations": {"name": {"any_": [name]}}})
     found: list[dict[str, Any]] = answer.raise_for_status().json()

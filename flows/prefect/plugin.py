@@ -1,4 +1,4 @@
-"""Lets `prefect deployment run train-pipeline` mean `train-pipeline/train-pipeline`, from the repository's root."""
+"""Prefect plugin: in this repository `prefect deployment run train-pipeline` means `train-pipeline/train-pipeline`."""
 
 import sys
 from collections.abc import Sequence
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from prefect.plugins import HookContext, register_hook
 
 PREFECT_PLUGIN_API_REQUIRES = ">=0.1,<1"
-SHORT = {
+FULL_NAMES = {
     "train-pipeline": "train-pipeline/train-pipeline",
     "evaluate-only": "train-pipeline/evaluate-only",
     "train-on-vast": "train-on-vast/train-on-vast",
@@ -16,14 +16,14 @@ SHORT = {
 @register_hook
 def setup_environment(*, ctx: HookContext) -> None:
     """Called while Prefect is imported, before its command line is read."""
-    sys.argv[1:] = spelled_out(sys.argv[1:])
+    sys.argv[1:] = with_full_name(sys.argv[1:])
 
 
-def spelled_out(arguments: Sequence[str]) -> list[str]:
-    """The arguments of `prefect`, with the short name of a deployment of ours made whole."""
+def with_full_name(arguments: Sequence[str]) -> list[str]:
+    """The arguments of `prefect`, with the short name of one of our deployments replaced by its full name."""
     words = list(arguments)
     if words[:1] == ["deployment"] and words[1:2] in (["run"], ["inspect"]):
-        short = next((word for word in words[2:] if word in SHORT), None)
+        short = next((word for word in words[2:] if word in FULL_NAMES), None)
         if short is not None:
-            words[words.index(short, 2)] = SHORT[short]
+            words[words.index(short, 2)] = FULL_NAMES[short]
     return words

@@ -1,8 +1,7 @@
-"""Prefect's temporary server for a run without PREFECT_API_URL: started early, quiet, and gone with its parent."""
+"""A temporary Prefect server for a run without PREFECT_API_URL: started early, quiet, ended with its parent."""
 
 import atexit
 import ctypes
-import os
 import signal
 import socket
 import subprocess
@@ -10,14 +9,15 @@ import sys
 import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
-LOGGERS = ("flows", "tasks", "ups_models")
+from flows import PACKAGES
+from tasks.services.run import environment
+
 QUIET = {
     "DO_NOT_TRACK": "1",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",  # the API and the UI still get every line
-    "PREFECT_LOGGING_EXTRA_LOGGERS": ",".join(LOGGERS),
+    "PREFECT_LOGGING_EXTRA_LOGGERS": ",".join(PACKAGES),
     "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
     "PREFECT_PLUGINS_ENABLED": "false",  # ours is for Prefect's command line, and fails in a running event loop
 }
@@ -35,26 +35,26 @@ PR_SET_PDEATHSIG = 1
 
 
 def quiet_prefect() -> None:
-    """Defaults for Prefect's settings, before it is imported; what the user has set stays."""
+    """Set our defaults for Prefect's settings, before it is imported; what the user has set stays."""
     for name, value in QUIET.items():
-        os.environ.setdefault(name, value)
+        environment.put(name, value, replace=False)
 
 
 def has_server() -> bool:
     """Whether the user's environment or active Prefect profile names a server."""
-    if os.environ.get("PREFECT_API_URL"):
+    if environment.is_set("PREFECT_API_URL"):
         return True
-    profiles_path = Path(os.environ.get("PREFECT_HOME", "~/.prefect")).expanduser() / "profiles.toml"
+    profiles_path = environment.path("PREFECT_HOME", "~/.prefect") / "profiles.toml"
     if not profiles_path.is_file():
         return False
     profiles = tomllib.loads(profiles_path.read_text("utf-8"))
-    active = os.environ.get("PREFECT_PROFILE") or profiles.get("active")
+    active = environment.get("PREFECT_PROFILE") or profiles.get("active")
     return "PREFECT_API_URL" in profiles.get("profiles", {}).get(active, {})
 
 
 def is_temporary() -> bool:
-    """Whether the server of this process is one that nobody can look at."""
-    return TEMPORARY in os.environ
+    """Whether the server of this process is a temporary one, which nobody sees."""
+    return environment.is_set(TEMPORARY)
 
 
 @contextmanager
@@ -62,8 +62,8 @@ def temporary_server() -> Iterator[None]:
     """Serve Prefect's API on loopback until the block ends, unless a server is configured.
 
     The child starts on a socket that already listens, so that the parent can import Prefect meanwhile: requests wait
-    in the socket's queue, and nothing polls. It is its own session, so that Ctrl-C reaches the run alone, and the
-    kernel ends it when the run is killed. See docs/adr/0003.
+    in the socket's queue, and nothing polls. It has a session of its own, so that Ctrl-C reaches the run alone, and
+    the kernel ends it when the run is killed. See docs/adr/0003.
     """
     if has_server():
         yield
@@ -72,13 +72,13 @@ def temporary_server() -> Iterator[None]:
         listener.bind(("127.0.0.1", 0))
         listener.listen(128)
         child = _start(listener)
-        os.environ["PREFECT_API_URL"] = f"http://127.0.0.1:{listener.getsockname()[1]}/api"
-        os.environ[TEMPORARY] = "1"
+        environment.put("PREFECT_API_URL", f"http://127.0.0.1:{listener.getsockname()[1]}/api")
+        environment.put(TEMPORARY, "1")
     atexit.register(_stop, child)
     try:
         yield
     finally:
-        del os.environ["PREFECT_API_URL"], os.environ[TEMPORARY]
+        environment.drop("PREFECT_API_URL", TEMPORARY)
 
 
 def _start(listener: socket.socket) -> subprocess.Popen[bytes]:
@@ -89,7 +89,7 @@ def _start(listener: socket.socket) -> subprocess.Popen[bytes]:
         pass_fds=[listener.fileno()],
         start_new_session=True,
         preexec_fn=_die_with_parent if sys.platform == "linux" else None,  # noqa: PLW1509 - no threads run yet
-        env={**SERVER, **os.environ},
+        env={**SERVER, **environment.child()},
         stdout=subprocess.DEVNULL,
     )
 

@@ -20,18 +20,11 @@ from ups_models.stages.spec import SPECS
 
 def parse(request: TrainRequest) -> Job:
     """The job that a request asks for; no file of the run is opened. Raises BadInput, in one line, for bad input."""
-    overrides = list(request.set)
-    if request.device is not None:
-        overrides.append(f"runtime.device={request.device}")
-    cfg = load_config(find_config(request.config), overrides, schema=PipelineConfig)
-    wanted = [name for name in EVALUATIONS if request.stage == "all" and not getattr(request, f"skip_{name}")]
-    evaluations = {
-        name: load_config(find_config(getattr(request, f"{name}_config")), schema=EvalConfig) for name in wanted
-    }
+    cfg, evaluations = configs_of(request)
     require_device(cfg)
-    source = None
-    if request.resume_from_wandb is not None:
-        source = Source(RunPath.parse(request.resume_from_wandb, cfg.tracking), request.resume_mode, request.force)
+    path, source = source_of(request, cfg), None
+    if path is not None:
+        source = Source(path, request.resume_mode, request.force)
         require_tracking(cfg)
     return Job(
         cfg,
@@ -41,6 +34,23 @@ def parse(request: TrainRequest) -> Job:
         frozenset(name for name in evaluations if getattr(request, f"redo_{name}")),
         source,
     )
+
+
+def configs_of(request: TrainRequest) -> tuple[PipelineConfig, dict[str, EvalConfig]]:
+    """The pipeline's config, and those of the evaluations that are asked for. Raises ConfigError."""
+    overrides = list(request.set)
+    if request.device is not None:
+        overrides.append(f"runtime.device={request.device}")
+    cfg = load_config(find_config(request.config), overrides, schema=PipelineConfig)
+    wanted = [name for name in EVALUATIONS if request.stage == "all" and not getattr(request, f"skip_{name}")]
+    return cfg, {
+        name: load_config(find_config(getattr(request, f"{name}_config")), schema=EvalConfig) for name in wanted
+    }
+
+
+def source_of(request: TrainRequest, cfg: PipelineConfig) -> RunPath | None:
+    """The W&B run to restore from, if one is named. Raises BadInput."""
+    return RunPath.parse(request.resume_from_wandb, cfg.tracking) if request.resume_from_wandb is not None else None
 
 
 def plan_of(job: Job) -> Plan:

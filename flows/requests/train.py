@@ -6,6 +6,7 @@ from typing import Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from tasks.services.tracking.restoring import ResumeMode
+from ups_models.config.faults import fault_of
 
 StageChoice = Literal["all", "operator", "diff_residual", "consistency_distill", "steady_prior"]
 
@@ -71,9 +72,9 @@ class TrainRequest(BaseModel):
 
 def first_fault(error: ValidationError) -> str:
     """What is wrong with a request, by its flag: the first fault of it."""
-    first = error.errors(include_url=False)[0]
-    flag = f"{_flag(str(first['loc'][0]))}: " if first["loc"] else ""
-    return flag + first["msg"].removeprefix("Value error, ")
+    fault = fault_of(error)
+    names = [name for name in fault.location if name != "train"]  # of a request that holds this one
+    return f"{_flag(names[0])}: {fault.message}" if names else fault.message
 
 
 def _flag(name: str) -> str:

@@ -106,7 +106,7 @@ def test_a_dry_run_makes_nothing(room):
     done = room.deploy("--dry-run")
 
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("would make") == 8
+    assert done.stdout.count("would create") == 8
     assert room.ask("POST", "/deployments/filter", json={}) == []
 
 

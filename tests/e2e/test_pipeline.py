@@ -75,7 +75,7 @@ def test_a_run_stopped_by_a_signal_has_crashed_and_exits_75(tmp_path, stopped_pi
 
     flow_run, tasks = task_runs(prefect_server, 1)
     assert code == 75, stderr
-    assert stderr.splitlines()[-1] == "ups: stopped by a signal; the same command with --auto-resume goes on"
+    assert stderr.splitlines()[-1] == "ups: stopped by a signal; run the same command with --auto-resume to resume"
     assert flow_run["state"]["type"] == "CRASHED"
     assert tasks["operator"][0] == "Crashed"
 

@@ -1,4 +1,4 @@
-"""`ups watch`: what an automation should have answered, and did not, is answered from the state of the runs."""
+"""`ups watch`: a restart that an automation missed is made up for from the state of the runs."""
 
 import subprocess
 import sys
@@ -10,7 +10,7 @@ import pytest
 from prefect.client.schemas.objects import FlowRun
 
 from flows.prefect.automations import RESTART_POLICIES
-from flows.prefect.watch import is_answered, last_seen
+from flows.prefect.watch import has_successor, last_seen
 from harness.chaos.prefect_stack import prefect_stack
 from ups_models.errors import BadInput
 
@@ -35,22 +35,22 @@ def test_the_next_run_of_a_chain_has_its_request_its_bounds_and_the_next_number(
     assert TRAIN.next_parameters(first) == {**wanted, "max_attempts_per_day": 30}
 
 
-def test_parameters_of_something_else_are_told_and_not_raised_as_they_come():
-    with pytest.raises(BadInput, match=r"parameters are none of train-pipeline .*; start it again by hand"):
+def test_parameters_of_something_else_are_bad_input():
+    with pytest.raises(BadInput, match=r"parameters are not those of train-pipeline .*; start it again by hand"):
         TRAIN.next_parameters(run(attempt="x"))
 
 
-def test_a_run_is_answered_by_the_next_attempt_of_its_chain_or_a_later_one_whatever_its_bounds():
+def test_a_run_is_followed_by_the_next_attempt_of_its_chain_or_a_later_one_whatever_its_bounds():
     first = run()
     chain, wanted = str(first.id)[:8], TRAIN.next_parameters(first)
 
-    assert not is_answered(wanted, [first])
-    assert not is_answered(wanted, [first, run(attempt=2, chain="another"), run(attempt="x", chain=chain)])
-    assert is_answered(wanted, [first, run(attempt=2, chain=chain, max_attempts=7)])
-    assert is_answered(wanted, [first, run(attempt=3, chain=chain)])
+    assert not has_successor(wanted, [first])
+    assert not has_successor(wanted, [first, run(attempt=2, chain="another"), run(attempt="x", chain=chain)])
+    assert has_successor(wanted, [first, run(attempt=2, chain=chain, max_attempts=7)])
+    assert has_successor(wanted, [first, run(attempt=3, chain=chain)])
 
 
-def test_a_run_that_a_person_retried_lives_although_its_heartbeats_are_old():
+def test_a_run_that_a_person_retried_is_alive_although_its_heartbeats_are_old():
     hour_ago = START - timedelta(hours=1)
 
     assert last_seen(run("RUNNING", age_s=5), hour_ago) == START - timedelta(seconds=5)
@@ -85,43 +85,43 @@ def put_into(room, flow_run, state):
     room.wait_for(lambda: room.ask("POST", "/events/filter", json=wanted)["total"] > 0, f"{state} as an event")
 
 
-def test_a_crash_whose_event_was_lost_is_answered_once(room, tmp_path):
-    switch(room, TRAIN.again, on=False)
+def test_a_crash_whose_event_was_lost_is_followed_by_one_restart(room, tmp_path):
+    switch(room, TRAIN.restart_name, on=False)
     first = room.run({"config": "configs/smoke.yaml", "run_dir": str(tmp_path)})
     put_into(room, first, "RUNNING")
     put_into(room, first, "CRASHED")
     off = look_once(room, "--patience", "0.1")
-    switch(room, TRAIN.again, on=True)
+    switch(room, TRAIN.restart_name, on=True)
 
     early = look_once(room, "--patience", "600")
     late = look_once(room, "--patience", "0.1")
     again = look_once(room, "--patience", "0.1")
 
     assert (off.stdout, early.stdout, again.stdout) == ("", "", "")
-    assert late.stdout.count("Crashed, and nothing followed: made ") == 1, late.stderr
+    assert late.stdout.count("Crashed, and no run followed: created ") == 1, late.stderr
     _, second = room.runs(root=tmp_path)
     assert (second["parameters"]["chain"], second["parameters"]["attempt"]) == (first[:8], 2)
     assert second["state"]["name"] == "Scheduled"
 
 
-def test_a_crash_that_cannot_be_answered_is_told_and_the_others_are_answered(room, tmp_path):
-    switch(room, TRAIN.again, on=False)
+def test_a_crash_that_cannot_be_restarted_is_reported_and_the_others_are_restarted(room, tmp_path):
+    switch(room, TRAIN.restart_name, on=False)
     for attempt in (500, 1):
         dead = room.run({"config": "configs/smoke.yaml", "run_dir": str(tmp_path)}, attempt=attempt)
         put_into(room, dead, "RUNNING")
         put_into(room, dead, "CRASHED")
-    switch(room, TRAIN.again, on=True)
+    switch(room, TRAIN.restart_name, on=True)
 
     done = look_once(room, "--patience", "0.1")
 
     assert done.returncode == 0, done.stderr
-    assert "cannot be begun again" in done.stdout
+    assert "cannot be restarted" in done.stdout
     assert "501 is greater than the maximum of 500" in done.stdout
     assert [one["parameters"].get("attempt", 1) for one in room.runs(root=tmp_path)].count(2) == 1
 
 
 def test_a_run_that_went_silent_is_ended_although_no_automation_did(room, tmp_path):
-    switch(room, TRAIN.vanished, on=False)
+    switch(room, TRAIN.heartbeat_name, on=False)
     request = {"config": "configs/smoke.yaml", "run_dir": str(tmp_path)}
     silent, mute, taken, unwanted = runs = [room.run(request) for _ in range(4)]
     beat = {
@@ -146,9 +146,9 @@ def test_a_run_that_went_silent_is_ended_although_no_automation_did(room, tmp_pa
         return said, [room.ask("GET", f"/flow_runs/{one}")["state"]["name"] for one in runs]
 
     assert looked("--patience", "0.01") == (0, ["Running", "Running", "Pending", "Cancelling"])
-    switch(room, TRAIN.vanished, on=True)
+    switch(room, TRAIN.heartbeat_name, on=True)
     assert looked() == (0, ["Running", "Running", "Pending", "Cancelling"])
-    [rule] = [one for one in room.ask("POST", "/automations/filter", json={}) if one["name"] == TRAIN.vanished]
+    [rule] = [one for one in room.ask("POST", "/automations/filter", json={}) if one["name"] == TRAIN.heartbeat_name]
     shorter = {name: rule[name] for name in ("name", "description", "enabled", "trigger", "actions")}
     shorter["trigger"]["within"] = 10  # the least that Prefect takes
     room.ask("PUT", f"/automations/{rule['id']}", json=shorter)

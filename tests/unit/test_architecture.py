@@ -16,6 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 LIBRARIES = ("flows", "tasks", "ups_models")
 # Spelled in parts, so that this file passes its own test. A slash in the middle of a path or URL is no match.
 MACHINE_PATH = re.compile(rb"(?<![\w.~%})-])/(?:" + b"|".join([b"home", b"root", b"work"]) + rb")/[\w.]")
+HEAVY = {"prefect", "torch", "vastai", "wandb", "matplotlib", "tasks.services.rental"}
 TOO_BROAD = {"Exception", "BaseException"}
 MAY_TURN_FAILURES_INTO_WARNINGS = {ROOT / "tasks/services/tracking/tracker.py"}
 
@@ -72,12 +73,19 @@ def test_our_packages_win_over_namesakes_from_the_index(package):
 
 
 def test_the_cli_starts_without_its_heavy_dependencies():
-    heavy = {"prefect", "torch", "vastai", "wandb", "matplotlib"}
-    probe = "import sys, flows.cli.main; print(*sys.modules, sep='\\n')"
+    commands = [["--help"], ["status", "nowhere"], ["train", "--help"], ["train", "--config", "nowhere.yaml"]]
+    probe = (
+        "import sys; from contextlib import suppress; from flows.cli.main import main\n"
+        f"for command in {commands}:\n"
+        "    with suppress(SystemExit): main(command)\n"
+        "print(*sys.modules, sep='\\n')"
+    )
 
     loaded = subprocess.run([sys.executable, "-c", probe], cwd=ROOT, capture_output=True, check=True, text=True)
 
-    assert not heavy & set(loaded.stdout.split()), "`ups --help` must answer at once: import it inside the function"
+    modules = set(loaded.stdout.split())
+    assert "flows.cli.commands.train" in modules
+    assert HEAVY & modules == set(), "these commands must answer at once: import it inside the function"
 
 
 @pytest.mark.parametrize(
@@ -114,3 +122,14 @@ def test_constraints_are_versions_and_nothing_else():
     strange = [pin for pin in pins if not re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.]+", pin)]
 
     assert not strange, f"a pin is name==version, without a URL, a path or a local build: {strange}"
+
+
+def test_decisions_have_one_form():
+    heading = re.compile(
+        r"# (\d{4})\. .+\n\nDate: \d{4}-\d\d-\d\d\. Status: (accepted|superseded by \d{4})\.\n\n\*\*Context\.\*\*"
+    )
+    for path in sorted((ROOT / "docs" / "adr").glob("*.md")):
+        found = heading.match(path.read_text("utf-8"))
+
+        assert found, f"{path.name}: begin with '# NNNN. Title', 'Date: YYYY-MM-DD. Status: accepted.' and **Context.**"
+        assert path.name.startswith(found.group(1))

@@ -1,7 +1,5 @@
 """Numbers that shape a result and are no settings: named once, used by the code, and part of every fingerprint."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 ADAMW_BETAS = (0.9, 0.98)

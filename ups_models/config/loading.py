@@ -3,12 +3,12 @@
 import difflib
 from collections.abc import Hashable, Sequence
 from pathlib import Path
-from types import UnionType
-from typing import Any, TypeVar, Union, get_args, get_origin
+from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import ValidationError
 
+from ups_models.config.faults import Fault, fault_of
 from ups_models.config.schema import Section
 from ups_models.errors import ConfigError
 
@@ -26,7 +26,7 @@ def load_config(path: Path, overrides: Sequence[str] = (), *, schema: type[C]) -
     try:
         return schema.model_validate(raw)
     except ValidationError as error:
-        raise ConfigError(_one_line(path, error, schema)) from None
+        raise ConfigError(_one_line(path, fault_of(error), schema)) from None
 
 
 class _StrictLoader(yaml.SafeLoader):
@@ -74,30 +74,30 @@ def _apply_override(raw: dict[str, Any], override: str) -> None:
     section[last] = value
 
 
-def _one_line(path: Path, error: ValidationError, schema: type[Section]) -> str:
-    first = error.errors(include_url=False)[0]
-    loc = [str(part) for part in first["loc"]]
-    key = ".".join(loc)
-    if first["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(loc[-1], _fields_at(schema, loc[:-1]), n=1, cutoff=0.5)
-        hint = (
-            f"did you mean {'.'.join([*loc[:-1], near[0]])}?"
-            if near
-            else "valid here: " + ", ".join(_fields_at(schema, loc[:-1]))
-        )
+def _one_line(path: Path, fault: Fault, schema: type[Section]) -> str:
+    key = ".".join(fault.location)
+    if fault.is_unknown_key:
+        *parents, name = fault.location
+        valid = _keys_at(schema, parents)
+        renamed = valid.pop(name, name)
+        if renamed != name:
+            return f"{path}: {key} is the former name of {'.'.join([*parents, renamed])}; give one of them"
+        near = difflib.get_close_matches(name, valid.values(), n=1, cutoff=0.5)
+        hint = f"did you mean {'.'.join([*parents, near[0]])}?" if near else f"valid here: {', '.join(valid.values())}"
         return f"{path}: unknown key {key}; {hint}"
-    message = first["msg"].removeprefix("Value error, ")
-    message = message[:1].lower() + message[1:]
-    given = first["input"]
-    shown = f" (given: {given!r})" if key and not isinstance(given, dict) else ""
-    more = f"; and {error.error_count() - 1} more" if error.error_count() > 1 else ""
-    return f"{path}: {key + ': ' if key else ''}{message}{shown}{more}"
+    message = fault.message[:1].lower() + fault.message[1:]
+    given = f" (given: {fault.given!r})" if key and not isinstance(fault.given, dict) else ""
+    more = f"; and {fault.others} more" if fault.others else ""
+    return f"{path}: {key + ': ' if key else ''}{message}{given}{more}"
 
 
-def _fields_at(schema: type[Section], loc: Sequence[str]) -> list[str]:
+def _keys_at(schema: type[Section], loc: Sequence[str]) -> dict[str, str]:
+    """The keys of a section, by the names of their fields."""
     model: Any = schema
     for name in loc:
+        if name.isdecimal():
+            continue  # a place in a list, whose items are all alike
         annotation = model.model_fields[name].annotation
-        options = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
+        options = get_args(annotation) or (annotation,)
         model = next(option for option in options if isinstance(option, type) and issubclass(option, Section))
-    return list(model.model_fields)
+    return {name: field.validation_alias or name for name, field in model.model_fields.items()}

@@ -7,9 +7,14 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 
 
 class Section(BaseModel):
-    """A part of the config: frozen, and every unknown key is an error."""
+    """A part of the config: frozen, and every unknown key is an error.
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
+    A key that was renamed is the field's alias; its former name, the field's own, is read too, and is what is hashed.
+    """
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False, populate_by_name=True
+    )
 
 
 def _no_bool(value: object) -> object:
@@ -165,7 +170,13 @@ class OperatorStageConfig(StageConfig):
         (1, 2, 4, 8), min_length=1, description="Unrolled steps K, one for each equal part of the training."
     )
     min_batch_size: Count = Field(16, ge=1, le=65536, description="The batch shrinks as K grows, but not below this.")
-    initial_share: Number = Field(0.3, ge=0, le=1, description="Share of windows that start at the initial field.")
+    initial_share: Number = Field(
+        0.3,
+        ge=0,
+        le=1,
+        validation_alias="initial_fraction",
+        description="Fraction of windows that start at the initial field; also read as `initial_share`.",
+    )
     reconstruction_weight: Number = Field(
         0.5, ge=0, le=1000, description="Weight of |D(E(u)) - u| (UPT's inverse encoding)."
     )
@@ -174,7 +185,7 @@ class OperatorStageConfig(StageConfig):
     )
 
 
-class DiffusionStageConfig(StageConfig):
+class DiffResidualStageConfig(StageConfig):
     """Training of the residual's scale and of its denoiser."""
 
     ema_decay: Number = Field(0.998, ge=0, lt=1, description="Decay of the average of the weights, per step.")
@@ -197,15 +208,21 @@ class PriorStageConfig(StageConfig):
     lr: Number = Field(2e-3, gt=0, le=1, description="Peak learning rate of AdamW; falls to zero as a cosine.")
     batch_size: Count = Field(32, ge=1, le=65536, description="Samples in a batch.")
     ema_decay: Number = Field(0.99, ge=0, lt=1, description="Decay of the average of the weights, per step.")
-    hide_coefficient: Number = Field(0.1, ge=0, le=1, description="Share of samples trained without the coefficient.")
+    hide_coefficient: Number = Field(
+        0.1,
+        ge=0,
+        le=1,
+        validation_alias="coefficient_dropout",
+        description="Fraction of samples trained without the coefficient; also read as `hide_coefficient`.",
+    )
 
 
 class StagesConfig(Section):
     """The four stages."""
 
     operator: OperatorStageConfig = Field(default_factory=OperatorStageConfig, description="The latent operator.")
-    diff_residual: DiffusionStageConfig = Field(
-        default_factory=DiffusionStageConfig, description="EDM diffusion of the operator's residual."
+    diff_residual: DiffResidualStageConfig = Field(
+        default_factory=DiffResidualStageConfig, description="EDM diffusion of the operator's residual."
     )
     consistency_distill: DistillStageConfig = Field(
         default_factory=DistillStageConfig, description="Few-step student of the diffusion."

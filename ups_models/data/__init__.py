@@ -1,1 +1,1 @@
-"""Data: reference solvers, the field's HDF5 layout, and batches."""
+"""Data: fields and their split, the layouts of files, generation, inspection and batches."""

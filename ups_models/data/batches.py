@@ -1,30 +1,29 @@
 """Batches drawn from data in memory by a random generator alone: the same generator, the same batch."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 
-from ups_models.data.pdebench import SteadyFields, Trajectories
+from ups_models.data.fields import SteadyFields, Trajectories
+from ups_models.problems.registry import PROBLEMS
 
 
 def window_batch(
-    data: Trajectories, rng: torch.Generator, *, size: int, length: int, initial: float = 0.0
+    data: Trajectories, rng: torch.Generator, *, size: int, length: int, initial_fraction: float = 0.0
 ) -> dict[str, Tensor]:
     """Windows of `length` consecutive times, shifted around the periodic domain, and mirrored where that is exact.
 
-    A share `initial` of them starts at the initial field, where every rollout does and where fields are roughest.
-    Returns u (B, length, X) and parameters (B, 2) = (ln coefficient, ln dt). The mirror (u, x) -> (-u, -x) is a
-    symmetry of Burgers' equation, not of advection with a fixed direction.
+    A fraction `initial_fraction` of them starts at the initial field, where every rollout does and where fields are
+    roughest. Returns u (B, length, X) and parameters (B, 2) = (ln coefficient, ln dt). The mirror (u, x) -> (-u, -x)
+    is a symmetry of Burgers' equation, not of advection with a fixed direction.
     """
     trajectories, times, points = data.u.shape
     which = _integers(trajectories, size, rng)
-    start = _integers(times - length + 1, size, rng) * (torch.rand(size, generator=rng) >= initial)
+    start = _integers(times - length + 1, size, rng) * (torch.rand(size, generator=rng) >= initial_fraction)
     shift = _integers(points, size, rng)
     x = (torch.arange(points) + shift[:, None]) % points
     t = start[:, None] + torch.arange(length)
     u = data.u[which[:, None, None], t[:, :, None], x[:, None, :]]
-    if data.family == "burgers1d":
+    if PROBLEMS[data.family].mirrored:
         mirror = torch.rand(size, generator=rng)[:, None, None] < 0.5
         u = torch.where(mirror, -u.flip(-1), u)
     return {"u": u, "parameters": parameters_of(data)[which]}

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ups_models.config.schema import DenoiserConfig, EvalConfig, PipelineConfig
 from ups_models.data.batches import parameters_of
-from ups_models.data.pdebench import SteadyFields, Trajectories
+from ups_models.data.fields import SteadyFields, Trajectories
 from ups_models.evaluation import metrics
 from ups_models.evaluation.rollout import SampleResidual, one_step_members, rollout, rollout_members
 from ups_models.nn.denoiser import ResidualDiffusion

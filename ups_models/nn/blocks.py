@@ -1,7 +1,5 @@
 """Building blocks that more than one network is made of."""
 
-from __future__ import annotations
-
 import math
 
 import torch
@@ -116,7 +114,7 @@ class LogFourierFeatures(nn.Module):
 
     frequencies: Tensor
 
-    def __init__(self, octaves: int = 4) -> None:
+    def __init__(self, octaves: int) -> None:
         super().__init__()
         self.register_buffer("frequencies", 2.0 ** torch.arange(-3, octaves - 3), persistent=False)
 

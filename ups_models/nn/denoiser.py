@@ -1,21 +1,18 @@
 """The distribution of the operator's residual: a learned scale, and a denoiser of the whitened residual."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 
+from ups_models.config.constants import DENOISER_COND_WIDTH, DENOISER_OCTAVES, HIGHEST_LOG_SCALE, LOWEST_LOG_SCALE
 from ups_models.nn.blocks import CircularConv, LogFourierFeatures, MixingBlock, Mlp
 
 
 class ResidualScale(nn.Module):
     """s(z, z_hat): the residual's standard deviation, one value for each token and group of channels.
 
-    ln s moves between LOWEST and HIGHEST along a sigmoid: residuals span five decades, and a hard bound would leave an
-    overshoot without a gradient to come back by.
+    ln s moves between its lowest and highest value along a sigmoid: residuals span five decades, and a hard bound would
+    leave an overshoot without a gradient to come back by.
     """
-
-    LOWEST, HIGHEST = -13.0, 0.0
 
     def __init__(self, dim: int, width: int, groups: int) -> None:
         super().__init__()
@@ -28,7 +25,7 @@ class ResidualScale(nn.Module):
         """(B, S, D), (B, S, D) -> (B, S, D), positive."""
         change = z_hat - z
         level: Tensor = self.net(torch.cat([z, torch.asinh(change / 0.01)], -1)).float()
-        log_scale = self.LOWEST + (self.HIGHEST - self.LOWEST) * torch.sigmoid(level)
+        log_scale = LOWEST_LOG_SCALE + (HIGHEST_LOG_SCALE - LOWEST_LOG_SCALE) * torch.sigmoid(level)
         return log_scale.exp().repeat_interleave(self.repeat, -1)
 
 
@@ -37,11 +34,10 @@ class ResidualDenoiser(nn.Module):
 
     def __init__(self, *, tokens: int, dim: int, width: int, blocks: int, modes: int) -> None:
         super().__init__()
-        self.features = LogFourierFeatures(octaves=6)
-        cond_width = 64
-        self.condition = Mlp(self.features.width(1), cond_width, cond_width)
+        self.features = LogFourierFeatures(DENOISER_OCTAVES)
+        self.condition = Mlp(self.features.width(1), DENOISER_COND_WIDTH, DENOISER_COND_WIDTH)
         self.lift = CircularConv(4 * dim, width)
-        self.blocks = nn.ModuleList(MixingBlock(width, tokens, modes, cond_width) for _ in range(blocks))
+        self.blocks = nn.ModuleList(MixingBlock(width, tokens, modes, DENOISER_COND_WIDTH) for _ in range(blocks))
         self.project = nn.Linear(width, dim)
         nn.init.zeros_(self.project.weight)
         nn.init.zeros_(self.project.bias)
@@ -72,7 +68,7 @@ class ResidualDiffusion(nn.Module):
         self.denoiser = ResidualDenoiser(tokens=tokens, dim=dim, width=width, blocks=blocks, modes=modes)
 
     def context(self, z: Tensor, z_hat: Tensor) -> Tensor:
-        """What the denoiser is told of the state: z, the predicted change in units of s, and log s. (B, S, 3 D)."""
+        """What the denoiser sees of the state: z, the predicted change in units of s, and log s. (B, S, 3 D)."""
         scale = self.scale(z, z_hat).detach()
         change = (z_hat - z) / scale
         return torch.cat([z, change.sign() * change.abs().log1p(), scale.log() / 4], -1)

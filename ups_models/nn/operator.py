@@ -1,10 +1,9 @@
 """The latent operator: encode a field, advance its latent state by one time step, decode it."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 
+from ups_models.config.constants import OPERATOR_COND_WIDTH, OPERATOR_OCTAVES
 from ups_models.nn.blocks import LogFourierFeatures, MixingBlock, Mlp
 from ups_models.nn.codec import Decoder, Encoder
 
@@ -41,8 +40,8 @@ class LatentOperator(nn.Module):
     ) -> None:
         super().__init__()
         self.points = points
-        self.features = LogFourierFeatures()
-        cond_width = 32
+        self.features = LogFourierFeatures(OPERATOR_OCTAVES)
+        cond_width = OPERATOR_COND_WIDTH
         self.condition = Mlp(self.features.width(2), 2 * cond_width, cond_width)
         self.encoder = Encoder(points, tokens, dim, width, codec_blocks)
         self.propagator = Propagator(tokens, dim, width, blocks, modes, cond_width)

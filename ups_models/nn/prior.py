@@ -1,7 +1,5 @@
 """The steady prior's network: a small U-Net for the velocity of a flow from noise to steady states."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional

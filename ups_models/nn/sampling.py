@@ -1,7 +1,5 @@
 """Samplers: from noise to a sample, given a network's denoiser, consistency function or velocity."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from itertools import pairwise
 

@@ -1,1 +1,1 @@
-"""The four stages."""
+"""The stages of training, one module each."""

@@ -47,7 +47,7 @@ FIELDS: dict[str, tuple[str, ...]] = {
         "reconstruction_weight",
         "consistency_weight",
     ),
-    "DiffusionStageConfig": (
+    "DiffResidualStageConfig": (
         "epochs",
         "steps_per_epoch",
         "batch_size",

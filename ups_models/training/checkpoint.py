@@ -1,7 +1,5 @@
 """Checkpoint files: what lies in a .pt, how it is written whole, and what is checked before a weight is used."""
 
-from __future__ import annotations
-
 import pickle
 from collections.abc import Callable, Mapping
 from pathlib import Path

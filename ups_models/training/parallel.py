@@ -1,25 +1,26 @@
-"""Where this process stands among those that train together."""
+"""Which of the processes that train together this one is, and what its bits depend on."""
 
-from __future__ import annotations
-
-import os
 import platform
 from dataclasses import dataclass
 
 import torch
 
+from ups_models.errors import ConfigError
+
 
 @dataclass(frozen=True)
 class World:
-    """rank in [0, world_size); one process alone is (0, 1)."""
+    """rank in [0, world_size); one process alone is (0, 1). The caller knows: nothing here reads the environment."""
 
-    rank: int
-    world_size: int
+    rank: int = 0
+    world_size: int = 1
 
-
-def world() -> World:
-    """Rank and world size as torchrun tells them (RANK, WORLD_SIZE), or one process alone."""
-    return World(int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
+    def require_alone(self) -> None:
+        """Raise ConfigError where there are others: gradients are not gathered yet."""
+        if self.world_size != 1:
+            raise ConfigError(
+                f"WORLD_SIZE={self.world_size}: training on several processes is not supported yet; start one"
+            )
 
 
 def exactness(device: torch.device) -> dict[str, str]:
@@ -29,5 +30,5 @@ def exactness(device: torch.device) -> dict[str, str]:
         "machine": f"{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}, accelerator {accelerator}",
         "threads": str(torch.get_num_threads()),
         "torch": str(torch.__version__),
-        "world size": str(world().world_size),
+        "world size": str(World().world_size),  # several processes are refused
     }

@@ -3,22 +3,17 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from flows.requests.launch import LaunchRequest, configs_of, provider_of
+from flows.requests.job import configs_of
+from flows.requests.launch import LaunchRequest, provider_of
 from tasks.services.rental.bundle import onstart
-from tasks.services.rental.providers.local import LocalProvider
-from tasks.services.rental.providers.vast import Instance, Provider, VastProvider
-
-LABEL = "ups-"
-
-
-def provider_named(name: str, run_dir: Path) -> Provider:
-    """A provider by its name."""
-    return LocalProvider(run_dir / "instances") if name == "local" else VastProvider()
+from tasks.services.rental.fleet import LABEL
+from tasks.services.rental.provider import Instance
+from tasks.services.rental.providers.registry import provider_for
 
 
 def our_instances(provider: str, run_dir: Path) -> list[Instance]:
     """Every machine that carries our label."""
-    return provider_named(provider, run_dir).list_instances(LABEL)
+    return provider_for(provider, run_dir).list_instances(LABEL)
 
 
 def instance_table(instances: Sequence[Instance]) -> str:
@@ -34,14 +29,15 @@ def instance_table(instances: Sequence[Instance]) -> str:
 
 def plan_of(request: LaunchRequest) -> str:
     """What would be rented, what it may cost, and the script that would run. Nothing that costs is contacted."""
-    configs_of(request)
-    offers = provider_of(request).search(request.wanted())
-    first = offers[0]
+    configs_of(request.train)
+    provider = provider_of(request)
+    offers = provider.search(request.machine())
+    first, is_bid = offers[0], request.interruptible and provider.supports_bids
     most = min(request.max_total_cost, request.max_hours * first.usd_per_hour)
     return "\n".join(
         [
             f"Offer {first.id} of {len(offers)}: {first.num_gpus} x {first.gpu}, {first.region}",
-            f"Price: {first.usd_per_hour:.3f} USD/h ({'bid' if request.interruptible else 'on demand'})",
+            f"Price: {first.usd_per_hour:.3f} USD/h ({'bid' if is_bid else 'on demand'})",
             f"At most: {most:.2f} USD in {request.max_hours:g} h",
             f"Image: {request.image}, {request.disk:g} GB",
             "Script:",

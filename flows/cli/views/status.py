@@ -1,7 +1,8 @@
-"""Tables for people and JSON for machines, on standard output."""
+"""`ups status`: the guide's table for people, JSON for machines, and the plan of what would be done next."""
+
+from __future__ import annotations
 
 import json
-import os
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,22 +10,17 @@ from typing import TYPE_CHECKING
 from tasks.services.checkpoints.sets import signature_of
 from tasks.services.run.lock import is_owned
 from tasks.services.run.paths import STATUS, RunDir
-from tasks.services.run.status import EVALUATIONS, StageRecord, Status, read_status
-from tasks.services.stages.plan import Plan
+from tasks.services.run.status import EVALUATIONS, EvaluationRecord, StageRecord, Status, read_status
 from ups_models.files import digest_of
 from ups_models.stages.spec import SPECS
 
 if TYPE_CHECKING:
-    from ups_models.data.pdebench import FileInfo
+    from tasks.services.stages.plan import Plan
 
 WIDTH = 80
 MARKS = {"completed": "✅", "in_progress": "🔄", "failed": "❌", "not_started": "⏸️ "}
 MEGABYTE = 1_000_000
-
-
-def echo(text: str) -> None:
-    """Write to standard output, at once: it may be a log that somebody follows."""
-    print(text, flush=True)  # noqa: T201 - this module is the CLI's printer
+MISSING = "N/A"
 
 
 def status_table(checkpoints: Path, *, verify: bool = False) -> str:
@@ -41,21 +37,21 @@ def status_table(checkpoints: Path, *, verify: bool = False) -> str:
         line,
         f"{'Stage':<25} {'Status':<15} {'Checkpoint':<25} Completed",
         line,
-        *(_stage_row(name, status.stage(name)) for name in SPECS),
+        *(stage_line(name, row.status, row.checkpoint, row.completed_at) for name, row in status.records().items()),
         *_remarks(status, RunDir(checkpoints.parent, checkpoints)),
         "",
         "Pipeline Status:",
         line,
         f"{'Training Complete:':<25} {'✅ Yes' if status.training_complete else '❌ No'}",
-        *(f"{_title(name):<25} {_evaluation(status, name)}" for name in EVALUATIONS),
+        *(evaluation_line(name, row.status, row.completed_at, row.error_message) for name, row in _evaluations(status)),
         *_wandb(status),
         "",
         "Checkpoint Files:",
         line,
         *(
-            _file_row(checkpoints / name, status.stage(stage), verify=verify)
-            for stage, spec in SPECS.items()
-            for name in spec.files
+            _file_line(checkpoints / name, record, verify=verify)
+            for stage, record in status.records().items()
+            for name in SPECS[stage].files
         ),
         rule,
     ]
@@ -65,12 +61,10 @@ def status_table(checkpoints: Path, *, verify: bool = False) -> str:
 def status_json(checkpoints: Path) -> str:
     """Every stage and evaluation, those that have not started included, as JSON."""
     status = read_status(checkpoints / STATUS)
-    stages = {name: status.stage(name).model_dump(mode="json", exclude_none=True) for name in SPECS}
-    evaluations = {name: status.evaluation(name).model_dump(mode="json", exclude_none=True) for name in EVALUATIONS}
     content = status.model_dump(mode="json", exclude_none=True) | {
         "checkpoint_dir": str(checkpoints.absolute()),
-        "stages": stages,
-        "evaluations": evaluations,
+        "stages": {name: row.model_dump(mode="json", exclude_none=True) for name, row in status.records().items()},
+        "evaluations": {name: row.model_dump(mode="json", exclude_none=True) for name, row in _evaluations(status)},
         "training_complete": status.training_complete,
     }
     return json.dumps(content, indent=2, ensure_ascii=False)
@@ -83,34 +77,27 @@ def plan_table(plan: Plan) -> str:
     return "\n".join(["", "What --auto-resume would do:", "-" * WIDTH, *stages, *evaluations])
 
 
-def print_file_info(info: "FileInfo") -> None:
-    """What `ups data info` shows."""
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console(width=None if os.isatty(1) else 100, highlight=False)
-    console.print(f"{info.path}: {info.family}, {info.n_samples} samples, parameter {info.parameter:g}", markup=False)
-    dt = f", dt {info.dt:g}" if info.dt is not None else ""
-    console.print(f"{info.size_bytes / MEGABYTE:.1f} MB, grid {' x '.join(map(str, info.grid))}{dt}", markup=False)
-    table = Table("dataset", "shape", "dtype", "min", "max", "mean", "NaN", "Inf")
-    for dataset in info.datasets:
-        numbers = [f"{value:.4g}" for value in (dataset.min, dataset.max, dataset.mean)]
-        shape = " x ".join(map(str, dataset.shape))
-        table.add_row(dataset.name, shape, dataset.dtype, *numbers, str(dataset.n_nan), str(dataset.n_inf))
-    console.print(table)
-    console.print(f"duplicate trajectories: {info.n_duplicates}, NaN: {info.n_nan}, Inf: {info.n_inf}")
+def stage_line(stage: str, status: str, checkpoint: str | None, completed_at: str | None) -> str:
+    """A stage in the table."""
+    file = checkpoint or MISSING if status == "completed" else MISSING
+    return f"{stage:<25} {MARKS[status]} {status:<12} {file:<25} {_when(completed_at)}"
 
 
-def _stage_row(name: str, record: StageRecord) -> str:
-    checkpoint = (record.checkpoint or "N/A") if record.status == "completed" else "N/A"
-    return f"{name:<25} {MARKS[record.status]} {record.status:<12} {checkpoint:<25} {_when(record.completed_at)}"
+def evaluation_line(name: str, status: str, completed_at: str | None, error_message: str | None) -> str:
+    """An evaluation in the table."""
+    title = name.replace("_", " ").title() + ":"
+    failure = "Not run" if status == "not_started" else error_message or status
+    return f"{title:<25} {f'✅ {_when(completed_at)}' if status == 'completed' else f'❌ {failure}'}"
+
+
+def _evaluations(status: Status) -> list[tuple[str, EvaluationRecord]]:
+    return [(name, status.evaluation(name)) for name in EVALUATIONS]
 
 
 def _remarks(status: Status, run: RunDir) -> list[str]:
-    """Where a stage in progress stands and who works on it; the last error of a stage that has not completed."""
+    """How far a stage in progress is and which process trains it; the last error of a stage that is not completed."""
     remarks = []
-    for name in SPECS:
-        record = status.stage(name)
+    for name, record in status.records().items():
         if record.status == "in_progress":
             remarks.append(f"  {name}: {_position(record)}; {_owner(record, run)}")
         if record.error_message:
@@ -134,17 +121,6 @@ def _at(timestamp: str | None) -> str:
     return f", {_when(timestamp)}" if timestamp else ""
 
 
-def _title(name: str) -> str:
-    return name.replace("_", " ").title() + ":"
-
-
-def _evaluation(status: Status, name: str) -> str:
-    record = status.evaluation(name)
-    if record.status == "completed":
-        return f"✅ {_when(record.completed_at)}"
-    return "❌ Not run" if record.status == "not_started" else f"❌ {record.error_message or record.status}"
-
-
 def _wandb(status: Status) -> list[str]:
     run = status.wandb
     if run is None:
@@ -153,11 +129,11 @@ def _wandb(status: Status) -> list[str]:
     rows = [("Run ID:", run.id), ("Run Name:", run.name), ("Project:", project), ("URL:", run.url)]
     rows += [("Restored from:", run.source)] if run.source else []
     rows += [("Uploaded:", _upload(status))]
-    return ["", "WandB Run:", "-" * WIDTH, *(f"{label:<25} {value or 'N/A'}" for label, value in rows)]
+    return ["", "WandB Run:", "-" * WIDTH, *(f"{label:<25} {value or MISSING}" for label, value in rows)]
 
 
 def _upload(status: Status) -> str:
-    """Whether what lies here would survive this machine."""
+    """Whether the checkpoints here would survive the loss of this machine."""
     upload = status.upload
     if upload is None or upload.version is None:
         state = "❌ nothing yet"
@@ -168,7 +144,7 @@ def _upload(status: Status) -> str:
     return state + (f"; last error: {upload.error_message}" if upload is not None and upload.error_message else "")
 
 
-def _file_row(path: Path, record: StageRecord, *, verify: bool) -> str:
+def _file_line(path: Path, record: StageRecord, *, verify: bool) -> str:
     if not path.is_file():
         return f"  ❌ {path.name:<30} (not found)"
     size = f"({path.stat().st_size / MEGABYTE:.1f} MB)"
@@ -177,15 +153,13 @@ def _file_row(path: Path, record: StageRecord, *, verify: bool) -> str:
         return f"  ✅ {path.name:<30} {size}"
     if known is None:
         return f"  ❔ {path.name:<30} {size} no digest recorded"
-    good = digest_of(path) == known.digest
-    return (
-        f"  {'✅' if good else '❌'} {path.name:<30} {size} digest {'good' if good else 'differs: damaged or replaced'}"
-    )
+    mark, verdict = ("✅", "good") if digest_of(path) == known.digest else ("❌", "differs: damaged or replaced")
+    return f"  {mark} {path.name:<30} {size} digest {verdict}"
 
 
 def _when(timestamp: str | None) -> str:
     if timestamp is None:
-        return "N/A"
+        return MISSING
     try:
         return datetime.fromisoformat(timestamp).strftime("%Y-%m-%d %H:%M:%S UTC")
     except ValueError:

@@ -11,47 +11,45 @@ from typing import TYPE_CHECKING, Any
 
 from tasks.services.data.digests import identity_of, is_sampled, sampled_identity_of
 from tasks.services.data.download import fetch
+from tasks.services.run.lock import OwnedRun
 from tasks.services.run.paths import RunDir
 from tasks.services.run.progress import progress_of
 from ups_models.config.schema import DataConfig, PipelineConfig, SteadyDataConfig
 from ups_models.errors import BadInput
+from ups_models.problems.registry import DARCY, PROBLEMS, Problem
 from ups_models.stages.spec import SPECS
 
 if TYPE_CHECKING:  # PyTorch and h5py are imported only where data is read
     from torch import Tensor
 
-    from ups_models.data.pdebench import SteadyFields, Trajectories
-
-FILE_NAMES = {
-    "burgers1d": "1D_Burgers_Sols_Nu{}_{}.hdf5",
-    "advection1d": "1D_Advection_Sols_beta{}_{}.hdf5",
-    "darcy2d": "2D_DarcyFlow_beta{}_Train_{}.hdf5",
-}
+    from ups_models.data.fields import SteadyFields, Trajectories
 
 
 def trajectory_files(cfg: PipelineConfig, run: RunDir) -> dict[Path, float]:
     """The files to train the operator on, and the parameter that each would be generated with."""
     generate = cfg.data.generate
     recipe = [cfg.seed, cfg.data.points * cfg.data.reduced_resolution, generate.n, generate.nt, generate.t_end]
-    return _files(cfg.data, cfg.data.family, recipe, run)
+    return _files(cfg.data, PROBLEMS[cfg.data.family], recipe, run)
 
 
 def steady_files(cfg: PipelineConfig, run: RunDir) -> dict[Path, float]:
     """The files of steady states, and the parameter that each would be generated with."""
     size = cfg.steady_data.size * cfg.steady_data.reduced_resolution
-    return _files(cfg.steady_data, "darcy2d", [cfg.seed, size, cfg.steady_data.generate.n], run)
+    return _files(cfg.steady_data, DARCY, [cfg.seed, size, cfg.steady_data.generate.n], run)
 
 
-def data_identities(
-    cfg: PipelineConfig, run: RunDir, recorded: Collection[str] = (), *, keep: bool = False
-) -> dict[bool, tuple[str, ...]]:
+def data_identities(cfg: PipelineConfig, run: RunDir, recorded: Collection[str] = ()) -> dict[bool, tuple[str, ...]]:
     """Identities of the trajectories (False) and of the steady states (True); none where a file is not there.
 
-    First that of the whole content, then, where one of the `recorded` is of that kind, the first edition's.
+    First that of the whole content, then, where one of the `recorded` is of that kind, the first edition's. The
+    owner of the run keeps the digests beside the files.
     """
     also_sampled = any(map(is_sampled, recorded))
     files = {False: tuple(trajectory_files(cfg, run)), True: tuple(steady_files(cfg, run))}
-    return {steady: _identities(paths, also_sampled=also_sampled, keep=keep) for steady, paths in files.items()}
+    return {
+        steady: _identities(paths, also_sampled=also_sampled, keep=isinstance(run, OwnedRun))
+        for steady, paths in files.items()
+    }
 
 
 def _identities(paths: tuple[Path, ...], *, also_sampled: bool, keep: bool) -> tuple[str, ...]:
@@ -85,7 +83,7 @@ def load_data(cfg: PipelineConfig, run: RunDir) -> Trajectories:
         times = {"nt": cfg.data.generate.nt, "t_end": cfg.data.generate.t_end}
         nx = cfg.data.points * cfg.data.reduced_resolution
         _generate(cfg.data.family, files, n=cfg.data.generate.n, seed=cfg.seed, nx=nx, **times)
-    data = _read_trajectories(cfg.data, tuple(files), identity_of(tuple(files), keep=True))
+    data = _read_trajectories(cfg.data, tuple(files), identity_of(tuple(files), keep=isinstance(run, OwnedRun)))
     require_size("data.points", cfg.data.points, data.u.shape[-1], next(iter(files)))
     return data
 
@@ -96,8 +94,8 @@ def load_steady_data(cfg: PipelineConfig, run: RunDir) -> SteadyFields:
     for download in data.downloads:
         fetch(download, run.data, cfg.tracking)
     if not data.files and not data.downloads:
-        _generate("darcy2d", files, n=data.generate.n, seed=cfg.seed, nx=data.size * data.reduced_resolution)
-    fields = _read_steady(data, tuple(files), identity_of(tuple(files), keep=True))
+        _generate(DARCY.name, files, n=data.generate.n, seed=cfg.seed, nx=data.size * data.reduced_resolution)
+    fields = _read_steady(data, tuple(files), identity_of(tuple(files), keep=isinstance(run, OwnedRun)))
     require_size("steady_data.size", data.size, fields.a.shape[-1], next(iter(files)))
     return fields
 
@@ -105,7 +103,7 @@ def load_steady_data(cfg: PipelineConfig, run: RunDir) -> SteadyFields:
 @lru_cache(maxsize=1)
 def _read_trajectories(data: DataConfig, files: tuple[Path, ...], _fingerprint: str | None) -> Trajectories:
     """Read once, and again when the content has changed: four stages and two evaluations use the same rows."""
-    from ups_models.data.pdebench import load_trajectories
+    from ups_models.data.layouts.pdebench import load_trajectories
 
     return load_trajectories(
         files,
@@ -119,7 +117,7 @@ def _read_trajectories(data: DataConfig, files: tuple[Path, ...], _fingerprint: 
 @lru_cache(maxsize=1)
 def _read_steady(data: SteadyDataConfig, files: tuple[Path, ...], _fingerprint: str | None) -> SteadyFields:
     """The same for steady states."""
-    from ups_models.data.pdebench import load_steady
+    from ups_models.data.layouts.pdebench import load_steady
 
     return load_steady(files, reduced_resolution=data.reduced_resolution, limit=data.limit)
 
@@ -134,7 +132,7 @@ def require_size(key: str, wanted: int, found: int, path: Path) -> None:
 
 
 def _files(
-    data: DataConfig | SteadyDataConfig, family: str, recipe: Sequence[object], run: RunDir
+    data: DataConfig | SteadyDataConfig, problem: Problem, recipe: Sequence[object], run: RunDir
 ) -> dict[Path, float]:
     if data.files:
         return dict.fromkeys(data.files, 0.0)
@@ -143,12 +141,12 @@ def _files(
     files = {}
     for parameter in data.generate.parameters:
         key = hashlib.sha256(json.dumps([*recipe, parameter]).encode()).hexdigest()[:8]
-        files[run.data / FILE_NAMES[family].format(parameter, key)] = parameter
+        files[run.data / problem.file_name(parameter, key)] = parameter
     return files
 
 
 def _generate(family: str, files: dict[Path, float], *, n: int, **options: Any) -> None:
-    from ups_models.data.pdebench import generate
+    from ups_models.data.generate import generate
 
     for path, parameter in files.items():
         if not path.exists():

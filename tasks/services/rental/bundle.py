@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
 import shutil
 import subprocess
 import sys
@@ -13,6 +11,7 @@ from pathlib import Path
 import yaml
 
 from tasks.services.rental.code import Code
+from tasks.services.run import environment
 from ups_models.config.schema import EvalConfig, PipelineConfig
 from ups_models.errors import UPSError
 from ups_models.files import digest_of
@@ -56,20 +55,10 @@ def onstart() -> str:
     return text + "\n"
 
 
-def label_of(run_id: str, generation: int) -> str:
-    """Names an instance so that it can be found again: by whose run it is, and which attempt."""
-    return f"{label_prefix(run_id)}{generation}"
-
-
-def label_prefix(run_id: str) -> str:
-    """What all instances of a run have in common; run ids are cut, so they are told apart by a digest."""
-    return f"ups-{run_id[:40]}-{hashlib.sha256(run_id.encode()).hexdigest()[:8]}-g"
-
-
 def _build_wheel(folder: Path, root: Path) -> None:
     command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder.resolve())]
-    epoch = {"SOURCE_DATE_EPOCH": "1580601600"}  # equal files make an equal wheel
-    done = subprocess.run(command, cwd=root, env={**os.environ, **epoch}, capture_output=True, text=True, check=False)
+    variables = environment.child(SOURCE_DATE_EPOCH="1580601600")  # equal files make an equal wheel
+    done = subprocess.run(command, cwd=root, env=variables, capture_output=True, text=True, check=False)
     if done.returncode:
         raise UPSError(f"{root}: the code could not be packed: {done.stderr.strip().splitlines()[-1:]}")
 

@@ -24,12 +24,12 @@ class Code:
 
 
 @contextmanager
-def code_to_send(wanted: str | None) -> Iterator[Code]:
+def code_to_send(address: str | None) -> Iterator[Code]:
     """This checkout as it is, or the commit of `git:<url>@<commit>`, cloned here. Raises BadInput."""
-    if wanted is None:
+    if address is None:
         yield Code(ROOT, code_version())
         return
-    url, _, commit = wanted.removeprefix("git:").rpartition("@")
+    url, _, commit = address.removeprefix("git:").rpartition("@")
     with TemporaryDirectory() as scratch:
         root = Path(scratch) / "code"
         for command in (
@@ -38,8 +38,8 @@ def code_to_send(wanted: str | None) -> Iterator[Code]:
         ):
             done = run_git(command, Path(scratch), CLONE_WITHIN_S)
             if done is None or done.returncode:
-                said = done.stderr.strip().splitlines()[-1:] if done is not None else ["git did not end"]
-                raise BadInput(f"--code {wanted}: cannot be fetched: {''.join(said)}; check address and commit")
+                reason = done.stderr.strip().splitlines()[-1:] if done is not None else ["git did not end"]
+                raise BadInput(f"--code {address}: cannot be fetched: {''.join(reason)}; check address and commit")
         if not (root / "tasks" / "services" / "rental" / "onstart.sh").is_file():
-            raise BadInput(f"--code {wanted}: holds no ups-pipeline that rented machines can run; name another commit")
+            raise BadInput(f"--code {address}: holds no ups-pipeline that rented machines can run; name another commit")
         yield Code(root, commit)

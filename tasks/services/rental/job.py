@@ -1,17 +1,17 @@
-"""A training as a job for rented machines: packed, put into its W&B run, and watched from there."""
+"""What runs on rented machines: one training, packed, put into its W&B run, and followed from there."""
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol, Self
 
 from tasks.services.rental.bundle import build_job
 from tasks.services.rental.code import Code
-from tasks.services.run.code_version import VERSION
+from tasks.services.run import environment
 from tasks.services.run.paths import RunDir
 from tasks.services.run.status import Status
 from tasks.services.tracking.coordination import WandbCoordination
@@ -23,34 +23,67 @@ from tasks.services.tracking.wandb_client import Session, open_session
 from ups_models.config.schema import EvalConfig, PipelineConfig, TrackingConfig
 from ups_models.errors import BadInput
 
-PASSED_ON = ("WANDB_BASE_URL", "VAST_URL")
+WANDB_KEY = "WANDB_API_KEY"
+PASSED_ON = ("WANDB_BASE_URL",)
+
+
+class Job(Protocol):
+    """A job as the controller of its machines sees it."""
+
+    @property
+    def run_id(self) -> str:
+        """The W&B run's id: all machines of one job write to it."""
+
+    def identity(self) -> dict[str, str]:
+        """What is needed to go on with it after the controller was killed; it holds no secret."""
+
+    def acquire_fence(self, generation: int) -> None:
+        """Let this machine generation, and no earlier one, write to the run. Raises TrackingUnavailable."""
+
+    def environment(self, generation: int) -> dict[str, str]:
+        """Variables of the machine, secrets included: made at the last moment, kept nowhere."""
+
+    def progress(self) -> RemoteProgress:
+        """How far the run is. Raises TrackingUnavailable."""
 
 
 @dataclass(frozen=True)
-class RemoteJob:
-    """One training, by the W&B run that all its machines write to."""
+class Published:
+    """A job in its W&B run: the artifact that holds it, its digest, and the version of the code in it."""
 
     path: RunPath
     artifact: str
     digest: str
     code: str
+
+    @classmethod
+    def parse(cls, identity: Mapping[str, str], cfg: TrackingConfig) -> Self:
+        """From what `identity` returned."""
+        run = RunPath.parse(identity["run"], cfg)
+        return cls(run, identity["artifact"], identity["digest"], identity.get("code", ""))
+
+    def identity(self) -> dict[str, str]:
+        """The same as text, for the journal."""
+        return {"run": str(self.path), "artifact": self.artifact, "digest": self.digest, "code": self.code}
+
+
+@dataclass(frozen=True, kw_only=True)
+class RemoteJob(Published):
+    """A published job, and how it runs on a machine; its state is all in its W&B run."""
+
     cfg: TrackingConfig
     device: str
     max_seconds: int
     shutdown: str
-    key_is_in_account: bool = False
+    key_is_in_account: bool
 
     @property
     def run_id(self) -> str:
         """The W&B run's id."""
         return self.path.id
 
-    def identity(self) -> dict[str, str]:
-        """Run, artifact, its digest, and the version of the code in it."""
-        return {"run": str(self.path), "artifact": self.artifact, "digest": self.digest, "code": self.code}
-
     def acquire_fence(self, generation: int) -> None:
-        """Let this attempt, and no earlier one, write to the run."""
+        """Name the generation in the run."""
         WandbCoordination(self.path, self.cfg).acquire_fence(generation)
 
     def progress(self) -> RemoteProgress:
@@ -62,31 +95,30 @@ class RemoteJob:
         return WandbStore(self.path, self.cfg).status()
 
     def environment(self, generation: int) -> dict[str, str]:
-        """What the bootstrap reads. The W&B key is taken from this process at the last moment, and only if it must."""
-        environment = {
-            "UPS_RUN": str(self.path),
+        """What onstart.sh reads; the W&B key only if the account does not hand it on."""
+        variables = {
+            environment.RUN: str(self.path),
             "UPS_ARTIFACT": self.artifact,
             "UPS_JOB": self.digest,
-            "UPS_GENERATION": str(generation),
-            VERSION: self.code,
+            environment.GENERATION: str(generation),
+            environment.CODE: self.code,
             "UPS_DEVICE": self.device,
             "UPS_MAX_SECONDS": str(self.max_seconds),
             "UPS_SHUTDOWN": self.shutdown,
             "WANDB_MODE": "online",
             "WANDB_ERROR_REPORTING": "false",
-            **{name: os.environ[name] for name in PASSED_ON if name in os.environ},
+            **environment.selected(PASSED_ON),
         }
-        if not self.key_is_in_account:
-            key = os.environ.get("WANDB_API_KEY")
-            if not key:
-                raise BadInput(
-                    "the machines need a W&B key: put it into WANDB_API_KEY, or into a Vast.ai account variable"
-                )
-            environment["WANDB_API_KEY"] = key
-        return environment
+        if self.key_is_in_account:
+            return variables
+        if not environment.is_set(WANDB_KEY):
+            raise BadInput(
+                f"the machines need a W&B key: put it into {WANDB_KEY}, or into a variable of the provider's account"
+            )
+        return {**variables, **environment.selected((WANDB_KEY,))}
 
 
-def publish_job_of(
+def publish(
     cfg: PipelineConfig,
     evaluations: dict[str, EvalConfig],
     arguments: Sequence[str],
@@ -94,9 +126,7 @@ def publish_job_of(
     code: Code,
     source: RunPath | None,
     mode: ResumeMode,
-    max_seconds: int,
-    shutdown: str,
-) -> RemoteJob:
+) -> Published:
     """Pack the code and the config into the W&B run, before anything is rented.
 
     Raises RunNotFound under `must`, TrackingUnavailable, UploadFailed, BadInput for data that only this machine has.
@@ -108,34 +138,30 @@ def publish_job_of(
         )
     found = look_up(source, mode, cfg) if source is not None else None
     path = path_of(None, cfg.tracking) if source is None or mode == "never" else source
-    resume = found is not None and mode != "never"
+    resumed = found if mode != "never" else None
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "job"
         run = RunDir.of(Path(scratch) / "run", Path("checkpoints"))
-        where = ("--resume-from-wandb", "{}", "--resume-mode", "allow", "--run-dir", "../run")
         session = open_session(
-            found.path if resume and found is not None else path,
-            exists=resume,
+            resumed.path if resumed is not None else path,
+            exists=resumed is not None,
             config={"launched": cfg.model_dump(mode="json")},
             run=run,
             cfg=cfg.tracking,
         )
         try:
-            lines = [str(session.path) if word == "{}" else word for word in where]
-            digest = build_job(folder, code, cfg, evaluations, [*lines, *arguments])
+            where = ("--resume-from-wandb", str(session.path), "--resume-mode", "allow", "--run-dir", "../run")
+            digest = build_job(folder, code, cfg, evaluations, [*where, *arguments])
             artifact = publish_job(session, folder)
-            if found is not None and mode == "never":
-                _take_over(session, found_folder=fetch(found, mode, cfg, run))
+            if found is not None and resumed is None:
+                _publish_checkpoints(session, fetch(found, mode, cfg, run))
         finally:
             session.finish(0)
-    return RemoteJob(
-        session.path, artifact, digest, code.version, cfg.tracking, cfg.runtime.device, max_seconds, shutdown
-    )
+    return Published(session.path, artifact, digest, code.version)
 
 
-def _take_over(session: Session, found_folder: tuple[Path, str] | None) -> None:
-    """The checkpoints of another run, as the first set of this one."""
-    if found_folder is not None:
-        folder, _ = found_folder
-        WandbStore(session.path, session.cfg, session=session).publish(folder, ())
-        shutil.rmtree(folder)
+def _publish_checkpoints(session: Session, fetched: tuple[Path, str] | None) -> None:
+    """Make the checkpoints of another run the first set of this one."""
+    if fetched is not None:
+        WandbStore(session.path, session.cfg, session=session).publish(fetched[0], ())
+        shutil.rmtree(fetched[0])

@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
-# Runs at every start of a rented machine: fetch the job from W&B, train, say how it ended, give the machine back.
-# All that it needs comes in the environment (UPS_*); it holds no secret, and running it again is no different.
+# Runs at every start of a rented machine: fetch the job from W&B, train, report how it ended, destroy the machine.
+# All that it needs comes in the environment (UPS_*); it holds no secret. Idempotent: every start may run it again.
 set -uo pipefail
 work="$HOME/ups"
 mkdir -p "$work" && cd "$work" || exit 1
 
 say() { echo "ups-onstart: $*"; }
 
-give_back() {
+destroy_machine() {
   [[ -n "${CONTAINER_API_KEY:-}" ]] || return 0
-  say "giving the machine back"
+  say "destroying this machine"
   for _ in {1..40}; do
     python3 - << 'PY' && return 0
 import os, urllib.request
@@ -25,13 +25,13 @@ finish() {
   say "exit $1 generation $UPS_GENERATION"
   if [[ "$UPS_SHUTDOWN" == always || ("$UPS_SHUTDOWN" == success && "$1" == 0) ]]; then
     sleep "${2:-0}"
-    give_back
+    destroy_machine
   fi
   exit "$1"
 }
 
-# Nobody may be left to stop this machine: it ends by itself.
-( sleep "$UPS_MAX_SECONDS" && say "time is over" && give_back ) &
+# The controller may be gone for good: the machine ends by itself.
+( sleep "$UPS_MAX_SECONDS" && say "the time limit is reached" && destroy_machine ) &
 
 if [[ "$UPS_DEVICE" != cpu ]]; then
   python3 -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' || finish 76 120
@@ -59,5 +59,5 @@ export PYTHONPATH="$work/code" WANDB_DATA_DIR="$work/wandb-data" WANDB_CACHE_DIR
 cd job || finish 77 120
 python3 -m flows.cli train "${arguments[@]}"
 code=$?
-python3 -m tasks.services.rental.outcome "$code" || say "W&B was not told"
+python3 -m tasks.services.rental.outcome "$code" || say "W&B could not be told the exit code"
 finish "$code" 20

@@ -1,10 +1,10 @@
-"""How the training on a rented machine ended, told to its W&B run: `python -m tasks.services.rental.outcome CODE`."""
+"""Reports how training on a rented machine ended to its W&B run: `python -m tasks.services.rental.outcome CODE`."""
 
 from __future__ import annotations
 
-import os
 import sys
 
+from tasks.services.run import environment
 from tasks.services.tracking.coordination import WandbCoordination, generation
 from tasks.services.tracking.run_path import RunPath
 from ups_models.config.schema import TrackingConfig
@@ -12,10 +12,10 @@ from ups_models.errors import UPSError
 
 
 def main(arguments: list[str]) -> int:
-    """Note exit code and generation in the run that UPS_RUN names; 0 when W&B has taken it."""
+    """Record exit code and generation in the run that UPS_RUN names; 0 when W&B has them."""
     cfg = TrackingConfig()
     try:
-        run = RunPath.parse(os.environ["UPS_RUN"], cfg)
+        run = RunPath.parse(environment.get(environment.RUN), cfg)
         WandbCoordination(run, cfg).record_exit(generation() or 0, int(arguments[0]))
     except UPSError as error:
         sys.stderr.write(f"{error}\n")

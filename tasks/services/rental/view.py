@@ -1,4 +1,4 @@
-"""What a person sees of a launch while it goes on: a panel on a terminal, log lines elsewhere."""
+"""What a person sees of a launch while it runs: a panel on a terminal, log lines elsewhere."""
 
 import logging
 import sys
@@ -19,12 +19,12 @@ from ups_models.stages.spec import SPECS
 
 logger = logging.getLogger(__name__)
 
-SAY_EVERY_S = 30.0
+LOG_EVERY_S = 30.0
 
 
 @contextmanager
 def view(cfg: PipelineConfig, run: str, max_usd: float) -> Iterator[Show]:
-    """What the controller is to tell until the block ends."""
+    """What the controller shows its state to, until the block ends."""
     if not sys.stderr.isatty():
         yield LogView(cfg)
         return
@@ -39,22 +39,22 @@ def progress(cfg: PipelineConfig, facts: Mapping[str, Any]) -> str:
 
 
 class LogView:
-    """A line for what changes, and every half minute that all is well."""
+    """A line for what changes, and one every half minute while nothing does."""
 
     def __init__(self, cfg: PipelineConfig) -> None:
         self.cfg = cfg
-        self.said: tuple[Any, ...] = ()
-        self.said_at = 0.0
+        self.logged: tuple[Any, ...] = ()
+        self.logged_at = 0.0
 
     def __call__(self, state: str, facts: Mapping[str, Any]) -> None:
-        """Say it, where there is something to say."""
+        """Log it, unless it was logged just now."""
         if "instance" not in facts:
             logger.info("%s %s", state, " ".join(f"{key}={value}" for key, value in facts.items()))
             return
         now = (state, facts["instance"], facts["instance_state"], facts["stage"])
-        if now == self.said and time.monotonic() - self.said_at < SAY_EVERY_S:
+        if now == self.logged and time.monotonic() - self.logged_at < LOG_EVERY_S:
             return
-        self.said, self.said_at = now, time.monotonic()
+        self.logged, self.logged_at = now, time.monotonic()
         logger.info(
             "%s instance %s (%s), machine %d: %s; %.3f USD/h, %.2f USD spent%s",
             state,
@@ -69,7 +69,7 @@ class LogView:
 
 
 class Dashboard:
-    """One panel that is drawn again: where training is, what it costs, and what the machine wrote last."""
+    """One panel, redrawn: where training is, what it costs, and what the machine wrote last."""
 
     def __init__(self, live: Live, cfg: PipelineConfig, run: str, max_usd: float) -> None:
         self.live, self.cfg, self.run, self.max_usd = live, cfg, run, max_usd

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import importlib.metadata
-import os
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
+from tasks.services.run import environment
+
 ROOT = Path(__file__).resolve().parents[3]
-VERSION = "UPS_CODE"
-"""Names the variable by which a rented machine, which has no repository, knows the version of its code."""
 
 
 def code_version() -> str:
     """The commit of the checkout that this code runs from, `+changes` where it was edited; else the package version."""
-    given = os.environ.get(VERSION)
+    given = environment.get(environment.CODE)  # a rented machine has no repository
     if given:
         return given
     commit = _git("rev-parse", "HEAD")
@@ -26,7 +25,7 @@ def code_version() -> str:
 
 def run_git(arguments: Sequence[str], folder: Path, within_s: float) -> subprocess.CompletedProcess[str] | None:
     """Run git in a folder; None where there is no git, or no end."""
-    quiet = {**os.environ, "GIT_TERMINAL_PROMPT": "0"}  # a repository that wants a password is an error, not a question
+    quiet = environment.child(GIT_TERMINAL_PROMPT="0")  # a repository that wants a password is an error, not a question
     try:
         return subprocess.run(
             ["git", *arguments], cwd=folder, env=quiet, capture_output=True, text=True, check=False, timeout=within_s

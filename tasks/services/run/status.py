@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tasks.services.run.clock import utc_now
 from tasks.services.run.lock import OwnedRun, current_owner
+from ups_models.config.faults import fault_of
 from ups_models.errors import BadInput
 from ups_models.files import FileDigest, write_text
 from ups_models.stages.spec import SPECS, Arch
@@ -251,6 +252,7 @@ class StatusStore:
 
     def _move(self, stage: str, state: StageState, **values: Any) -> StageRecord:
         with _writing:
+            self.run.check()
             status = self.read()
             record = status.stage(stage)
             if state not in LEGAL[record.status]:
@@ -305,11 +307,10 @@ def parse_status(text: str, path: Path) -> Status:
     try:
         return Status.model_validate(raw)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        loc = [str(part) for part in first["loc"]]
-        valid = f"; valid: {', '.join(STATES)}" if loc[-1] == "status" else ""
-        message = f"{'.'.join(loc)}: {first['msg'].lower()} (given: {first['input']!r}){valid}"
-        raise StatusError(f"{path}:{_line_of(text, loc)}: {message}") from None
+        fault = fault_of(error)
+        valid = f"; valid: {', '.join(STATES)}" if fault.location[-1] == "status" else ""
+        message = f"{'.'.join(fault.location)}: {fault.message.lower()} (given: {fault.given!r}){valid}"
+        raise StatusError(f"{path}:{_line_of(text, fault.location)}: {message}") from None
 
 
 def _file_records(files: dict[str, FileDigest]) -> dict[str, dict[str, Any]]:
@@ -334,7 +335,7 @@ def _check_names(raw: dict[str, Any], key: str, kind: str, valid: tuple[str, ...
         )
 
 
-def _line_of(text: str, keys: list[str]) -> int:
+def _line_of(text: str, keys: Sequence[str]) -> int:
     position = 0
     for key in keys:
         found = text.find(json.dumps(key), position)

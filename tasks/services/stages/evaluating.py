@@ -28,7 +28,8 @@ from tasks.services.stages.snapshot import read_snapshot
 from tasks.services.stages.training import load_stage, select_device
 from tasks.services.tracking.protocols import ReportPayload
 from ups_models.config.schema import EvalConfig, PipelineConfig
-from ups_models.data.pdebench import DARCY, Split, inspect_family, load_steady, load_trajectories, split_rows
+from ups_models.data.layouts.pdebench import load_steady, load_trajectories, problem_of
+from ups_models.data.split import Split, split_rows
 from ups_models.errors import BadInput, CheckpointError
 from ups_models.evaluation.evaluate import EvalData, Figures, Models, evaluate
 from ups_models.files import known_digest, write_atomically, write_text
@@ -57,7 +58,7 @@ def evaluate_run(name: str, cfg: PipelineConfig, settings: EvalConfig, run: Owne
     status.record_evaluation(name, status="in_progress", completed_at=None)
     try:
         device = select_device(cfg)
-        snapshot = read_snapshot(cfg, run, keep=True)
+        snapshot = read_snapshot(cfg, run)
         usable = usable_stages(cfg, run.checkpoints, snapshot)
         models = _models_of(cfg, run, usable, device)
         figures, arrays = evaluate(cfg, settings, models, _data_of(cfg, settings, run, models), device=device)
@@ -295,7 +296,7 @@ def _data_of(cfg: PipelineConfig, settings: EvalConfig, run: RunDir, models: Mod
 
 def _data_from(cfg: PipelineConfig, path: Path, models: Models) -> EvalData:
     """Every row of one file, of whichever family it is. Raises DataError, BadInput."""
-    if inspect_family(path) == DARCY:
+    if problem_of(path).steady:
         if models.steady_prior is None:
             raise BadInput(
                 f"{path}: holds Darcy flow, which only a steady prior is evaluated on; give one with --prior"

@@ -46,11 +46,8 @@ class Snapshot:
         return STATUS in self.present
 
 
-def read_snapshot(cfg: PipelineConfig, run: RunDir, *, keep: bool = False) -> Snapshot:
-    """Read the run; `keep` writes the digests of its data files beside them, and nothing else is written.
-
-    Raises StatusError.
-    """
+def read_snapshot(cfg: PipelineConfig, run: RunDir) -> Snapshot:
+    """Read the run; its owner keeps the digests of its data files beside them. Raises StatusError."""
     status, present = read_status(run.status), run.present()
     records = status.records()
     unfinished = [name for name, record in records.items() if record.status in ("in_progress", "failed")]
@@ -64,7 +61,7 @@ def read_snapshot(cfg: PipelineConfig, run: RunDir, *, keep: bool = False) -> Sn
         {name: saved_state(run.saved_states(name)) for name in unfinished},
         tuple(name for name in STATES if name in present),
         {name: damage for name, damage in damages.items() if damage is not None},
-        data_identities(cfg, run, _recorded_data(records), keep=keep),
+        data_identities(cfg, run, _recorded_data(records)),
     )
 
 
@@ -81,10 +78,10 @@ def saved_state(paths: Sequence[Path]) -> SavedState:
 
 
 def read_inputs(spec: StageSpec, cfg: PipelineConfig, run: RunDir) -> dict[str, str]:
-    """What a stage that starts now learns from; the digests of its data are kept beside them."""
+    """What a stage that starts now learns from."""
     names = [SPECS[name].checkpoint for name in spec.needs]
     digests = {name: known_digest(run.checkpoint(name)) for name in names}
-    return _inputs(spec, cfg, digests, data_identities(cfg, run, keep=True)[spec.steady])
+    return _inputs(spec, cfg, digests, data_identities(cfg, run)[spec.steady])
 
 
 def changed_input(spec: StageSpec, cfg: PipelineConfig, snapshot: Snapshot) -> str | None:

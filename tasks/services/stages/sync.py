@@ -22,7 +22,7 @@ def upload_missing(cfg: PipelineConfig, run: RunDir) -> str:
     """
     if not run.status.is_file():
         raise BadInput(f"{run.status}: no such file; name the folder of a run")
-    _require_its_config(cfg, run)
+    require_its_config(cfg, run)
     with owned(run) as own:
         tracker = open_online(cfg, own, ResumeTarget())
         started = [stage for stage, record in read_status(run.status).stages.items() if record.started_at]
@@ -40,7 +40,7 @@ def upload_missing(cfg: PipelineConfig, run: RunDir) -> str:
     return str(status.wandb.url if status.wandb else None)
 
 
-def _require_its_config(cfg: PipelineConfig, run: RunDir) -> None:
+def require_its_config(cfg: PipelineConfig, run: RunDir) -> None:
     """Raise BadInput when the run was trained with another config: W&B would show that one as its own."""
     for stage, record in read_status(run.status).stages.items():
         if not SPECS[stage].is_config_hash(record.config_hash, cfg):

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from tasks.services.data.datasets import load_data, load_steady_data
+from tasks.services.run import environment
 from tasks.services.run.history import History
 from tasks.services.run.lock import OwnedRun
 from tasks.services.run.paths import RunDir
@@ -17,13 +18,16 @@ from tasks.services.run.status import StatusStore, read_status
 from tasks.services.stages.snapshot import read_inputs, saved_state
 from tasks.services.tracking.tracker import Tracker
 from ups_models.config.schema import PipelineConfig
-from ups_models.data.pdebench import split_rows
+from ups_models.data.split import split_rows
 from ups_models.errors import BadInput, Preempted
 from ups_models.files import known_digest
-from ups_models.stages.registry import STAGES, Data
+from ups_models.stages.registry import STAGES
 from ups_models.stages.spec import SPECS, StageSpec
+from ups_models.stages.stage import Data
 from ups_models.training.checkpoint import load_network, save_network
-from ups_models.training.loop import Progress, TrainState, fit
+from ups_models.training.loop import Hooks, Progress, fit
+from ups_models.training.parallel import World
+from ups_models.training.state import TrainState
 
 logger = logging.getLogger(__name__)
 
@@ -133,10 +137,8 @@ class _Training:
                 frozen,
                 device=device,
                 resume_path=self.run.resume(self.spec.name),
-                on_step=self._on_step,
-                on_epoch=lambda progress: logger.debug("%s: epoch %d done", self.spec.name, progress.epoch),
-                on_save=self._on_save,
-                should_stop=stop,
+                hooks=Hooks(self._on_step, self._on_epoch, self._on_save, stop),
+                world=World(environment.number("RANK") or 0, environment.number("WORLD_SIZE") or 1),
             )
 
     def _on_step(self, progress: Progress) -> None:
@@ -145,6 +147,9 @@ class _Training:
             row = {name: getattr(progress, name) for name in MEASURED}
             self.history.append(self.spec.name, row)
             self.tracker.row(self.spec.name, row)
+
+    def _on_epoch(self, progress: Progress) -> None:
+        logger.debug("%s: epoch %d done", self.spec.name, progress.epoch)
 
     def _on_save(self, progress: Progress) -> None:
         self.status.progress(self.spec.name, epoch=progress.epoch, step=progress.step, seconds=self.seconds)

@@ -13,7 +13,8 @@ from tasks.services.stages.training import select_device, training_data
 from ups_models.config.loading import load_config
 from ups_models.config.schema import PipelineConfig
 from ups_models.stages.registry import STAGES
-from ups_models.training.loop import fit
+from ups_models.training.loop import Hooks, fit
+from ups_models.training.parallel import World
 
 ROOT = Path(__file__).resolve().parents[3]
 NEVER_S = 86_400.0
@@ -64,10 +65,8 @@ def steps_per_second(
         {},
         device=device,
         resume_path=path,
-        on_step=lambda progress: None,
-        on_epoch=lambda progress: None,
-        on_save=lambda progress: None,
-        should_stop=lambda: False,
+        hooks=Hooks(),
+        world=World(),
     )
     return steps / (time.monotonic() - started)
 

@@ -23,9 +23,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[3]
+from harness.bench.revisions import FIRST_EDITION, ROOT, checked_out
+
 PROBE = Path(__file__).with_name("probe.py")
-BASE = "c55f3750507c878d5c1b9e59b43217d8ed3ac117"
 SMOKE = "configs/smoke.yaml"
 PACKAGES = ("flows", "tasks", "ups_models")
 APART = re.compile(r"ups_models\.(config|errors)(\..+)?")  # calls into them, or out of them, do not count
@@ -59,7 +59,7 @@ OLD["tasks.artifacts"] = "flows.prefect"
 def main() -> None:
     """Measure both trees and print the table."""
     parser = argparse.ArgumentParser(prog="bench-start", description=__doc__.splitlines()[0])
-    parser.add_argument("--base", default=BASE, help="revision to compare with")
+    parser.add_argument("--base", default=FIRST_EDITION, help="revision to compare with")
     parser.add_argument("--config", default=SMOKE, help="config of the completed run that is started again")
     parser.add_argument("--rounds", type=int, default=3, help="how often that run is timed")
     parser.add_argument("--show", action="store_true", help="list the 40 calls that make the most moves")
@@ -169,17 +169,6 @@ def public(body: Iterable[ast.stmt]) -> Iterable[ast.FunctionDef | ast.AsyncFunc
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) and not node.name.startswith("_"):
             yield node
             yield from public(node.body if isinstance(node, ast.ClassDef) else ())
-
-
-def checked_out(revision: str, folder: Path) -> Path:
-    """A clone of this repository at the revision, which is fetched where a shallow clone lacks it."""
-    git = ("git", "-C", str(folder))
-    subprocess.run(["git", "clone", "--quiet", "--no-checkout", str(ROOT), str(folder)], check=True)
-    if subprocess.run([*git, "cat-file", "-e", f"{revision}^{{commit}}"], check=False).returncode:
-        url = subprocess.check_output(["git", "-C", str(ROOT), "remote", "get-url", "origin"], text=True).strip()
-        subprocess.run([*git, "fetch", "--quiet", url, revision], check=True)
-    subprocess.run([*git, "checkout", "--quiet", "--detach", revision], check=True)
-    return folder
 
 
 def room_of(function: str) -> str:

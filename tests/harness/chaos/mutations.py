@@ -18,8 +18,9 @@ from tasks.services.run.status import StatusStore
 from tasks.services.stages import plan as planning
 from tasks.services.stages import training
 from ups_models import files
-from ups_models.training import checkpoint
-from ups_models.training import loop as train
+from ups_models.training import checkpoint, loop
+from ups_models.training import state as train_state
+from ups_models.training.state import TrainState
 
 
 def write_in_place() -> None:
@@ -44,7 +45,7 @@ def forget_ema() -> None:
 def forget_step() -> None:
     """The step is not restored exactly: one step is done twice."""
 
-    def step_back(state: train.TrainState) -> None:
+    def step_back(state: TrainState) -> None:
         state.step -= 1
 
     _after_load(step_back)
@@ -101,7 +102,8 @@ def status_before_files() -> None:
 def ambient_randomness() -> None:
     """Random numbers come from the process, not from (seed, stage, step)."""
     source = random.Random(os.getpid())
-    _replace(train, "derive_seed", lambda *_: source.getrandbits(63))
+    for module in (loop, train_state):
+        _replace(module, "derive_seed", lambda *_: source.getrandbits(63))
 
 
 MUTATIONS: dict[str, Callable[[], None]] = {
@@ -116,14 +118,14 @@ MUTATIONS: dict[str, Callable[[], None]] = {
 }
 
 
-def _after_load(change: Callable[[train.TrainState], None]) -> None:
-    load = train.load_state
+def _after_load(change: Callable[[TrainState], None]) -> None:
+    load = train_state.load_state
 
-    def load_and_change(path: Path, state: train.TrainState, *rest: Any) -> None:
+    def load_and_change(path: Path, state: TrainState, *rest: Any) -> None:
         load(path, state, *rest)
         change(state)
 
-    _replace(train, "load_state", load_and_change)
+    _replace(loop, "load_state", load_and_change)
 
 
 def _replace(owner: Any, name: str, value: Any) -> None:

@@ -22,7 +22,7 @@ from flows.prefect.chain import DUPLICATE
 from flows.prefect.server import QUIET
 
 DEPLOYMENT = "train-pipeline/train-pipeline"
-FLOWS = [retried.flow for retried in RESTART_POLICIES]
+FLOWS = [policy.flow for policy in RESTART_POLICIES]
 FINAL = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 
 
@@ -76,7 +76,7 @@ class ControlRoom:
 
     def start_watch(self) -> None:
         """`ups watch`, which `make server` starts as well."""
-        self.watches.append(self._start("flows.cli.main", "watch", "--every", "5"))
+        self.watches.append(self._start("flows.cli", "watch", "--every", "5"))
 
     def stop_server(self, number: signal.Signals = signal.SIGTERM) -> None:
         """End the server, politely or not."""

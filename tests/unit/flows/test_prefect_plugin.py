@@ -1,8 +1,8 @@
-"""Short names of deployments: made whole for `deployment run` and `inspect`, and nothing else is touched."""
+"""Short names of deployments become full names for `deployment run` and `inspect`; nothing else changes."""
 
 import pytest
 
-from flows.prefect.plugin import spelled_out
+from flows.prefect.plugin import with_full_name
 
 
 @pytest.mark.parametrize(
@@ -19,5 +19,5 @@ from flows.prefect.plugin import spelled_out
         ("", ""),
     ],
 )
-def test_a_short_name_is_spelled_out(given, meant):
-    assert spelled_out(given.split()) == meant.split()
+def test_a_short_name_is_with_full_name(given, meant):
+    assert with_full_name(given.split()) == meant.split()

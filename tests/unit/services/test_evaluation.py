@@ -10,7 +10,7 @@ from tasks.services.run.paths import RunDir
 from tasks.services.stages import evaluating as evaluation
 from tasks.services.stages.training import load_stage
 from ups_models.config.schema import EvalConfig
-from ups_models.data.pdebench import generate
+from ups_models.data.generate import generate
 from ups_models.errors import BadInput, CheckpointError
 from ups_models.evaluation.evaluate import Models
 from ups_models.evaluation.evaluate import evaluate as ups_evaluate

@@ -8,17 +8,13 @@ from dataclasses import dataclass, field
 import pytest
 
 from flows import ROOT
-from tasks.services.rental.bundle import MAX_ONSTART_CHARS, label_prefix, onstart
-from tasks.services.rental.controller import (
-    LIST_TRIES,
-    BudgetSpent,
-    Controller,
-    Journal,
-    Limits,
-    TrainingFailed,
-    exclusive_controller,
-)
-from tasks.services.rental.providers.vast import (
+from tasks.services.rental.bundle import MAX_ONSTART_CHARS, onstart
+from tasks.services.rental.controller import Controller, TrainingFailed
+from tasks.services.rental.fleet import LIST_TRIES, label_prefix
+from tasks.services.rental.journal import Journal
+from tasks.services.rental.limits import BudgetSpent, Limits
+from tasks.services.rental.lock import exclusive_controller
+from tasks.services.rental.provider import (
     Instance,
     MachineSpec,
     NoOffer,
@@ -40,7 +36,7 @@ class Market:
     """A provider and the run on its machines, by script: each machine lives through one list of states."""
 
     scripts: list[list[str]]
-    name: str = "vast"
+    supports_bids: bool = True
     offers: int = 8
     created: list[int] = field(default_factory=list)
     live: dict[int, Instance] = field(default_factory=dict)
@@ -380,7 +376,7 @@ def test_a_controller_that_was_killed_adopts_or_gives_back_and_never_has_two(tmp
             raise Killed
 
     first = rental(market, tmp_path, show=die)
-    first._destroy_all = lambda: None  # a killed controller gives nothing back
+    first.fleet.destroy_all = lambda: None  # a killed controller gives nothing back
     note = first.journal.note
 
     def note_until_killed(event, *arguments, **values):
@@ -404,7 +400,7 @@ def test_an_order_that_was_cut_off_is_looked_for_again_when_the_list_is_wrongly_
     market = Market([["running", "done"], ["running", "done"]])
     unfinished = rental(market, tmp_path)
     note = unfinished.journal.note
-    unfinished._destroy_all = lambda: None
+    unfinished.fleet.destroy_all = lambda: None
     unfinished.journal.note = lambda event, *rest, **values: (
         die_when(event == "rented") if event in ("rented", "closed") else note(event, *rest, **values)
     )
@@ -513,7 +509,7 @@ def die_when(is_time):
 def kill_controller_at(moment, market, tmp_path):
     """Carry out until it tells this state, then leave all as kill -9 does: nothing is given back or closed."""
     first = rental(market, tmp_path, show=lambda state, facts: die_when(state == moment))
-    first._destroy_all = lambda: None
+    first.fleet.destroy_all = lambda: None
     note = first.journal.note
     first.journal.note = lambda event, *rest, **values: None if event == "closed" else note(event, *rest, **values)
     with pytest.raises(Killed):
@@ -569,7 +565,7 @@ def test_a_controller_that_follows_a_living_one_waits_for_its_end(tmp_path):
     path = tmp_path / "rented.jsonl"
     hold = (
         "import sys, time; from pathlib import Path\n"
-        "from tasks.services.rental.controller import exclusive_controller\n"
+        "from tasks.services.rental.lock import exclusive_controller\n"
         "with exclusive_controller(Path(sys.argv[1])):\n    print('held', flush=True); time.sleep(1)"
     )
     with subprocess.Popen([sys.executable, "-c", hold, str(path)], stdout=subprocess.PIPE, cwd=ROOT) as other:
@@ -587,7 +583,7 @@ def attempt(chain, number):
 def test_a_crash_that_is_reported_after_the_end_of_the_launch_rents_nothing(tmp_path):
     journal = Journal(tmp_path / "rented.jsonl")
     for this in (attempt("first", 1), attempt("first", 2), attempt("of a person", 1)):
-        journal.answer(this)
+        journal.join(this)
     market = Market([["running", "done"]])
 
     rental(market, tmp_path).run()
@@ -595,22 +591,22 @@ def test_a_crash_that_is_reported_after_the_end_of_the_launch_rents_nothing(tmp_
     again = Journal(tmp_path / "rented.jsonl")
     for chain in ("first", "of a person"):
         with pytest.raises(Duplicate, match=f"the launch of chain {chain} has come to its end already; .* new run"):
-            again.answer(attempt(chain, 2))
-    again.answer(attempt("another", 2))
+            again.join(attempt(chain, 2))
+    again.join(attempt("another", 2))
 
 
 def test_the_first_of_a_chain_may_be_run_again_by_a_person_and_is_followed_again(tmp_path):
-    Journal(tmp_path / "rented.jsonl").answer(attempt("first", 1))
+    Journal(tmp_path / "rented.jsonl").join(attempt("first", 1))
     rental(Market([["running", "done"]]), tmp_path).run()
 
     for number in (1, 2):
-        Journal(tmp_path / "rented.jsonl").answer(attempt("first", number))
+        Journal(tmp_path / "rented.jsonl").join(attempt("first", number))
 
 
 def test_a_chain_that_gives_up_leaves_no_machine(tmp_path):
     market = Market([["running", "running"]])
     unfinished = rental(market, tmp_path, show=lambda state, facts: die_when(state == "RUNNING"))
-    unfinished._destroy_all = lambda: None
+    unfinished.fleet.destroy_all = lambda: None
     with pytest.raises(Killed):
         unfinished.run()
     left = len(market.live)

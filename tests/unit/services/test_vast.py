@@ -4,16 +4,16 @@ import pytest
 
 from harness.emulators.vast.emulator import VastEmulator
 from harness.emulators.vast.faults import DROP
-from tasks.services.rental.providers.local import LocalProvider
-from tasks.services.rental.providers.vast import (
+from tasks.services.rental.provider import (
     MachineSpec,
     NoOffer,
     OfferGone,
     ProviderError,
     ProviderRefused,
     UnknownOutcome,
-    VastProvider,
 )
+from tasks.services.rental.providers.local import LocalProvider
+from tasks.services.rental.providers.vast import VastProvider
 
 KEY = "vastcanary0key0that0nobody0must0ever0find"
 SCRIPT = "#!/usr/bin/env bash\necho begun\nsleep 60\n"

@@ -1,6 +1,7 @@
 """Checkpoints: nothing is loaded that is damaged, foreign, or of another architecture."""
 
 import pickle
+import resource
 import zipfile
 
 import pytest
@@ -155,3 +156,25 @@ def test_a_checkpoint_of_another_stage_is_refused(saved):
 
     with pytest.raises(CheckpointError, match="is a checkpoint of stage operator, not of steady_prior"):
         load_network(path, network(), stage="steady_prior", arch=ARCH)
+
+
+def test_a_zip_bomb_is_refused_before_it_grows(tmp_path):
+    path = tmp_path / "bomb.pt"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("bomb/data/0", b"\0" * 50_000_000)
+        archive.writestr("bomb/data.pkl", b"")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+    with pytest.raises(CheckpointError, match="its entries are compressed"):
+        load_payload(path)
+
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 20_000
+
+
+def test_a_tensor_that_claims_more_than_the_file_holds_is_refused_by_its_shape(tmp_path):
+    net = nn.Linear(4, 4)
+    weights = {"weight": torch.zeros(1).expand(10**6, 10**6), "bias": torch.zeros(4)}
+    torch.save({"state_dict": weights}, tmp_path / "huge.pt")
+
+    with pytest.raises(CheckpointError, match="Architecture mismatch: weight="):
+        load_network(tmp_path / "huge.pt", net, stage="operator", arch={})

@@ -79,6 +79,46 @@ def test_an_unknown_key_is_never_accepted(tmp_path_factory, key):
         load_config(path, schema=PipelineConfig)
 
 
+def test_an_unknown_key_in_a_list_of_sections_is_named(tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text(f"data: {{downloads: [{{url: http://host/u.hdf5, sha: {'a' * 64}}}]}}", encoding="utf-8")
+
+    with pytest.raises(ConfigError, match=r"data\.downloads\.0\.sha256: field required"):
+        load_config(path, schema=PipelineConfig)
+    with pytest.raises(ConfigError, match=r"unknown key data\.downloads\.0\.sha; did you mean .*\.0\.sha256\?"):
+        load_config(
+            path, [f"data.downloads=[{{url: http://host/u, sha256: {'a' * 64}, sha: 1}}]"], schema=PipelineConfig
+        )
+
+
+RENAMED = [
+    ("stages.operator.initial_share", "stages.operator.initial_fraction"),
+    ("stages.steady_prior.hide_coefficient", "stages.steady_prior.coefficient_dropout"),
+]
+
+
+@pytest.mark.parametrize(("former", "key"), RENAMED)
+def test_a_renamed_key_is_read_by_both_names_and_hashed_by_the_former(tmp_path, former, key):
+    path = tmp_path / "c.yaml"
+    path.write_text("seed: 3", encoding="utf-8")
+
+    one, other = (load_config(path, [f"{name}=0.25"], schema=PipelineConfig) for name in (former, key))
+
+    dumped = one.model_dump(mode="json")["stages"]
+    assert one == other != load_config(path, schema=PipelineConfig)
+    assert dumped[former.split(".")[1]][former.split(".")[2]] == 0.25
+    assert PipelineConfig.model_validate(one.model_dump(mode="json")) == one
+
+
+@pytest.mark.parametrize(("former", "key"), RENAMED)
+def test_a_key_given_by_both_its_names_is_refused(tmp_path, former, key):
+    path = tmp_path / "c.yaml"
+    path.write_text("seed: 3", encoding="utf-8")
+
+    with pytest.raises(ConfigError, match=f"{former} is the former name of {key}; give one of them"):
+        load_config(path, [f"{former}=0.25", f"{key}=0.25"], schema=PipelineConfig)
+
+
 @given(dim=st.integers(1, 64), groups=st.integers(1, 64))
 def test_the_latent_dim_must_be_divisible_by_the_scale_groups(dim, groups):
     raw = {"latent": {"dim": dim}, "denoiser": {"scale_groups": groups}}

@@ -1,6 +1,9 @@
 """Files are whole or absent."""
 
+import json
 import os
+import resource
+import signal
 import stat
 
 import pytest
@@ -49,3 +52,19 @@ def test_what_killed_writers_left_behind_is_removed(tmp_path):
 
     assert [path.name for path in removed] == [".a.pt.x1.tmp~"]
     assert [path.name for path in tmp_path.iterdir()] == ["a.pt"]
+
+
+def test_a_status_that_cannot_be_written_leaves_the_old_one(tmp_path):
+    path = tmp_path / "stage_status.json"
+    write_text(path, "{}")
+    previous = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10, previous[1]))
+    try:
+        with pytest.raises(StorageError, match="still whole"):
+            write_text(path, json.dumps({"much": "more" * 100}))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, previous)
+        signal.signal(signal.SIGXFSZ, handler)
+
+    assert path.read_text("utf-8") == "{}"

@@ -6,12 +6,15 @@ import pytest
 import torch
 
 from ups_models.config.schema import EvalConfig, PipelineConfig
-from ups_models.data.pdebench import SteadyFields, Trajectories
+from ups_models.data.fields import SteadyFields, Trajectories
 from ups_models.evaluation.evaluate import EvalData, Models, evaluate, residual_samplers, sample_steady
 from ups_models.evaluation.rollout import one_step_members, rollout
-from ups_models.problems import solvers as pde
+from ups_models.problems import burgers1d, darcy2d
+from ups_models.problems.initial import random_waves
+from ups_models.stages.diff_residual import whitened_residual
 from ups_models.stages.registry import STAGES
-from ups_models.training.loop import fit
+from ups_models.training.loop import Hooks, fit
+from ups_models.training.parallel import World
 
 CPU = torch.device("cpu")
 
@@ -39,7 +42,7 @@ def trajectories(n, seed):
     import numpy as np
 
     times = [0.025 * step for step in range(21)]
-    u = pde.burgers1d(pde.random_waves(n, 256, np.random.default_rng(seed), offset=2.0), 0.1, times)[..., ::4].float()
+    u = burgers1d.solve(random_waves(n, 256, np.random.default_rng(seed), offset=2.0), 0.1, times)[..., ::4].float()
     x = (torch.arange(64) + 0.5) / 64
     return Trajectories("burgers1d", u, x, torch.tensor(times), torch.full((n,), 0.1), torch.arange(n))
 
@@ -47,8 +50,8 @@ def trajectories(n, seed):
 def steady(n, seed):
     import numpy as np
 
-    a = pde.random_coefficients(n, 16, np.random.default_rng(seed))
-    return SteadyFields(a.float(), pde.darcy2d(a, 1.0).float(), torch.ones(n), torch.arange(n))
+    a = darcy2d.random_coefficients(n, 16, np.random.default_rng(seed))
+    return SteadyFields(a.float(), darcy2d.solve(a, 1.0).float(), torch.ones(n), torch.arange(n))
 
 
 @pytest.fixture(scope="module")
@@ -67,10 +70,8 @@ def trained(tmp_path_factory):
             nets,
             device=CPU,
             resume_path=directory / f"{name}.pt",
-            on_step=lambda progress: None,
-            on_epoch=lambda progress: None,
-            on_save=lambda progress: None,
-            should_stop=lambda: False,
+            hooks=Hooks(),
+            world=World(),
         ).ema
     models = Models(*(nets[name] for name in STAGES))
     data = EvalData(trajectories(24, 1), steady(32, 1), fields)
@@ -166,8 +167,6 @@ def test_zeroing_the_diffusion_changes_the_result(trained):
 
 
 def test_the_whitened_residual_has_unit_scale_on_unseen_data(trained):
-    from ups_models.stages.losses import whitened_residual
-
     _, models, data = trained
     u = data.trajectories.u
     batch = {

@@ -1,35 +1,16 @@
-"""Networks and losses: symmetries, conserved quantities and closed forms."""
+"""Networks and samplers: symmetries, conserved quantities and closed forms."""
 
 import math
 
 import pytest
 import torch
 
-from ups_models.data.batches import steady_batch, window_batch
-from ups_models.data.pdebench import SteadyFields, Trajectories
 from ups_models.evaluation.rollout import rollout
 from ups_models.nn.blocks import real_dft
-from ups_models.nn.denoiser import ResidualDiffusion
-from ups_models.nn.operator import LatentOperator
 from ups_models.nn.sampling import karras_sigmas, sample_consistency, sample_edm, sample_flow
-from ups_models.stages.losses import LossInput, distillation_loss, operator_loss, whitened_residual
-from ups_models.stages.registry import STAGES, build_diffusion, build_operator, build_prior
-from ups_models.training.loop import derive_seed
-
-
-@pytest.fixture
-def operator(smoke):
-    torch.manual_seed(0)
-    return build_operator(smoke)
-
-
-@pytest.fixture
-def diffusion(smoke):
-    torch.manual_seed(1)
-    net = build_diffusion(smoke)
-    for parameter in net.denoiser.project.parameters():
-        torch.nn.init.normal_(parameter, std=0.1)
-    return net
+from ups_models.stages import diff_residual, steady_prior
+from ups_models.stages.registry import STAGES
+from ups_models.training.seeds import derive_seed
 
 
 def rng(seed=0):
@@ -101,27 +82,6 @@ def test_reencoding_is_what_the_rollout_says_it_is(operator):
     assert not torch.allclose(never[:, 1], every[:, 1])
 
 
-def test_a_perfect_operator_has_no_prediction_error_in_its_loss(operator):
-    u = torch.stack([fields()] * 3, 1)
-
-    class Identity(LatentOperator):
-        def encode(self, u):
-            return u.unflatten(-1, (8, 8))
-
-        def advance(self, z, parameters):
-            return z
-
-        def decode(self, z, mean):
-            return z.flatten(-2)
-
-    operator.__class__ = Identity
-    step = LossInput(operator, operator, {}, {"u": u, "parameters": PARAMETERS}, 0.0, rng())
-
-    loss = operator_loss(step, reencode_every=1, reconstruction=0.5, consistency=0.1)
-
-    assert loss.item() == pytest.approx(0, abs=1e-6)
-
-
 def test_a_consistency_function_is_the_identity_at_the_smallest_noise(diffusion, smoke):
     x = torch.randn(3, 8, 4, generator=rng())
     context = torch.randn(3, 8, 12, generator=rng(1))
@@ -132,7 +92,7 @@ def test_a_consistency_function_is_the_identity_at_the_smallest_noise(diffusion,
 
 
 def test_the_denoiser_without_a_network_is_the_wiener_filter(smoke):
-    net = build_diffusion(smoke)
+    net = diff_residual.build(smoke)
     x = torch.randn(3, 8, 4, generator=rng())
     sigma = torch.tensor([0.1, 1.0, 5.0])
 
@@ -198,91 +158,9 @@ def test_karras_levels_fall_from_the_largest_to_the_smallest():
     assert bool((sigmas.diff() < 0).all())
 
 
-def test_distillation_is_zero_for_a_student_that_is_consistent(smoke, operator, diffusion):
-    class Perfect(ResidualDiffusion):
-        def consistency(self, x, sigma, context):
-            return torch.zeros_like(x)
-
-    diffusion.__class__ = Perfect
-    batch = {"u": torch.stack([fields()] * 2, 1), "parameters": PARAMETERS}
-    frozen = {"operator": operator, "diff_residual": diffusion}
-
-    loss = distillation_loss(LossInput(diffusion, diffusion, frozen, batch, 0.5, rng()), grid=12, sigma_max=20, rho=7)
-
-    assert loss.item() == pytest.approx(0, abs=1e-9)
-
-
-def test_the_residual_is_the_same_inside_a_bfloat16_autocast(operator, diffusion):
-    u = fields()
-    batch = {"u": torch.stack([u, 1.001 * u], 1), "parameters": PARAMETERS}
-
-    plain = whitened_residual(operator, diffusion, batch)[3]
-    with torch.autocast("cpu", torch.bfloat16):
-        mixed = whitened_residual(operator, diffusion, batch)
-
-    residual = mixed[3] * mixed[2]
-    assert torch.allclose(residual.float(), plain * diffusion.scale(mixed[0], mixed[1]), rtol=0.05, atol=1e-6)
-
-
-def test_only_the_student_learns_from_distillation(smoke, operator, diffusion):
-    torch.manual_seed(2)
-    student, target = build_diffusion(smoke), build_diffusion(smoke)
-    batch = {"u": torch.stack([fields(), fields().roll(1, -1)], 1), "parameters": PARAMETERS}
-    frozen = {"operator": operator, "diff_residual": diffusion}
-
-    distillation_loss(LossInput(student, target, frozen, batch, 0.5, rng()), grid=12, sigma_max=20, rho=7).backward()
-
-    assert any(parameter.grad is not None for parameter in student.denoiser.parameters())
-    assert all(parameter.grad is None for net in (operator, diffusion, target) for parameter in net.parameters())
-
-
-def trajectories(family):
-    u = torch.randn(6, 9, 16, generator=rng())
-    return Trajectories(family, u, torch.arange(16) / 16, torch.arange(9) * 0.1, torch.full((6,), 0.5), torch.arange(6))
-
-
-@pytest.mark.parametrize("family", ["burgers1d", "advection1d"])
-def test_a_batch_is_a_function_of_its_generator_alone(family):
-    data = trajectories(family)
-
-    one, same, other = (window_batch(data, rng(seed), size=4, length=3) for seed in (1, 1, 2))
-
-    assert torch.equal(one["u"], same["u"])
-    assert not torch.equal(one["u"], other["u"])
-    assert one["u"].shape == (4, 3, 16)
-    assert one["parameters"][0].tolist() == pytest.approx([math.log(0.5), math.log(0.1)], abs=1e-5)
-
-
-def test_windows_of_advection_are_shifted_but_never_mirrored():
-    data = trajectories("advection1d")
-    windows = window_batch(data, rng(), size=32, length=1)["u"]
-    sums = {round(value, 4) for value in data.u.sum(-1).flatten().tolist()}
-
-    assert all(round(value, 4) in sums for value in windows.sum(-1).flatten().tolist())
-
-
-def test_a_share_of_the_windows_starts_at_the_initial_field():
-    data = trajectories("advection1d")
-    data.u[:, 0] = 100.0
-
-    always = window_batch(data, rng(), size=32, length=2, initial=1.0)["u"]
-
-    assert bool((always[:, 0] == 100.0).all())
-
-
-def test_steady_pairs_are_turned_together():
-    a = torch.rand(5, 6, 6, generator=rng())
-    data = SteadyFields(a, 2 * a, torch.ones(5), torch.arange(5))
-
-    batches = [steady_batch(data, rng(seed), size=3) for seed in range(12)]
-
-    assert all(torch.equal(batch["u"], 2 * batch["a"]) for batch in batches)
-    assert len({tuple(batch["a"][0].flatten()[:3].tolist()) for batch in batches}) > 1
-
-
 def test_the_prior_sees_the_coefficient_only_when_it_may(smoke):
     torch.manual_seed(0)
-    net = build_prior(smoke)
+    net = steady_prior.build(smoke)
     torch.nn.init.normal_(net.project.weight)
     x, t = torch.randn(2, 16, 16, generator=rng()), torch.full((2,), 0.5)
     a, b = torch.full((2, 16, 16), 0.1), torch.ones(2, 16, 16)

@@ -1,4 +1,4 @@
-"""Files in PDEBench's layout: what is written, what is read, and what is refused."""
+"""Files in PDEBench's layout: what is read, what is seen in them, and what is refused."""
 
 import math
 from pathlib import Path
@@ -7,27 +7,15 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from torch.testing import assert_close
 
-from ups_models.data import pdebench
+from ups_models.data import chunks
+from ups_models.data.fields import Trajectories
+from ups_models.data.inspect import inspect
+from ups_models.data.layouts.pdebench import load_steady, load_trajectories
 from ups_models.errors import DataError
-from ups_models.problems import solvers as pde
-
-
-@pytest.fixture(scope="module")
-def burgers_path(tmp_path_factory) -> Path:
-    path = tmp_path_factory.mktemp("burgers") / "burgers.hdf5"
-    pdebench.generate("burgers1d", path, n=6, seed=3, parameter=0.1, nx=32, solver_nx=64, nt=5, t_end=0.4)
-    return path
-
-
-@pytest.fixture(scope="module")
-def darcy_path(tmp_path_factory) -> Path:
-    path = tmp_path_factory.mktemp("darcy") / "darcy.hdf5"
-    pdebench.generate("darcy2d", path, n=4, seed=3, parameter=10.0, nx=16)
-    return path
+from ups_models.problems import burgers1d, darcy2d
+from ups_models.problems.initial import random_waves
 
 
 def write_1d(path: Path, *, n=3, nt=11, nx=16, t_values=None, **attrs: float | str) -> Path:
@@ -59,134 +47,14 @@ def change(path: Path, name: str, values: np.ndarray | None) -> Path:
     return path
 
 
-# Write
-
-
-def test_burgers_file_has_the_layout_of_pdebench(burgers_path):
-    with h5py.File(burgers_path) as file:
-        layout = {name: (dataset.shape, str(dataset.dtype)) for name, dataset in file.items()}
-        attrs = dict(file.attrs)
-        x, t = file["x-coordinate"][:], file["t-coordinate"][:]
-
-    assert layout == {
-        "tensor": ((6, 5, 32), "float32"),
-        "x-coordinate": ((32,), "float32"),
-        "t-coordinate": ((6,), "float32"),
-    }
-    assert attrs == {"Nu": 0.1, "seed": 3, "generator": "ups-pipeline", "t_end": 0.4}
-    assert_close(x, ((np.arange(32) + 0.5) / 32).astype(np.float32), rtol=0, atol=1e-7)
-    assert_close(t, (np.arange(6) * 0.1).astype(np.float32), rtol=0, atol=1e-7)
-
-
-def test_darcy_file_has_the_layout_of_pdebench(darcy_path):
-    with h5py.File(darcy_path) as file:
-        layout = {name: (dataset.shape, str(dataset.dtype)) for name, dataset in file.items()}
-        attrs = dict(file.attrs)
-
-    assert layout == {
-        "nu": ((4, 16, 16), "float32"),
-        "tensor": ((4, 1, 16, 16), "float32"),
-        "x-coordinate": ((16,), "float32"),
-        "y-coordinate": ((16,), "float32"),
-    }
-    assert attrs == {"beta": 10.0, "seed": 3, "generator": "ups-pipeline"}
-
-
-@pytest.mark.parametrize("solver_nx", [32, 64, 96, 128])
-def test_stored_points_are_where_the_x_coordinate_says(tmp_path, solver_nx):
-    path = tmp_path / "a.hdf5"
-    wanted = pde.random_waves(5, 32, np.random.default_rng(7))
-
-    pdebench.generate("advection1d", path, n=5, seed=7, parameter=0.5, nx=32, solver_nx=solver_nx, nt=3, t_end=2.0)
-    read = pdebench.load_trajectories([path], family="advection1d")
-
-    assert_close(read.u[:, 0], wanted.float(), rtol=0, atol=1e-6)
-    assert_close(read.u[:, 2], wanted.float(), rtol=0, atol=1e-5)  # once around
-
-
-@pytest.mark.parametrize("family", pdebench.FAMILIES)
-def test_a_sample_depends_on_seed_and_row_but_not_on_their_number(tmp_path, family, monkeypatch):
-    few, many = tmp_path / "few.hdf5", tmp_path / "many.hdf5"
-    pdebench.generate(family, few, n=3, seed=5, parameter=0.5, nx=16, nt=3)
-    monkeypatch.setattr(pdebench, "CHUNK_BYTES", 2 * 8 * 3 * 32)  # two trajectories at a time
-
-    pdebench.generate(family, many, n=7, seed=5, parameter=0.5, nx=16, nt=3)
-
-    with h5py.File(few) as short, h5py.File(many) as long:
-        assert_close(long["tensor"][:3], short["tensor"][:], rtol=0, atol=1e-7)
-
-
-def test_files_of_two_viscosities_share_their_initial_conditions(tmp_path):
-    paths = [tmp_path / "Nu0.1.hdf5", tmp_path / "Nu1.0.hdf5"]
-    for path, nu in zip(paths, (0.1, 1.0), strict=True):
-        pdebench.generate("burgers1d", path, n=3, seed=5, parameter=nu, nx=32, nt=3)
-
-    both = pdebench.load_trajectories(paths, family="burgers1d")
-
-    assert torch.equal(both.u[:3, 0], both.u[3:, 0])
-    assert both.row.tolist() == [0, 1, 2, 0, 1, 2]
-    assert_close(both.parameter, torch.tensor([0.1] * 3 + [1.0] * 3))
-
-
-def test_generation_reports_progress_up_to_n(tmp_path, monkeypatch):
-    seen: list[int] = []
-    monkeypatch.setattr(pdebench, "CHUNK_BYTES", 2 * 8 * 3 * 32)
-
-    pdebench.generate(
-        "burgers1d", tmp_path / "a.hdf5", n=5, seed=0, parameter=1.0, nx=16, nt=3, on_progress=seen.append
-    )
-
-    assert seen == sorted(seen)
-    assert seen[-1] == 5
-
-
-def test_an_interrupted_generation_leaves_the_old_file_and_nothing_else(tmp_path):
-    path = tmp_path / "a.hdf5"
-    path.write_bytes(b"old")
-
-    def stop(n_done: int) -> None:
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        pdebench.generate("burgers1d", path, n=2, seed=0, parameter=1.0, nx=16, nt=3, on_progress=stop)
-
-    assert [entry.name for entry in tmp_path.iterdir()] == ["a.hdf5"]
-    assert path.read_bytes() == b"old"
-
-
-def test_generation_refuses_a_grid_that_does_not_resolve_the_shock_and_leaves_nothing(tmp_path):
-    with pytest.raises(pde.SolverFailed, match=r"do not resolve nu=0\.001"):
-        pdebench.generate("burgers1d", tmp_path / "a.hdf5", n=4, seed=0, parameter=0.001, nx=64, solver_nx=64)
-
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize(
-    ("family", "wrong", "message"),
-    [
-        ("wave1d", {}, "no PDE family 'wave1d'"),
-        ("burgers1d", {"n": 0}, "cannot generate n=0"),
-        ("burgers1d", {"nt": 1}, "cannot generate .*nt=1"),
-        ("burgers1d", {"t_end": 0.0}, "t_end=0"),
-        ("burgers1d", {"solver_nx": 24}, "solver_nx=24"),
-        ("darcy2d", {"solver_nx": 32}, "solver_nx=32"),
-        ("burgers1d", {"parameter": 0.0}, "Nu=0.0 is not possible"),
-        ("advection1d", {"parameter": math.nan}, "beta=nan is not possible"),
-    ],
-)
-def test_an_impossible_request_is_refused(tmp_path, family, wrong, message):
-    with pytest.raises(DataError, match=rf"a\.hdf5: .*{message}"):
-        pdebench.generate(family, tmp_path / "a.hdf5", **({"n": 2, "seed": 0, "parameter": 0.1, "nx": 16} | wrong))
-
-
 # Read
 
 
 def test_generated_trajectories_come_back_as_they_were_solved(burgers_path):
-    u0 = pde.random_waves(6, 64, np.random.default_rng(3), offset=1.0)
-    solved = pde.burgers1d(u0, 0.1, [0.0, 0.1, 0.2, 0.3, 0.4])[:, :, ::2]
+    u0 = random_waves(6, 64, np.random.default_rng(3), offset=1.0)
+    solved = burgers1d.solve(u0, 0.1, [0.0, 0.1, 0.2, 0.3, 0.4])[:, :, ::2]
 
-    read = pdebench.load_trajectories([burgers_path], family="burgers1d")
+    read = load_trajectories([burgers_path], family="burgers1d")
 
     assert_close(read.u, solved.float(), rtol=0, atol=1e-6)
     assert read.family == "burgers1d"
@@ -197,21 +65,21 @@ def test_generated_trajectories_come_back_as_they_were_solved(burgers_path):
 
 
 def test_generated_steady_fields_come_back_as_they_were_solved(darcy_path):
-    a = pde.random_coefficients(4, 16, np.random.default_rng(3))
+    a = darcy2d.random_coefficients(4, 16, np.random.default_rng(3))
 
-    read = pdebench.load_steady([darcy_path, darcy_path])
+    read = load_steady([darcy_path, darcy_path])
 
     assert_close(read.a[:4], a.float(), rtol=0, atol=0)
-    assert_close(read.u[4:], pde.darcy2d(a, 10.0).float(), rtol=1e-6, atol=0)
+    assert_close(read.u[4:], darcy2d.solve(a, 10.0).float(), rtol=1e-6, atol=0)
     assert read.beta.tolist() == [10.0] * 8
     assert read.row.tolist() == [0, 1, 2, 3] * 2
 
 
 def test_a_file_of_pdebench_is_thinned_out_as_in_the_paper(tmp_path, monkeypatch):
     path = write_1d(tmp_path / "1D_Burgers_Sols_Nu0.01.hdf5", n=7, nt=201, nx=64, Nu=0.01)
-    monkeypatch.setattr(pdebench, "CHUNK_BYTES", 2 * 201 * 64 * 4)
+    monkeypatch.setattr(chunks, "CHUNK_BYTES", 2 * 201 * 64 * 4)
 
-    read = pdebench.load_trajectories([path], family="burgers1d", reduced_resolution=4, reduced_resolution_t=5, limit=5)
+    read = load_trajectories([path], family="burgers1d", reduced_resolution=4, reduced_resolution_t=5, limit=5)
 
     assert read.u.shape == (5, 41, 16)
     assert_close(read.u, read.row[:, None, None] + read.t[None, :, None] + 10 * read.x, rtol=1e-6, atol=1e-6)
@@ -222,7 +90,7 @@ def test_a_file_of_pdebench_is_thinned_out_as_in_the_paper(tmp_path, monkeypatch
 def test_a_darcy_file_is_thinned_out(tmp_path):
     path = write_darcy(tmp_path / "d.hdf5", beta=1.0)
 
-    read = pdebench.load_steady([path], reduced_resolution=2, limit=2)
+    read = load_steady([path], reduced_resolution=2, limit=2)
 
     assert read.a.shape == read.u.shape == (2, 4, 4)
     assert read.u[0, 1].tolist() == [16, 18, 20, 22]
@@ -235,7 +103,7 @@ def test_a_darcy_file_is_thinned_out(tmp_path):
 def test_a_missing_attribute_is_read_from_the_file_name(tmp_path, name, family, value):
     path = write_1d(tmp_path / name)
 
-    read = pdebench.load_trajectories([path], family=family)
+    read = load_trajectories([path], family=family)
 
     assert read.parameter.tolist() == pytest.approx([value] * 3)
 
@@ -243,12 +111,12 @@ def test_a_missing_attribute_is_read_from_the_file_name(tmp_path, name, family, 
 def test_a_missing_darcy_attribute_is_read_from_the_file_name(tmp_path):
     path = write_darcy(tmp_path / "2D_DarcyFlow_beta0.01_Train.hdf5")
 
-    assert pdebench.load_steady([path]).beta.tolist() == pytest.approx([0.01] * 3)
+    assert load_steady([path]).beta.tolist() == pytest.approx([0.01] * 3)
 
 
 def test_selection_takes_masks_and_indices(burgers_path, darcy_path):
-    trajectories = pdebench.load_trajectories([burgers_path], family="burgers1d")
-    fields = pdebench.load_steady([darcy_path])
+    trajectories = load_trajectories([burgers_path], family="burgers1d")
+    fields = load_steady([darcy_path])
 
     by_mask = trajectories.select(trajectories.row >= 4)
     by_index = fields.select(torch.tensor([2, 0]))
@@ -262,8 +130,8 @@ def test_selection_takes_masks_and_indices(burgers_path, darcy_path):
 # Faults
 
 
-def load(path: Path, **options) -> pdebench.Trajectories:
-    return pdebench.load_trajectories([path], family="burgers1d", **options)
+def load(path: Path, **options) -> Trajectories:
+    return load_trajectories([path], family="burgers1d", **options)
 
 
 def test_a_missing_file_suggests_to_generate_it(tmp_path):
@@ -304,7 +172,7 @@ def test_a_missing_darcy_dataset_is_named(tmp_path, name):
     path = change(write_darcy(tmp_path / "d.hdf5", beta=1.0), name, None)
 
     with pytest.raises(DataError, match=rf"d\.hdf5: dataset '{name}' is missing"):
-        pdebench.load_steady([path])
+        load_steady([path])
 
 
 def test_a_dataset_of_whole_numbers_is_refused(tmp_path):
@@ -318,7 +186,7 @@ def test_coefficients_that_do_not_match_the_solutions_are_refused(tmp_path):
     path = change(write_darcy(tmp_path / "d.hdf5", beta=1.0), "nu", np.ones((2, 8, 8), np.float32))
 
     with pytest.raises(DataError, match=r"d\.hdf5: dataset 'nu' has shape \(2, 8, 8\)"):
-        pdebench.load_steady([path])
+        load_steady([path])
 
 
 def test_files_of_another_family_are_refused(burgers_path, darcy_path, tmp_path):
@@ -329,15 +197,15 @@ def test_files_of_another_family_are_refused(burgers_path, darcy_path, tmp_path)
     with pytest.raises(DataError, match=r"a\.hdf5: .* those of advection1d, not burgers1d"):
         load(advection_path)
     with pytest.raises(DataError, match=r"burgers\.hdf5: .* those of burgers1d, not darcy2d"):
-        pdebench.load_steady([burgers_path])
+        load_steady([burgers_path])
     with pytest.raises(DataError, match=r"darcy\.hdf5: 'darcy2d' is no time-dependent family"):
-        pdebench.load_trajectories([darcy_path], family="darcy2d")
+        load_trajectories([darcy_path], family="darcy2d")
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_the_first_trajectory_with_nan_or_inf_is_named(tmp_path, bad, monkeypatch):
     path = write_1d(tmp_path / "b.hdf5", n=9, Nu=0.1)
-    monkeypatch.setattr(pdebench, "CHUNK_BYTES", 2 * 11 * 16 * 4)
+    monkeypatch.setattr(chunks, "CHUNK_BYTES", 2 * 11 * 16 * 4)
     with h5py.File(path, "a") as file:
         file["tensor"][5, 3, 2] = file["tensor"][7, 0, 0] = bad
 
@@ -367,16 +235,16 @@ def test_files_of_two_grids_are_refused(tmp_path):
     slower = write_1d(tmp_path / "c.hdf5", t_values=np.arange(12, dtype=np.float32), Nu=0.1)
 
     with pytest.raises(DataError, match=r"b\.hdf5: dataset 'x-coordinate' differs from that of .*a\.hdf5"):
-        pdebench.load_trajectories([first, coarser], family="burgers1d")
+        load_trajectories([first, coarser], family="burgers1d")
     with pytest.raises(DataError, match=r"c\.hdf5: dataset 't-coordinate' differs from that of .*a\.hdf5"):
-        pdebench.load_trajectories([first, slower], family="burgers1d")
+        load_trajectories([first, slower], family="burgers1d")
 
 
 def test_darcy_files_of_two_grids_are_refused(tmp_path):
     paths = [write_darcy(tmp_path / "a.hdf5", beta=1.0), write_darcy(tmp_path / "b.hdf5", size=4, beta=1.0)]
 
     with pytest.raises(DataError, match=r"b\.hdf5: dataset 'tensor' has grid \(4, 4\)"):
-        pdebench.load_steady(paths)
+        load_steady(paths)
 
 
 @pytest.mark.parametrize("option", ["reduced_resolution", "reduced_resolution_t"])
@@ -392,7 +260,7 @@ def test_a_parameter_found_nowhere_is_refused(tmp_path):
     with pytest.raises(DataError, match=r"u\.hdf5: dataset 'tensor' comes without attribute 'Nu' or 'beta'"):
         load(write_1d(tmp_path / "u.hdf5"))
     with pytest.raises(DataError, match=r"d\.hdf5: attribute 'beta' .* missing"):
-        pdebench.load_steady([write_darcy(tmp_path / "d.hdf5")])
+        load_steady([write_darcy(tmp_path / "d.hdf5")])
 
 
 def test_a_parameter_that_is_no_number_is_refused(tmp_path):
@@ -402,7 +270,7 @@ def test_a_parameter_that_is_no_number_is_refused(tmp_path):
 
 def test_loading_nothing_is_refused(burgers_path):
     with pytest.raises(DataError, match=r"no data file given"):
-        pdebench.load_trajectories([], family="burgers1d")
+        load_trajectories([], family="burgers1d")
     with pytest.raises(DataError, match=r"burgers\.hdf5: limit=0 leaves no row"):
         load(burgers_path, limit=0)
 
@@ -417,39 +285,14 @@ def test_every_message_is_one_line(tmp_path):
     assert "\n" not in str(caught.value)
 
 
-# Split
-
-
-@given(n_rows=st.lists(st.integers(1, 40), min_size=1, max_size=4), val=st.integers(0, 15), test=st.integers(0, 15))
-def test_a_split_is_disjoint_and_complete_and_the_same_in_every_file(n_rows, val, test):
-    row = torch.cat([torch.arange(n) for n in n_rows])
-
-    if max(n_rows) <= val + test:
-        with pytest.raises(DataError, match=r"none of .* to train on"):
-            pdebench.split_rows(row, val=val, test=test)
-        return
-    split = pdebench.split_rows(row, val=val, test=test)
-
-    parts = [set(row[mask].tolist()) for mask in (split.train, split.val, split.test)]
-    assert torch.equal(split.train.int() + split.val.int() + split.test.int(), torch.ones_like(row).int())
-    assert sum(len(part) for part in parts) == len(set().union(*parts)) == max(n_rows)
-    assert parts[2] == set(range(min(test, max(n_rows))))
-    assert parts[1] == set(range(test, min(test + val, max(n_rows))))
-
-
-def test_a_split_of_negative_size_is_refused():
-    with pytest.raises(DataError, match="val=-1"):
-        pdebench.split_rows(torch.arange(4), val=-1, test=1)
-
-
 # Inspect
 
 
 def test_inspection_tells_what_a_burgers_file_holds(burgers_path):
-    info = pdebench.inspect(burgers_path)
+    info = inspect(burgers_path)
 
     tensor = info.datasets[0]
-    u = pdebench.load_trajectories([burgers_path], family="burgers1d").u
+    u = load_trajectories([burgers_path], family="burgers1d").u
     assert (info.family, info.parameter, info.n_samples, info.grid) == ("burgers1d", 0.1, 6, (32,))
     assert info.dt == pytest.approx(0.1)
     assert (info.n_nan, info.n_inf, info.n_duplicates) == (0, 0, 0)
@@ -460,7 +303,7 @@ def test_inspection_tells_what_a_burgers_file_holds(burgers_path):
 
 
 def test_inspection_tells_what_a_darcy_file_holds(darcy_path):
-    info = pdebench.inspect(darcy_path)
+    info = inspect(darcy_path)
 
     assert (info.family, info.parameter, info.n_samples, info.grid, info.dt) == ("darcy2d", 10.0, 4, (16, 16), None)
     assert [dataset.name for dataset in info.datasets] == ["nu", "tensor", "x-coordinate", "y-coordinate"]
@@ -469,14 +312,14 @@ def test_inspection_tells_what_a_darcy_file_holds(darcy_path):
 
 def test_inspection_counts_nan_inf_and_duplicates(tmp_path, monkeypatch):
     path = write_1d(tmp_path / "b.hdf5", n=6, Nu=0.1)
-    monkeypatch.setattr(pdebench, "CHUNK_BYTES", 2 * 11 * 16 * 4)
+    monkeypatch.setattr(chunks, "CHUNK_BYTES", 2 * 11 * 16 * 4)
     with h5py.File(path, "a") as file:
         tensor = file["tensor"]
         tensor[4] = tensor[5] = tensor[0]
         tensor[1] = math.nan
         tensor[2, 0, :2] = -math.inf
 
-    info = pdebench.inspect(path)
+    info = inspect(path)
 
     assert (info.n_nan, info.n_inf, info.n_duplicates) == (11 * 16, 2, 2)
     assert math.isfinite(info.datasets[0].mean)

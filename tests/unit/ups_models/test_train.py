@@ -6,12 +6,16 @@ import itertools
 import pytest
 import torch
 
-from ups_models.data.pdebench import SteadyFields, Trajectories
+from ups_models.data.fields import SteadyFields, Trajectories
 from ups_models.errors import CheckpointError, ConfigError, Preempted, TrainingDiverged
 from ups_models.stages.registry import STAGES
-from ups_models.training.loop import derive_seed, fit, learning_rate
+from ups_models.training.loop import Hooks, fit
+from ups_models.training.optim import learning_rate
+from ups_models.training.parallel import World
+from ups_models.training.seeds import derive_seed
 
 CPU = torch.device("cpu")
+ALONE = World()
 NAMES = list(STAGES)
 
 
@@ -45,7 +49,7 @@ class Harness:
             nets[name] = STAGES[name].build(self.cfg).requires_grad_(False)
         return nets
 
-    def fit(self, name, *, stop_at=None, data=None):
+    def fit(self, name, *, stop_at=None, data=None, world=ALONE):
         stage = STAGES[name]
         return fit(
             stage,
@@ -54,10 +58,12 @@ class Harness:
             self.frozen(stage),
             device=CPU,
             resume_path=self.directory / f"{name}.pt",
-            on_step=lambda progress: self.steps.append(progress.step),
-            on_epoch=lambda progress: self.epochs.append(progress.epoch),
-            on_save=lambda progress: None,
-            should_stop=lambda: bool(stop_at) and self.steps[-1] == stop_at,
+            hooks=Hooks(
+                on_step=lambda progress: self.steps.append(progress.step),
+                on_epoch=lambda progress: self.epochs.append(progress.epoch),
+                should_stop=lambda: bool(stop_at) and self.steps[-1] == stop_at,
+            ),
+            world=world,
         )
 
 
@@ -122,10 +128,8 @@ def test_training_lowers_the_loss(smoke, tmp_path, name):
         harness.frozen(stage),
         device=CPU,
         resume_path=tmp_path / "state.pt",
-        on_step=lambda progress: losses.append(progress.loss),
-        on_epoch=lambda progress: None,
-        on_save=lambda progress: None,
-        should_stop=lambda: False,
+        hooks=Hooks(on_step=lambda progress: losses.append(progress.loss)),
+        world=ALONE,
     )
 
     first = slice(5) if name != "diff_residual" else slice(30, 60)  # after the scale's own warm-up
@@ -175,11 +179,9 @@ def test_a_consistency_student_starts_from_its_teacher(smoke, tmp_path):
     assert 0 < moved < 10 * smoke.stages.consistency_distill.lr
 
 
-def test_several_processes_are_refused_rather_than_trained_apart(harness, monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "2")
-
-    with pytest.raises(ConfigError, match="WORLD_SIZE=2"):
-        harness.fit("operator")
+def test_several_processes_are_refused_rather_than_trained_apart(harness):
+    with pytest.raises(ConfigError, match="WORLD_SIZE=2: training on several processes is not supported yet"):
+        harness.fit("operator", world=World(rank=1, world_size=2))
 
 
 def test_the_learning_rate_warms_up_and_falls_to_zero(smoke):

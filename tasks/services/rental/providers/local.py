@@ -9,9 +9,10 @@ import subprocess
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Self
 
-from tasks.services.rental.providers.vast import Instance, MachineSpec, Offer, ProviderError
+from tasks.services.rental.provider import Instance, MachineSpec, Offer, ProviderError
+from tasks.services.run import environment
 from ups_models.files import write_text
 
 MARK = "UPS_LOCAL_INSTANCE"
@@ -23,17 +24,22 @@ GONE_WITHIN_S, LOG_BYTES = 10.0, 8000
 class LocalProvider:
     """Instances are folders under `root`, each with a record and a process group; they cost nothing."""
 
-    name = "local"
+    supports_bids = False
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self.children: list[subprocess.Popen[bytes]] = []
 
-    def search(self, wanted: MachineSpec) -> list[Offer]:
-        """This machine."""
-        return [Offer(1, 1, wanted.gpu, wanted.num_gpus, 0.0, "here")]
+    @classmethod
+    def for_run(cls, run_dir: Path) -> Self:
+        """The factory of the registry: the instances lie in the run directory."""
+        return cls(run_dir / "instances")
 
-    def rent(self, offer: Offer, wanted: MachineSpec, *, label: str, onstart: str, env: Mapping[str, str]) -> int:
+    def search(self, spec: MachineSpec) -> list[Offer]:
+        """This machine."""
+        return [Offer(1, 1, spec.gpu, spec.num_gpus, 0.0, "here")]
+
+    def rent(self, offer: Offer, spec: MachineSpec, *, label: str, onstart: str, env: Mapping[str, str]) -> int:
         """Start the bootstrap."""
         number = 1 + max((int(path.name) for path in self._folders()), default=0)
         folder = self.root / str(number)
@@ -42,12 +48,11 @@ class LocalProvider:
         script = folder / "onstart.sh"
         script.write_text(onstart, encoding="utf-8")
         write_text(folder / "instance.json", json.dumps({"label": label}))
-        environment = {name: os.environ[name] for name in KEPT if name in os.environ}
         with (folder / "log").open("ab") as log:
             child = subprocess.Popen(
                 ["bash", str(script)],
                 cwd=home,
-                env={**environment, **env, "HOME": str(home), MARK: str(folder.resolve())},
+                env={**environment.selected(KEPT), **env, "HOME": str(home), MARK: str(folder.resolve())},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -59,13 +64,13 @@ class LocalProvider:
     def describe(self, instance_id: int) -> Instance | None:
         """Running while any process of it lives; then gone."""
         folder = self.root / str(instance_id)
-        record = self._record(folder)
-        if record is None or not self._processes(folder):
+        if not self._processes(folder):
             return None
+        record = json.loads((folder / "instance.json").read_text("utf-8"))
         return Instance(instance_id, 1, str(record["label"]), "running", "", False, 0.0)
 
     def list_instances(self, prefix: str) -> list[Instance]:
-        """Those that live."""
+        """Those that run."""
         found = [self.describe(int(folder.name)) for folder in self._folders()]
         return [one for one in found if one is not None and one.label.startswith(prefix)]
 
@@ -88,22 +93,15 @@ class LocalProvider:
             time.sleep(0.05)
 
     def has_account_variable(self, name: str) -> bool:
-        """Nothing is handed on by itself."""
+        """No variable is handed on by itself."""
         return False
 
     def _folders(self) -> list[Path]:
         return [path for path in self.root.glob("[0-9]*") if path.name.isdecimal()]
 
-    def _record(self, folder: Path) -> dict[str, Any] | None:
-        try:
-            record: dict[str, Any] = json.loads((folder / "instance.json").read_text("utf-8"))
-        except FileNotFoundError:
-            return None
-        return record
-
     def _processes(self, folder: Path) -> list[int]:
         for child in self.children:
-            child.poll()  # so that what has ended is gone
+            child.poll()  # so that one that has ended is no zombie
         return marked_processes(f"{MARK}={folder.resolve()}")
 
 

@@ -1,29 +1,40 @@
-"""Machines for rent: what a provider does, and Vast.ai through its own SDK, of which this is the only importer."""
+"""Vast.ai through its own SDK, of which this is the only importer."""
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
 
 import requests
 
-from ups_models.errors import BadInput, UPSError
+from tasks.services.rental.provider import (
+    Instance,
+    MachineSpec,
+    NoOffer,
+    NoSuchInstance,
+    Offer,
+    OfferGone,
+    ProviderError,
+    ProviderRefused,
+    State,
+    UnknownOutcome,
+)
+from tasks.services.run import environment
+from tasks.services.run.retry import retrying
+from ups_models.errors import UPSError
 
 if TYPE_CHECKING:
     from vastai import VastAI
 
-State = Literal["booting", "running", "failed", "away"]
-"""away: neither running nor about to: outbid, stopped, its host offline. Whether that lasts, the watcher decides."""
-
+URL, KEY = "VAST_URL", "VAST_API_KEY"
 BOOTING = (None, "created", "loading", "rebooting")
 BROKEN = ("exited", "unknown")
 BAD_WORDS = ("error", "failed", "failure", "exception", "traceback", "oci runtime", "permission denied")
 TRANSIENT = (429, 500, 502, 503, 504)
 RETRY_AFTER_S = (2.0, 5.0, 10.0, 20.0, 30.0, 60.0)
-DESTROY_TRIES, DESTROY_PAUSE_S = 12, 3.5
+DESTROY_AGAIN_AFTER_S = (3.5,) * 11
 MAX_TEXT = 300
 SDK_ERRORS = (requests.RequestException, KeyError, TypeError, ValueError, TimeoutError)
 """What the SDK raises: its HTTP library's errors, and its own slips over rows that it did not expect."""
@@ -31,130 +42,48 @@ BID_MARGIN = 1.2
 """What is bid is what is paid: a little above the least bid, and never above the user's limit."""
 
 
-class ProviderError(UPSError):
-    """The provider said no, or something that cannot be understood."""
-
-
-class ProviderRefused(BadInput):
-    """What the account's owner must cure: the key, its rights, the credit."""
-
-
-class NoOffer(BadInput):
-    """Nothing on the market fits."""
-
-
-class NoSuchInstance(ProviderError):
-    """It is gone."""
-
-
-class OfferGone(ProviderError):
-    """Somebody else was faster, or the bid was too low."""
-
-
-class UnknownOutcome(ProviderError):
-    """No answer, or one that proves nothing: what was asked may have happened."""
-
-
-@dataclass(frozen=True)
-class MachineSpec:
-    """The machine that is looked for."""
-
-    gpu: str = "RTX_4090"
-    num_gpus: int = 1
-    disk_gb: float = 40.0
-    max_usd_per_hour: float = 1.0
-    interruptible: bool = True
-    region: str | None = None
-    image: str = "pytorch/pytorch:2.6.0-cuda12.4-cudnn9-runtime"
-    min_cuda: float = 12.4
-    hours: float = 24.0
-
-
-@dataclass(frozen=True)
-class Offer:
-    """One machine on the market, at the price that would be paid for it: its own, or our bid."""
-
-    id: int
-    machine_id: int
-    gpu: str
-    num_gpus: int
-    usd_per_hour: float
-    region: str
-
-
-@dataclass(frozen=True)
-class Instance:
-    """One rented machine, and nothing of the provider's row that could carry a secret."""
-
-    id: int
-    machine_id: int
-    label: str
-    state: State
-    detail: str
-    is_bid: bool
-    usd_per_hour: float
-
-
-class Provider(Protocol):
-    """Rents machines and gives them back."""
-
-    name: str
-
-    def search(self, wanted: MachineSpec) -> list[Offer]:
-        """Offers under the price, cheapest first. Raises NoOffer that says what the cheapest one was."""
-
-    def rent(self, offer: Offer, wanted: MachineSpec, *, label: str, onstart: str, env: Mapping[str, str]) -> int:
-        """Rent once; the instance's id. Raises OfferGone, Uncertain when it may have been rented all the same."""
-
-    def describe(self, instance_id: int) -> Instance | None:
-        """The instance as it is now; None once it is gone. Raises Uncertain."""
-
-    def list_instances(self, prefix: str) -> list[Instance]:
-        """Every instance whose label begins so, stopped ones included. Raises Uncertain."""
-
-    def logs(self, instance_id: int) -> str:
-        """The last lines that the instance wrote; empty when there are none to be had."""
-
-    def destroy(self, instance_id: int) -> None:
-        """End the instance and its cost, and see that it is gone. Raises ProviderError when it is not."""
-
-    def has_account_variable(self, name: str) -> bool:
-        """Whether the account hands a variable of this name to every instance."""
+class _StillThere(ProviderError):
+    """A destroyed instance is not gone yet."""
 
 
 class VastProvider:
     """Vast.ai. The key comes from VAST_API_KEY or the SDK's own file, the address from VAST_URL."""
 
-    name = "vast"
+    supports_bids = True
 
     def __init__(self, *, pause: Callable[[float], None] = time.sleep) -> None:
         self.pause = pause
         self.client = _client()
 
-    def search(self, wanted: MachineSpec) -> list[Offer]:
-        """Verified machines alone, reliable, with a driver new enough, and free for long enough."""
-        kind = "bid" if wanted.interruptible else "on-demand"
+    @classmethod
+    def for_run(cls, _run_dir: Path) -> Self:
+        """The factory of the registry; Vast.ai keeps nothing on this machine."""
+        return cls()
+
+    def search(self, spec: MachineSpec) -> list[Offer]:
+        """Only verified machines, reliable, with a driver new enough, and free for long enough."""
+        kind = "bid" if spec.interruptible else "on-demand"
         query: dict[str, Any] = {
-            "gpu_name": {"eq": wanted.gpu.replace("_", " ")},
-            "num_gpus": {"eq": wanted.num_gpus},
-            "disk_space": {"gte": wanted.disk_gb},
-            "cuda_max_good": {"gte": wanted.min_cuda},
+            "gpu_name": {"eq": spec.gpu.replace("_", " ")},
+            "num_gpus": {"eq": spec.num_gpus},
+            "disk_space": {"gte": spec.disk_gb},
+            "cuda_max_good": {"gte": spec.min_cuda},
             "reliability": {"gte": 0.9},
             "verified": {"eq": True},
             "rentable": {"eq": True},
             "rented": {"eq": False},
-            "duration": {"gte": wanted.hours * 3600},
+            "duration": {"gte": spec.hours * 3600},
         }
-        if wanted.region:
-            query["geolocation"] = {"in": [wanted.region]}
+        if spec.region:
+            query["geolocation"] = {"in": [spec.region]}
         rows = self._ask(
             lambda: self.client.search_offers(
-                query=query, type=kind, order="dph_total", limit=64, storage=wanted.disk_gb, no_default=True
+                query=query, type=kind, order="dph_total", limit=64, storage=spec.disk_gb, no_default=True
             )
         )
-        least = "min_bid" if wanted.interruptible else "dph_total"
+        least = "min_bid" if spec.interruptible else "dph_total"
         rows = sorted(rows or [], key=lambda row: float(row[least]))
-        what, most = f"{wanted.num_gpus} x {wanted.gpu} ({kind})", wanted.max_usd_per_hour
+        what, most = f"{spec.num_gpus} x {spec.gpu} ({kind})", spec.max_usd_per_hour
         if not rows:
             raise NoOffer(f"Vast.ai has no {what} that fits; choose another --gpu, less --disk, or no --region")
         if float(rows[0][least]) > most:
@@ -162,21 +91,20 @@ class VastProvider:
                 f"no {what} under {most:g} USD/h: the cheapest is {float(rows[0][least]):.3f} USD/h; "
                 "raise --max-price, or choose another --gpu"
             )
-        margin = BID_MARGIN if wanted.interruptible else 1.0
+        margin = BID_MARGIN if spec.interruptible else 1.0
         return [_offer(row, min(most, margin * float(row[least]))) for row in rows if float(row[least]) <= most]
 
-    def rent(self, offer: Offer, wanted: MachineSpec, *, label: str, onstart: str, env: Mapping[str, str]) -> int:
-        """One PUT, never sent twice: a lost reply is settled by looking for the label."""
-        bid = offer.usd_per_hour if wanted.interruptible else None
+    def rent(self, offer: Offer, spec: MachineSpec, *, label: str, onstart: str, env: Mapping[str, str]) -> int:
+        """One PUT, never sent twice: after a lost reply the caller looks for the label."""
         try:
             reply = self.client.create_instance(
                 id=offer.id,
-                image=wanted.image,
-                disk=wanted.disk_gb,
-                env=dict(env),
+                image=spec.image,
+                disk=spec.disk_gb,
+                env={**environment.selected((URL,)), **env},  # with the address, so that it can destroy itself
                 label=label,
                 onstart_cmd=onstart,
-                bid_price=bid,
+                bid_price=offer.usd_per_hour if spec.interruptible else None,
                 cancel_unavail=True,
                 ssh=True,
             )
@@ -209,29 +137,33 @@ class VastProvider:
         """The last hundred lines."""
         try:
             text = self.client.logs(instance_id=instance_id, tail="100")
-        except SDK_ERRORS:  # logs are help, not truth
+        except SDK_ERRORS:  # logs only help a reader; nothing depends on them
             return ""
         return redacted(text) if isinstance(text, str) else ""
 
     def destroy(self, instance_id: int) -> None:
         """Destroy, and look again until it is gone: the reply alone proves nothing."""
-        said = ""
-        for _ in range(DESTROY_TRIES):
-            try:
-                self.client.destroy_instance(id=instance_id)
-            except SDK_ERRORS as error:
-                status, body = _answer(error)
-                said = f"HTTP {status} {_text(body)}" if status else type(error).__name__
-            try:
-                if self.describe(instance_id) is None:
-                    return
-            except (UnknownOutcome, ProviderRefused) as error:  # a refusal may pass, and the machine costs until then
-                said = str(error)
-            self.pause(DESTROY_PAUSE_S)
-        raise ProviderError(
-            f"instance {instance_id} is not destroyed ({said or 'it is still listed'}), and costs money: "
-            f"`ups destroy {instance_id}`, or destroy it in the console"
-        )
+        try:
+            retrying(DESTROY_AGAIN_AFTER_S, _StillThere, pause=self.pause, warn=False)(self._destroy_once, instance_id)
+        except _StillThere as error:
+            raise ProviderError(
+                f"instance {instance_id} is not destroyed ({error}), and costs money: "
+                f"`ups destroy {instance_id}`, or destroy it in the console"
+            ) from None
+
+    def _destroy_once(self, instance_id: int) -> None:
+        reason = "it is still listed"
+        try:
+            self.client.destroy_instance(id=instance_id)
+        except SDK_ERRORS as error:
+            status, body = _answer(error)
+            reason = f"HTTP {status} {_text(body)}" if status else type(error).__name__
+        try:
+            if self.describe(instance_id) is None:
+                return
+        except (UnknownOutcome, ProviderRefused) as error:  # a refusal may pass, and the machine costs until then
+            reason = str(error)
+        raise _StillThere(reason)
 
     def has_account_variable(self, name: str) -> bool:
         """By name; values are masked and not asked for."""
@@ -242,28 +174,22 @@ class VastProvider:
         return isinstance(found, dict) and name in found
 
     def _drop(self, instance_id: object) -> None:
-        """An error can leave an instance behind, which costs."""
+        """Destroy the instance that an error left behind, for it costs."""
         if isinstance(instance_id, int):
             self.destroy(instance_id)
 
     def _ask(self, call: Callable[[], Any]) -> Any:
-        """A question that may be repeated: retried at intervals that outlast Vast's limits. Raises Uncertain."""
-        for pause_s in (*RETRY_AFTER_S, None):
-            try:
-                return call()
-            except SDK_ERRORS as error:
-                status, body = _answer(error)
-                transient = status is None or status in TRANSIENT
-                if not transient or pause_s is None:
-                    raise _rebuilt(status, body, "asking Vast.ai") from None
-                self.pause(pause_s)
-        raise AssertionError
+        """A question that may be repeated: retried at intervals that outlast Vast's limits. Raises UnknownOutcome."""
+        try:
+            return retrying(RETRY_AFTER_S, _is_transient, pause=self.pause, warn=False)(call)
+        except SDK_ERRORS as error:
+            raise _rebuilt(*_answer(error), "asking Vast.ai") from None
 
 
 def _client() -> VastAI:
     from vastai import VastAI
 
-    url = os.environ.get("VAST_URL", "").rstrip("/")
+    url = environment.get(URL).rstrip("/")
     try:
         return VastAI(retry=1, quiet=True, **({"server_url": url} if url else {}))
     except RuntimeError:
@@ -295,16 +221,20 @@ def _instance(row: Mapping[str, Any]) -> Instance:
         state = "running"
     elif intended == "running" and actual in BOOTING:
         state = "booting"
-    is_bid = bool(row.get("is_bid"))
     return Instance(
         int(row["id"]),
         int(row.get("machine_id") or 0),
         str(row.get("label") or ""),
         state,
         redacted(detail or str(actual)),
-        is_bid,
+        bool(row.get("is_bid")),
         float(row.get("dph_total") or 0.0),
     )
+
+
+def _is_transient(error: Exception) -> bool:
+    status = _answer(error)[0]
+    return isinstance(error, SDK_ERRORS) and (status is None or status in TRANSIENT)
 
 
 def _answer(error: Exception) -> tuple[int | None, dict[str, Any]]:
@@ -350,8 +280,7 @@ def _text(body: Mapping[str, Any]) -> str:
 
 def redacted(text: str) -> str:
     """A text without the secrets that this process knows."""
-    for name in ("VAST_API_KEY", "WANDB_API_KEY"):
-        secret = os.environ.get(name)
-        if secret:
+    for name in (KEY, "WANDB_API_KEY"):
+        if secret := environment.get(name):
             text = text.replace(secret, f"<{name}>")
     return text

@@ -8,7 +8,12 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from ups_models.problems import solvers as pde
+from ups_models.config.schema import DataConfig
+from ups_models.data.generate import RESOLUTIONS, SOLVERS
+from ups_models.problems import advection1d, burgers1d, darcy2d
+from ups_models.problems.initial import random_waves
+from ups_models.problems.registry import BURGERS, EVOLVING, PROBLEMS
+from ups_models.problems.solving import SolverFailed
 
 TIMES = [i * 0.05 for i in range(41)]
 
@@ -59,7 +64,7 @@ def test_burgers_agrees_with_the_exact_cole_hopf_solution(nu, nx):
     fine = smooth_rows(3, 4096, seed=1)
     frames = [1, 2, 10, 40]
 
-    u = pde.burgers1d(u0, nu, TIMES)
+    u = burgers1d.solve(u0, nu, TIMES)
 
     points = slice(nx // 64, None, nx // 32)
     for row in range(3):
@@ -68,10 +73,10 @@ def test_burgers_agrees_with_the_exact_cole_hopf_solution(nu, nx):
 
 
 def test_burgers_with_pdebench_initial_conditions_agrees_with_the_exact_solution():
-    u0 = pde.random_waves(8, 512, np.random.default_rng(0))
-    fine = pde.random_waves(8, 4096, np.random.default_rng(0))
+    u0 = random_waves(8, 512, np.random.default_rng(0))
+    fine = random_waves(8, 4096, np.random.default_rng(0))
 
-    u = pde.burgers1d(u0, 0.01, TIMES)
+    u = burgers1d.solve(u0, 0.01, TIMES)
 
     for row in range(8):
         exact = torch.stack([cole_hopf(fine[row], 0.01, TIMES[frame], centres(512)[8::16]) for frame in (2, 20)])
@@ -79,33 +84,33 @@ def test_burgers_with_pdebench_initial_conditions_agrees_with_the_exact_solution
 
 
 def test_burgers_conserves_the_mean_and_loses_energy():
-    u0 = pde.random_waves(6, 256, np.random.default_rng(3))
+    u0 = random_waves(6, 256, np.random.default_rng(3))
 
-    u = pde.burgers1d(u0, 0.02, TIMES)
+    u = burgers1d.solve(u0, 0.02, TIMES)
 
     assert_close(u.mean(dim=-1), u0.mean(dim=-1, keepdim=True).expand(-1, 41), rtol=0, atol=1e-12)
     assert bool((u.square().mean(dim=-1).diff(dim=-1) <= 1e-6).all())
 
 
 def test_burgers_returns_the_initial_condition_at_time_zero():
-    u0 = pde.random_waves(3, 128, np.random.default_rng(3))
+    u0 = random_waves(3, 128, np.random.default_rng(3))
 
-    u = pde.burgers1d(u0, 0.1, [0.0, 0.1])
+    u = burgers1d.solve(u0, 0.1, [0.0, 0.1])
 
     assert_close(u[:, 0], u0, rtol=0, atol=0)
 
 
 def test_burgers_of_a_constant_stays_constant():
-    u = pde.burgers1d(torch.full((1, 64), 0.7), 0.01, [0.0, 1.0])
+    u = burgers1d.solve(torch.full((1, 64), 0.7), 0.01, [0.0, 1.0])
 
     assert_close(u, torch.full((1, 2, 64), 0.7).double(), rtol=0, atol=1e-7)
 
 
 def test_burgers_rows_do_not_depend_on_their_neighbours():
-    u0 = pde.random_waves(40, 128, np.random.default_rng(5))
+    u0 = random_waves(40, 128, np.random.default_rng(5))
 
-    together = pde.burgers1d(u0, 0.05, TIMES[:5])
-    alone = torch.cat([pde.burgers1d(u0[row : row + 1], 0.05, TIMES[:5]) for row in range(40)])
+    together = burgers1d.solve(u0, 0.05, TIMES[:5])
+    alone = torch.cat([burgers1d.solve(u0[row : row + 1], 0.05, TIMES[:5]) for row in range(40)])
 
     assert_close(alone, together, rtol=0, atol=1e-13)
 
@@ -113,17 +118,17 @@ def test_burgers_rows_do_not_depend_on_their_neighbours():
 def test_burgers_refuses_a_grid_too_coarse_for_the_shock():
     u0 = smooth_rows(2, 128, seed=1)
 
-    with pytest.raises(pde.SolverFailed, match=r"128 points do not resolve nu=0\.001 .* Solve on 256 points or more"):
-        pde.burgers1d(u0, 0.001, TIMES)
+    with pytest.raises(SolverFailed, match=r"128 points do not resolve nu=0\.001 .* Solve on 256 points or more"):
+        burgers1d.solve(u0, 0.001, TIMES)
 
 
 def test_burgers_grid_grows_as_the_viscosity_falls():
-    points = [pde.burgers_resolution(nu, 256) for nu in (1.0, 0.01, 0.004, 0.002, 0.001)]
+    points = [burgers1d.resolution(nu, 256) for nu in (1.0, 0.01, 0.004, 0.002, 0.001)]
 
     assert points == [512, 512, 1024, 2048, 4096]
 
 
-@pytest.mark.parametrize("solve", [pde.burgers1d, pde.advection1d])
+@pytest.mark.parametrize("solve", [burgers1d.solve, advection1d.solve])
 @pytest.mark.parametrize("times", [[], [0.1, 0.2], [0.0, 0.1, 0.1]])
 def test_output_times_must_start_at_zero_and_increase(solve, times):
     with pytest.raises(ValueError, match="must start at 0 and increase"):
@@ -134,11 +139,11 @@ def test_solvers_report_the_number_of_finished_samples():
     burgers: list[int] = []
     advection: list[int] = []
     darcy: list[int] = []
-    u0 = pde.random_waves(40, 64, np.random.default_rng(0))
+    u0 = random_waves(40, 64, np.random.default_rng(0))
 
-    pde.burgers1d(u0, 1.0, [0.0, 0.01], on_progress=burgers.append)
-    pde.advection1d(u0, 1.0, [0.0, 0.01], on_progress=advection.append)
-    pde.darcy2d(torch.ones(40, 8, 8), 1.0, on_progress=darcy.append)
+    burgers1d.solve(u0, 1.0, [0.0, 0.01], on_progress=burgers.append)
+    advection1d.solve(u0, 1.0, [0.0, 0.01], on_progress=advection.append)
+    darcy2d.solve(torch.ones(40, 8, 8), 1.0, on_progress=darcy.append)
 
     assert burgers == sorted(burgers)
     assert burgers[-1] == 40
@@ -148,8 +153,8 @@ def test_solvers_report_the_number_of_finished_samples():
 def test_solvers_leave_the_number_of_threads_as_it_was():
     before = torch.get_num_threads()
 
-    pde.burgers1d(torch.zeros(1, 16), 0.1, [0.0, 0.1])
-    pde.darcy2d(torch.ones(1, 4, 4), 1.0)
+    burgers1d.solve(torch.zeros(1, 16), 0.1, [0.0, 0.1])
+    darcy2d.solve(torch.ones(1, 4, 4), 1.0)
 
     assert torch.get_num_threads() == before
 
@@ -161,7 +166,7 @@ def test_advection_shifts_the_initial_condition(beta):
     def u0(points: Tensor) -> Tensor:
         return torch.sin(2 * math.pi * points) + 0.5 * torch.cos(6 * math.pi * points) + 0.2
 
-    u = pde.advection1d(u0(x)[None], beta, TIMES)
+    u = advection1d.solve(u0(x)[None], beta, TIMES)
 
     exact = torch.stack([u0(x - beta * t) for t in TIMES])
     assert_close(u[0], exact, rtol=0, atol=1e-12)
@@ -181,7 +186,7 @@ def poisson_series(n: int) -> Tensor:
 def test_darcy_of_constant_coefficients_converges_to_the_series_with_second_order():
     errors = []
     for n in (16, 32, 64):
-        u = pde.darcy2d(torch.full((1, n, n), 0.5), 2.0)[0]
+        u = darcy2d.solve(torch.full((1, n, n), 0.5), 2.0)[0]
         errors.append(float((u - 4 * poisson_series(n)).norm() / u.norm()))
 
     assert errors[-1] < 6e-4
@@ -194,7 +199,7 @@ def test_darcy_flux_is_continuous_where_the_coefficient_jumps():
     a = torch.ones(1, n, n)
     a[:, n // 2 :] = 0.1
 
-    u = pde.darcy2d(a, 1.0)[0]
+    u = darcy2d.solve(a, 1.0)[0]
 
     middle = u[:, n // 2]
     flux_below = 1.0 * (middle[n // 2 - 1] - middle[n // 2 - 2])
@@ -203,9 +208,9 @@ def test_darcy_flux_is_continuous_where_the_coefficient_jumps():
 
 
 def test_darcy_solution_satisfies_its_equations_and_is_positive():
-    a = pde.random_coefficients(20, 24, np.random.default_rng(0)).double()
+    a = darcy2d.random_coefficients(20, 24, np.random.default_rng(0)).double()
 
-    u = pde.darcy2d(a, 3.0)
+    u = darcy2d.solve(a, 3.0)
 
     padded_a, padded_u = (torch.nn.functional.pad(field, (1, 1, 1, 1)) for field in (a, u))
     outflow = torch.zeros_like(u)
@@ -219,28 +224,28 @@ def test_darcy_solution_satisfies_its_equations_and_is_positive():
 
 
 def test_darcy_solution_keeps_the_symmetries_of_the_square():
-    a = pde.random_coefficients(4, 16, np.random.default_rng(1))
+    a = darcy2d.random_coefficients(4, 16, np.random.default_rng(1))
 
-    u = pde.darcy2d(a, 1.0)
+    u = darcy2d.solve(a, 1.0)
 
-    assert_close(pde.darcy2d(a.transpose(1, 2), 1.0), u.transpose(1, 2), rtol=1e-8, atol=1e-12)
-    assert_close(pde.darcy2d(a.flip(1), 1.0), u.flip(1), rtol=1e-8, atol=1e-12)
+    assert_close(darcy2d.solve(a.transpose(1, 2), 1.0), u.transpose(1, 2), rtol=1e-8, atol=1e-12)
+    assert_close(darcy2d.solve(a.flip(1), 1.0), u.flip(1), rtol=1e-8, atol=1e-12)
 
 
 def test_darcy_takes_one_beta_for_each_sample():
-    a = pde.random_coefficients(3, 8, np.random.default_rng(1))
+    a = darcy2d.random_coefficients(3, 8, np.random.default_rng(1))
 
-    u = pde.darcy2d(a, torch.tensor([0.01, 1.0, 100.0]))
+    u = darcy2d.solve(a, torch.tensor([0.01, 1.0, 100.0]))
 
-    assert_close(u, torch.tensor([0.01, 1.0, 100.0]).double()[:, None, None] * pde.darcy2d(a, 1.0))
+    assert_close(u, torch.tensor([0.01, 1.0, 100.0]).double()[:, None, None] * darcy2d.solve(a, 1.0))
 
 
 def test_darcy_rows_do_not_depend_on_their_neighbours():
-    a = pde.random_coefficients(5, 16, np.random.default_rng(2))
+    a = darcy2d.random_coefficients(5, 16, np.random.default_rng(2))
 
-    together = pde.darcy2d(a, 1.0)
+    together = darcy2d.solve(a, 1.0)
 
-    assert_close(pde.darcy2d(a[3:4], 1.0), together[3:4], rtol=1e-12, atol=0)
+    assert_close(darcy2d.solve(a[3:4], 1.0), together[3:4], rtol=1e-12, atol=0)
 
 
 @pytest.mark.filterwarnings("error")
@@ -248,17 +253,17 @@ def test_darcy_refuses_to_return_what_did_not_converge():
     a = torch.ones(1, 16, 16)
     a[0, 4:12, ::2] = 1e-18
 
-    with pytest.raises(pde.SolverFailed, match=r"relative residual .* on 16\^2 cells"):
-        pde.darcy2d(a, 1.0)
+    with pytest.raises(SolverFailed, match=r"relative residual .* on 16\^2 cells"):
+        darcy2d.solve(a, 1.0)
 
 
 @pytest.mark.parametrize("a", [torch.ones(4, 4), torch.ones(1, 4, 5), torch.zeros(1, 4, 4)])
 def test_darcy_refuses_coefficients_that_are_no_square_positive_fields(a):
     with pytest.raises(ValueError, match="positive coefficients"):
-        pde.darcy2d(a, 1.0)
+        darcy2d.solve(a, 1.0)
 
 
-@pytest.mark.parametrize("draw", [pde.random_waves, pde.random_coefficients])
+@pytest.mark.parametrize("draw", [random_waves, darcy2d.random_coefficients])
 def test_a_random_sample_depends_on_seed_and_index_alone(draw):
     many = draw(9, 32, np.random.default_rng(11))
     few = draw(4, 32, np.random.default_rng(11))
@@ -272,14 +277,14 @@ def test_a_random_sample_depends_on_seed_and_index_alone(draw):
 
 
 def test_random_waves_are_the_same_functions_on_every_grid():
-    coarse = pde.random_waves(20, 64, np.random.default_rng(0))
-    fine = pde.random_waves(20, 192, np.random.default_rng(0))
+    coarse = random_waves(20, 64, np.random.default_rng(0))
+    fine = random_waves(20, 192, np.random.default_rng(0))
 
     assert_close(fine[:, 1::3], coarse, rtol=0, atol=1e-12)
 
 
 def test_random_waves_have_the_distribution_of_pdebench():
-    u = pde.random_waves(3000, 64, np.random.default_rng(0))
+    u = random_waves(3000, 64, np.random.default_rng(0))
 
     spread = u.std(dim=-1)
     is_cut = u[:, 0].abs().lt(1e-6) & u[:, -1].abs().lt(1e-6)
@@ -291,7 +296,7 @@ def test_random_waves_have_the_distribution_of_pdebench():
 
 
 def test_random_coefficients_take_two_values_and_are_never_constant():
-    fields = pde.random_coefficients(400, 3, np.random.default_rng(0))
+    fields = darcy2d.random_coefficients(400, 3, np.random.default_rng(0))
 
     assert fields.unique().tolist() == [0.1, 1.0]
     assert bool((fields.amax(dim=(1, 2)) > fields.amin(dim=(1, 2))).all())
@@ -300,4 +305,25 @@ def test_random_coefficients_take_two_values_and_are_never_constant():
 
 def test_random_coefficients_need_two_cells_a_side():
     with pytest.raises(ValueError, match="cannot take two values"):
-        pde.random_coefficients(1, 1, np.random.default_rng(0))
+        darcy2d.random_coefficients(1, 1, np.random.default_rng(0))
+
+
+def test_the_config_offers_the_problems_with_trajectories_and_each_has_a_solver():
+    offered = DataConfig.model_json_schema()["properties"]["family"]["enum"]
+
+    assert offered == list(EVOLVING) == list(SOLVERS) == list(RESOLUTIONS)
+    assert set(PROBLEMS) - set(EVOLVING) == {"darcy2d"}
+
+
+@pytest.mark.parametrize("family", EVOLVING)
+def test_the_mirror_maps_solutions_to_solutions_where_the_table_says_so_and_only_there(family):
+    u0 = smooth_rows(2, 128, seed=1)
+    solve = SOLVERS[family]
+
+    mirrored = solve(-u0.flip(-1), 0.1, TIMES[:3])
+
+    assert torch.allclose(mirrored, -solve(u0, 0.1, TIMES[:3]).flip(-1), atol=1e-8) == PROBLEMS[family].mirrored
+
+
+def test_only_burgers_needs_a_viscosity_above_zero():
+    assert [problem for problem in PROBLEMS.values() if problem.positive] == [BURGERS]

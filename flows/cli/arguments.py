@@ -1,0 +1,57 @@
+"""What the flags of several commands share: types of values, defaults, and flags that they have in common."""
+
+import argparse
+import os
+from pathlib import Path
+
+from ups_models.errors import BadInput
+
+QUICKSTART = Path("configs/quickstart.yaml")
+
+
+def count(text: str) -> int:
+    """A whole number above zero."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number above zero")
+    return int(text)
+
+
+def seed(text: str) -> int:
+    """A whole number, zero included."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number, zero or above")
+    return int(text)
+
+
+def positive(text: str) -> float:
+    """A finite number above zero."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = -1.0
+    if not 0 < number < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is no finite number above zero")
+    return number
+
+
+def require_writable(path: Path) -> None:
+    """Raise BadInput when a file cannot be written there; creates nothing."""
+    if path.is_dir():
+        raise BadInput(f"{path}: is a folder; name a file in it")
+    parent = next(folder for folder in path.absolute().parents if folder.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+        raise BadInput(f"{parent}: cannot be written; choose another folder for {path.name}")
+
+
+def add_path(
+    parser: argparse.ArgumentParser, flag: str, text: str, default: Path | None = None, *, metavar: str = "FILE"
+) -> None:
+    """A flag that names a file or a folder."""
+    shown = text if default is None else f"{text} (default: {default})"
+    parser.add_argument(flag, type=Path, default=default, metavar=metavar, help=shown)
+
+
+def add_set(parser: argparse.ArgumentParser) -> None:
+    """The flag that overrides values of a config."""
+    text = "override a config value; may be given several times"
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help=text)

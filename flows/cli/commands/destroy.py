@@ -1,0 +1,44 @@
+"""`ups destroy`: destroy rented machines."""
+
+import argparse
+
+from flows.cli.arguments import count
+from flows.cli.commands import instances
+from flows.cli.views.console import echo
+from flows.cli.views.machines import instance_table, our_instances
+from tasks.services.rental.providers.registry import provider_for
+from ups_models.errors import BadInput
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """Which machines."""
+    parser.add_argument("ids", nargs="*", type=count, default=[], metavar="ID", help="instances to destroy")
+    parser.add_argument("--all-mine", action="store_true", help="every instance of ours")
+    parser.add_argument("--yes", action="store_true", help="do not ask")
+    instances.add(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Show them, ask, and destroy them."""
+    if not (arguments.all_mine or arguments.ids):
+        raise BadInput("name an instance, or --all-mine; `ups instances` lists them")
+    ours = our_instances(arguments.provider, arguments.run_dir)
+    chosen = [one for one in ours if arguments.all_mine or one.id in arguments.ids]
+    strangers = sorted(set(arguments.ids) - {one.id for one in ours})
+    if strangers:
+        raise BadInput(f"instance {strangers[0]}: is none of ours; `ups instances` lists them")
+    echo(instance_table(chosen))
+    if not (arguments.yes or (chosen and _agreed("Destroy?"))):
+        return 0
+    provider = provider_for(arguments.provider, arguments.run_dir)
+    for one in chosen:
+        provider.destroy(one.id)
+        echo(f"{one.id}: destroyed")
+    return 0
+
+
+def _agreed(question: str) -> bool:
+    try:
+        return input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
+    except EOFError:
+        raise BadInput("nobody is there to answer; --yes does it without asking") from None

@@ -1,0 +1,62 @@
+"""`ups launch`: train on rented machines, and destroy them afterwards."""
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from flows.cli.fields import add_fields, request_of
+from flows.cli.runner import run_flow
+from flows.cli.views.console import echo
+from flows.cli.views.machines import plan_of
+from flows.requests.launch import LaunchRequest, require_sound
+
+STOPPED = "stopped by a signal; the machines are destroyed; run the same command to resume"
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """The fields of the request, and how to carry it out."""
+    add_fields(parser, LaunchRequest)
+    parser.add_argument(
+        "--on-demand", dest="interruptible", action="store_false", default=argparse.SUPPRESS, help="not --interruptible"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="show offer, cost and script; rent nothing")
+    parser.add_argument("--detach", action="store_true", help="continue in the background")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Refuse what can be refused without a server, then import Prefect and run the flow."""
+    request = request_of(LaunchRequest, arguments)
+    if arguments.dry_run:
+        echo(plan_of(request))
+        return 0
+    require_sound(request)
+    if arguments.detach:
+        plan_of(request)  # what is wrong is said here, where somebody reads it
+        return _detach(request.run_dir)
+    trained = run_flow(_flow, request, stopped=STOPPED)
+    echo(f"Trained: {trained}")
+    return 0
+
+
+def _flow() -> Any:
+    from flows.remote import train_on_vast
+
+    return train_on_vast
+
+
+def _detach(run_dir: Path) -> int:
+    """Start the same command once more, in a session of its own."""
+    run_dir.mkdir(parents=True, exist_ok=True)
+    log_path = run_dir / "launch.log"
+    with log_path.open("ab") as log:
+        child = subprocess.Popen(
+            [sys.executable, "-m", "flows.cli", *(word for word in sys.argv[1:] if word != "--detach")],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+    echo(f"Process {child.pid} continues in the background; its log: {log_path}")
+    return 0

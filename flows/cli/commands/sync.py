@@ -1,0 +1,28 @@
+"""`ups sync`: upload whatever W&B is missing from a run."""
+
+import argparse
+from pathlib import Path
+
+from flows.cli.arguments import QUICKSTART, add_path, add_set
+from flows.cli.views.console import echo
+from flows.requests.job import find_config
+from tasks.services.run.paths import RunDir
+from ups_models.config.loading import load_config
+from ups_models.config.schema import PipelineConfig
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """The run, and the config that says where it is tracked."""
+    text = "folder of checkpoints/ and reports/ (default: %(default)s)"
+    parser.add_argument("run_dir", nargs="?", type=Path, default=Path(), help=text)
+    add_path(parser, "--config", "config it was trained with", QUICKSTART)
+    add_set(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Upload rows, checkpoints and report."""
+    cfg = load_config(find_config(arguments.config), arguments.set, schema=PipelineConfig)
+    from tasks.services.stages.sync import upload_missing
+
+    echo(f"Uploaded to {upload_missing(cfg, RunDir.of(arguments.run_dir, cfg.checkpoint.dir))}")
+    return 0

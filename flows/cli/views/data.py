@@ -1,0 +1,29 @@
+"""What `ups data info` shows of a data file."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from ups_models.data.inspect import FileInfo
+
+MEGABYTE = 1_000_000
+
+
+def print_file_info(info: FileInfo) -> None:
+    """Print its shape, each dataset's numbers, and what is wrong with them."""
+    console = Console(width=None if os.isatty(1) else 100, highlight=False)
+    console.print(f"{info.path}: {info.family}, {info.n_samples} samples, parameter {info.parameter:g}", markup=False)
+    dt = f", dt {info.dt:g}" if info.dt is not None else ""
+    console.print(f"{info.size_bytes / MEGABYTE:.1f} MB, grid {' x '.join(map(str, info.grid))}{dt}", markup=False)
+    table = Table("dataset", "shape", "dtype", "min", "max", "mean", "NaN", "Inf")
+    for dataset in info.datasets:
+        numbers = [f"{value:.4g}" for value in (dataset.min, dataset.max, dataset.mean)]
+        shape = " x ".join(map(str, dataset.shape))
+        table.add_row(dataset.name, shape, dataset.dtype, *numbers, str(dataset.n_nan), str(dataset.n_inf))
+    console.print(table)
+    console.print(f"duplicate trajectories: {info.n_duplicates}, NaN: {info.n_nan}, Inf: {info.n_inf}")

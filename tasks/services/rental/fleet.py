@@ -1,0 +1,157 @@
+"""The machines of one run at a provider: rented once, found again by their label, destroyed and confirmed gone."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+
+from tasks.services.rental.journal import Journal
+from tasks.services.rental.limits import Limits
+from tasks.services.rental.provider import (
+    Instance,
+    MachineSpec,
+    Offer,
+    OfferGone,
+    Provider,
+    ProviderError,
+    ProviderRefused,
+    UnknownOutcome,
+)
+from tasks.services.run.retry import retrying
+
+logger = logging.getLogger(__name__)
+
+LABEL = "ups-"
+"""How the label of every machine of ours begins."""
+LIST_TRIES = 3
+"""One empty list proves nothing: they have been wrong."""
+
+
+def label_prefix(run_id: str) -> str:
+    """What the labels of a run's machines have in common; run ids are cut, so a digest tells them apart."""
+    return f"{LABEL}{run_id[:40]}-{hashlib.sha256(run_id.encode()).hexdigest()[:8]}-g"
+
+
+def label_of(run_id: str, generation: int) -> str:
+    """Names a machine so that it can be found again: by its run, and its generation."""
+    return f"{label_prefix(run_id)}{generation}"
+
+
+@dataclass
+class Fleet:
+    """What the journal and the label know of a run's machines. All that is rented is destroyed through it."""
+
+    provider: Provider
+    journal: Journal
+    run_id: str
+    limits: Limits
+    pause: Callable[[float], None] = time.sleep
+
+    def adopt(self) -> int | None:
+        """After a restart: the newest machine, if it is of use; all others are destroyed. Raises ProviderError."""
+        newest = self.journal.machines.get(self.journal.generation)
+        label = newest.label if newest is not None and newest.destroyed_at is None else None
+        adopted = None
+        for instance in self._found():
+            if instance.label == label and adopted is None and instance.state in ("running", "booting"):
+                if newest is not None and newest.id is None:
+                    self.journal.note("rented", id=instance.id)
+                adopted = instance.id
+                logger.info("going on with instance %d, rented before", instance.id)
+            else:
+                self.destroy(instance.id, self._generation_of(instance))
+        for machine in self.journal.not_destroyed():
+            if machine.id != adopted:
+                if machine.id is not None:
+                    self.provider.destroy(machine.id)
+                self.journal.note("given back", machine.generation)
+        return adopted
+
+    def rent(
+        self, offer: Offer, spec: MachineSpec, generation: int, onstart: str, environment: Mapping[str, str]
+    ) -> int | None:
+        """Order once; after a lost reply the label says whether there is a machine. None: there is none."""
+        label, price = label_of(self.run_id, generation), offer.usd_per_hour
+        self.journal.note("renting", generation, label=label, offer=asdict(offer), usd_per_hour=price)
+        instance_id = self._order(offer, spec, label, onstart, environment)
+        if instance_id is None:
+            self.journal.note("given back")
+            return None
+        self.journal.note("rented", id=instance_id)
+        return instance_id
+
+    def destroy(self, instance_id: int, generation: int | None = None) -> None:
+        """Destroy a machine, the newest one where no generation is given. Raises ProviderError if it stays."""
+        self.provider.destroy(instance_id)
+        self.journal.note("given back", generation, id=instance_id)
+
+    def destroy_all(self) -> None:
+        """Leave no machine of the run: neither of the journal, nor with its label. Raises ProviderError.
+
+        One that stays does not keep the others from being destroyed.
+        """
+        errors: list[str] = []
+        for machine in self.journal.not_destroyed():
+            if machine.id is not None:
+                self._try_to_destroy(machine.id, machine.generation, errors)
+        found: list[Instance] = []
+        try:
+            found = self._found()
+        except (UnknownOutcome, ProviderRefused) as error:
+            if not errors:
+                raise
+            errors.append(str(error))  # what stays is named anyway
+        for instance in found:
+            self._try_to_destroy(instance.id, self._generation_of(instance), errors)
+        if errors:
+            raise ProviderError("; ".join(dict.fromkeys(errors)))
+
+    def _try_to_destroy(self, instance_id: int, generation: int, errors: list[str]) -> None:
+        try:
+            self.destroy(instance_id, generation)
+        except ProviderError as error:
+            errors.append(str(error))
+
+    def _order(
+        self, offer: Offer, spec: MachineSpec, label: str, onstart: str, environment: Mapping[str, str]
+    ) -> int | None:
+        try:
+            return self.provider.rent(offer, spec, label=label, onstart=onstart, env=environment)
+        except OfferGone as error:
+            logger.info("%s; looking for another", error)
+            self.journal.note("excluded")
+        except UnknownOutcome as error:
+            logger.warning("%s: looking whether it was rented anyway", error)
+        return self._resolve_lost_reply(label)
+
+    def _resolve_lost_reply(self, label: str) -> int | None:
+        """The machine of this label, if there is one of use; any more are destroyed."""
+        found = self._list(label, LIST_TRIES, exact=True)
+        for surplus in found[1:]:
+            self.provider.destroy(surplus.id)
+        if found and found[0].state in ("failed", "away"):
+            self.provider.destroy(found[0].id)
+            return None
+        return found[0].id if found else None
+
+    def _found(self) -> list[Instance]:
+        """All machines with the run's label; listed repeatedly while it is not known whether an order succeeded."""
+        is_unknown = any(machine.id is None for machine in self.journal.not_destroyed())
+        return self._list(label_prefix(self.run_id), LIST_TRIES if is_unknown else 1)
+
+    def _list(self, prefix: str, tries: int, *, exact: bool = False) -> list[Instance]:
+        """What the label finds; an empty list is asked for again."""
+        listed = retrying(self.limits.backoff_s, UnknownOutcome, pause=self.pause, warn=False)
+        while True:
+            found = [one for one in listed(self.provider.list_instances, prefix) if not exact or one.label == prefix]
+            tries -= 1
+            if found or not tries:
+                return found
+            self.pause(self.limits.poll_s)
+
+    def _generation_of(self, instance: Instance) -> int:
+        text = instance.label.removeprefix(label_prefix(self.run_id))
+        return int(text) if text.isdecimal() else 0

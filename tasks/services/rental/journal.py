@@ -1,0 +1,116 @@
+"""rented.jsonl: which machines a launch has rented, on disk before the money is spent."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from tasks.services.run import jsonl
+from tasks.services.run.attempts import ChainRun, Duplicate
+from tasks.services.run.clock import utc_now
+
+Event = Literal["began", "answers", "renting", "rented", "excluded", "market exhausted", "given back", "closed"]
+"""As the file spells them. answers: a chain of flow runs works on the launch; given back: the machine is destroyed."""
+
+
+@dataclass
+class Machine:
+    """A machine as the journal knows it; without an id while the answer to the order is not known."""
+
+    generation: int
+    label: str
+    offer: dict[str, Any]
+    usd_per_hour: float
+    rented_at: float
+    id: int | None = None
+    destroyed_at: float | None = None
+
+    def usd(self, now: float) -> float:
+        """What it has cost until now, by our own clock and the price that was agreed."""
+        return self.usd_per_hour * max(0.0, (self.destroyed_at or now) - self.rented_at) / 3600
+
+
+class Journal:
+    """The journal of a run directory. A controller that starts again begins by reading it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.machines: dict[int, Machine] = {}
+        self.generation = 0
+        self.started_at = time.time()
+        self.open_job: dict[str, str] | None = None
+        self.chains: set[str] = set()
+        self.closed_chains: set[str] = set()
+        self.excluded: set[int] = set()
+        for entry in jsonl.read(path):
+            self._apply(entry)
+
+    def note(self, event: Event, generation: int | None = None, **values: Any) -> None:
+        """Write one event, flushed to the disk, and apply it. Without a generation: the newest one."""
+        number = self.generation if generation is None else generation
+        entry = {"event": event, "generation": number, "time": time.time(), "at": utc_now(), **values}
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        jsonl.append(self.path, entry, flush=True)
+        self._apply(entry)
+
+    def join(self, attempt: ChainRun) -> None:
+        """Note that a chain of flow runs works on the launch: each run starts after the one before it died.
+
+        Raises Duplicate when the launch of the chain is closed: a crash may be reported late, or twice. The first run
+        of a chain is another matter: a person starts it again.
+        """
+        if attempt.has_predecessor and attempt.chain in self.closed_chains:
+            raise Duplicate(
+                f"{self.path}: the launch of chain {attempt.chain} has come to its end already; for another, start a "
+                "new run"
+            )
+        if attempt.chain not in self.chains:
+            self.note("answers", chain=attempt.chain)
+
+    def rented(self) -> int:
+        """How many machines were rented; an order without a machine does not count."""
+        return sum(machine.id is not None for machine in self.machines.values())
+
+    def not_destroyed(self) -> list[Machine]:
+        """The machines that may still cost, oldest first."""
+        return [machine for machine in self.machines.values() if machine.destroyed_at is None]
+
+    def spent_usd(self) -> float:
+        """What all machines of the launch have cost."""
+        return sum(machine.usd(time.time()) for machine in self.machines.values())
+
+    def hours(self) -> float:
+        """Since the launch began."""
+        return (time.time() - self.started_at) / 3600
+
+    def _apply(self, entry: Mapping[str, Any]) -> None:
+        number = int(entry["generation"])
+        self.generation = max(self.generation, number)
+        match entry["event"]:
+            case "began" if self.open_job != entry["job"]:
+                self.open_job, self.started_at = dict(entry["job"]), float(entry["time"])
+            case "answers":
+                self.chains.add(str(entry["chain"]))
+                self.closed_chains -= self.chains
+            case "closed":
+                self.closed_chains, self.chains = self.closed_chains | self.chains, set()
+                self.machines, self.open_job, self.excluded = {}, None, set()  # the next launch has its own budget
+            case "market exhausted":
+                self.excluded = set()  # every machine on offer has failed once: trying one again beats waiting
+            case "renting":
+                label, price = str(entry["label"]), float(entry["usd_per_hour"])
+                self.machines[number] = Machine(number, label, dict(entry["offer"]), price, float(entry["time"]))
+            case event if number in self.machines:
+                self._apply_to(self.machines[number], event, entry)
+
+    def _apply_to(self, machine: Machine, event: str, entry: Mapping[str, Any]) -> None:
+        match event:
+            case "rented":
+                machine.id = int(entry["id"])
+            case "excluded":
+                self.excluded.add(int(machine.offer["machine_id"]))
+            case "given back":
+                machine.destroyed_at = float(entry["time"])

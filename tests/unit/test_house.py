@@ -1,0 +1,65 @@
+"""One way to do a thing, and sizes: what keeps the house readable and no linter knows."""
+
+import ast
+import re
+import tomllib
+
+import pytest
+
+from flows import ROOT
+
+PRODUCT = [path for package in ("flows", "tasks", "ups_models") for path in sorted((ROOT / package).rglob("*.py"))]
+NAMES = [path.relative_to(ROOT).as_posix() for path in PRODUCT]
+ONLY_IN = {
+    r"\bos\.(environ|getenv)\b": {"tasks/services/run/environment.py"},
+    r"\bimport tenacity|from tenacity\b": {"tasks/services/run/retry.py"},
+    r"errors\(include_url": {"ups_models/config/faults.py"},
+    r"\"(metrics\.jsonl|stage_status\.json|report\.html|attempts\.jsonl|rented\.jsonl|manifest\.json)\"": {
+        "tasks/services/run/paths.py"
+    },
+}
+"""What may stand in one module alone."""
+LONGEST_MODULE, LONGEST_FUNCTION = 400, 50
+TEST = re.compile(r"`(?:(test_\w+\.py)::)(test_\w+)`")
+
+
+@pytest.mark.parametrize("pattern", ONLY_IN)
+def test_there_is_one_place_for_it(pattern):
+    found = {name for name, path in zip(NAMES, PRODUCT, strict=True) if re.search(pattern, path.read_text("utf-8"))}
+
+    assert found == ONLY_IN[pattern]
+
+
+def test_no_module_and_no_function_is_too_long():
+    lengths = {name: len(path.read_text("utf-8").splitlines()) for name, path in zip(NAMES, PRODUCT, strict=True)}
+    functions = {
+        f"{name}:{node.name}": (node.end_lineno or 0) - node.lineno + 1
+        for name, path in zip(NAMES, PRODUCT, strict=True)
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, ast.FunctionDef)
+    }
+
+    assert {name: length for name, length in lengths.items() if length > LONGEST_MODULE} == {}
+    assert {name: length for name, length in functions.items() if length > LONGEST_FUNCTION} == {}
+
+
+def test_the_harness_is_neither_imported_nor_shipped():
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+
+    assert settings["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"] == ["flows", "tasks", "ups_models"]
+    imports = re.compile(r"^\s*(from|import) harness", re.MULTILINE)
+    assert [name for name, path in zip(NAMES, PRODUCT, strict=True) if imports.search(path.read_text("utf-8"))] == []
+
+
+def test_every_test_that_the_docs_name_exists():
+    tests: dict[str, str] = {}
+    for path in (ROOT / "tests").rglob("test_*.py"):
+        tests[path.name] = tests.get(path.name, "") + path.read_text("utf-8")
+    named = [
+        (page.name, file, test)
+        for page in sorted((ROOT / "docs").rglob("*.md"))
+        for file, test in TEST.findall(page.read_text("utf-8"))
+    ]
+
+    assert len(named) > 40
+    assert [item for item in named if f"def {item[2]}(" not in tests.get(item[1], "")] == []

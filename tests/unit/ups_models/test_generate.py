@@ -1,0 +1,132 @@
+"""Data of our own: what is written, and which requests are refused."""
+
+import math
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from torch.testing import assert_close
+
+from ups_models.data import chunks
+from ups_models.data.generate import generate
+from ups_models.data.layouts.pdebench import load_trajectories
+from ups_models.errors import DataError
+from ups_models.problems.initial import random_waves
+from ups_models.problems.registry import PROBLEMS
+from ups_models.problems.solving import SolverFailed
+
+
+def test_burgers_file_has_the_layout_of_pdebench(burgers_path):
+    with h5py.File(burgers_path) as file:
+        layout = {name: (dataset.shape, str(dataset.dtype)) for name, dataset in file.items()}
+        attrs = dict(file.attrs)
+        x, t = file["x-coordinate"][:], file["t-coordinate"][:]
+
+    assert layout == {
+        "tensor": ((6, 5, 32), "float32"),
+        "x-coordinate": ((32,), "float32"),
+        "t-coordinate": ((6,), "float32"),
+    }
+    assert attrs == {"Nu": 0.1, "seed": 3, "generator": "ups-pipeline", "t_end": 0.4}
+    assert_close(x, ((np.arange(32) + 0.5) / 32).astype(np.float32), rtol=0, atol=1e-7)
+    assert_close(t, (np.arange(6) * 0.1).astype(np.float32), rtol=0, atol=1e-7)
+
+
+def test_darcy_file_has_the_layout_of_pdebench(darcy_path):
+    with h5py.File(darcy_path) as file:
+        layout = {name: (dataset.shape, str(dataset.dtype)) for name, dataset in file.items()}
+        attrs = dict(file.attrs)
+
+    assert layout == {
+        "nu": ((4, 16, 16), "float32"),
+        "tensor": ((4, 1, 16, 16), "float32"),
+        "x-coordinate": ((16,), "float32"),
+        "y-coordinate": ((16,), "float32"),
+    }
+    assert attrs == {"beta": 10.0, "seed": 3, "generator": "ups-pipeline"}
+
+
+@pytest.mark.parametrize("solver_nx", [32, 64, 96, 128])
+def test_stored_points_are_where_the_x_coordinate_says(tmp_path, solver_nx):
+    path = tmp_path / "a.hdf5"
+    wanted = random_waves(5, 32, np.random.default_rng(7))
+
+    generate("advection1d", path, n=5, seed=7, parameter=0.5, nx=32, solver_nx=solver_nx, nt=3, t_end=2.0)
+    read = load_trajectories([path], family="advection1d")
+
+    assert_close(read.u[:, 0], wanted.float(), rtol=0, atol=1e-6)
+    assert_close(read.u[:, 2], wanted.float(), rtol=0, atol=1e-5)  # once around
+
+
+@pytest.mark.parametrize("family", PROBLEMS)
+def test_a_sample_depends_on_seed_and_row_but_not_on_their_number(tmp_path, family, monkeypatch):
+    few, many = tmp_path / "few.hdf5", tmp_path / "many.hdf5"
+    generate(family, few, n=3, seed=5, parameter=0.5, nx=16, nt=3)
+    monkeypatch.setattr(chunks, "CHUNK_BYTES", 2 * 8 * 3 * 32)  # two trajectories at a time
+
+    generate(family, many, n=7, seed=5, parameter=0.5, nx=16, nt=3)
+
+    with h5py.File(few) as short, h5py.File(many) as long:
+        assert_close(long["tensor"][:3], short["tensor"][:], rtol=0, atol=1e-7)
+
+
+def test_files_of_two_viscosities_share_their_initial_conditions(tmp_path):
+    paths = [tmp_path / "Nu0.1.hdf5", tmp_path / "Nu1.0.hdf5"]
+    for path, nu in zip(paths, (0.1, 1.0), strict=True):
+        generate("burgers1d", path, n=3, seed=5, parameter=nu, nx=32, nt=3)
+
+    both = load_trajectories(paths, family="burgers1d")
+
+    assert torch.equal(both.u[:3, 0], both.u[3:, 0])
+    assert both.row.tolist() == [0, 1, 2, 0, 1, 2]
+    assert_close(both.parameter, torch.tensor([0.1] * 3 + [1.0] * 3))
+
+
+def test_generation_reports_progress_up_to_n(tmp_path, monkeypatch):
+    seen: list[int] = []
+    monkeypatch.setattr(chunks, "CHUNK_BYTES", 2 * 8 * 3 * 32)
+
+    generate("burgers1d", tmp_path / "a.hdf5", n=5, seed=0, parameter=1.0, nx=16, nt=3, on_progress=seen.append)
+
+    assert seen == sorted(seen)
+    assert seen[-1] == 5
+
+
+def test_an_interrupted_generation_leaves_the_old_file_and_nothing_else(tmp_path):
+    path = tmp_path / "a.hdf5"
+    path.write_bytes(b"old")
+
+    def stop(n_done: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        generate("burgers1d", path, n=2, seed=0, parameter=1.0, nx=16, nt=3, on_progress=stop)
+
+    assert [entry.name for entry in tmp_path.iterdir()] == ["a.hdf5"]
+    assert path.read_bytes() == b"old"
+
+
+def test_generation_refuses_a_grid_that_does_not_resolve_the_shock_and_leaves_nothing(tmp_path):
+    with pytest.raises(SolverFailed, match=r"do not resolve nu=0\.001"):
+        generate("burgers1d", tmp_path / "a.hdf5", n=4, seed=0, parameter=0.001, nx=64, solver_nx=64)
+
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("family", "wrong", "message"),
+    [
+        ("wave1d", {}, "no PDE family 'wave1d'"),
+        ("burgers1d", {"n": 0}, "cannot generate n=0"),
+        ("burgers1d", {"nt": 1}, "cannot generate .*nt=1"),
+        ("burgers1d", {"t_end": 0.0}, "t_end=0"),
+        ("burgers1d", {"solver_nx": 24}, "solver_nx=24"),
+        ("darcy2d", {"solver_nx": 32}, "solver_nx=32"),
+        ("burgers1d", {"parameter": 0.0}, "Nu=0.0 is not possible"),
+        ("advection1d", {"parameter": math.nan}, "beta=nan is not possible"),
+    ],
+)
+def test_an_impossible_request_is_refused(tmp_path, family, wrong, message):
+    with pytest.raises(DataError, match=rf"a\.hdf5: .*{message}"):
+        generate(family, tmp_path / "a.hdf5", **({"n": 2, "seed": 0, "parameter": 0.1, "nx": 16} | wrong))

@@ -1,0 +1,27 @@
+"""The first fault of a pydantic error, in parts that its reader puts into a sentence."""
+
+from typing import Any, NamedTuple
+
+from pydantic import ValidationError
+
+
+class Fault(NamedTuple):
+    """What is wrong, where, and what was given there; `others` counts the faults beside it."""
+
+    location: tuple[str, ...]
+    message: str
+    given: Any
+    is_unknown_key: bool
+    others: int
+
+
+def fault_of(error: ValidationError) -> Fault:
+    """The first fault; its location is empty where the whole is wrong and no field of it alone."""
+    first, *others = error.errors(include_url=False)
+    return Fault(
+        location=tuple(map(str, first["loc"])),
+        message=first["msg"].removeprefix("Value error, "),
+        given=first["input"],
+        is_unknown_key=first["type"] == "extra_forbidden",
+        others=len(others),
+    )

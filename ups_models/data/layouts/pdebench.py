@@ -1,0 +1,294 @@
+"""PDEBench's HDF5 layout: what is read from it, and what is refused."""
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from ups_models.data.chunks import chunks
+from ups_models.data.fields import SteadyFields, Trajectories
+from ups_models.errors import DataError
+from ups_models.problems.registry import DARCY, EVOLVING, Problem
+
+TRAJECTORY_RANKS = {"tensor": 3, "x-coordinate": 1, "t-coordinate": 1}
+STEADY_RANKS = {"nu": 3, "tensor": 4, "x-coordinate": 1, "y-coordinate": 1}
+SPACING_TOLERANCE = 1e-2  # of one cell: float32 coordinates are uniform to about 1e-4
+
+Array = npt.NDArray[Any]
+
+
+def load_trajectories(
+    paths: Sequence[Path],
+    *,
+    family: str,
+    reduced_resolution: int = 1,
+    reduced_resolution_t: int = 1,
+    limit: int | None = None,
+) -> Trajectories:
+    """Read 1D files of one family and one grid, one after the other; `limit` keeps the first rows of each file.
+
+    PDEBench's files of 201 x 1024 become its usual 41 x 256 with reduced_resolution=4 and reduced_resolution_t=5.
+    """
+    if family not in EVOLVING:
+        names = ", ".join(str(path) for path in paths)
+        raise DataError(f"{names}: {family!r} is no time-dependent family. Use {' or '.join(EVOLVING)}")
+    _check_request(paths, limit)
+    problem = EVOLVING[family]
+    parts = [_load_trajectory_file(path, problem, reduced_resolution, reduced_resolution_t, limit) for path in paths]
+    for path, part in zip(paths, parts, strict=True):
+        _check_same_grid(path, "x-coordinate", part.x, parts[0].x, paths[0])
+        _check_same_grid(path, "t-coordinate", part.t, parts[0].t, paths[0])
+    return replace(
+        parts[0],
+        u=torch.cat([part.u for part in parts]),
+        parameter=torch.cat([part.parameter for part in parts]),
+        row=torch.cat([part.row for part in parts]),
+    )
+
+
+def load_steady(paths: Sequence[Path], *, reduced_resolution: int = 1, limit: int | None = None) -> SteadyFields:
+    """Read Darcy files of one grid, one after the other; `limit` keeps the first rows of each file."""
+    _check_request(paths, limit)
+    parts = [_load_steady_file(path, reduced_resolution, limit) for path in paths]
+    for path, part in zip(paths, parts, strict=True):
+        if part.a.shape[1:] != parts[0].a.shape[1:]:
+            raise DataError(
+                f"{path}: dataset 'tensor' has grid {tuple(part.a.shape[1:])}, but {paths[0]} has "
+                f"{tuple(parts[0].a.shape[1:])}. Load files of one grid"
+            )
+    return SteadyFields(
+        a=torch.cat([part.a for part in parts]),
+        u=torch.cat([part.u for part in parts]),
+        beta=torch.cat([part.beta for part in parts]),
+        row=torch.cat([part.row for part in parts]),
+    )
+
+
+def problem_of(path: Path) -> Problem:
+    """Which problem's solutions a file holds. Raises DataError."""
+    with open_file(path) as source:
+        return source.problem
+
+
+@dataclass(frozen=True)
+class PDEBenchFile:
+    """A file that is open for reading; whatever it returns was checked. Raises DataError."""
+
+    path: Path
+    file: h5py.File
+    problem: Problem
+
+    @property
+    def ranks(self) -> dict[str, int]:
+        """The datasets that must be there, and their numbers of dimensions."""
+        return STEADY_RANKS if self.problem.steady else TRAJECTORY_RANKS
+
+    def dataset(self, name: str) -> h5py.Dataset:
+        """A dataset, after a look at its rank and its type."""
+        dataset = self.file.get(name)
+        if not isinstance(dataset, h5py.Dataset):
+            raise _missing(self.path, self.file, name)
+        if len(dataset.shape) != self.ranks[name] or 0 in dataset.shape:
+            raise DataError(
+                f"{self.path}: dataset '{name}' has shape {dataset.shape}, expected {self.ranks[name]} non-empty "
+                f"dimensions. Use a file in PDEBench's layout"
+            )
+        if dataset.dtype.kind != "f":
+            raise DataError(
+                f"{self.path}: dataset '{name}' has type {dataset.dtype}, expected float32. Convert it to float32"
+            )
+        return dataset
+
+    def parameter(self) -> float:
+        """nu or beta, of the attribute or else of the file name."""
+        name = self.problem.parameter
+        if name not in self.file.attrs:
+            value = _parameter_in_name(self.path, self.problem)
+            if value is None:
+                raise DataError(
+                    f"{self.path}: attribute '{name}' of 'tensor' is missing. Set it, or name the file "
+                    f"..._{name}0.1.hdf5"
+                )
+            return value
+        values = np.asarray(self.file.attrs[name])
+        if values.size != 1 or values.dtype.kind not in "fiu":
+            raise DataError(
+                f"{self.path}: attribute '{name}' is {self.file.attrs[name]!r}, expected one number. Set it again"
+            )
+        return float(values.reshape(-1)[0])
+
+    def coordinates(self) -> tuple[Array, Array]:
+        """The two coordinates, float32: x (X,) and t (T,), or x (H,) and y (W,)."""
+        shape = self.dataset("tensor").shape
+        if not self.problem.steady:
+            _, nt, nx = shape
+            return self._coordinate("x-coordinate", nx), self._coordinate("t-coordinate", nt)
+        n, channels, height, width = shape
+        coefficients = self.dataset("nu")
+        if channels != 1 or coefficients.shape != (n, height, width):
+            raise DataError(
+                f"{self.path}: dataset 'nu' has shape {coefficients.shape} and 'tensor' {shape}, expected "
+                f"(N, H, W) and (N, 1, H, W). Use a file in PDEBench's layout"
+            )
+        return self._coordinate("x-coordinate", height), self._coordinate("y-coordinate", width)
+
+    def _coordinate(self, name: str, size: int) -> Array:
+        """A uniform coordinate (size,); PDEBench's t-coordinate has one value too many."""
+        dataset = self.dataset(name)
+        extra = 1 if name == "t-coordinate" else 0
+        if not size <= dataset.shape[0] <= size + extra:
+            raise DataError(
+                f"{self.path}: dataset '{name}' has {dataset.shape[0]} values for {size} in 'tensor'. "
+                f"Generate the file again"
+            )
+        values = np.asarray(dataset[:size].astype(np.float32))
+        if not _is_uniform(values):
+            raise DataError(
+                f"{self.path}: dataset '{name}' is not uniform and increasing. Interpolate the file to a uniform grid"
+            )
+        return values
+
+    def read_rows(self, name: str, n: int, inner: tuple[slice, ...]) -> Tensor:
+        """The first n rows of a dataset, thinned out by `inner`, as float32; read in chunks, never as a whole."""
+        dataset, pieces = self.dataset(name), []
+        for rows in chunks(n, dataset[0].nbytes):
+            # HDF5 thins out the leading dimension fast and the last one slowly: that one is left to numpy
+            values = dataset[(slice(rows.start, rows.stop), *inner[:-1])][..., inner[-1]].astype(np.float32)
+            is_bad = ~np.isfinite(values).reshape(len(values), -1).all(axis=1)
+            if is_bad.any():
+                first = rows.start + int(is_bad.argmax())
+                raise DataError(
+                    f"{self.path}: dataset '{name}' has NaN or Inf, first in row {first}. "
+                    f"Remove it or generate it again"
+                )
+            pieces.append(torch.from_numpy(np.ascontiguousarray(values)))
+        return torch.cat(pieces)
+
+
+@contextmanager
+def open_file(path: Path, wanted: Problem | None = None) -> Iterator[PDEBenchFile]:
+    """Open for reading, and be sure of the problem; whatever HDF5 cannot read becomes a DataError."""
+    path = Path(path)
+    if not path.is_file():
+        raise DataError(f"{path}: no such file. Create it with: ups data generate, or download it from PDEBench")
+    if not h5py.is_hdf5(path):
+        raise DataError(f"{path}: not an HDF5 file. Give a file in the PDEBench layout, or run: ups data generate")
+    try:
+        with h5py.File(path, "r") as file:
+            found = _problem_in(file, path)
+            if wanted is not None and found != wanted:
+                raise DataError(
+                    f"{path}: its datasets {sorted(file)} are those of {found.name}, not {wanted.name}. "
+                    f"Give a {wanted.name} file"
+                )
+            yield PDEBenchFile(path, file, found)
+    except OSError as error:
+        reason = " ".join(str(error).split())
+        raise DataError(f"{path}: truncated or damaged HDF5 file ({reason}). Download or generate it again") from error
+
+
+def _problem_in(file: h5py.File, path: Path) -> Problem:
+    """The problem by the datasets; those with trajectories, alike in these, by attribute or file name."""
+    if "nu" in file or getattr(file.get("tensor"), "ndim", 0) == STEADY_RANKS["tensor"]:
+        return DARCY
+    by_attribute = [problem for problem in EVOLVING.values() if problem.parameter in file.attrs]
+    by_name = [problem for problem in EVOLVING.values() if _parameter_in_name(path, problem) is not None]
+    found = next(iter(by_attribute + by_name), None)
+    if found is not None:
+        return found
+    if "tensor" not in file:
+        raise _missing(path, file, "tensor")
+    raise DataError(
+        f"{path}: dataset 'tensor' comes without attribute 'Nu' or 'beta'. Set one, or name the file like "
+        f"1D_Burgers_Sols_Nu0.01.hdf5"
+    )
+
+
+def _missing(path: Path, file: h5py.File, name: str) -> DataError:
+    return DataError(
+        f"{path}: dataset '{name}' is missing, the file has {sorted(file)}. Use a file in PDEBench's layout"
+    )
+
+
+def _parameter_in_name(path: Path, problem: Problem) -> float | None:
+    match = re.search(rf"{problem.parameter}(\d+(?:\.\d+)?(?:[eE][-+]?\d+)?)", path.stem)
+    return float(match.group(1)) if match else None
+
+
+def _is_uniform(values: Array) -> bool:
+    """Whether a coordinate (X,) is finite, increasing and equally spaced."""
+    if not np.isfinite(values).all():
+        return False
+    steps = np.diff(values.astype(np.float64))
+    if len(steps) == 0:
+        return True
+    return bool(steps.mean() > 0 and np.abs(steps - steps.mean()).max() <= SPACING_TOLERANCE * steps.mean())
+
+
+def _load_trajectory_file(
+    path: Path, problem: Problem, reduced_resolution: int, reduced_resolution_t: int, limit: int | None
+) -> Trajectories:
+    with open_file(path, problem) as source:
+        parameter = source.parameter()
+        n_rows, nt, nx = source.dataset("tensor").shape
+        if nt < 2 or parameter <= 0:
+            raise DataError(
+                f"{path}: dataset 'tensor' has {nt} times and {problem.parameter}={parameter:g}, but two times or more "
+                f"and a positive {problem.parameter} are needed. Use another file"
+            )
+        x, t = source.coordinates()
+        _check_divides(path, "reduced_resolution", reduced_resolution, nx)
+        _check_divides(path, "reduced_resolution_t", reduced_resolution_t, nt - 1)
+        n = n_rows if limit is None else min(limit, n_rows)
+        u = source.read_rows(
+            "tensor", n, (slice(None, None, reduced_resolution_t), slice(None, None, reduced_resolution))
+        )
+    return Trajectories(
+        family=problem.name,
+        u=u,
+        x=torch.from_numpy(x[::reduced_resolution].copy()),
+        t=torch.from_numpy(t[::reduced_resolution_t].copy()),
+        parameter=torch.full((n,), parameter),
+        row=torch.arange(n),
+    )
+
+
+def _load_steady_file(path: Path, reduced_resolution: int, limit: int | None) -> SteadyFields:
+    with open_file(path, DARCY) as source:
+        beta = source.parameter()
+        source.coordinates()
+        n_rows, _, *sizes = source.dataset("tensor").shape
+        for size in sizes:
+            _check_divides(path, "reduced_resolution", reduced_resolution, size)
+        n = n_rows if limit is None else min(limit, n_rows)
+        every = slice(None, None, reduced_resolution)
+        a = source.read_rows("nu", n, (every, every))
+        u = source.read_rows("tensor", n, (slice(None), every, every))[:, 0]
+    return SteadyFields(a=a, u=u, beta=torch.full((n,), beta), row=torch.arange(n))
+
+
+def _check_divides(path: Path, name: str, factor: int, size: int) -> None:
+    if factor < 1 or size % factor != 0:
+        raise DataError(
+            f"{path}: {name}={factor} does not divide the {size} intervals of dataset 'tensor'. Use a divisor"
+        )
+
+
+def _check_request(paths: Sequence[Path], limit: int | None) -> None:
+    if len(paths) == 0:
+        raise DataError("no data file given. Name at least one, or run: ups data generate")
+    if limit is not None and limit < 1:
+        raise DataError(f"{paths[0]}: limit={limit} leaves no row. Use a limit of at least 1")
+
+
+def _check_same_grid(path: Path, name: str, found: Tensor, wanted: Tensor, wanted_path: Path) -> None:
+    if found.shape != wanted.shape or not torch.allclose(found, wanted, rtol=1e-4, atol=1e-5):
+        raise DataError(f"{path}: dataset '{name}' differs from that of {wanted_path}. Load files of one grid")

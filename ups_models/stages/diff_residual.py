@@ -1,0 +1,87 @@
+"""Stage diff_residual: the scale of the operator's residual, and a diffusion of the whitened residual."""
+
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from ups_models.config.schema import PipelineConfig
+from ups_models.data.batches import window_batch
+from ups_models.data.fields import Trajectories
+from ups_models.nn.denoiser import ResidualDiffusion
+from ups_models.nn.operator import LatentOperator
+from ups_models.nn.sampling import noise
+from ups_models.stages.spec import SPECS, StageSpec
+from ups_models.stages.stage import Batch, Data, Loss, LossInput, Stage, expect
+
+SPEC = SPECS["diff_residual"]
+
+
+def build(cfg: PipelineConfig) -> ResidualDiffusion:
+    """The residual's scale and denoiser: teacher and student alike."""
+    net = cfg.denoiser
+    return ResidualDiffusion(
+        tokens=cfg.latent.tokens,
+        dim=cfg.latent.dim,
+        width=net.width,
+        blocks=net.blocks,
+        modes=net.modes,
+        scale_groups=net.scale_groups,
+        sigma_min=net.sigma_min,
+    )
+
+
+def build_loss(cfg: PipelineConfig) -> Loss:
+    """`diff_residual_loss` with the config's noise levels."""
+    settings = cfg.stages.diff_residual
+    return partial(
+        diff_residual_loss,
+        log_mean=settings.sigma_log_mean,
+        log_std=settings.sigma_log_std,
+        scale_warmup=settings.scale_warmup,
+    )
+
+
+def sample_pairs(spec: StageSpec, cfg: PipelineConfig, data: Data, progress: float, rng: torch.Generator) -> Batch:
+    """Pairs (u_t, u_{t+1}), as many as the stage's batch size: the same at all progress."""
+    return window_batch(expect(data, Trajectories), rng, size=spec.settings(cfg).batch_size, length=2)
+
+
+def diff_residual_loss(step: LossInput, *, log_mean: float, log_std: float, scale_warmup: float) -> Tensor:
+    """Gaussian likelihood for the scale, then EDM's denoising error of the whitened residual beside it.
+
+    (sigma^2 + 1) / sigma^2 |D(x_0 + sigma n; sigma) - x_0|^2 with ln sigma ~ N(log_mean, log_std^2):
+    Karras et al. 2022, eq. 108 and table 1 with sigma_data = 1. The denoiser never moves the scale.
+    Batch: u (B, 2, X), parameters (B, 2).
+    """
+    net = expect(step.net, ResidualDiffusion)
+    z, z_hat, scale, x0 = whitened_residual(expect(step.frozen["operator"], LatentOperator), net, step.batch)
+    likelihood = (0.5 * x0.square() + scale.log()).mean()
+    if step.progress < scale_warmup:
+        return likelihood
+    clean = x0.detach()
+    sigma = (log_mean + log_std * noise((len(clean),), step.rng)).exp()
+    noisy = clean + sigma[:, None, None] * noise(tuple(clean.shape), step.rng)
+    error = (net.denoise(noisy, sigma, net.context(z, z_hat)) - clean).square().mean((1, 2))
+    return likelihood + ((sigma**2 + 1) / sigma**2 * error).mean()
+
+
+def whitened_residual(
+    operator: LatentOperator, diffusion: ResidualDiffusion, batch: Batch
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """z, z_hat = P(z), scale s and x_0 = r / s with r = E(u_{t+1}) - E(D(z_hat)), all (B, S, D).
+
+    The prediction is decoded and encoded before it is compared, so that r holds the error of the prediction and not
+    that of the encoding, which is the same on both sides (docs/adr/0002).
+    """
+    now, target = batch["u"][:, 0], batch["u"][:, 1]
+    # a difference of near neighbours: bfloat16 would keep three digits of each side and none of their difference
+    with torch.no_grad(), torch.autocast(now.device.type, enabled=False):
+        z = operator.encode(now)
+        z_hat = operator.advance(z, batch["parameters"])
+        residual = operator.encode(target) - operator.encode(operator.decode(z_hat, now.mean(-1)))
+    scale = diffusion.scale(z, z_hat)
+    return z, z_hat, scale, residual / scale
+
+
+STAGE = Stage(SPEC, build, build_loss, partial(sample_pairs, SPEC))

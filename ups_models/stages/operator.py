@@ -1,0 +1,88 @@
+"""Stage operator: encoder, propagator and decoder, trained on unrolls that grow."""
+
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from ups_models.config.schema import PipelineConfig
+from ups_models.data.batches import window_batch
+from ups_models.data.fields import Trajectories
+from ups_models.nn.operator import LatentOperator
+from ups_models.stages.spec import SPECS
+from ups_models.stages.stage import Batch, Data, Loss, LossInput, Stage, expect
+
+
+def build(cfg: PipelineConfig) -> LatentOperator:
+    """The latent operator of a config."""
+    net = cfg.operator
+    return LatentOperator(
+        points=cfg.data.points,
+        tokens=cfg.latent.tokens,
+        dim=cfg.latent.dim,
+        width=net.width,
+        blocks=net.blocks,
+        modes=net.modes,
+        codec_blocks=net.codec_blocks,
+    )
+
+
+def build_loss(cfg: PipelineConfig) -> Loss:
+    """`operator_loss` with the config's weights."""
+    settings = cfg.stages.operator
+    return partial(
+        operator_loss,
+        reencode_every=cfg.operator.reencode_every,
+        reconstruction=settings.reconstruction_weight,
+        consistency=settings.consistency_weight,
+    )
+
+
+def sample_batch(cfg: PipelineConfig, data: Data, progress: float, rng: torch.Generator) -> Batch:
+    """Windows of K + 1 times; the more steps K are unrolled, the fewer of them."""
+    settings, unroll = cfg.stages.operator, unroll_at(cfg, progress)
+    size = max(settings.batch_size // unroll, min(settings.min_batch_size, settings.batch_size))
+    return window_batch(
+        expect(data, Trajectories), rng, size=size, length=unroll + 1, initial_fraction=settings.initial_share
+    )
+
+
+def unroll_at(cfg: PipelineConfig, progress: float) -> int:
+    """Unrolled steps K at this progress in [0, 1): the parts of the curriculum are equally long."""
+    unroll = cfg.stages.operator.unroll
+    return unroll[min(int(progress * len(unroll)), len(unroll) - 1)]
+
+
+def operator_loss(step: LossInput, *, reencode_every: int, reconstruction: float, consistency: float) -> Tensor:
+    """Mean over the unroll of |D(P^k E(u_t)) - u_{t+k}|, relative, with two regularisers of the latent space.
+
+    The inverse encoding |D(E(u)) - u| is UPT's (Alkin et al. 2024, sec. 3.2); the latent consistency
+    |P^k E(u_t) - sg E(u_{t+k})|^2 / var is LE-PDE's (Wu et al. 2022, eq. 5), its target without gradient so that
+    the latent space cannot collapse. The unroll encodes its own prediction again as a rollout will.
+    Batch: u (B, K + 1, X), parameters (B, 2).
+    """
+    net = expect(step.net, LatentOperator)
+    u, parameters = step.batch["u"], step.batch["parameters"]
+    mean, unroll = u[:, 0].mean(-1), u.shape[1] - 1
+    z = net.encode(u[:, 0])
+    loss = reconstruction * relative_l2(net.decode(z, mean), u[:, 0])
+    with torch.no_grad():
+        targets = net.encode(u[:, 1:].flatten(0, 1)).unflatten(0, (-1, unroll))
+        variance = targets.var() + 1e-6
+    for k in range(unroll):
+        z = net.advance(z, parameters)
+        u_hat = net.decode(z, mean)
+        drift = (z - targets[:, k]).square().mean() / variance
+        loss = loss + (relative_l2(u_hat, u[:, k + 1]) + consistency * drift) / unroll
+        if reencode_every and (k + 1) % reencode_every == 0:
+            z = net.encode(u_hat)
+    return loss
+
+
+def relative_l2(prediction: Tensor, target: Tensor) -> Tensor:
+    """|prediction - target| / |target| over the last axis, averaged over the rest."""
+    error = (prediction - target).square().mean(-1)
+    return (error / target.square().mean(-1).clamp_min(1e-8)).sqrt().mean()
+
+
+STAGE = Stage(SPECS["operator"], build, build_loss, sample_batch)

@@ -1,0 +1,54 @@
+"""Stage steady_prior: a flow from noise to steady states, given a coefficient field or not."""
+
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from ups_models.config.schema import PipelineConfig
+from ups_models.data.batches import steady_batch
+from ups_models.data.fields import SteadyFields
+from ups_models.nn.prior import SteadyPrior
+from ups_models.nn.sampling import noise
+from ups_models.stages.spec import SPECS
+from ups_models.stages.stage import Batch, Data, Loss, LossInput, Stage, expect
+
+
+def build(cfg: PipelineConfig) -> SteadyPrior:
+    """The steady prior of a config."""
+    return SteadyPrior(size=cfg.steady_data.size, channels=cfg.prior.channels, levels=cfg.prior.levels)
+
+
+def build_loss(cfg: PipelineConfig) -> Loss:
+    """`flow_matching_loss` with the config's dropout of the coefficient."""
+    return partial(flow_matching_loss, coefficient_dropout=cfg.stages.steady_prior.hide_coefficient)
+
+
+def sample_batch(cfg: PipelineConfig, data: Data, progress: float, rng: torch.Generator) -> Batch:
+    """Pairs of coefficient and state: the same at all progress."""
+    return steady_batch(expect(data, SteadyFields), rng, size=cfg.stages.steady_prior.batch_size)
+
+
+def flow_matching_loss(step: LossInput, *, coefficient_dropout: float) -> Tensor:
+    """|v(x_t, t; a) - (u - n)|^2 on x_t = (1 - t) n + t u. Lipman et al. 2023, eq. 23 with sigma_min = 0.
+
+    The coefficient is hidden from a fraction `coefficient_dropout` of the samples (classifier-free training, Ho &
+    Salimans 2022), which leaves the unconditional prior available. Batch: a (B, H, W), u (B, H, W), beta (B,).
+    """
+    net = expect(step.net, SteadyPrior)
+    u = step.batch["u"] / (net.unit * step.batch["beta"][:, None, None])
+    t = torch.rand(len(u), generator=step.rng, device=u.device)
+    start = noise(tuple(u.shape), step.rng)
+    x = torch.lerp(start, u, t[:, None, None])
+    known = (torch.rand(len(u), generator=step.rng, device=u.device) >= coefficient_dropout).float()
+    velocity: Tensor = net(x, t, step.batch["a"], known)
+    return (velocity - (u - start)).square().mean()
+
+
+def fit_normaliser(net: nn.Module, data: Data) -> None:
+    """Set the network's unit to the standard deviation of u / beta over the training fields."""
+    steady = expect(data, SteadyFields)
+    expect(net, SteadyPrior).unit.copy_((steady.u / steady.beta[:, None, None]).std())
+
+
+STAGE = Stage(SPECS["steady_prior"], build, build_loss, sample_batch, init_from_data=fit_normaliser)
