@@ -64,7 +64,7 @@ def undisturbed(tmp_path_factory, pipeline):
     return weights_of(root)
 
 
-def test_metrics_config_figures_pictures_and_the_page_are_in_the_run(straight, wandb_server):
+def test_metrics_config_figures_and_the_page_are_in_the_run(straight, wandb_server):
     run = seen(wandb_server, straight)
 
     assert {stage: rows_of(run, stage) for stage in SPECS} == {
@@ -119,7 +119,7 @@ def test_an_unchanged_run_sends_nothing_twice(straight, tmp_path, wandb_server, 
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_a_killed_run_goes_on_in_the_same_wandb_run_with_every_row_once(
+def test_a_killed_run_resumes_in_the_same_wandb_run_with_every_row_once(
     tmp_path, number, wandb_server, wandb_environment, stopped_pipeline, tracked_pipeline, undisturbed
 ):
     code, _ = stopped_pipeline(
@@ -141,7 +141,7 @@ def test_a_killed_run_goes_on_in_the_same_wandb_run_with_every_row_once(
     assert weights_of(tmp_path) == undisturbed
 
 
-def test_a_fresh_machine_goes_on_from_wandb_to_the_same_weights(
+def test_a_fresh_machine_resumes_from_wandb_to_the_same_weights(
     tmp_path, wandb_server, wandb_environment, stopped_pipeline, tracked_pipeline, undisturbed
 ):
     old, new = tmp_path / "old", tmp_path / "new"
@@ -312,7 +312,7 @@ def test_another_architecture_is_named_before_anything_is_installed(tmp_path, st
     assert not (tmp_path / "checkpoints" / "stage_status.json").exists()
 
 
-def test_a_server_that_is_not_there_costs_a_bounded_wait_and_sync_sends_everything_later(
+def test_a_server_that_is_not_there_costs_a_bounded_wait_and_sync_uploads_everything_later(
     tmp_path, wandb_server, wandb_environment, prefect_server, tracked_ups
 ):
     with WandbServer() as gone:

@@ -155,7 +155,7 @@ def _read_manifest(folder: Path, origin: str) -> dict[str, FileDigest]:
         raise CheckpointError(f"{origin}: its manifest cannot be read ({error}); choose another") from None
     unknown = sorted(manifest.keys() - NAMES)
     if unknown or STATUS not in manifest:
-        what = f"names {unknown[0]!r}, which does not belong in a set" if unknown else f"lacks {STATUS}"
+        what = f"names {unknown[0]!r}, which does not belong in a set" if unknown else f"does not name {STATUS}"
         raise CheckpointError(f"{origin}: its manifest {what}; choose another")
     return manifest
 

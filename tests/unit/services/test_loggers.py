@@ -158,7 +158,7 @@ def test_loggers_that_fail_or_work_change_no_weights(tmp_path, finished_run, mon
     assert trained == straight
 
 
-def test_a_logger_that_lacks_a_method_is_warned_about_and_stops_nothing(caplog):
+def test_a_logger_without_a_method_is_warned_about_and_stops_nothing(caplog):
     bare: Any = object()
     tracker = Tracker({"bare": bare})
 
@@ -336,7 +336,7 @@ def test_wandb_gets_the_rows_that_it_does_not_have_each_once(run):
     assert session.summary == {}
 
 
-def test_a_stage_that_was_started_anew_is_sent_whole_and_the_axis_goes_on(run):
+def test_a_stage_that_was_started_anew_is_sent_whole_and_the_axis_continues(run):
     session: Any = FakeSession()
     logger = OnlineLogger(run, session, {"operator/step": 30, "operator/started_at": "earlier", "global_step": 30})
 

@@ -34,7 +34,7 @@ def test_a_run_is_named_in_every_usual_way(text, expected):
     "text",
     ["", "a/b/c/d", "--resume-mode=never", "r1;rm -rf .", "$(id)", "../r1", "p/..", "r 1", "r1\n", "x" * 65, "e//r1"],
 )
-def test_what_is_no_run_id_is_refused(text):
+def test_what_is_not_a_run_id_is_refused(text):
     with pytest.raises(BadInput, match="is not a W&B run"):
         RunPath.parse(text, CFG)
 

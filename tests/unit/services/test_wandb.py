@@ -313,7 +313,7 @@ def test_a_run_that_cannot_be_asked_is_unavailable(wandb, online, call):
         getattr(WandbCoordination(PATH, online.tracking, wandb), call)(*arguments)
 
 
-def test_a_run_that_is_not_there_is_told_from_a_server_that_does_not_answer(wandb, online, monkeypatch):
+def test_a_run_that_is_not_there_is_not_confused_with_a_server_that_does_not_answer(wandb, online, monkeypatch):
     wandb.add("r1").summary |= {"operator/step": 3, "global_step": 3, "operator/started_at": "t", "other": 1}
 
     found = find_run(RunPath("r1", "ups-pipeline"), online.tracking, wandb)
