@@ -1,7 +1,5 @@
 """Files that are whole or absent: the only writer of checkpoints, status and reports."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 import tempfile

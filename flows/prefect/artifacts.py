@@ -25,7 +25,6 @@ from tasks.services.run.status import Status, StatusError
 from tasks.services.stages.overview import Overview, StageRow, keep_picture, overview, overview_of, report_in
 from tasks.services.tracking.protocols import MetricLogger, ReportPayload, TrackingUnavailable
 from ups_models.config.schema import PipelineConfig
-from ups_models.stages.spec import SPECS
 
 logger = logging.getLogger(__name__)
 
@@ -140,7 +139,7 @@ class ArtifactLogger(MetricLogger):
         """Move the bar, every few seconds."""
         if time.monotonic() - self.updated_at >= UPDATE_EVERY_S:
             self.updated_at = time.monotonic()
-            total = SPECS[stage].settings(self.cfg).total_steps
+            total = self.cfg.stages.of(stage).total_steps
             text = f"{stage}: step {row['step']} of {total}, loss {row['loss']:.4g}"
             self.sender.put(_key(stage), Artifact("progress", 100.0 * int(row["step"]) / total, text))
 

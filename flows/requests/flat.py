@@ -1,7 +1,5 @@
 """Requests as a person gives them: one flat list of names, though a request may hold another one."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from copy import copy
 from typing import Any

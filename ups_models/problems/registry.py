@@ -27,10 +27,6 @@ class Problem:
         """Name of the parameter on the command line."""
         return self.parameter.lower()
 
-    def file_name(self, parameter: float, key: str) -> str:
-        """Name of the file that holds this parameter's solutions."""
-        return self.pattern.format(parameter, key)
-
 
 BURGERS = Problem("burgers1d", "Nu", "1D_Burgers_Sols_Nu{}_{}.hdf5", 0.01, 256, mirrored=True, positive=True)
 ADVECTION = Problem("advection1d", "beta", "1D_Advection_Sols_beta{}_{}.hdf5", 0.1, 256)

@@ -44,7 +44,7 @@ def build_loss(cfg: PipelineConfig) -> Loss:
 
 def sample_pairs(spec: StageSpec, cfg: PipelineConfig, data: Data, progress: float, rng: torch.Generator) -> Batch:
     """Pairs (u_t, u_{t+1}), as many as the stage's batch size: the same at all progress."""
-    return window_batch(expect(data, Trajectories), rng, size=spec.settings(cfg).batch_size, length=2)
+    return window_batch(expect(data, Trajectories), rng, size=cfg.stages.of(spec.name).batch_size, length=2)
 
 
 def diff_residual_loss(step: LossInput, *, log_mean: float, log_std: float, scale_warmup: float) -> Tensor:

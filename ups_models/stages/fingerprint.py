@@ -28,7 +28,7 @@ def config_hash(spec: StageSpec, cfg: PipelineConfig) -> str:
             "seed": cfg.seed,
             "arch": dict(spec.arch(cfg)),
             "constants": CONSTANTS[spec.name],
-            "settings": non_defaults(spec.settings(cfg)),
+            "settings": non_defaults(cfg.stages.of(spec.name)),
             "data": non_defaults(_data_of(spec, cfg)),
         }
     )
@@ -103,7 +103,7 @@ def _first_config_hash(spec: StageSpec, cfg: PipelineConfig) -> str:
     values = first_edition.values_of(data)
     if not data.downloads:
         del values["downloads"]
-    settings = first_edition.values_of(spec.settings(cfg))
+    settings = first_edition.values_of(cfg.stages.of(spec.name))
     return _sha256({"seed": cfg.seed, "arch": dict(spec.arch(cfg)), "settings": settings, "data": values})[:16]
 
 

@@ -3,8 +3,6 @@
 It hashed every value of a section, defaults included; so the names of its fields, in its order, are part of the format.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 from ups_models.config.schema import Section

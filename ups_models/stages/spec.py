@@ -1,12 +1,10 @@
 """What is known of a stage without PyTorch: names, files, dependencies, and the fingerprint of its architecture."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
-from ups_models.config.schema import PipelineConfig, StageConfig
+from ups_models.config.schema import PipelineConfig
 from ups_models.errors import ArchitectureMismatch
 from ups_models.stages import fingerprint
 
@@ -35,10 +33,6 @@ class StageSpec:
     def files(self) -> tuple[str, str]:
         """Names of the stage's files: the raw weights and their average."""
         return f"{self.stem}.pt", self.checkpoint
-
-    def settings(self, cfg: PipelineConfig) -> StageConfig:
-        """The stage's own part of the config."""
-        return cfg.stages.of(self.name)
 
     def config_hash(self, cfg: PipelineConfig) -> str:
         """Identifies everything in the config that the trained weights depend on."""

@@ -64,7 +64,7 @@ def fit(
     finite, ConfigError where `world` has several processes.
     """
     world.require_alone()
-    settings = stage.spec.settings(cfg)
+    settings = cfg.stages.of(stage.spec.name)
     state = start_state(stage, cfg, data, frozen, device)
     if resume_path.exists():
         load_state(resume_path, state, stage, cfg)
@@ -81,7 +81,7 @@ def fit(
             hooks.on_epoch(progress)
         if stop and state.step < settings.total_steps:
             raise Preempted(
-                f"{stage.name}: stopped at step {state.step} of {settings.total_steps} and saved; "
+                f"{stage.spec.name}: stopped at step {state.step} of {settings.total_steps} and saved; "
                 "the same command with --auto-resume resumes from there"
             )
     return state
@@ -97,12 +97,12 @@ def train_step(
     device: torch.device,
 ) -> Progress:
     """One optimiser step, a function of (seed, stage, step) and the state alone."""
-    settings = stage.spec.settings(cfg)
+    settings = cfg.stages.of(stage.spec.name)
     done = state.step / settings.total_steps
     lr = learning_rate(settings, state.step)
     set_learning_rate(state.optimiser, lr)
-    batch_rng = torch.Generator().manual_seed(derive_seed(cfg.seed, stage.name, "batch", state.step))
-    noise_rng = torch.Generator(device).manual_seed(derive_seed(cfg.seed, stage.name, "noise", state.step))
+    batch_rng = torch.Generator().manual_seed(derive_seed(cfg.seed, stage.spec.name, "batch", state.step))
+    noise_rng = torch.Generator(device).manual_seed(derive_seed(cfg.seed, stage.spec.name, "noise", state.step))
     batch = {name: value.to(device) for name, value in stage.sample_batch(cfg, data, done, batch_rng).items()}
     with torch.autocast(device.type, torch.bfloat16, enabled=uses_bfloat16(cfg, device)):
         loss = loss_of(LossInput(state.net, state.ema, frozen, batch, done, noise_rng))
@@ -113,7 +113,7 @@ def train_step(
     ema_update(state.ema, state.net, settings.ema_decay, state.step)
     epoch = math.ceil(state.step / settings.steps_per_epoch)
     return Progress(
-        stage.name, state.step, settings.total_steps, epoch, settings.epochs, loss.item(), grad_norm.item(), lr
+        stage.spec.name, state.step, settings.total_steps, epoch, settings.epochs, loss.item(), grad_norm.item(), lr
     )
 
 

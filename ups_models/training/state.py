@@ -42,7 +42,7 @@ def start_state(
 ) -> TrainState:
     """Networks and optimiser before the first step, from the seed or from the stage that warms this one."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive_seed(cfg.seed, stage.name, "init"))
+        torch.manual_seed(derive_seed(cfg.seed, stage.spec.name, "init"))
         net = stage.build(cfg)
     if stage.init_from_data is not None:
         stage.init_from_data(net, data)
@@ -53,7 +53,7 @@ def start_state(
     if cfg.runtime.compile and device.type == "cuda":
         for part in [net] if type(net).forward is not nn.Module.forward else net.children():
             part.compile()
-    return TrainState(net, ema, adamw(net, stage.spec.settings(cfg)))
+    return TrainState(net, ema, adamw(net, cfg.stages.of(stage.spec.name)))
 
 
 def save_state(path: Path, state: TrainState, stage: Stage, cfg: PipelineConfig) -> None:
@@ -64,7 +64,7 @@ def save_state(path: Path, state: TrainState, stage: Stage, cfg: PipelineConfig)
         path,
         {
             "format": FORMAT,
-            "stage": stage.name,
+            "stage": stage.spec.name,
             "arch": dict(stage.spec.arch(cfg)),
             "config_hash": stage.spec.config_hash(cfg),
             "exactness": exactness(state.device),
@@ -82,12 +82,12 @@ def load_state(path: Path, state: TrainState, stage: Stage, cfg: PipelineConfig)
     A state saved under other conditions is used all the same, with a warning that the bits may differ.
     """
     saved = load_payload(path)
-    if saved.get("stage") != stage.name:
+    if saved.get("stage") != stage.spec.name:
         raise CheckpointError(f"{path}: is no saved state of stage {stage.name}; delete it to start the stage again")
     check_architecture(path, saved["arch"], stage.spec.arch(cfg))
     if not stage.spec.is_config_hash(saved["config_hash"], cfg):
         raise CheckpointError(
-            f"{path}: was saved under another configuration of stage {stage.name}; resume it with that one, "
+            f"{path}: was saved under another configuration of stage {stage.spec.name}; resume it with that one, "
             "or start the stage again with --force-train"
         )
     for name, now in exactness(state.device).items():
@@ -95,7 +95,7 @@ def load_state(path: Path, state: TrainState, stage: Stage, cfg: PipelineConfig)
         if before != now:
             logger.warning(
                 "%s: %s was %s when the state was saved and is %s now: training resumes, but not to the same bits",
-                stage.name,
+                stage.spec.name,
                 name,
                 before,
                 now,

@@ -1,7 +1,5 @@
 """A whole set of checkpoints: taken as a snapshot, verified, and put in place on another machine."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import logging

@@ -141,7 +141,7 @@ def _files(
     files = {}
     for parameter in data.generate.parameters:
         key = hashlib.sha256(json.dumps([*recipe, parameter]).encode()).hexdigest()[:8]
-        files[run.data / problem.file_name(parameter, key)] = parameter
+        files[run.data / problem.pattern.format(parameter, key)] = parameter
     return files
 
 

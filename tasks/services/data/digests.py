@@ -1,7 +1,5 @@
 """The identity of data files: the sha256 of their whole content, read once and kept beside each file."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """What a rented machine gets: the code as a wheel, the resolved configs, and the script that starts it."""
 
-from __future__ import annotations
-
 import shutil
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """Which code a rented machine gets: this checkout as it is, or a commit fetched by git."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass

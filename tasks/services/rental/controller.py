@@ -1,7 +1,5 @@
 """One training on rented machines, from the first offer to the last machine destroyed, whatever happens between."""
 
-from __future__ import annotations
-
 import logging
 import sys
 import time

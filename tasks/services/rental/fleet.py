@@ -1,7 +1,5 @@
 """The machines of one run at a provider: rented once, found again by their label, destroyed and confirmed gone."""
 
-from __future__ import annotations
-
 import hashlib
 import logging
 import time

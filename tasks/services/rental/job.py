@@ -1,7 +1,5 @@
 """What runs on rented machines: one training, packed, put into its W&B run, and followed from there."""
 
-from __future__ import annotations
-
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence

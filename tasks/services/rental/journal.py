@@ -1,7 +1,5 @@
 """rented.jsonl: which machines a launch has rented, on disk before the money is spent."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass

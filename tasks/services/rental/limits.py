@@ -1,7 +1,5 @@
 """What one training on rented machines may cost, and how long anything is waited for."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from ups_models.errors import UPSError

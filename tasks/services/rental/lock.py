@@ -1,7 +1,5 @@
 """One controller at a time for a journal, and a journal before anything is rented."""
 
-from __future__ import annotations
-
 import fcntl
 import logging
 import os

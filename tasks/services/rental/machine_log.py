@@ -1,7 +1,5 @@
 """What the log of a rented machine says: the lines of its job, and those of onstart.sh."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 ONSTART = "ups-onstart: "

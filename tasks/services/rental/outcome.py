@@ -1,7 +1,5 @@
 """Reports how training on a rented machine ended to its W&B run: `python -m tasks.services.rental.outcome CODE`."""
 
-from __future__ import annotations
-
 import sys
 
 from tasks.services.run import environment

@@ -1,7 +1,5 @@
 """What a provider of rented machines does, and the words in which it is asked and answers."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, Protocol

@@ -15,7 +15,6 @@ from rich.text import Text
 
 from tasks.services.rental.controller import Show
 from ups_models.config.schema import PipelineConfig
-from ups_models.stages.spec import SPECS
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +34,7 @@ def view(cfg: PipelineConfig, run: str, max_usd: float) -> Iterator[Show]:
 def progress(cfg: PipelineConfig, facts: Mapping[str, Any]) -> str:
     """Stage and step, such as `operator step 120 of 3000`."""
     stage = facts["stage"]
-    return f"{stage} step {facts['step']} of {SPECS[stage].settings(cfg).total_steps}" if stage else "not yet training"
+    return f"{stage} step {facts['step']} of {cfg.stages.of(stage).total_steps}" if stage else "not yet training"
 
 
 class LogView:

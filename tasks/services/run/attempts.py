@@ -1,7 +1,5 @@
 """reports/attempts.jsonl: the runs that began anew after each crash, and whether yet another makes sense."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager

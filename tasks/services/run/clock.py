@@ -1,7 +1,5 @@
 """The time, as our files write it."""
 
-from __future__ import annotations
-
 from datetime import UTC, datetime
 
 

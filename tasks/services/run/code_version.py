@@ -1,7 +1,5 @@
 """Which code this is: the commit of the checkout, or the version of the package."""
 
-from __future__ import annotations
-
 import importlib.metadata
 import subprocess
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """The environment: the one place that reads it, and the names of the variables that are ours."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -29,6 +27,11 @@ def number(name: str) -> int | None:
     """A whole number; None where the variable holds none."""
     text = get(name)
     return int(text) if text.isdecimal() else None
+
+
+def world() -> tuple[int, int]:
+    """Rank and number of the processes that train together, as torchrun sets them."""
+    return number("RANK") or 0, number("WORLD_SIZE") or 1
 
 
 def selected(names: Iterable[str]) -> dict[str, str]:

@@ -1,7 +1,5 @@
 """reports/metrics.jsonl: what training measured, one line a step, kept whatever else fails."""
 
-from __future__ import annotations
-
 import json
 from typing import Any
 

@@ -1,7 +1,5 @@
 """JSON lines: the one writer and reader of files to which a process that may be killed appends."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from pathlib import Path

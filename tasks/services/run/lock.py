@@ -1,7 +1,5 @@
 """Who owns a run: one living process, by a lock that the kernel releases when it dies."""
 
-from __future__ import annotations
-
 import fcntl
 import json
 import logging

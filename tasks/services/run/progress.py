@@ -1,7 +1,5 @@
 """What a person watching sees of long work: a live line on a terminal, log lines elsewhere."""
 
-from __future__ import annotations
-
 import logging
 import sys
 import time

@@ -1,7 +1,5 @@
 """Trying again after a pause: the one way to do it, for whatever may answer later."""
 
-from __future__ import annotations
-
 import logging
 import time
 from collections.abc import Callable, Sequence

@@ -1,7 +1,5 @@
 """A request to stop, SIGTERM or SIGINT, held as a flag until a step is finished and saved."""
 
-from __future__ import annotations
-
 import os
 import signal
 import threading

@@ -1,7 +1,5 @@
 """checkpoints/stage_status.json: the one record of which stages ran, run or failed."""
 
-from __future__ import annotations
-
 import json
 import threading
 from collections.abc import Callable, Sequence

@@ -1,7 +1,5 @@
 """Doing what was planned, with nothing imported that the plan does not need."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from tasks.services.run.lock import OwnedRun

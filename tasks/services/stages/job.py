@@ -1,7 +1,5 @@
 """A request that was checked without a look at the run: what to train and evaluate, where, and what is allowed."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 

@@ -115,7 +115,7 @@ def report_in(run: RunDir) -> str:
 
 
 def _stage_row(name: str, record: StageRecord, cfg: PipelineConfig | None, loss: float | None) -> StageRow:
-    settings = SPECS[name].settings(cfg) if cfg is not None else None
+    settings = cfg.stages.of(name) if cfg is not None else None
     done = record.status == "completed"
     disabled = settings is not None and not settings.total_steps and not done
     return StageRow(

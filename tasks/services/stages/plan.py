@@ -1,7 +1,5 @@
 """What each stage and evaluation needs: to run, to resume, or nothing at all; and why. Pure: nothing is read here."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """What a run holds at one moment, read once: status, files and their digests, the identity of its data."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path

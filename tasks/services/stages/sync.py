@@ -1,7 +1,5 @@
 """Uploading to W&B whatever it is missing from a run that was trained without it."""
 
-from __future__ import annotations
-
 from tasks.services.checkpoints.uploads import why_missing
 from tasks.services.run.lock import owned
 from tasks.services.run.paths import RunDir

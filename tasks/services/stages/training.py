@@ -138,7 +138,7 @@ class _Training:
                 device=device,
                 resume_path=self.run.resume(self.spec.name),
                 hooks=Hooks(self._on_step, self._on_epoch, self._on_save, stop),
-                world=World(environment.number("RANK") or 0, environment.number("WORLD_SIZE") or 1),
+                world=World(*environment.world()),
             )
 
     def _on_step(self, progress: Progress) -> None:

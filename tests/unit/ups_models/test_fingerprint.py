@@ -82,7 +82,7 @@ def test_fingerprints_of_the_first_edition_are_still_read(cfg, new_fields):
         old = {
             "seed": cfg.seed,
             "arch": dict(spec.arch(cfg)),
-            "settings": spec.settings(cfg).model_dump(mode="json"),
+            "settings": cfg.stages.of(spec.name).model_dump(mode="json"),
             "data": data.model_dump(mode="json", exclude=without),
         }
         recipe: dict[str, Any] = {

@@ -1,7 +1,5 @@
 """This machine as a provider: the same bootstrap in a process group of its own, so the remote path needs no account."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal

@@ -1,7 +1,5 @@
 """The providers that there are: ours, and those of installed packages (entry points of the group `ups.providers`)."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
