@@ -2,8 +2,8 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -16,7 +16,9 @@ from tasks.services.stages.execution import evaluate_if_needed, report_if_change
 from tasks.services.stages.job import Job
 from tasks.services.stages.plan import Decision, EvaluationDecision, Plan, announce, decide, decide_evaluations
 from tasks.services.stages.snapshot import Snapshot, read_snapshot
-from tasks.services.tracking.wandb_tracking import ResumeTarget, Tracker, tracked
+from tasks.services.tracking.opening import tracked
+from tasks.services.tracking.run_path import ResumeTarget
+from tasks.services.tracking.tracker import LoggerFactory, Tracker
 from ups_models.config.schema import PipelineConfig
 from ups_models.stages.spec import SPECS
 
@@ -65,7 +67,6 @@ class PlainSteps:
 
 
 StepsFactory = Callable[[PipelineConfig, OwnedRun, Tracker], Steps]
-WrapTracker = Callable[[Tracker, PipelineConfig, OwnedRun], AbstractContextManager[Tracker]]
 
 
 def run_pipeline(plan: Plan, steps: Steps) -> Path:
@@ -85,9 +86,11 @@ def run_job(
     *,
     resume: ResumeTarget | None = None,
     chain_run: ChainRun | None = None,
-    wrap_tracker: WrapTracker | None = None,
+    loggers: Mapping[str, LoggerFactory] | None = None,
 ) -> Path:
     """Own the run, decide, announce, track, and run the DAG; returns the path of the HTML report.
+
+    `loggers` get what is measured, beside W&B and the loggers that are installed.
 
     Raises BadInput where the run is another process's, GaveUp and Duplicate where another run of the chain makes no
     sense, Preempted, and what the stages raise.
@@ -98,14 +101,8 @@ def run_job(
         plan = decide(job, read_snapshot(job.cfg, run))
         require_named_files(job.cfg, run, SPECS if job.source is not None else plan.needs_data)
         announce(plan)
-        with tracked(job.cfg, run, target) as inner, _wrapped(inner, job.cfg, run, wrap_tracker) as tracker:
+        with tracked(job.cfg, run, target, loggers) as tracker:
             return run_pipeline(plan, steps(job.cfg, run, tracker))
-
-
-def _wrapped(
-    tracker: Tracker, cfg: PipelineConfig, run: OwnedRun, wrap: WrapTracker | None
-) -> AbstractContextManager[Tracker]:
-    return nullcontext(tracker) if wrap is None else wrap(tracker, cfg, run)
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from prefect.states import Failed
 from pydantic import Field
 
 from flows.dag import PlainSteps, run_job
-from flows.prefect.artifacts import with_artifacts
+from flows.prefect.artifacts import ArtifactLogger
 from flows.prefect.chain import BAD_INPUT, MAX_ATTEMPTS, chain_run_of, checked, ended, log_to_prefect, run_name
 from flows.prefect.server import is_temporary
 from flows.requests.job import parse
@@ -78,8 +78,8 @@ def train_pipeline(
         if chain_run is not None and chain_run.has_predecessor:
             wait_until_free(job.run)
         resume = restore_checkpoints(job) if job.source is not None else None
-        wrap = None if is_temporary() else with_artifacts
-        return str(run_job(job, PrefectSteps, resume=resume, chain_run=chain_run, wrap_tracker=wrap))
+        loggers = {} if is_temporary() else {"Prefect": ArtifactLogger.of_flow_run}
+        return str(run_job(job, PrefectSteps, resume=resume, chain_run=chain_run, loggers=loggers))
     except (GaveUp, Duplicate) as error:
         return ended(error)
     except BadInput as error:

@@ -5,7 +5,7 @@ from prefect import flow
 from tasks.restore import download, find_run, install, verify
 from tasks.services.run.lock import owned
 from tasks.services.stages.job import Job
-from tasks.services.tracking.wandb_tracking import ResumeTarget
+from tasks.services.tracking.run_path import ResumeTarget
 
 
 @flow(name="restore-checkpoints", validate_parameters=False)

@@ -5,7 +5,7 @@ from prefect.cache_policies import NO_CACHE
 
 from tasks.services.run.lock import OwnedRun
 from tasks.services.stages.execution import report_if_changed
-from tasks.services.tracking.wandb_tracking import Tracker
+from tasks.services.tracking.tracker import Tracker
 
 
 @task(name="report", task_run_name="report", cache_policy=NO_CACHE, persist_result=False)

@@ -11,8 +11,9 @@ from tasks.services.checkpoints.sets import RestoredSet
 from tasks.services.run.lock import OwnedRun
 from tasks.services.run.paths import RunDir
 from tasks.services.tracking import restoring as restore
+from tasks.services.tracking.protocols import TrackingUnavailable
 from tasks.services.tracking.restoring import ResumeMode
-from tasks.services.tracking.wandb_tracking import ExistingRun, RunPath, TrackingUnavailable
+from tasks.services.tracking.run_path import ExistingRun, RunPath
 from ups_models.config.schema import PipelineConfig
 
 RETRIES, RETRY_AFTER_S = 2, 5

@@ -8,7 +8,7 @@ from prefect.states import Completed
 from tasks.services.run.lock import OwnedRun
 from tasks.services.stages.execution import run_stage
 from tasks.services.stages.plan import Decision
-from tasks.services.tracking.wandb_tracking import Tracker
+from tasks.services.tracking.tracker import Tracker
 from ups_models.config.schema import PipelineConfig
 
 SKIPPED = "Skipped"

@@ -23,7 +23,7 @@ from tasks.services.run.history import Row
 from tasks.services.run.paths import RunDir
 from tasks.services.run.status import Status, StatusError
 from tasks.services.stages.overview import Cells, keep_picture, report_in, rows_in, rows_of
-from tasks.services.tracking.wandb_tracking import ReportPayload, Tracker, TrackingUnavailable
+from tasks.services.tracking.protocols import MetricLogger, ReportPayload, TrackingUnavailable
 from ups_models.config.schema import PipelineConfig
 from ups_models.stages.spec import SPECS
 
@@ -116,79 +116,57 @@ class ArtifactSender:
         self.known[key] = client.create_artifact(created).id
 
 
-class ArtifactTracker(Tracker):
-    """A tracker that also keeps the artifacts up to date."""
+class ArtifactLogger(MetricLogger):
+    """Keeps the artifacts up to date."""
 
-    def __init__(self, inner: Tracker, sender: ArtifactSender, cfg: PipelineConfig, run: RunDir) -> None:
-        self.inner, self.sender, self.cfg, self.run = inner, sender, cfg, run
+    def __init__(self, sender: ArtifactSender, cfg: PipelineConfig, run: RunDir) -> None:
+        self.sender, self.cfg, self.run = sender, cfg, run
         self.updated_at = 0.0
         self._stages()
 
+    @classmethod
+    def of_flow_run(cls, cfg: PipelineConfig, run: RunDir) -> ArtifactLogger:
+        """For the flow run in progress."""
+        return cls(ArtifactSender(UUID(str(flow_run.id))), cfg, run)
+
     def begin(self, stage: str) -> None:
-        """A bar for the stage."""
-        self.inner.begin(stage)
+        """The stage is in progress."""
         self._stages()
 
     def row(self, stage: str, row: Row) -> None:
         """Move the bar, every few seconds."""
-        self.inner.row(stage, row)
         if time.monotonic() - self.updated_at >= UPDATE_EVERY_S:
             self.updated_at = time.monotonic()
-            self._bar(stage, row)
-
-    def saved(self) -> None:
-        """Nothing to show."""
-        self.inner.saved()
+            total = SPECS[stage].settings(self.cfg).total_steps
+            text = f"{stage}: step {row['step']} of {total}, loss {row['loss']:.4g}"
+            self.sender.put(_key(stage), Artifact("progress", 100.0 * int(row["step"]) / total, text))
 
     def completed(self, stage: str) -> None:
         """Fill the bar."""
-        self.inner.completed(stage)
         self.sender.put(_key(stage), Artifact("progress", 100.0, f"{stage}: completed"))
         self._stages()
 
     def report(self, gather: Callable[[], ReportPayload]) -> None:
-        """Track the report, and keep one picture of it for `show`."""
+        """Send the report, with one picture of it."""
         from tasks.services.stages.evaluating import rollout_picture
 
-        self.inner.report(gather)
         picture = rollout_picture(self.run)
         if picture is not None:
             keep_picture(self.run, picture)
-
-    def preempted(self) -> None:
-        """Nothing to show: only seconds are left."""
-        self.inner.preempted()
+        self._report()
 
     def close(self, *, failed: bool) -> None:
-        """Nothing to show."""
-        self.inner.close(failed=failed)
-
-    def show(self) -> None:
-        """Send the table and the report: the newest evaluation, and where the files are."""
+        """Send the table and the report: the newest evaluation, and where the files are; a signal leaves no time."""
         self._stages()
+        self._report()
+        self.sender.close()
+
+    def _report(self) -> None:
         text = report_in(self.run)
         self.sender.put(REPORT, Artifact("markdown", text, f"Report of {self.run.root.absolute()}"))
 
     def _stages(self) -> None:
         self.sender.put_stages(rows_in(self.cfg, self.run), f"Stages of {self.run.root.absolute()}")
-
-    def _bar(self, stage: str, row: Row) -> None:
-        total = SPECS[stage].settings(self.cfg).total_steps
-        text = f"{stage}: step {row['step']} of {total}, loss {row['loss']:.4g}"
-        self.sender.put(_key(stage), Artifact("progress", 100.0 * int(row["step"]) / total, text))
-
-
-@contextmanager
-def with_artifacts(tracker: Tracker, cfg: PipelineConfig, run: RunDir) -> Iterator[Tracker]:
-    """The tracker, with artifacts of the flow run beside it."""
-    with artifact_sender() as sender:
-        both = ArtifactTracker(tracker, sender, cfg, run)
-        try:
-            yield both
-        except Exception:  # shown, and raised again; a signal leaves no time for that
-            both.show()
-            raise
-        both.show()
 
 
 @contextmanager
@@ -221,17 +199,17 @@ class RemoteStages:
         try:
             status = self.status() or Status()
         except (TrackingUnavailable, StatusError) as error:
-            logger.warning("the table of stages stays as it is: %s", error)
+            logger.warning("the table of stages was not updated: %s", error)
             return
         rows = rows_of(self.cfg, status, {}, {})
         for row in rows:
             if row["stage"] == self.stage and status.stage(self.stage).status != "completed":
-                row |= {"status": "in_progress", "step": f"{facts['step']} of {self._total()}"}
+                row |= {
+                    "status": "in_progress",
+                    "step": f"{facts['step']} of {SPECS[self.stage].settings(self.cfg).total_steps}",
+                }
         spent = f"{facts['usd_per_hour']:.3f} USD/h, {facts['spent_usd']:.2f} USD spent"
         self.sender.put_stages(rows, f"{state}: instance {facts['instance']}, machine {facts['generation']}; {spent}")
-
-    def _total(self) -> int:
-        return SPECS[self.stage].settings(self.cfg).total_steps
 
 
 def _key(stage: str) -> str:

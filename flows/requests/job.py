@@ -11,7 +11,7 @@ from tasks.services.run.status import EVALUATIONS
 from tasks.services.stages.job import Job, Policy, Source
 from tasks.services.stages.plan import Plan, decide
 from tasks.services.stages.snapshot import read_snapshot
-from tasks.services.tracking.wandb_tracking import RunPath, has_key, tracking_mode
+from tasks.services.tracking.run_path import RunPath, has_key, tracking_mode
 from ups_models.config.loading import load_config
 from ups_models.config.schema import EvalConfig, PipelineConfig
 from ups_models.errors import BadInput

@@ -96,7 +96,7 @@ def test_a_dry_run_shows_offer_cost_and_script_and_rents_nothing(ups_there, clou
         (("--max-price", "0.001"), "the cheapest is 0."),
         (("--gpu", "RTX_9999"), "has no 1 x RTX_9999"),
         (("--resume-from-wandb", "no-such-run", "--resume-mode", "must"), "WandB run not found"),
-        (("--resume-from-wandb", "$(reboot)"), "is no W&B run"),
+        (("--resume-from-wandb", "$(reboot)"), "is not a W&B run"),
         (("--resume-from-wandb", "--resume-mode=never"), "expected one argument"),
         (("--config", "no-such.yaml"), "no such config file"),
         (("--set", "data.files=[here.hdf5]"), "names files of this machine"),

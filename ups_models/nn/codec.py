@@ -48,7 +48,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """z (B, S, D) -> u (B, X), with the spatial mean it is told: the conserved quantity cannot drift."""
+    """z (B, S, D) -> u (B, X), with a given spatial mean: the conserved quantity cannot drift."""
 
     def __init__(self, points: int, tokens: int, dim: int, width: int, blocks: int) -> None:
         super().__init__()

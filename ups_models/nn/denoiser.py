@@ -68,7 +68,7 @@ class ResidualDiffusion(nn.Module):
         self.denoiser = ResidualDenoiser(tokens=tokens, dim=dim, width=width, blocks=blocks, modes=modes)
 
     def context(self, z: Tensor, z_hat: Tensor) -> Tensor:
-        """What the denoiser is told of the state: z, the predicted change in units of s, and log s. (B, S, 3 D)."""
+        """What the denoiser sees of the state: z, the predicted change in units of s, and log s. (B, S, 3 D)."""
         scale = self.scale(z, z_hat).detach()
         change = (z_hat - z) / scale
         return torch.cat([z, change.sign() * change.abs().log1p(), scale.log() / 4], -1)

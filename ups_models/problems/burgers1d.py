@@ -12,7 +12,7 @@ from ups_models.problems.solving import ROWS_PER_CHUNK, Progress, SolverFailed, 
 
 CFL = 1.25  # max|v| dt / dx; measured at max|v| = 1.5, nx = 512: nRMSE 4e-5, with 1.9 7e-5, with 3.8 7e-4
 POINTS_TIMES_NU = 4.0  # measured, nu=.01, 512 points, 64 random waves: nRMSE median 5e-7, worst 2e-4
-LARGEST_TAIL = 1e-3  # largest share of the highest modes; measured: the nRMSE of a solution is about as large
+LARGEST_TAIL = 1e-3  # largest fraction in the highest modes; measured: the nRMSE of a solution is about as large
 
 
 class _Etdrk4(NamedTuple):
@@ -134,7 +134,7 @@ def _etdrk4_step(v_hat: Tensor, c: _Etdrk4, advect: Tensor, nx: int) -> Tensor:
 
 
 def _check_resolved(v_hats: Tensor, nu: float, nx: int) -> None:
-    """Refuse a solution whose highest modes carry part of a shock. v_hats: (B, T, K), t=0 being the caller's affair."""
+    """Refuse a solution whose highest modes carry part of a shock. v_hats: (B, T, K), t=0 is not looked at."""
     size = v_hats[:, 1:].abs() if v_hats.shape[1] > 1 else v_hats.abs()
     n_tail = max(1, size.shape[-1] // 10)
     tail = size[..., -n_tail:].amax(dim=-1) / size.amax(dim=-1).amax(dim=1, keepdim=True).clamp_min(1e-12)

@@ -43,7 +43,7 @@ def solve(a: Tensor, beta: float | Tensor, *, on_progress: Progress | None = Non
 def _solve_unit_force(a: Tensor) -> Tensor:
     """Preconditioned conjugate gradients for beta = 1, (B, n, n). Golub & Van Loan 2013, algorithm 11.5.1.
 
-    A row that has converged stands still, so that its solution does not depend on its neighbours.
+    A row that has converged changes no more, so that its solution does not depend on its neighbours.
     """
     faces = _faces(a)
     sines, inverse_eigenvalues = _sine_transform(a.shape[-1])

@@ -21,7 +21,7 @@ from ups_models.training.state import TrainState, load_state, save_state, start_
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a stage stands after an optimiser step."""
+    """What a stage has reached after an optimiser step."""
 
     stage: str
     step: int
@@ -82,7 +82,7 @@ def fit(
         if stop and state.step < settings.total_steps:
             raise Preempted(
                 f"{stage.name}: stopped at step {state.step} of {settings.total_steps} and saved; "
-                "the same command with --auto-resume goes on from there"
+                "the same command with --auto-resume resumes from there"
             )
     return state
 

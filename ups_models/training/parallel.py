@@ -1,4 +1,4 @@
-"""Where this process stands among those that train together, and what its bits depend on."""
+"""Which of the processes that train together this one is, and what its bits depend on."""
 
 import platform
 from dataclasses import dataclass

@@ -79,7 +79,7 @@ def save_state(path: Path, state: TrainState, stage: Stage, cfg: PipelineConfig)
 def load_state(path: Path, state: TrainState, stage: Stage, cfg: PipelineConfig) -> None:
     """Put a saved state into `state`. Raises CheckpointError when the file belongs to another run.
 
-    A state saved under other conditions is used all the same, and it is told that the bits may differ.
+    A state saved under other conditions is used all the same, with a warning that the bits may differ.
     """
     saved = load_payload(path)
     if saved.get("stage") != stage.name:
@@ -87,14 +87,14 @@ def load_state(path: Path, state: TrainState, stage: Stage, cfg: PipelineConfig)
     check_architecture(path, saved["arch"], stage.spec.arch(cfg))
     if not stage.spec.is_config_hash(saved["config_hash"], cfg):
         raise CheckpointError(
-            f"{path}: was saved under another configuration of stage {stage.name}; go on with that one, "
+            f"{path}: was saved under another configuration of stage {stage.name}; resume it with that one, "
             "or start the stage again with --force-train"
         )
     for name, now in exactness(state.device).items():
         before = saved["exactness"].get(name)
         if before != now:
             logger.warning(
-                "%s: %s was %s when the state was saved and is %s now: training goes on, but not to the same bits",
+                "%s: %s was %s when the state was saved and is %s now: training resumes, but not to the same bits",
                 stage.name,
                 name,
                 before,

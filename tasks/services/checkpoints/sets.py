@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 RESUME = {f"resume/{stage}.pt": stage for stage in SPECS}
 WEIGHTS = {name: stage for stage, spec in SPECS.items() for name in spec.files}
 NAMES = frozenset({MANIFEST, STATUS, HISTORY, *RESUME, *WEIGHTS})
-"""Every name that a set may hold: what a server says besides these is not looked at."""
+"""Every name that a set may hold; any other name that a server lists is ignored."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class RestoredSet:
 
 
 def signature_of(status: Status) -> str:
-    """Identifies how far training is: two statuses with one signature need only one upload."""
+    """Identifies how far training is: of two statuses with the same signature, one needs no upload."""
     stages = {name: record.model_dump(mode="json", exclude_none=True) for name, record in status.stages.items()}
     return hashlib.sha256(json.dumps(stages, sort_keys=True).encode()).hexdigest()
 
@@ -55,7 +55,7 @@ def take_snapshot(run: RunDir, folder: Path) -> Status:
     """Gather the run's set in `folder`: every file that the status names, the saved state, the history, the status.
 
     Weights are hard links: their files are replaced, never changed in place. Must be called by the thread that
-    writes checkpoints, so that status and files belong together; returns that status.
+    writes checkpoints, so that status and files belong together. Returns that status.
     """
     status = read_status(run.status).model_copy(update={"upload": None, "evaluations": {}})
     names = [name for record in status.stages.values() for name in record.files or {}]
@@ -65,14 +65,14 @@ def take_snapshot(run: RunDir, folder: Path) -> Status:
     for name in names:
         if run.checkpoint(name).is_file():
             _link(run.checkpoint(name), folder / name)
-    if (run.history).is_file():
+    if run.history.is_file():
         shutil.copyfile(run.history, folder / HISTORY)
     write_text(folder / STATUS, text_of(status))
     return status
 
 
 def write_manifest(folder: Path) -> None:
-    """Write the manifest of a snapshot: sha256 and size of each file, and no time, so equal sets have equal bytes."""
+    """Write the manifest of a snapshot: sha256 and size of each file. It holds no time: equal sets have equal bytes."""
     digests = {name: known_digest(folder / name) for name in sorted(NAMES - {MANIFEST}) if (folder / name).is_file()}
     content = {name: {"sha256": digest.sha256, "bytes": digest.bytes} for name, digest in digests.items()}
     write_text(folder / MANIFEST, json.dumps(content, indent=1, sort_keys=True) + "\n")
@@ -98,7 +98,7 @@ def verify_set(folder: Path, cfg: PipelineConfig, origin: str) -> RestoredSet:
 
 
 def is_newer(restored: RestoredSet, run: RunDir, *, force: bool) -> bool:
-    """Whether the set brings anything: not when the run is as far or further. Raises BadInput when they disagree."""
+    """Whether the set is further than the run here. Raises BadInput when each holds what the other does not."""
     local, remote = read_status(run.status), restored.status
     mine, theirs = _positions(local), _positions(remote)
     if force or all(position == (0, 0) for position in mine.values()):
@@ -110,13 +110,13 @@ def is_newer(restored: RestoredSet, run: RunDir, *, force: bool) -> bool:
         what = f"another {other}" if other else "other stages"
         raise BadInput(
             f"{run.checkpoints}: holds {what} than {restored.origin}, and one would be lost; choose another --run-dir, "
-            "go on with what lies here (without --resume-from-wandb), or replace it with --force"
+            "resume what is here (without --resume-from-wandb), or replace it with --force"
         )
     return not ahead
 
 
 def is_behind(local: Status, remote: Status) -> bool:
-    """Whether some stage is further there than here."""
+    """Whether some stage is further in the remote status than in the local one."""
     mine, theirs = _positions(local), _positions(remote)
     return any(mine[name] < theirs[name] for name in SPECS)
 
@@ -124,8 +124,8 @@ def is_behind(local: Status, remote: Status) -> bool:
 def install_set(restored: RestoredSet, run: OwnedRun, wandb: WandbRecord | None) -> None:
     """Move a verified set into place; the status goes first and comes last.
 
-    A crash in between leaves files without a status, which no run overwrites or trusts. With the W&B run that goes on
-    comes what is known of its last upload: this set.
+    A crash in between leaves files without a status, which no run overwrites or trusts. If the set's own W&B run is
+    resumed, this set is recorded as its last upload.
     """
     collection, _, version = restored.origin.rpartition(":")
     upload = UploadRecord(version=version, signature=signature_of(restored.status)) if wandb and collection else None
@@ -152,10 +152,10 @@ def _read_manifest(folder: Path, origin: str) -> dict[str, FileDigest]:
         raw = json.loads((folder / MANIFEST).read_text("utf-8"))
         manifest = {str(name): FileDigest(str(item["sha256"]), int(item["bytes"])) for name, item in raw.items()}
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise CheckpointError(f"{origin}: holds no manifest that can be read ({error}); choose another") from None
+        raise CheckpointError(f"{origin}: its manifest cannot be read ({error}); choose another") from None
     unknown = sorted(manifest.keys() - NAMES)
     if unknown or STATUS not in manifest:
-        what = f"names {unknown[0]!r}, which is no file of ours" if unknown else f"lacks {STATUS}"
+        what = f"names {unknown[0]!r}, which does not belong in a set" if unknown else f"lacks {STATUS}"
         raise CheckpointError(f"{origin}: its manifest {what}; choose another")
     return manifest
 

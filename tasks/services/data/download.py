@@ -1,20 +1,16 @@
-"""Data files from the network: fetched once, gone on with where they were, and checked before they count."""
+"""Data files from the network: fetched once, resumed where they stopped, and checked before they count."""
 
-from __future__ import annotations
-
-import logging
-import time
 from pathlib import Path
 
 import httpx
 
 from tasks.services.run.progress import progress_of
-from tasks.services.tracking.wandb_tracking import TrackingUnavailable, download_artifact_file
+from tasks.services.run.retry import retrying
+from tasks.services.tracking.protocols import TrackingUnavailable
+from tasks.services.tracking.store import download_artifact_file
 from ups_models.config.schema import WANDB_ARTIFACT, DownloadConfig, TrackingConfig
 from ups_models.errors import DataError, StorageError, UPSError
 from ups_models.files import digest_of
-
-logger = logging.getLogger(__name__)
 
 RETRY_AFTER_S = (1.0, 5.0, 15.0, 60.0)
 PARTIAL_SUFFIX = ".part"
@@ -22,7 +18,7 @@ TIMEOUT_S = 60
 
 
 class Unreachable(UPSError):
-    """A network that does not answer: no fault of the config, and worth another attempt."""
+    """The network or its server does not answer: nothing is wrong with the config, and another try may succeed."""
 
 
 def fetch(
@@ -34,17 +30,15 @@ def fetch(
 ) -> Path:
     """The file in `folder`, downloaded if it is not there.
 
-    Raises DataError when it is not what the config names, Unreachable when the network does not give it.
-
-    What has arrived from the web lies in `<name>.part` and is not fetched again, whatever interrupts; a file of a W&B
-    artifact comes whole.
+    Raises DataError when it is not what the config names, Unreachable when the network does not answer. What has
+    arrived from the web is kept in `<name>.part` across interruptions; a file of a W&B artifact is fetched whole.
     """
     path = folder / download.name
     if path.is_file():
         return path
     folder.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + PARTIAL_SUFFIX)
-    _bring(download, partial, tracking, retry_after_s)
+    retrying(retry_after_s, Unreachable)(_bring, download, partial, tracking)
     found = digest_of(partial).sha256
     if found != download.sha256:
         partial.unlink()
@@ -55,27 +49,22 @@ def fetch(
     return path
 
 
-def _bring(download: DownloadConfig, partial: Path, tracking: TrackingConfig, retry_after_s: tuple[float, ...]) -> None:
-    for pause_s in (*retry_after_s, None):
-        try:
-            if download.url.startswith(WANDB_ARTIFACT):
-                return download_artifact_file(download.url.removeprefix(WANDB_ARTIFACT), partial, tracking)
-            return _go_on(download, partial)
-        except (httpx.HTTPError, TrackingUnavailable) as error:
-            if _is_final(error):
-                raise DataError(f"{download.url}: cannot be fetched ({error}); check the address") from error
-            if pause_s is None:
-                raise Unreachable(
-                    f"{download.url}: cannot be fetched now ({error}); the same command goes on"
-                ) from error
-            logger.warning("%s: %s; going on in %.0f s", download.url, error, pause_s)
-            time.sleep(pause_s)
-        except OSError as error:
-            raise StorageError(f"{partial}: cannot be written ({error.strerror}); free some space") from error
-    raise AssertionError
+def _bring(download: DownloadConfig, partial: Path, tracking: TrackingConfig) -> None:
+    """One try. Raises Unreachable where another may succeed, DataError where none would."""
+    try:
+        if download.url.startswith(WANDB_ARTIFACT):
+            download_artifact_file(download.url.removeprefix(WANDB_ARTIFACT), partial, tracking)
+        else:
+            _resume(download, partial)
+    except (httpx.HTTPError, TrackingUnavailable) as error:
+        if isinstance(error, httpx.HTTPStatusError) and httpx.codes.is_client_error(error.response.status_code):
+            raise DataError(f"{download.url}: cannot be fetched ({error}); check the address") from error
+        raise Unreachable(f"{download.url}: cannot be fetched now ({error}); the same command resumes it") from error
+    except OSError as error:
+        raise StorageError(f"{partial}: cannot be written ({error.strerror}); free some space") from error
 
 
-def _go_on(download: DownloadConfig, partial: Path) -> None:
+def _resume(download: DownloadConfig, partial: Path) -> None:
     have = partial.stat().st_size if partial.is_file() else 0
     headers = {"Range": f"bytes={have}-"} if have else {}
     with httpx.stream("GET", download.url, headers=headers, timeout=TIMEOUT_S, follow_redirects=True) as answer:
@@ -90,8 +79,3 @@ def _go_on(download: DownloadConfig, partial: Path) -> None:
                 file.write(chunk)
                 have += len(chunk)
                 update(have, "bytes")
-
-
-def _is_final(error: Exception) -> bool:
-    """Whether another try would be answered the same."""
-    return isinstance(error, httpx.HTTPStatusError) and httpx.codes.is_client_error(error.response.status_code)

@@ -25,7 +25,7 @@ from tasks.services.rental.provider import (
     UnknownOutcome,
 )
 from tasks.services.run.retry import retrying
-from tasks.services.tracking.wandb_tracking import RemoteProgress, TrackingUnavailable
+from tasks.services.tracking.protocols import RemoteProgress, TrackingUnavailable
 from ups_models.errors import UPSError
 from ups_models.files import write_text
 

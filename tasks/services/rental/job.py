@@ -14,19 +14,12 @@ from tasks.services.rental.code import Code
 from tasks.services.run import environment
 from tasks.services.run.paths import RunDir
 from tasks.services.run.status import Status
+from tasks.services.tracking.coordination import WandbCoordination
+from tasks.services.tracking.protocols import RemoteProgress
 from tasks.services.tracking.restoring import ResumeMode, fetch, look_up
-from tasks.services.tracking.wandb_tracking import (
-    RemoteProgress,
-    RunPath,
-    Session,
-    acquire_fence,
-    fetch_progress,
-    find_run,
-    open_session,
-    path_of,
-    publish_job,
-    remote_status,
-)
+from tasks.services.tracking.run_path import RunPath, path_of
+from tasks.services.tracking.store import WandbStore, publish_job
+from tasks.services.tracking.wandb_client import Session, open_session
 from ups_models.config.schema import EvalConfig, PipelineConfig, TrackingConfig
 from ups_models.errors import BadInput
 
@@ -91,16 +84,15 @@ class RemoteJob(Published):
 
     def acquire_fence(self, generation: int) -> None:
         """Name the generation in the run."""
-        acquire_fence(self.path, generation, self.cfg)
+        WandbCoordination(self.path, self.cfg).acquire_fence(generation)
 
     def progress(self) -> RemoteProgress:
         """How far the run is."""
-        return fetch_progress(self.path, self.cfg)
+        return WandbCoordination(self.path, self.cfg).progress()
 
     def status(self) -> Status | None:
         """The status in the newest set of the run; None before the first. Raises TrackingUnavailable, StatusError."""
-        found = find_run(self.path, self.cfg)
-        return remote_status(found, self.cfg) if found is not None else None
+        return WandbStore(self.path, self.cfg).status()
 
     def environment(self, generation: int) -> dict[str, str]:
         """What onstart.sh reads; the W&B key only if the account does not hand it on."""
@@ -171,5 +163,5 @@ def publish(
 def _publish_checkpoints(session: Session, fetched: tuple[Path, str] | None) -> None:
     """Make the checkpoints of another run the first set of this one."""
     if fetched is not None:
-        session.publish(fetched[0], ())
+        WandbStore(session.path, session.cfg, session=session).publish(fetched[0], ())
         shutil.rmtree(fetched[0])

@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 
 from tasks.services.run import environment
-from tasks.services.tracking.wandb_tracking import RunPath, generation, record_exit
+from tasks.services.tracking.coordination import WandbCoordination, generation
+from tasks.services.tracking.run_path import RunPath
 from ups_models.config.schema import TrackingConfig
 from ups_models.errors import UPSError
 
@@ -14,7 +15,8 @@ def main(arguments: list[str]) -> int:
     """Record exit code and generation in the run that UPS_RUN names; 0 when W&B has them."""
     cfg = TrackingConfig()
     try:
-        record_exit(RunPath.parse(environment.get(environment.RUN), cfg), int(arguments[0]), generation() or 0, cfg)
+        run = RunPath.parse(environment.get(environment.RUN), cfg)
+        WandbCoordination(run, cfg).record_exit(generation() or 0, int(arguments[0]))
     except UPSError as error:
         sys.stderr.write(f"{error}\n")
         return error.exit_code

@@ -26,7 +26,7 @@ from tasks.services.run.status import EVALUATIONS, EvaluationRecord, StageRecord
 from tasks.services.stages.plan import evaluation_inputs, usable_stages
 from tasks.services.stages.snapshot import read_snapshot
 from tasks.services.stages.training import load_stage, select_device
-from tasks.services.tracking.wandb_tracking import ReportPayload
+from tasks.services.tracking.protocols import ReportPayload
 from ups_models.config.schema import EvalConfig, PipelineConfig
 from ups_models.data.layouts.pdebench import load_steady, load_trajectories, problem_of
 from ups_models.data.split import Split, split_rows

@@ -7,7 +7,7 @@ from pathlib import Path
 from tasks.services.run.lock import OwnedRun
 from tasks.services.run.signals import redeliver_pending
 from tasks.services.stages.plan import Decision, EvaluationDecision
-from tasks.services.tracking.wandb_tracking import Tracker
+from tasks.services.tracking.tracker import Tracker
 from ups_models.config.schema import PipelineConfig
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from tasks.services.run.paths import RunDir
 from tasks.services.tracking.restoring import ResumeMode
-from tasks.services.tracking.wandb_tracking import RunPath
+from tasks.services.tracking.run_path import RunPath
 from ups_models.config.schema import EvalConfig, PipelineConfig
 
 

@@ -16,7 +16,7 @@ from tasks.services.run.progress import Update, progress_of
 from tasks.services.run.signals import StopRequest, stop_request
 from tasks.services.run.status import StatusStore, read_status
 from tasks.services.stages.snapshot import read_inputs, saved_state
-from tasks.services.tracking.wandb_tracking import Tracker
+from tasks.services.tracking.tracker import Tracker
 from ups_models.config.schema import PipelineConfig
 from ups_models.data.split import split_rows
 from ups_models.errors import BadInput, Preempted

@@ -1,6 +1,4 @@
-"""Bringing the checkpoints of a W&B run to this machine: found, downloaded, verified, put in place."""
-
-from __future__ import annotations
+"""Restoring the checkpoints of a W&B run to this machine: find, download, verify, install."""
 
 import logging
 import shutil
@@ -14,17 +12,15 @@ from tasks.services.checkpoints.sets import (
     is_newer,
     verify_set,
 )
+from tasks.services.run import environment
 from tasks.services.run.lock import OwnedRun
 from tasks.services.run.paths import HISTORY, MANIFEST, STATUS, RunDir
 from tasks.services.run.status import StageRecord, Status, StatusError, parse_status
-from tasks.services.tracking.wandb_tracking import (
-    ExistingRun,
-    RunPath,
-    download_run_files,
-    download_set,
-    find_run,
-    not_found,
-)
+from tasks.services.tracking.coordination import find_run
+from tasks.services.tracking.protocols import CheckpointStore
+from tasks.services.tracking.run_path import KEY, ExistingRun, RunPath, base_url
+from tasks.services.tracking.store import WandbStore
+from tasks.services.tracking.wandb_client import CLIENT, Client
 from ups_models.config.schema import PipelineConfig
 from ups_models.errors import ArchitectureMismatch, BadInput, CheckpointError
 from ups_models.stages.spec import SPECS
@@ -34,17 +30,28 @@ logger = logging.getLogger(__name__)
 ResumeMode = Literal["allow", "must", "never"]
 
 
-def look_up(path: RunPath, mode: ResumeMode, cfg: PipelineConfig) -> ExistingRun | None:
+class RunNotFound(BadInput):
+    """There is no such run in W&B, or not for this key."""
+
+
+def look_up(path: RunPath, mode: ResumeMode, cfg: PipelineConfig, client: Client = CLIENT) -> ExistingRun | None:
     """The run to restore from. Raises RunNotFound where the mode insists on it, TrackingUnavailable."""
-    found = find_run(path, cfg.tracking)
+    found = find_run(path, cfg.tracking, client)
     if found is None and mode != "allow":
-        raise not_found(path)
+        key = "set" if environment.is_set(KEY) else "not set (a key in ~/.netrc is used if there is one)"
+        raise RunNotFound(
+            f"WandB run not found: {path} at {base_url()}. Check the id on the dashboard, that your key has access to "
+            f"the project, and the entity (WANDB_ENTITY, or write entity/project/id); {KEY} is {key}. "
+            "With --resume-mode allow a new run with this id begins"
+        )
     if found is None:
         logger.warning("WandB run not found: %s; a new run with this id begins", path)
     return found
 
 
-def fetch(found: ExistingRun, mode: ResumeMode, cfg: PipelineConfig, run: RunDir) -> tuple[Path, str] | None:
+def fetch(
+    found: ExistingRun, mode: ResumeMode, cfg: PipelineConfig, run: RunDir, store: CheckpointStore | None = None
+) -> tuple[Path, str] | None:
     """Download the newest set, or an old run's files, into a staging folder; None when the run holds neither.
 
     Raises BadInput under `must`: training would begin anew, which that mode forbids.
@@ -52,10 +59,11 @@ def fetch(found: ExistingRun, mode: ResumeMode, cfg: PipelineConfig, run: RunDir
     folder = run.staging / "restore"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    origin = download_set(found, folder, cfg.tracking)
+    store = store or WandbStore(found.path, cfg.tracking)
+    origin = store.download_set(folder)
     if origin is not None:
         return folder, origin
-    if download_run_files(found, folder, cfg.tracking):
+    if store.download_files(folder):
         logger.warning(
             "%s: holds no set of checkpoints, but files of an old version; they are checked one by one", found.path
         )
@@ -80,7 +88,7 @@ def check(folder: Path, origin: str, cfg: PipelineConfig) -> RestoredSet:
 def put_in_place(restored: RestoredSet, found: ExistingRun, mode: ResumeMode, run: OwnedRun, *, force: bool) -> bool:
     """Install a verified set, unless the run here is as far or further; whether it was. Raises BadInput."""
     if not is_newer(restored, run, force=force):
-        logger.info("%s: no further than what lies in %s, which is kept", restored.origin, run.checkpoints)
+        logger.info("%s: no further than the run in %s, which is kept", restored.origin, run.checkpoints)
         shutil.rmtree(restored.folder)
         return False
     install_set(restored, run, None if mode == "never" else found.record())

@@ -135,6 +135,7 @@ def main() -> None:
     parser.add_argument("--config", default="configs/smoke.yaml", help="config to run (default: %(default)s)")
     parser.add_argument("--perturb-seed", action="store_true", help="run the working tree with another seed: must fail")
     arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # what was started ends with this process
     started, red = time.monotonic(), False
     with tempfile.TemporaryDirectory(prefix="same-bits-", ignore_cleanup_errors=True) as name:
         folder = Path(name).resolve()

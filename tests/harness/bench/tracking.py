@@ -18,7 +18,9 @@ import json, sys, time
 from pathlib import Path
 from tasks.services.run.lock import owned
 from tasks.services.run.paths import RunDir
-from tasks.services.tracking.wandb_tracking import ResumeTarget, Tracker, tracked
+from tasks.services.tracking.opening import tracked
+from tasks.services.tracking.run_path import ResumeTarget
+from tasks.services.tracking.tracker import Tracker
 from tasks.services.stages.training import train_stage_files
 from ups_models.config.loading import load_config
 from ups_models.config.schema import PipelineConfig

@@ -9,10 +9,10 @@ from uuid import uuid4
 import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from flows.prefect.artifacts import Artifact, ArtifactSender, ArtifactTracker, RemoteStages
+from flows.prefect.artifacts import Artifact, ArtifactLogger, ArtifactSender, RemoteStages
 from tasks.services.run.paths import RunDir
 from tasks.services.stages.overview import keep_picture, report_in, rows_in
-from tasks.services.tracking.wandb_tracking import Tracker, TrackingUnavailable
+from tasks.services.tracking.protocols import TrackingUnavailable
 from ups_models.stages.spec import SPECS
 
 
@@ -23,17 +23,20 @@ def run(tmp_path, finished_run, smoke):
     return RunDir.of(tmp_path / "run", smoke.checkpoint.dir)
 
 
-class Kept:
-    """A board that keeps what it is given."""
+class FakeSender:
+    """Keeps the newest artifact of each key."""
 
     def __init__(self):
-        self.with_artifacts = {}
+        self.artifacts, self.closed = {}, False
 
-    def put(self, key, with_artifacts):
-        self.with_artifacts[key] = with_artifacts
+    def put(self, key, artifact):
+        self.artifacts[key] = artifact
 
     def put_stages(self, rows, description):
-        self.with_artifacts["stage-status"] = rows
+        self.artifacts["stage-status"] = rows
+
+    def close(self):
+        self.closed = True
 
 
 def test_a_finished_run_is_shown_with_its_figures_and_files(run, smoke):
@@ -75,22 +78,39 @@ def test_the_report_holds_the_newest_evaluation_and_one_picture(run):
 
 
 def test_bars_grow_and_are_full_when_a_stage_is_done(run, smoke):
-    sender: Any = Kept()
-    tracker = ArtifactTracker(Tracker(), sender, smoke, run)
+    sender: Any = FakeSender()
+    shown = ArtifactLogger(sender, smoke, run)
 
-    tracker.row("operator", {"step": 15, "loss": 0.5})
-    half = sender.with_artifacts["operator"]
-    tracker.completed("operator")
+    shown.row("operator", {"step": 15, "loss": 0.5})
+    half = sender.artifacts["operator"]
+    shown.row("operator", {"step": 16, "loss": 0.4})  # so soon after the last one it is not shown
+    unchanged = sender.artifacts["operator"]
+    shown.completed("operator")
 
     assert (half.kind, half.data, half.description) == ("progress", 50, "operator: step 15 of 30, loss 0.5")
-    assert sender.with_artifacts["operator"].data == 100
+    assert unchanged is half
+    assert sender.artifacts["operator"].data == 100
+
+
+def test_the_report_is_shown_when_it_is_written_and_the_table_once_more_at_the_end(run, smoke):
+    sender: Any = FakeSender()
+    logger = ArtifactLogger(sender, smoke, run)
+
+    logger.report(lambda: pytest.fail("the figures of the whole report are not needed"))
+    reported = sender.artifacts.pop("pipeline-report")
+    sender.artifacts.clear()
+    logger.close(failed=False)
+
+    assert "![Rollout error](data:image/png;base64," in reported.data
+    assert sender.artifacts.keys() == {"stage-status", "pipeline-report"}
+    assert sender.closed
 
 
 FACTS = {"instance": 1, "generation": 2, "stage": "operator", "step": 12, "usd_per_hour": 0.2, "spent_usd": 0.1}
 
 
 def test_the_stages_of_a_training_elsewhere_are_shown_from_what_wandb_holds(smoke):
-    sender: Any = Kept()
+    sender: Any = FakeSender()
     asked = []
     stages = RemoteStages(sender, smoke, lambda: asked.append(1))
 
@@ -98,23 +118,23 @@ def test_the_stages_of_a_training_elsewhere_are_shown_from_what_wandb_holds(smok
     for step in (12, 13):
         stages("RUNNING", {**FACTS, "step": step})
 
-    row = sender.with_artifacts["stage-status"][0]
+    row = sender.artifacts["stage-status"][0]
     assert (row["stage"], row["status"], row["step"]) == ("operator", "in_progress", "12 of 30")
     assert len(asked) == 1
 
 
 def test_wandb_that_does_not_answer_changes_nothing_in_the_table(smoke):
-    sender: Any = Kept()
+    sender: Any = FakeSender()
 
     def silent():
         raise TrackingUnavailable("W&B could not be asked")
 
     RemoteStages(sender, smoke, silent)("RUNNING", FACTS)
 
-    assert sender.with_artifacts == {}
+    assert sender.artifacts == {}
 
 
-DRY_RUN_ID = {PREFECT_API_URL: "http://127.0.0.1:9/api"}
+NOBODY_LISTENS = {PREFECT_API_URL: "http://127.0.0.1:9/api"}
 
 
 def test_a_server_that_does_not_answer_holds_up_nothing():
@@ -134,8 +154,8 @@ def test_a_server_that_does_not_answer_holds_up_nothing():
     assert not sender.thread.is_alive()  # nothing is begun once it is closed
 
 
-def test_what_is_sent_goes_to_the_server_that_the_board_was_made_for():
-    with temporary_settings(DRY_RUN_ID):
+def test_what_is_sent_goes_to_the_server_that_the_sender_was_made_for():
+    with temporary_settings(NOBODY_LISTENS):
         sender = ArtifactSender(uuid4(), close_within_s=60.0)
 
     sender.put("one", Artifact("markdown", "text", "description"))  # asked now, Prefect would start a server of its own

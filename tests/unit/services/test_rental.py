@@ -25,7 +25,7 @@ from tasks.services.rental.provider import (
     UnknownOutcome,
 )
 from tasks.services.run.attempts import ChainRun, Duplicate
-from tasks.services.tracking.wandb_tracking import RemoteProgress, TrackingUnavailable
+from tasks.services.tracking.protocols import RemoteProgress, TrackingUnavailable
 from ups_models.errors import BadInput
 
 QUICK = Limits(poll_s=0, lost_after_s=0, backoff_s=(0,) * 8, boot_timeout_s=3600)

@@ -2,8 +2,8 @@
 
 import pytest
 
-from tasks.services.tracking import wandb_tracking as tracking
-from tasks.services.tracking.wandb_tracking import RunPath, flatten, has_key, path_of, tracking_mode
+from tasks.services.tracking.run_path import RUN_ID, RunPath, has_key, path_of, tracking_mode
+from tasks.services.tracking.wandb_client import flatten
 from ups_models.config.schema import TrackingConfig
 from ups_models.errors import BadInput
 
@@ -36,7 +36,7 @@ def test_a_run_is_named_in_every_usual_way(text, expected):
     ["", "a/b/c/d", "--resume-mode=never", "r1;rm -rf .", "$(id)", "../r1", "p/..", "r 1", "r1\n", "x" * 65, "e//r1"],
 )
 def test_what_is_no_run_id_is_refused(text):
-    with pytest.raises(BadInput, match="is no W&B run"):
+    with pytest.raises(BadInput, match="is not a W&B run"):
         RunPath.parse(text, CFG)
 
 
@@ -78,7 +78,7 @@ def test_a_new_run_gets_an_id_that_is_valid_and_its_own():
     first, second = path_of(None, CFG), path_of(None, CFG)
 
     assert first != second
-    assert tracking.RUN_ID.fullmatch(first.id)
+    assert RUN_ID.fullmatch(first.id)
 
 
 def test_nested_figures_become_flat_ones():

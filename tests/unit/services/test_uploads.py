@@ -1,12 +1,8 @@
-"""Uploads beside training: one at a time, retried, told, and never in the way."""
+"""Uploads beside training: one at a time, retried, recorded, and never in the way."""
 
-import shutil
 import threading
 
-import pytest
-
 from tasks.services.checkpoints.uploads import UploadFailed, Uploads
-from tasks.services.run.paths import RunDir
 from tasks.services.run.status import read_status
 
 WAIT_S = 20
@@ -17,11 +13,12 @@ class Publisher:
 
     def __init__(self, failures=0):
         self.failures, self.taken, self.tries = failures, [], 0
-        self.gate = threading.Event()
+        self.gate, self.begun = threading.Event(), threading.Event()
         self.gate.set()
 
     def __call__(self, folder, aliases):
         self.tries += 1
+        self.begun.set()
         assert self.gate.wait(WAIT_S)
         if self.failures:
             self.failures -= 1
@@ -30,20 +27,14 @@ class Publisher:
         return f"v{len(self.taken) - 1}"
 
 
-@pytest.fixture
-def run(tmp_path, finished_run, smoke, own):
-    shutil.copytree(finished_run, tmp_path, dirs_exist_ok=True)
-    return own(RunDir.of(tmp_path, smoke.checkpoint.dir))
-
-
 def upload_of(run):
     upload = read_status(run.status).upload
     assert upload is not None
     return upload
 
 
-def uploads_of(run, publisher, every_s=600.0):
-    return Uploads(run, publisher, every_s=every_s, retry_after_s=(0.01, 0.01))
+def uploads_of(run, publisher, every_s=600.0, timeout_s=WAIT_S, retry_after_s=(0.01, 0.01)):
+    return Uploads(run, publisher, every_s=every_s, timeout_s=timeout_s, retry_after_s=retry_after_s)
 
 
 def test_a_set_is_uploaded_and_noted(run):
@@ -70,7 +61,7 @@ def test_a_failed_upload_is_tried_again(run):
     assert (publisher.tries, upload.version, upload.error_message) == (3, "v0", None)
 
 
-def test_an_upload_that_is_given_up_is_told_and_its_name_goes_to_the_next_set(run, caplog):
+def test_an_upload_that_is_given_up_is_recorded_and_its_name_goes_to_the_next_set(run, caplog):
     publisher = Publisher(failures=3)
     uploads = uploads_of(run, publisher)
     uploads.add("operator")
@@ -92,8 +83,7 @@ def test_sets_that_wait_become_one_with_all_their_names(run):
     publisher.gate.clear()
     uploads = uploads_of(run, publisher)
     uploads.add("operator")
-    while publisher.tries == 0:
-        pass
+    assert publisher.begun.wait(WAIT_S)
 
     uploads.add("diff_residual")
     uploads.add("consistency_distill")
@@ -129,7 +119,7 @@ def test_adding_does_not_wait_for_an_upload(run):
     assert uploads.drain(WAIT_S)
 
 
-def test_a_snapshot_that_cannot_be_taken_is_told_and_stops_nothing(run, caplog):
+def test_a_snapshot_that_cannot_be_taken_is_recorded_and_stops_nothing(run, caplog):
     publisher = Publisher()
     uploads = uploads_of(run, publisher)
     run.staging.write_bytes(b"a file where the folder should be")
@@ -139,3 +129,58 @@ def test_a_snapshot_that_cannot_be_taken_is_told_and_stops_nothing(run, caplog):
     assert uploads.drain(WAIT_S)
     assert "no snapshot could be taken" in caplog.text
     assert upload_of(run).error_message
+
+
+def test_a_newer_set_does_not_wait_until_an_older_one_is_tried_again(run):
+    publisher = Publisher(failures=1)
+    uploads = uploads_of(run, publisher, retry_after_s=(10 * WAIT_S,))
+    uploads.add("operator")
+    assert publisher.begun.wait(WAIT_S)
+
+    uploads.add("diff_residual")
+
+    assert uploads.drain(WAIT_S)
+    assert [aliases for aliases, _ in publisher.taken] == [("operator", "diff_residual")]
+    assert list(run.staging.iterdir()) == []
+
+
+def test_what_is_not_finished_at_the_end_is_left_to_sync(run, caplog):
+    publisher = Publisher()
+    publisher.gate.clear()
+    uploads = uploads_of(run, publisher, timeout_s=0.01)
+    uploads.add("operator")
+
+    assert uploads.finish(required=False) is None
+
+    assert f"`ups sync {run.root} --config CONFIG` retries it" in caplog.text
+    publisher.gate.set()
+    uploads.thread.join(WAIT_S)
+    assert not uploads.thread.is_alive()
+
+
+def test_nothing_is_tried_again_once_it_is_closed(run):
+    publisher = Publisher(failures=1)
+    uploads = uploads_of(run, publisher, retry_after_s=(10 * WAIT_S,))
+    uploads.add()
+    assert publisher.begun.wait(WAIT_S)
+
+    uploads.close()
+
+    uploads.thread.join(WAIT_S)
+    assert not uploads.thread.is_alive()
+    assert publisher.tries == 1
+
+
+def test_a_status_that_cannot_be_written_does_not_stop_the_upload(run, caplog):
+    publisher = Publisher()
+    uploads = uploads_of(run, publisher)
+    publisher.gate.clear()
+    uploads.add()
+    assert publisher.begun.wait(WAIT_S)
+
+    run.lock.unlink()
+    publisher.gate.set()
+
+    assert uploads.drain(WAIT_S)
+    assert "the upload could not be recorded in the status" in caplog.text
+    assert len(publisher.taken) == 1

@@ -1,0 +1,123 @@
+"""Which W&B run is meant, and whether there is tracking at all: from config, environment, netrc and status."""
+
+import netrc
+import re
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Self
+from urllib.parse import urlparse
+
+from tasks.services.run import environment
+from tasks.services.run.status import WandbRecord
+from ups_models.config.schema import TrackingConfig
+from ups_models.errors import BadInput
+
+DEFAULT_PROJECT, DEFAULT_URL = "ups-pipeline", "https://api.wandb.ai"
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+KEY = "WANDB_API_KEY"
+
+
+@dataclass(frozen=True)
+class RunPath:
+    """Names a W&B run; without an entity it is the key's own."""
+
+    id: str
+    project: str
+    entity: str | None = None
+
+    def __str__(self) -> str:
+        return self.qualified(self.id)
+
+    def qualified(self, name: str) -> str:
+        """The full name of something in the run's project."""
+        return "/".join(part for part in (self.entity, self.project, name) if part)
+
+    @classmethod
+    def parse(cls, text: str, cfg: TrackingConfig) -> Self:
+        """From `id`, `project/id`, `entity/project/id` or the address of a run's page. Raises BadInput."""
+        path = urlparse(text).path if text.startswith(("https://", "http://")) else text
+        parts = path.strip("/").split("/")
+        if len(parts) == 4 and parts[2] == "runs":
+            del parts[2]
+        if not 1 <= len(parts) <= 3 or not RUN_ID.fullmatch(parts[-1]) or not all(map(NAME.fullmatch, parts[:-1])):
+            raise BadInput(
+                f"--resume-from-wandb {text!r}: is not a W&B run; write id, project/id or entity/project/id "
+                "(letters, digits, dot, dash and underscore, a letter or digit first)"
+            )
+        project, entity = parts[-2] if len(parts) > 1 else None, parts[0] if len(parts) == 3 else None
+        return cls.of(parts[-1], project, entity, cfg)
+
+    @classmethod
+    def of(cls, run_id: str, project: str | None, entity: str | None, cfg: TrackingConfig) -> Self:
+        """What is not given comes from the config, else from the environment."""
+        project = project or cfg.project or environment.get("WANDB_PROJECT", DEFAULT_PROJECT)
+        return cls(run_id, project, entity or cfg.entity or environment.get("WANDB_ENTITY") or None)
+
+
+@dataclass(frozen=True)
+class ExistingRun:
+    """A run that exists, and what W&B has of its metrics: the last step of each stage."""
+
+    path: RunPath
+    name: str
+    url: str
+    sent: Mapping[str, float | str]
+
+    def record(self) -> WandbRecord:
+        """For the status."""
+        return record_of(self.path, name=self.name, url=self.url)
+
+
+@dataclass(frozen=True)
+class ResumeTarget:
+    """Which W&B run training resumes: `path`, and `found` if it exists.
+
+    Without a path it is the run that the status names, or a new one. `source` is another run that checkpoints were
+    taken from.
+    """
+
+    path: RunPath | None = None
+    found: ExistingRun | None = None
+    source: str | None = None
+    allow_older: bool = False
+
+
+def path_of(known: WandbRecord | None, cfg: TrackingConfig) -> RunPath:
+    """The run that a status names, or a new one, whose id says when it began."""
+    if known is None or known.id is None:
+        return RunPath.of(f"train-{datetime.now(UTC):%Y%m%d_%H%M%S}-{secrets.token_hex(2)}", None, None, cfg)
+    return RunPath.of(known.id, known.project, known.entity, cfg)
+
+
+def record_of(path: RunPath, **more: str | None) -> WandbRecord:
+    """A run, for the status; `more` are name, url and source, where they are known."""
+    return WandbRecord(id=path.id, project=path.project, entity=path.entity, **more)
+
+
+def tracking_mode(cfg: TrackingConfig) -> str:
+    """`online`, `offline` or `disabled`: from the config, else the environment, else whether there is a key."""
+    if cfg.mode != "auto":
+        return cfg.mode
+    mode = environment.get("WANDB_MODE")
+    if mode in ("online", "offline", "disabled"):
+        return mode
+    return "online" if has_key() else "disabled"
+
+
+def has_key() -> bool:
+    """Whether the environment or ~/.netrc holds a W&B key; the key itself is not read."""
+    if environment.is_set(KEY):
+        return True
+    try:
+        hosts = netrc.netrc(str(environment.path("NETRC", "~/.netrc")))
+    except (OSError, netrc.NetrcParseError):
+        return False
+    return hosts.authenticators(urlparse(base_url()).hostname or "") is not None
+
+
+def base_url() -> str:
+    """The address of the W&B server."""
+    return environment.get("WANDB_BASE_URL", DEFAULT_URL)
