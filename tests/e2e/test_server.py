@@ -1,4 +1,4 @@
-"""When a run brings its own Prefect server, and when it does not."""
+"""`make server`: a Prefect server, a worker and a watch, which all end together."""
 
 import fcntl
 import os
@@ -12,54 +12,10 @@ from contextlib import contextmanager, suppress
 import pytest
 
 from flows import ROOT
-from flows.prefect.server import has_server, temporary_server
 from tasks.services.rental.providers.local import marked_processes
 
 STARTED = " started!"
 """What a worker says."""
-PROFILES = """
-active = "{active}"
-
-[profiles.quiet]
-
-[profiles.team]
-PREFECT_API_URL = "http://127.0.0.1:9/api"
-"""
-
-
-@pytest.fixture
-def home(tmp_path, monkeypatch):
-    monkeypatch.setenv("PREFECT_HOME", str(tmp_path))
-    monkeypatch.delenv("PREFECT_API_URL", raising=False)
-    monkeypatch.delenv("PREFECT_PROFILE", raising=False)
-    return tmp_path
-
-
-def test_nothing_configured_means_a_server_of_our_own(home):
-    assert not has_server()
-
-
-@pytest.mark.parametrize(("active", "expected"), [("quiet", False), ("team", True)])
-def test_the_active_profile_decides(home, active, expected):
-    (home / "profiles.toml").write_text(PROFILES.format(active=active), encoding="utf-8")
-
-    assert has_server() is expected
-
-
-def test_the_environment_decides_before_a_profile(home, monkeypatch):
-    (home / "profiles.toml").write_text(PROFILES.format(active="quiet"), encoding="utf-8")
-    monkeypatch.setenv("PREFECT_PROFILE", "team")
-
-    assert has_server()
-
-
-def test_a_configured_server_is_left_alone(home, monkeypatch):
-    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
-
-    with temporary_server():
-        assert has_server()
-
-    assert has_server()
 
 
 @pytest.mark.slow

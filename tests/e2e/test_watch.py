@@ -3,60 +3,15 @@
 import subprocess
 import sys
 import time
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from uuid import uuid4
 
 import pytest
-from prefect.client.schemas.objects import FlowRun
 
 from flows.prefect.automations import RESTART_POLICIES
-from flows.prefect.watch import has_successor, last_seen
 from harness.chaos.prefect_stack import prefect_stack
-from ups_models.errors import BadInput
 
-TRAIN, VAST = RESTART_POLICIES
-REQUEST = {"config": "configs/smoke.yaml", "run_dir": "/runs/a<b>'&"}
-START = datetime(2026, 1, 1, tzinfo=UTC)
-
-
-def run(state=None, age_s=0, **parameters):
-    known = {"flow_id": uuid4(), "parameters": {"request": REQUEST, **parameters}}
-    if state is not None:
-        known["state"] = {"type": state, "timestamp": START - timedelta(seconds=age_s)}
-        known["state_type"] = state
-    return FlowRun.model_validate(known)
-
-
-def test_the_next_run_of_a_chain_has_its_request_its_bounds_and_the_next_number():
-    first = run(max_attempts=7)
-
-    wanted = {"request": REQUEST, "attempt": 2, "max_attempts": 7, "chain": str(first.id)[:8]}
-    assert VAST.next_parameters(first) == wanted
-    assert TRAIN.next_parameters(first) == {**wanted, "max_attempts_per_day": 30}
-
-
-def test_parameters_of_something_else_are_bad_input():
-    with pytest.raises(BadInput, match=r"parameters are not those of train-pipeline .*; start it again by hand"):
-        TRAIN.next_parameters(run(attempt="x"))
-
-
-def test_a_run_is_followed_by_the_next_attempt_of_its_chain_or_a_later_one_whatever_its_bounds():
-    first = run()
-    chain, wanted = str(first.id)[:8], TRAIN.next_parameters(first)
-
-    assert not has_successor(wanted, [first])
-    assert not has_successor(wanted, [first, run(attempt=2, chain="another"), run(attempt="x", chain=chain)])
-    assert has_successor(wanted, [first, run(attempt=2, chain=chain, max_attempts=7)])
-    assert has_successor(wanted, [first, run(attempt=3, chain=chain)])
-
-
-def test_a_run_that_a_person_retried_is_alive_although_its_heartbeats_are_old():
-    hour_ago = START - timedelta(hours=1)
-
-    assert last_seen(run("RUNNING", age_s=5), hour_ago) == START - timedelta(seconds=5)
-    assert last_seen(run("RUNNING", age_s=7200), hour_ago) == hour_ago
-    assert last_seen(run("RUNNING", age_s=7200), None) is None
-    assert last_seen(run("PENDING", age_s=7200), None) == START - timedelta(hours=2)
+TRAIN = RESTART_POLICIES[0]
 
 
 @pytest.fixture(scope="module")

@@ -17,6 +17,14 @@ LIBRARIES = ("flows", "tasks", "ups_models")
 # Spelled in parts, so that this file passes its own test. A slash in the middle of a path or URL is no match.
 MACHINE_PATH = re.compile(rb"(?<![\w.~%})-])/(?:" + b"|".join([b"home", b"root", b"work"]) + rb")/[\w.]")
 HEAVY = {"prefect", "torch", "vastai", "wandb", "matplotlib", "tasks.services.rental"}
+MAY_START_PROCESSES = {
+    "test_architecture.py": "git, and what an import loads",
+    "services/test_code.py": "git",
+    "services/test_rental_providers.py": "what an import loads",
+}
+"""The unit tests that start a process, and which."""
+OUTSIDE = {"subprocess", "multiprocessing", "socket", "socketserver", "http.server", "harness.emulators"}
+STARTS = {"Popen", "fork", "posix_spawn", "prefect_server", "wandb_server"}
 TOO_BROAD = {"Exception", "BaseException"}
 MAY_TURN_FAILURES_INTO_WARNINGS = {ROOT / "tasks/services/tracking/tracker.py"}
 
@@ -133,3 +141,27 @@ def test_decisions_have_one_form():
 
         assert found, f"{path.name}: begin with '# NNNN. Title', 'Date: YYYY-MM-DD. Status: accepted.' and **Context.**"
         assert path.name.startswith(found.group(1))
+
+
+@pytest.mark.parametrize(
+    "path",
+    sorted((ROOT / "tests" / "unit").rglob("*.py")),
+    ids=lambda path: path.relative_to(ROOT / "tests").as_posix(),
+)
+def test_a_unit_test_starts_no_process_and_no_server(path):
+    nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+
+    imported = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    imported |= {
+        f"{node.module}.{alias.name}" for node in nodes if isinstance(node, ast.ImportFrom) for alias in node.names
+    }
+    imported -= {"subprocess.CompletedProcess"}  # what the real command gives too
+    used = {node.attr for node in nodes if isinstance(node, ast.Attribute)}
+    used |= {node.id for node in nodes if isinstance(node, ast.Name)}
+    used |= {node.arg for node in nodes if isinstance(node, ast.arg)}
+    outside = {name for name in imported for root in OUTSIDE if f"{name}.".startswith(f"{root}.")} | used & STARTS
+
+    if path.relative_to(ROOT / "tests" / "unit").as_posix() in MAY_START_PROCESSES:
+        assert outside, "it starts nothing any more: take it out of the list"
+    else:
+        assert not outside, f"{path}: {sorted(outside)}: it belongs into tests/e2e, or needs a fake"

@@ -2,18 +2,24 @@
 
 import json
 import shutil
-import socket
+import threading
+from contextlib import nullcontext
+from types import SimpleNamespace
 from typing import Any
 from uuid import uuid4
 
+import httpx
 import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
+from flows.prefect import artifacts
 from flows.prefect.artifacts import Artifact, ArtifactLogger, ArtifactSender, RemoteStages, cells_of
 from tasks.services.run.paths import RunDir
 from tasks.services.stages.overview import keep_picture, overview_of, report_in
 from tasks.services.tracking.protocols import TrackingUnavailable
 from ups_models.stages.spec import SPECS
+
+WITHIN_S = 60
 
 
 @pytest.fixture
@@ -137,21 +143,55 @@ def test_wandb_that_does_not_answer_changes_nothing_in_the_table(smoke):
 NOBODY_LISTENS = {PREFECT_API_URL: "http://127.0.0.1:9/api"}
 
 
-def test_a_server_that_does_not_answer_holds_up_nothing():
-    with socket.create_server(("127.0.0.1", 0)) as silent:
-        with temporary_settings({PREFECT_API_URL: f"http://127.0.0.1:{silent.getsockname()[1]}/api"}):
-            sender = ArtifactSender(uuid4(), close_within_s=0.5)
-        sender.put("one", Artifact("markdown", "text", "description"))
-        connection, _ = silent.accept()
-        for key in ("two", "one", "two"):
-            sender.put(key, Artifact("markdown", "text", "description"))
-        sender.close()
+def test_a_server_that_does_not_answer_holds_up_nothing(prefect_api):
+    asked, answer = threading.Event(), threading.Event()
 
-        assert sender.busy  # it still waits for the answer
-        connection.close()
+    def silent():
+        asked.set()
+        answer.wait(WITHIN_S)
+        return httpx.Response(400)
 
-    sender.thread.join(60)
+    prefect_api.refusals["artifacts"] = silent
+    sender = ArtifactSender(uuid4(), close_within_s=0.1)
+    sender.put("one", Artifact("markdown", "text", "description"))
+    assert asked.wait(WITHIN_S)
+    for key in ("two", "one", "two"):
+        sender.put(key, Artifact("markdown", "text", "description"))
+    sender.close()
+
+    assert sender.busy  # it still waits for the answer
+    answer.set()
+
+    sender.thread.join(WITHIN_S)
     assert not sender.thread.is_alive()  # nothing is begun once it is closed
+
+
+class FakeClient:
+    """Takes artifacts. Prefect's own client would tell of each by an event, for which it starts a server."""
+
+    def __init__(self):
+        self.created, self.updated = [], []
+
+    def create_artifact(self, artifact):
+        self.created.append(artifact)
+        return SimpleNamespace(id=uuid4())
+
+    def update_artifact(self, artifact_id, artifact):
+        self.updated.append(artifact)
+
+
+def test_an_artifact_is_made_once_and_then_updated(monkeypatch):
+    client = FakeClient()
+    monkeypatch.setattr(artifacts, "get_client", lambda sync_client: nullcontext(client))
+    sender = ArtifactSender(uuid4(), close_within_s=WITHIN_S)
+    for text in ("first", "second"):
+        sender.put("one", Artifact("markdown", text, "description"))
+        with sender.changed:
+            assert sender.changed.wait_for(lambda: not sender.waiting and not sender.busy, WITHIN_S)
+    sender.close()
+
+    assert [(one.key, one.data, one.flow_run_id) for one in client.created] == [("one", "first", sender.flow_run_id)]
+    assert [one.data for one in client.updated] == ["second"]
 
 
 def test_what_is_sent_goes_to_the_server_that_the_sender_was_made_for():

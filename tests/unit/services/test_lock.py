@@ -3,7 +3,7 @@
 import fcntl
 import json
 import os
-import socket
+import platform
 import threading
 import time
 
@@ -14,6 +14,7 @@ from tasks.services.run.lock import is_owned, owned, owner_message, wait_until_f
 from tasks.services.run.paths import RunDir
 from ups_models.errors import BadInput, RunLost
 
+HOST = platform.node()
 WITHIN_S = 60
 NO_SUCH_PID = 2**30
 
@@ -33,7 +34,7 @@ def other_owner(run):
 
 
 def says(run, **owner):
-    run.lock.write_text(json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "started_at": "noon", **owner}))
+    run.lock.write_text(json.dumps({"pid": os.getpid(), "host": HOST, "started_at": "noon", **owner}))
 
 
 def test_a_run_is_owned_while_the_block_lasts(run):
@@ -55,7 +56,7 @@ def test_the_lock_names_its_owner(run):
         owner = json.loads(run.lock.read_text("utf-8"))
 
     assert owner["pid"] == os.getpid()
-    assert owner["host"] == socket.gethostname()
+    assert owner["host"] == HOST
 
 
 @pytest.mark.usefixtures("other_owner")
@@ -87,7 +88,7 @@ def test_an_owner_on_another_machine_is_not_taken_for_dead(run):
 @pytest.mark.usefixtures("other_owner")
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"pid": "many", "host": 1, "started_at": 2}'])
 def test_an_owner_that_cannot_be_read_is_another_process(run, text):
-    run.lock.write_text(text.replace("1", json.dumps(socket.gethostname())), encoding="utf-8")
+    run.lock.write_text(text.replace("1", json.dumps(HOST)), encoding="utf-8")
 
     assert "another process is working on this run" in owner_message(run)
 

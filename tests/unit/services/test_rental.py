@@ -1,13 +1,12 @@
 """The controller of rented machines: whatever happens, training ends, no machine is left, and none is rented twice."""
 
 import json
-import subprocess
-import sys
+import threading
+import time
 from dataclasses import dataclass, field
 
 import pytest
 
-from flows import ROOT
 from tasks.services.rental.bundle import MAX_ONSTART_CHARS, onstart
 from tasks.services.rental.controller import Controller, TrainingFailed
 from tasks.services.rental.fleet import LIST_TRIES, label_prefix
@@ -28,6 +27,7 @@ from tasks.services.run.attempts import ChainRun, Duplicate
 from tasks.services.tracking.protocols import RemoteProgress, TrackingUnavailable
 from ups_models.errors import BadInput
 
+WITHIN_S = 60
 QUICK = Limits(poll_s=0, lost_after_s=0, backoff_s=(0,) * 8, boot_timeout_s=3600)
 
 
@@ -561,19 +561,24 @@ def test_a_second_controller_in_the_same_folder_is_refused(tmp_path):
         pytest.fail("two controllers")
 
 
-def test_a_controller_that_follows_a_living_one_waits_for_its_end(tmp_path):
-    path = tmp_path / "rented.jsonl"
-    hold = (
-        "import sys, time; from pathlib import Path\n"
-        "from tasks.services.rental.lock import exclusive_controller\n"
-        "with exclusive_controller(Path(sys.argv[1])):\n    print('held', flush=True); time.sleep(1)"
-    )
-    with subprocess.Popen([sys.executable, "-c", hold, str(path)], stdout=subprocess.PIPE, cwd=ROOT) as other:
-        assert other.stdout is not None
-        other.stdout.readline()
+def test_a_controller_that_follows_a_living_one_waits_for_its_end(tmp_path, caplog):
+    path, followed = tmp_path / "rented.jsonl", threading.Event()
 
+    def follow():
         with exclusive_controller(path, wait=True):
-            assert other.wait(5) == 0
+            followed.set()
+
+    with exclusive_controller(path):
+        other = threading.Thread(target=follow)
+        other.start()
+        while "waiting for its end" not in caplog.text:
+            assert other.is_alive()
+            time.sleep(0.001)
+        too_early = followed.is_set()
+    other.join(WITHIN_S)
+
+    assert not too_early
+    assert followed.is_set()
 
 
 def attempt(chain, number):

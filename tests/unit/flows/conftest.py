@@ -1,0 +1,24 @@
+"""The Prefect server that our commands ask, in this process."""
+
+import httpx
+import pytest
+from prefect.client.orchestration import SyncPrefectClient
+from unit.flows.prefect_api import URL, PrefectApi
+
+ASKING = ("client", "chain", "artifacts")
+"""The modules of flows.prefect that make a client."""
+
+
+@pytest.fixture
+def prefect_api(monkeypatch: pytest.MonkeyPatch) -> PrefectApi:
+    """The server that PREFECT_API_URL names while the test lasts."""
+    api = PrefectApi()
+    monkeypatch.setenv("PREFECT_API_URL", URL)
+
+    def client_of(*, sync_client: bool) -> SyncPrefectClient:
+        assert sync_client
+        return SyncPrefectClient(URL, httpx_settings={"transport": httpx.MockTransport(api)})
+
+    for module in ASKING:
+        monkeypatch.setattr(f"flows.prefect.{module}.get_client", client_of)
+    return api
