@@ -96,16 +96,7 @@ def test_a_dry_run_shows_offer_cost_and_script_and_rents_nothing(ups_there, clou
         (("--max-price", "0.001"), "the cheapest is 0."),
         (("--gpu", "RTX_9999"), "has no 1 x RTX_9999"),
         (("--resume-from-wandb", "no-such-run", "--resume-mode", "must"), "WandB run not found"),
-        (("--resume-from-wandb", "$(reboot)"), "is not a W&B run"),
-        (("--resume-from-wandb", "--resume-mode=never"), "expected one argument"),
-        (("--config", "no-such.yaml"), "no such config file"),
         (("--set", "data.files=[here.hdf5]"), "names files of this machine"),
-        (("--max-price", "0"), "--max-price: "),
-        (("--disk", "1"), "--disk: "),
-        (("--gpu", "x; rm -rf /"), "--gpu: "),
-        (("--image", "$(id)"), "--image: "),
-        (("--num-gpus", "2"), "--num-gpus: "),
-        (("--region", "Germany"), "--region: "),
     ],
 )
 def test_bad_input_is_one_line_and_nothing_is_rented(ups_there, cloud, tmp_path, arguments, named):
@@ -117,19 +108,11 @@ def test_bad_input_is_one_line_and_nothing_is_rented(ups_there, cloud, tmp_path,
     assert cloud.instances == []
 
 
-@pytest.mark.parametrize(
-    ("code", "named"),
-    [
-        ("git:ext::sh -c id@abcdef1", "--code: "),
-        ("git:https://host/repository@main", "--code: "),
-        ("git:file:///no/such/repository@abcdef1", "cannot be fetched"),
-    ],
-)
-def test_code_that_cannot_be_fetched_is_said_before_anything_is_rented(ups_there, cloud, tmp_path, code, named):
-    done = ups_there("launch", *SMOKE, "--code", code, cwd=tmp_path)
+def test_code_that_cannot_be_fetched_is_said_before_anything_is_rented(ups_there, cloud, tmp_path):
+    done = ups_there("launch", *SMOKE, "--code", "git:file:///no/such/repository@abcdef1", cwd=tmp_path)
 
     assert done.returncode == 2, done.stderr
-    assert named in done.stderr
+    assert "cannot be fetched" in done.stderr
     assert cloud.instances == []
 
 
@@ -153,15 +136,6 @@ def test_what_is_wrong_is_said_before_a_launch_detaches(ups_there, cloud, tmp_pa
     assert done.returncode == 2
     assert "the cheapest is 0." in done.stderr
     assert not (tmp_path / "launch.log").exists()
-
-
-def test_no_vast_key_is_said(wandb_environment, tmp_path):
-    without = command("-m", "flows.cli", PYTHONPATH=str(ROOT), **wandb_environment, HOME=str(tmp_path), VAST_API_KEY="")
-
-    done = without("launch", *SMOKE, cwd=tmp_path)
-
-    assert done.returncode == 2
-    assert "no Vast.ai key" in done.stderr
 
 
 def test_no_credit_is_for_the_account_owner_and_leaves_nothing(ups_there, cloud, tmp_path):

@@ -101,6 +101,42 @@ def test_cuda_without_a_cuda_device_is_refused(here, refusal):
     assert listing(here) == []
 
 
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        (("--resume-from-wandb", "$(reboot)"), "is not a W&B run"),
+        (("--resume-from-wandb", "--resume-mode=never"), "expected one argument"),
+        (("--config", "no-such.yaml"), "no such config file"),
+        (("--max-price", "0"), "--max-price: "),
+        (("--disk", "1"), "--disk: "),
+        (("--gpu", "x; rm -rf /"), "--gpu: "),
+        (("--image", "$(id)"), "--image: "),
+        (("--num-gpus", "2"), "--num-gpus: "),
+        (("--region", "Germany"), "--region: "),
+        (("--code", "git:ext::sh -c id@abcdef1"), "--code: "),
+        (("--code", "git:https://host/repository@main"), "--code: "),
+    ],
+)
+def test_a_launch_that_makes_no_sense_is_refused_before_anybody_is_asked(here, refusal, monkeypatch, flags, expected):
+    monkeypatch.setenv("WANDB_MODE", "online")
+    monkeypatch.setenv("WANDB_API_KEY", "key")
+
+    assert expected in refusal("launch", "--config", SMOKE, *flags)
+    assert listing(here) == []
+
+
+def test_a_launch_needs_a_key_of_whoever_rents_out_machines(here, refusal, monkeypatch):
+    account = {"WANDB_MODE": "online", "WANDB_API_KEY": "key", "VAST_API_KEY": "", "HOME": str(here)}
+    for name, value in account.items():
+        monkeypatch.setenv(name, value)
+
+    assert "no Vast.ai key" in refusal("launch", "--config", SMOKE)
+
+
+def test_a_launch_needs_a_wandb_that_its_machines_can_write_to(here, refusal):
+    assert "needs W&B online" in refusal("launch", "--config", SMOKE)
+
+
 def write_trajectories(path, u):
     with h5py.File(path, "w") as file:
         file.attrs["Nu"] = 0.1
