@@ -31,7 +31,7 @@ STAMP := .venv/.stamp-installed
 
 .PHONY: help
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' Makefile
 
 .PHONY: run
 run: $(STAMP) ## Train and evaluate the quickstart, going on where it was (ARGS="--config configs/burgers_32dim.yaml")

@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 import sys
 from functools import partial
 from typing import get_args
