@@ -34,6 +34,7 @@ from ups_models.config.schema import (
     StagesConfig,
 )
 from ups_models.data.batches import window_batch
+from ups_models.data.fields import Trajectories
 from ups_models.errors import ConfigError
 from ups_models.evaluation import registry
 from ups_models.evaluation.inputs import NETWORKS, Models
@@ -44,7 +45,7 @@ from ups_models.evaluation.samples import Ensemble
 from ups_models.stages.fingerprint import VERSION
 from ups_models.stages.registry import STAGES
 from ups_models.stages.spec import SPECS, StageSpec
-from ups_models.stages.stage import Stage
+from ups_models.stages.stage import Stage, expect
 
 SMOKE = ROOT / "configs" / "smoke.yaml"
 PAGE = (ROOT / "CONTRIBUTING.md").read_text("utf-8")
@@ -108,7 +109,8 @@ NAMES = {
 }
 """By recipe: the files that it sends a reader to, and what it says is in them."""
 PLUGIN = {
-    "provider": "class Cluster:\n    supports_bids = False\n\n    def __init__(self, run_dir):\n        self.root = run_dir\n",
+    "provider": "class Cluster:\n    supports_bids = False\n\n"
+    "    def __init__(self, run_dir):\n        self.root = run_dir\n",
     "logger": "from tasks.services.tracking.protocols import MetricLogger\n\n\nclass Lines(MetricLogger):\n"
     "    def __init__(self, cfg, run):\n        self.path = run.root / 'lines.txt'\n\n"
     "    def row(self, stage, row):\n        self._write(f'{stage} {row[\"step\"]}')\n\n"
@@ -191,8 +193,8 @@ SPEC = StageSpec("field_scale", "field_scale", lambda cfg: {"points": cfg.data.p
 STAGE = Stage(
     SPEC,
     lambda cfg: Scale(),
-    lambda cfg: partial(scale_loss, target=cfg.stages.of(SPEC.name).target),
-    lambda cfg, data, progress, rng: window_batch(data, rng, size=4, length=1),
+    lambda cfg: partial(scale_loss, target=getattr(cfg.stages, SPEC.name).target),
+    lambda cfg, data, progress, rng: window_batch(expect(data, Trajectories), rng, size=4, length=1),
 )
 
 
