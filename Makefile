@@ -34,7 +34,7 @@ help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' Makefile
 
 .PHONY: run
-run: $(STAMP) ## Train and evaluate the quickstart, going on where it was (ARGS="--config configs/burgers_32dim.yaml")
+run: $(STAMP) ## Train and evaluate the quickstart, resuming where it was (ARGS="--config configs/burgers_32dim.yaml")
 	@$(VPY) flows/pipeline.py --auto-resume $(ARGS)
 
 .PHONY: test
@@ -77,7 +77,7 @@ server: $(STAMP) ## A Prefect server and a worker on 127.0.0.1 (then: ups deploy
 	@PATH="$(CURDIR)/$(BIN):$$PATH" deployments/server.sh
 
 .PHONY: bench-quickstart
-bench-quickstart: $(STAMP) ## The quickstart with three seeds on fresh data: time, memory and figures, as a table
+bench-quickstart: $(STAMP) ## The quickstart with three seeds on fresh data: time, memory and metrics, as a table
 	@PYTHONPATH=tests $(VPY) -m harness.bench.quickstart $(ARGS)
 
 .PHONY: bench-resume
@@ -113,7 +113,7 @@ chaos-uploads: $(STAMP) ## Kill tracked runs while they upload to W&B (on loopba
 	@PYTHONPATH=tests $(VPY) -m harness.chaos --kills 0 --pairs 0 --flips 0 --worker-share 0 --uploads 20 $(ARGS)
 
 .PHONY: chaos-retries
-chaos-retries: $(STAMP) ## Kill runs of a deployment, its worker and its server; the next attempt comes by itself
+chaos-retries: $(STAMP) ## Kill runs of a deployment, its worker and its server; each time another attempt must follow
 	@PYTHONPATH=tests $(VPY) -m harness.chaos.retries $(ARGS)
 
 .PHONY: demo-preemption

@@ -29,10 +29,10 @@ class TrainRequest(BaseModel):
         description="Config of the pipeline; also --train-config.",
         json_schema_extra={"flag": "--train-config"},
     )
-    stage: StageChoice = Field("all", description="Train this stage alone, and evaluate nothing; all: everything.")
-    auto_resume: bool = Field(False, description="Skip what is completed and go on with what was interrupted.")
+    stage: StageChoice = Field("all", description="Train only this stage, and evaluate nothing; all: everything.")
+    auto_resume: bool = Field(False, description="Skip completed stages and resume interrupted ones.")
     force_train: bool = Field(False, description="Train again, replacing what the run directory holds.")
-    skip_training: bool = Field(False, description="Evaluate what is there.")
+    skip_training: bool = Field(False, description="Skip training and evaluate the existing checkpoints.")
     small_eval_config: Path = Field(Path("configs/small_eval.yaml"), description="Config of the small evaluation.")
     full_eval_config: Path = Field(Path("configs/full_eval.yaml"), description="Config of the full evaluation.")
     skip_small_eval: bool = Field(False, description="Leave out the small evaluation.")
@@ -45,7 +45,7 @@ class TrainRequest(BaseModel):
     )
     resume_mode: ResumeMode = Field(
         "allow",
-        description="allow: go on with that W&B run, or begin it; must: it has to exist; never: track a new run.",
+        description="allow: resume that W&B run, or create it; must: it has to exist; never: track a new run.",
     )
     force: bool = Field(False, description="Let --resume-from-wandb replace newer checkpoints in the run directory.")
     run_dir: Path = Field(
