@@ -108,7 +108,7 @@ def test_a_child_that_outlives_its_killed_parent_is_named(tmp_path, log, smoke):
             child = os.fork()
             if child:
                 os.write(theirs, str(child).encode())
-            time.sleep(300)
+            signal.pause()
         os._exit(0)
     child = int(os.read(ours, 20))
     os.close(ours)
