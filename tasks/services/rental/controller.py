@@ -110,7 +110,7 @@ class Controller:
         if verdict.end == "failed" and self.keep_on_failure:
             self.kept = True
             raise TrainingFailed(f"the training failed{self.last_log_line}; {self._keeps(instance_id)}")
-        self.show("GIVING BACK", {"id": instance_id})
+        self.show("DESTROYING", {"id": instance_id})
         self.fleet.destroy(instance_id)
         self.show("ENDED", {"end": verdict.end})
         self._count(verdict)

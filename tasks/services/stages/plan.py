@@ -196,7 +196,7 @@ def _decide_unfinished(
     if not spec.is_config_hash(record.config_hash, cfg):
         raise BadInput(
             f"{state.path}: stage {spec.name} was interrupted under other settings; "
-            "go on with the same config, or start it again with --force-train"
+            "resume with the same config, or start it again with --force-train"
         )
     if state.damage is not None:
         return Decision(spec.name, "resume", f"{before}; {state.damage}: resumes from the one before", warn=True)

@@ -365,7 +365,7 @@ class Killed(BaseException):
     """The controller ends here, as by kill -9: nothing of it runs any more."""
 
 
-@pytest.mark.parametrize("moment", ["RENTING", "rented", "BOOTING", "RUNNING", "ENDED", "GIVING BACK", "SEARCHING"])
+@pytest.mark.parametrize("moment", ["RENTING", "rented", "BOOTING", "RUNNING", "ENDED", "DESTROYING", "SEARCHING"])
 def test_a_controller_that_was_killed_adopts_or_gives_back_and_never_has_two(tmp_path, monkeypatch, moment):
     market = Market([["booting", "running", "away"], ["running", "running", "done"], ["running", "done"]])
     seen = []
