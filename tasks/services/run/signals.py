@@ -11,7 +11,7 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 _wakeups: list[int] = []
-"""The reading end of what `heeded` listens to."""
+"""The reading end of what `redeliver_lost_signals` listens to."""
 _received: list[signal.Signals] = []
 
 
@@ -63,7 +63,7 @@ def redeliver_lost_signals() -> Iterator[None]:
 
 
 def pending_stop_signal() -> signal.Signals | None:
-    """The last request to stop that has come in a block of `heeded`."""
+    """The last request to stop that has come in a block of `redeliver_lost_signals`."""
     for reader in _wakeups:
         try:
             numbers = os.read(reader, 4096)
