@@ -7,6 +7,7 @@ from typing import Any
 
 from ups_models.config.schema import Section
 
+_STAGE = ("epochs", "steps_per_epoch", "batch_size", "lr", "warmup_steps", "weight_decay", "grad_clip", "ema_decay")
 FIELDS: dict[str, tuple[str, ...]] = {
     "PipelineConfig": ("seed", "data", "steady_data", "latent", "operator", "denoiser", "prior", "stages"),
     "DataConfig": (
@@ -31,55 +32,16 @@ FIELDS: dict[str, tuple[str, ...]] = {
     "PriorConfig": ("channels", "levels", "sampler_steps"),
     "StagesConfig": ("operator", "diff_residual", "consistency_distill", "steady_prior"),
     "OperatorStageConfig": (
-        "epochs",
-        "steps_per_epoch",
-        "batch_size",
-        "lr",
-        "warmup_steps",
-        "weight_decay",
-        "grad_clip",
-        "ema_decay",
+        *_STAGE,
         "unroll",
         "min_batch_size",
         "initial_share",
         "reconstruction_weight",
         "consistency_weight",
     ),
-    "DiffResidualStageConfig": (
-        "epochs",
-        "steps_per_epoch",
-        "batch_size",
-        "lr",
-        "warmup_steps",
-        "weight_decay",
-        "grad_clip",
-        "ema_decay",
-        "sigma_log_mean",
-        "sigma_log_std",
-        "scale_warmup",
-    ),
-    "DistillStageConfig": (
-        "epochs",
-        "steps_per_epoch",
-        "batch_size",
-        "lr",
-        "warmup_steps",
-        "weight_decay",
-        "grad_clip",
-        "ema_decay",
-        "grid",
-    ),
-    "PriorStageConfig": (
-        "epochs",
-        "steps_per_epoch",
-        "batch_size",
-        "lr",
-        "warmup_steps",
-        "weight_decay",
-        "grad_clip",
-        "ema_decay",
-        "hide_coefficient",
-    ),
+    "DiffResidualStageConfig": (*_STAGE, "sigma_log_mean", "sigma_log_std", "scale_warmup"),
+    "DistillStageConfig": (*_STAGE, "grid"),
+    "PriorStageConfig": (*_STAGE, "hide_coefficient"),
     "EvalConfig": (
         "split",
         "trajectories",
