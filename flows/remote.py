@@ -97,7 +97,7 @@ def run_launch(request: LaunchRequest, listener: Listener | None = None, attempt
 def job_of(request: LaunchRequest, provider: Provider, unfinished: Mapping[str, str] | None) -> RemoteJob:
     """Pack the job and put it into its W&B run; nothing is rented yet.
 
-    A launch that was stopped before its end goes on with the job of then: a machine of it may be writing to the run.
+    An unfinished launch resumes with its recorded job: one of its machines may still be writing to the run.
     """
     cfg, evaluations = configs_of(request.train)
     require_tracking(cfg)
@@ -107,7 +107,7 @@ def job_of(request: LaunchRequest, provider: Provider, unfinished: Mapping[str, 
         if source is not None and source.id != published.path.id:
             raise BadInput(
                 f"{request.journal_path}: the launch of run {published.path} was stopped before its end and comes "
-                "first: launch without --resume-from-wandb to go on with it, or choose another --run-dir"
+                "first: launch without --resume-from-wandb to resume it, or choose another --run-dir"
             )
         logger.warning("the launch of run %s was stopped before its end: going on with it", published.path)
     else:

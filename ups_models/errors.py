@@ -42,6 +42,6 @@ class TrainingDiverged(UPSError):
 
 
 class Preempted(UPSError):
-    """The process was asked to stop; the stage is saved and goes on with --auto-resume."""
+    """The process was asked to stop; the stage is saved and resumes with --auto-resume."""
 
     exit_code = 75

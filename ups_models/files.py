@@ -41,7 +41,7 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> FileDig
     except OSError as error:
         raise StorageError(
             f"{path}: cannot be written ({error.strerror or error}); what was there before is still whole. "
-            "Free some space, or choose another --run-dir, and go on with --auto-resume"
+            "Free some space, or choose another --run-dir, and resume with --auto-resume"
         ) from error
 
 

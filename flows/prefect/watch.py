@@ -77,7 +77,7 @@ def has_successor(parameters: Mapping[str, Any], runs: Iterable[FlowRun]) -> boo
 
 
 def last_seen(run: FlowRun, heartbeat: datetime | None) -> datetime | None:
-    """Time of the last sign of life of a run; None for one that is running and never sent a heartbeat.
+    """Time of the last heartbeat of a run; None for one that is running and never sent a heartbeat.
 
     A run that a person retried has old heartbeats and a new state.
     """
@@ -97,7 +97,7 @@ def _end_silent(client: SyncPrefectClient, deployment: UUID, limits: Mapping[Sta
         for run in _runs(client, deployment, state={"type": {"any_": [kind]}}):
             seen = last_seen(run, _heartbeat(client, run) if kind in WITH_HEARTBEATS else None)
             silent_s = (datetime.now(UTC) - seen).total_seconds() if seen is not None else 0.0
-            message = f"no sign of life for {silent_s:.0f} s"
+            message = f"no heartbeat for {silent_s:.0f} s"
             # A run that a person cancelled must not be restarted; the worker that should have ended it is lost.
             end: State[Any] = (Cancelled if kind == StateType.CANCELLING else Crashed)(message=message)
             if silent_s > limit_s and _is_accepted(client, run, end):

@@ -78,7 +78,7 @@ class LaunchRequest(FlatRequest):
     @model_validator(mode="before")
     @classmethod
     def _new_run(cls, data: Any) -> Any:
-        """Without a run to go on with there is always a new one: an empty name, and `never`, may say so."""
+        """Without a run to resume there is always a new one: an empty name, and `never`, may say so."""
         if not isinstance(data, Mapping) or data.get("resume_from_wandb"):
             return data
         empty = (("resume_from_wandb", ""), ("resume_mode", "never"))

@@ -97,7 +97,7 @@ def test_a_run_that_went_silent_is_ended_although_no_automation_did(room, tmp_pa
     def looked(*patience):
         done = look_once(room, *patience)
         assert done.returncode == 0, done.stderr
-        said = done.stdout.count("no sign of life for ")
+        said = done.stdout.count("no heartbeat for ")
         return said, [room.ask("GET", f"/flow_runs/{one}")["state"]["name"] for one in runs]
 
     assert looked("--patience", "0.01") == (0, ["Running", "Running", "Pending", "Cancelling"])

@@ -62,7 +62,7 @@ class OperatorCase:
     data: Trajectories
     u: Tensor
     parameters: Tensor
-    """The fields (N, T, X), and what the operator is told of each trajectory (N, 2), on its device."""
+    """The fields (N, T, X), and the conditioning of each trajectory (N, 2), on its device."""
     steps: int
     reencode_every: int
 

@@ -7,10 +7,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tasks.services.checkpoints.sets import signature_of
 from tasks.services.run.lock import is_owned
 from tasks.services.run.paths import STATUS, RunDir
-from tasks.services.run.status import EVALUATIONS, EvaluationRecord, StageRecord, Status, read_status
+from tasks.services.run.status import EVALUATIONS, Owner, StageRecord, WandbRecord, read_status
+from tasks.services.stages.overview import StageRow, Upload, overview
 from ups_models.files import digest_of
 from ups_models.stages.spec import SPECS
 
@@ -26,6 +26,7 @@ MISSING = "N/A"
 def status_table(checkpoints: Path, *, verify: bool = False) -> str:
     """The guide's table as text; `verify` reads every file and compares its digest. Raises StatusError."""
     status = read_status(checkpoints / STATUS)
+    found = overview(status)
     rule, line = "=" * WIDTH, "-" * WIDTH
     parts = [
         rule,
@@ -37,14 +38,14 @@ def status_table(checkpoints: Path, *, verify: bool = False) -> str:
         line,
         f"{'Stage':<25} {'Status':<15} {'Checkpoint':<25} Completed",
         line,
-        *(stage_line(name, row.status, row.checkpoint, row.completed_at) for name, row in status.records().items()),
-        *_remarks(status, RunDir(checkpoints.parent, checkpoints)),
+        *(stage_line(row.name, row.status, row.checkpoint, row.completed_at) for row in found.stages),
+        *(remark for row in found.stages for remark in _remarks(row, RunDir(checkpoints.parent, checkpoints))),
         "",
         "Pipeline Status:",
         line,
         f"{'Training Complete:':<25} {'✅ Yes' if status.training_complete else '❌ No'}",
-        *(evaluation_line(name, row.status, row.completed_at, row.error_message) for name, row in _evaluations(status)),
-        *_wandb(status),
+        *(evaluation_line(row.name, row.status, row.completed_at, row.error) for row in found.evaluations),
+        *_wandb(status.wandb, found.upload),
         "",
         "Checkpoint Files:",
         line,
@@ -64,7 +65,9 @@ def status_json(checkpoints: Path) -> str:
     content = status.model_dump(mode="json", exclude_none=True) | {
         "checkpoint_dir": str(checkpoints.absolute()),
         "stages": {name: row.model_dump(mode="json", exclude_none=True) for name, row in status.records().items()},
-        "evaluations": {name: row.model_dump(mode="json", exclude_none=True) for name, row in _evaluations(status)},
+        "evaluations": {
+            name: status.evaluation(name).model_dump(mode="json", exclude_none=True) for name in EVALUATIONS
+        },
         "training_complete": status.training_complete,
     }
     return json.dumps(content, indent=2, ensure_ascii=False)
@@ -83,65 +86,46 @@ def stage_line(stage: str, status: str, checkpoint: str | None, completed_at: st
     return f"{stage:<25} {MARKS[status]} {status:<12} {file:<25} {_when(completed_at)}"
 
 
-def evaluation_line(name: str, status: str, completed_at: str | None, error_message: str | None) -> str:
+def evaluation_line(name: str, status: str, completed_at: str | None, error: str | None) -> str:
     """An evaluation in the table."""
     title = name.replace("_", " ").title() + ":"
-    failure = "Not run" if status == "not_started" else error_message or status
+    failure = "Not run" if status == "not_started" else error or status
     return f"{title:<25} {f'✅ {_when(completed_at)}' if status == 'completed' else f'❌ {failure}'}"
 
 
-def _evaluations(status: Status) -> list[tuple[str, EvaluationRecord]]:
-    return [(name, status.evaluation(name)) for name in EVALUATIONS]
-
-
-def _remarks(status: Status, run: RunDir) -> list[str]:
+def _remarks(row: StageRow, run: RunDir) -> list[str]:
     """How far a stage in progress is and which process trains it; the last error of a stage that is not completed."""
-    remarks = []
-    for name, record in status.records().items():
-        if record.status == "in_progress":
-            remarks.append(f"  {name}: {_position(record)}; {_owner(record, run)}")
-        if record.error_message:
-            remarks.append(f"  {name}: last error: {record.error_message}")
-    return remarks
+    epochs = f" of {row.total_epochs}" if row.total_epochs else ""
+    position = f"  {row.name}: saved at step {row.step}, epoch {row.epoch}{epochs}; {_owner(row.owner, run)}"
+    error = [f"  {row.name}: last error: {row.error}"] if row.error else []
+    return [position, *error] if row.status == "in_progress" else error
 
 
-def _position(record: StageRecord) -> str:
-    epochs = f" of {record.total_epochs}" if record.total_epochs else ""
-    return f"saved at step {record.step or 0}, epoch {record.epoch or 0}{epochs}"
-
-
-def _owner(record: StageRecord, run: RunDir) -> str:
-    if record.owner is None:
+def _owner(owner: Owner | None, run: RunDir) -> str:
+    if owner is None:
         return "its owner is not recorded"
-    who = f"process {record.owner.pid} on {record.owner.host}, started {record.owner.started_at}"
+    who = f"process {owner.pid} on {owner.host}, started {owner.started_at}"
     return f"owned by {who}, {'alive' if is_owned(run) else 'dead: --auto-resume takes over'}"
 
 
-def _at(timestamp: str | None) -> str:
-    return f", {_when(timestamp)}" if timestamp else ""
-
-
-def _wandb(status: Status) -> list[str]:
-    run = status.wandb
+def _wandb(run: WandbRecord | None, upload: Upload) -> list[str]:
     if run is None:
         return []
     project = "/".join(part for part in (run.entity, run.project) if part)
     rows = [("Run ID:", run.id), ("Run Name:", run.name), ("Project:", project), ("URL:", run.url)]
     rows += [("Restored from:", run.source)] if run.source else []
-    rows += [("Uploaded:", _upload(status))]
+    rows += [("Uploaded:", _upload(upload))]
     return ["", "WandB Run:", "-" * WIDTH, *(f"{label:<25} {value or MISSING}" for label, value in rows)]
 
 
-def _upload(status: Status) -> str:
+def _upload(upload: Upload) -> str:
     """Whether the checkpoints here would survive the loss of this machine."""
-    upload = status.upload
-    if upload is None or upload.version is None:
-        state = "❌ nothing yet"
-    elif upload.signature == signature_of(status):
-        state = f"✅ {upload.version}{_at(upload.uploaded_at)}: all of it"
-    else:
-        state = f"🔄 {upload.version}{_at(upload.uploaded_at)}: older than what lies here"
-    return state + (f"; last error: {upload.error_message}" if upload is not None and upload.error_message else "")
+    error = f"; last error: {upload.error}" if upload.error else ""
+    if upload.version is None:
+        return f"❌ nothing yet{error}"
+    at = f", {_when(upload.uploaded_at)}" if upload.uploaded_at else ""
+    mark, what = ("✅", "all of it") if upload.current else ("🔄", "older than the checkpoints here")
+    return f"{mark} {upload.version}{at}: {what}{error}"
 
 
 def _file_line(path: Path, record: StageRecord, *, verify: bool) -> str:

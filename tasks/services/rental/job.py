@@ -33,7 +33,7 @@ class Job(Protocol):
         """The W&B run's id: all machines of one job write to it."""
 
     def identity(self) -> dict[str, str]:
-        """What is needed to go on with it after the controller was killed; it holds no secret."""
+        """What is needed to resume it after the controller was killed; it holds no secret."""
 
     def acquire_fence(self, generation: int) -> None:
         """Let this machine generation, and no earlier one, write to the run. Raises TrackingUnavailable."""

@@ -87,7 +87,7 @@ def backoff_before(before: list[dict[str, Any]], attempt: ChainRun, place: str, 
     failed = [entry for entry in before if entry["event"] == "failed"]
     today = sum(entry["time"] > now - DAY_S for entry in begun)
     if today >= attempt.most_per_day:
-        raise GaveUp(f"{today} attempts in 24 hours did not finish it; go on tomorrow, or raise max_attempts_per_day")
+        raise GaveUp(f"{today} attempts in 24 hours did not finish it; try tomorrow, or raise max_attempts_per_day")
     if len(failed) > 1 and all(failed[-1][key] == failed[-2][key] for key in ("place", "error")):
         raise GaveUp(f"the same error twice at {place or 'the start'}: {failed[-1]['error']}")
     stuck = next((n for n, entry in enumerate(reversed(begun)) if entry["place"] != place), len(begun))

@@ -282,5 +282,5 @@ def _require_permission(job: Job, snapshot: Snapshot) -> None:
     if started and not job.policy.auto_resume:
         held = ", ".join(f"{name} ({status})" for name, status in started)
         raise BadInput(
-            f"{job.run.checkpoints}: already holds {held}; go on with --auto-resume, or train again with --force-train"
+            f"{job.run.checkpoints}: already holds {held}; resume with --auto-resume, or train again with --force-train"
         )

@@ -121,7 +121,7 @@ def test_a_directory_without_a_run_has_nothing_started_and_nothing_is_written(up
 @pytest.mark.parametrize(
     ("upload", "expected"),
     [
-        ({"version": "v3", "uploaded_at": "2026-01-02T03:06:00Z"}, "🔄 v3, 2026-01-02 03:06:00 UTC: older than what"),
+        ({"version": "v3", "uploaded_at": "2026-01-02T03:06:00Z"}, "🔄 v3, 2026-01-02 03:06:00 UTC: older than"),
         ({"version": "v3", "signature": "same"}, "✅ v3: all of it"),
         ({"error_message": "no network"}, "❌ nothing yet; last error: no network"),
     ],

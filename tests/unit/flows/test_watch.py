@@ -150,7 +150,7 @@ def test_a_run_whose_heartbeats_stopped_has_crashed_and_one_that_never_had_any_i
 
     [said] = checked()
 
-    assert said.startswith("run-0: no sign of life for 3")
+    assert said.startswith("run-0: no heartbeat for 3")
     assert said.endswith(" s: crashed")
     [(path, body)] = watched.told
     assert (path, body["state"]["type"]) == (f"/flow_runs/{silent}/set_state", "CRASHED")
