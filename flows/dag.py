@@ -10,11 +10,22 @@ from typing import Protocol
 
 from tasks.services.data.datasets import require_named_files
 from tasks.services.run.attempts import ChainRun, recorded
+from tasks.services.run.config_file import kept_config, require_own_folder, write_config
 from tasks.services.run.lock import OwnedRun, owned
 from tasks.services.run.signals import redeliver_lost_signals
+from tasks.services.run.status import StatusStore
+from tasks.services.stages.descent import trained_config
 from tasks.services.stages.execution import evaluate_if_needed, report_if_changed, run_stage
 from tasks.services.stages.job import Job
-from tasks.services.stages.plan import Decision, EvaluationDecision, Plan, announce, decide, decide_evaluations
+from tasks.services.stages.plan import (
+    Decision,
+    EvaluationDecision,
+    Plan,
+    announce,
+    decide,
+    decide_evaluations,
+    resumed_in_chain,
+)
 from tasks.services.stages.snapshot import Snapshot, read_snapshot
 from tasks.services.tracking.opening import tracked
 from tasks.services.tracking.run_path import ResumeTarget
@@ -96,13 +107,25 @@ def run_job(
     sense, Preempted, and what the stages raise.
     """
     job.run.require_writable()
+    require_own_folder(job.run, job.cfg)
     target = resume or ResumeTarget(allow_older=job.policy.force_train)
     with owned(job.run) as run, redeliver_lost_signals(), _recorded(run, chain_run):
-        plan = decide(job, read_snapshot(job.cfg, run))
+        snapshot, chain = read_snapshot(job.cfg, run), chain_run.chain if chain_run is not None else None
+        job = resumed_in_chain(job, snapshot.status.forced_by, chain)
+        plan = decide(job, snapshot)
         require_named_files(job.cfg, run, SPECS if job.source is not None else plan.needs_data)
         announce(plan)
+        _record_request(plan, run, snapshot, chain)
         with tracked(job.cfg, run, target, loggers) as tracker:
             return run_pipeline(plan, steps(job.cfg, run, tracker))
+
+
+def _record_request(plan: Plan, run: OwnedRun, snapshot: Snapshot, chain: str | None) -> None:
+    """Before anything changes: what was asked for, and which stages must start again even after a kill."""
+    StatusStore(run).order_retraining(plan.retrain, chain if plan.job.policy.force_train else None)
+    if kept_config(run) is None or any(decision.runs for decision in plan.stages):
+        kept = {name: lineage for name, lineage in snapshot.lineages.items() if not plan.replaces(name)}
+        write_config(run, trained_config(plan.job.cfg, kept))
 
 
 @contextmanager

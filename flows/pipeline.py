@@ -28,6 +28,7 @@ from tasks.evaluate import evaluate
 from tasks.report import report
 from tasks.services.run.attempts import Duplicate, GaveUp
 from tasks.services.run.lock import wait_until_free
+from tasks.services.stages.execution import report_is_current
 from tasks.services.stages.plan import Decision, EvaluationDecision
 from tasks.train import train_stage
 from ups_models.errors import BadInput
@@ -47,7 +48,7 @@ class PrefectSteps(PlainSteps):
 
     def report(self, *, changed: bool) -> Path:
         """A task run, where there is something to render."""
-        if changed or not self.run.report.exists():
+        if changed or not report_is_current(self.run):
             report(self.run, self.tracker)
         return self.run.report
 

@@ -35,7 +35,7 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> FileDig
     """
     try:
         with atomic_path(path) as temporary:
-            with temporary.open("wb") as file:
+            with temporary.open("w+b") as file:
                 write(file)
             return known_digest(temporary)
     except OSError as error:

@@ -6,8 +6,6 @@ from pathlib import Path
 
 from ups_models.errors import BadInput
 
-QUICKSTART = Path("configs/quickstart.yaml")
-
 
 def count(text: str) -> int:
     """A whole number above zero."""

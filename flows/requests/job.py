@@ -5,6 +5,7 @@ from pathlib import Path
 from flows import ROOT
 from flows.requests.train import TrainRequest
 from tasks.services.data.datasets import require_named_files
+from tasks.services.run.config_file import kept_config, require_own_folder
 from tasks.services.run.lock import is_owned, owner_message
 from tasks.services.run.paths import RunDir
 from tasks.services.run.status import EVALUATIONS
@@ -16,6 +17,8 @@ from ups_models.config.loading import load_config
 from ups_models.config.schema import EvalConfig, PipelineConfig
 from ups_models.errors import BadInput
 from ups_models.stages.spec import SPECS
+
+QUICKSTART = Path("configs/quickstart.yaml")
 
 
 def parse(request: TrainRequest) -> Job:
@@ -65,6 +68,7 @@ def require_feasible(job: Job) -> None:
     BadInput, ArchitectureMismatch, CheckpointError, DataError.
     """
     job.run.require_writable()
+    require_own_folder(job.run, job.cfg)
     if is_owned(job.run):
         raise BadInput(owner_message(job.run))
     # where checkpoints are restored first, what there is to do shows when they are here
@@ -76,6 +80,13 @@ def find_config(path: Path) -> Path:
     """The path itself, or, where it does not exist, the config of that name that we ship."""
     shipped = ROOT / path
     return shipped if not path.exists() and shipped.is_file() else path
+
+
+def config_of_run(given: Path | None, run_dir: Path) -> Path:
+    """The config that was given; else the one that the run keeps; else the quickstart's."""
+    if given is not None:
+        return find_config(given)
+    return kept_config(RunDir.of(run_dir, Path())) or find_config(QUICKSTART)
 
 
 def require_tracking(cfg: PipelineConfig) -> None:

@@ -19,7 +19,9 @@ from tasks.services.checkpoints.sets import install_set, verify_set
 from tasks.services.run.history import History
 from tasks.services.run.lock import owned
 from tasks.services.run.status import read_status
+from tasks.services.stages.snapshot import read_inputs
 from tasks.services.stages.training import load_stage, training_data
+from ups_models.stages.lineage import Lineage
 from ups_models.stages.registry import STAGES
 from ups_models.stages.spec import SPECS
 from ups_models.training.checkpoint import load_payload
@@ -44,7 +46,8 @@ def state_in(job, stage):
     spec = STAGES[stage].spec
     frozen = {name: load_stage(name, job.cfg, job.run, CPU) for name in spec.needs}
     state = start_state(STAGES[stage], job.cfg, training_data(spec, job.cfg, job.run), frozen, CPU)
-    load_state(job.run.resume(stage), state, STAGES[stage], job.cfg)
+    inputs = read_inputs(spec, job.cfg, job.run)
+    load_state(job.run.resume(stage), state, STAGES[stage], job.cfg, Lineage.of(spec, job.cfg, inputs))
     return state
 
 

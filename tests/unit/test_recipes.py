@@ -204,8 +204,6 @@ def fifth_stage(monkeypatch):
     monkeypatch.setitem(SPECS, SPEC.name, SPEC)
     monkeypatch.setitem(STAGES, SPEC.name, STAGE)
     monkeypatch.setitem(CONSTANTS, SPEC.name, {})
-    for name, more in (("CHECKPOINTS", SPEC.files), ("STATES", (f"resume/{SPEC.name}.pt",))):
-        monkeypatch.setattr(snapshot, name, (*getattr(snapshot, name), *more))  # made of SPECS at the import
     steps = [f"stages.{SPEC.name}={{epochs: 1, steps_per_epoch: 2, warmup_steps: 0}}"]
     return load_config(SMOKE, steps, schema=FiveStageConfig)
 

@@ -172,6 +172,8 @@ class EvaluationResult(Record):
     darcy: Darcy | None = None
     checks: tuple[Check, ...] = ()
     checkpoints: dict[str, CheckpointFile] = {}
+    unknown_descents: tuple[str, ...] | None = None
+    """Stages whose checkpoints do not say what they were trained from."""
     config_yaml: str = ""
 
     def to_json(self) -> str:

@@ -94,6 +94,7 @@ def describe(result: EvaluationResult) -> tuple[str, ...]:
     """What was evaluated, on what, when: short phrases with their units."""
     data = result.data
     facts = (
+        ("descent unknown: {}", _joined(result.unknown_descents or ())),
         ("{} split", result.split),
         ("{} trajectories", result.trajectories),
         ("{} steps", result.steps),

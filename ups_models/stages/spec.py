@@ -103,6 +103,15 @@ SPECS: dict[str, StageSpec] = {
 }
 
 
+def dependants(stage: str) -> tuple[str, ...]:
+    """A stage, and every stage that needs it or one of these, in order."""
+    found = [stage]
+    for name, spec in SPECS.items():
+        if not set(found).isdisjoint(spec.needs):
+            found.append(name)
+    return tuple(found)
+
+
 def check_architecture(where: object, saved: Arch, wanted: Arch) -> None:
     """Raise ArchitectureMismatch, naming the first value in which two fingerprints differ."""
     for name in [*wanted, *(name for name in saved if name not in wanted)]:

@@ -10,13 +10,14 @@ from torch import Tensor, nn
 
 from ups_models.errors import ArchitectureMismatch, CheckpointError
 from ups_models.files import FileDigest, archive_damage, known_digest, write_atomically
+from ups_models.stages.lineage import SPLIT, Lineage, append_header
 from ups_models.stages.spec import Arch, check_architecture
 
 FORMAT = 1
 
 
-def save_payload(path: Path, payload: Mapping[str, Any]) -> FileDigest:
-    """Write tensors and plain values atomically, and return what identifies the file.
+def save_payload(path: Path, payload: Mapping[str, Any], lineage: Lineage) -> FileDigest:
+    """Write tensors and plain values atomically under a header, and return what identifies the file.
 
     The archive is written through a file object: by path, its bytes would depend on the file's name.
     """
@@ -24,6 +25,7 @@ def save_payload(path: Path, payload: Mapping[str, Any]) -> FileDigest:
     def write(file: BinaryIO) -> None:
         try:
             torch.save(dict(payload), file)
+            append_header(file, lineage)
         except RuntimeError as error:  # what PyTorch makes of a full disk
             raise OSError(f"PyTorch could not finish the archive: {_first_line(error)}") from error
 
@@ -51,13 +53,11 @@ def load_payload(path: Path, expected: FileDigest | None = None) -> dict[str, An
     return payload
 
 
-def save_network(path: Path, net: nn.Module, *, stage: str, arch: Arch, data_recipe: str = "") -> FileDigest:
-    """Write a trained network's weights, its fingerprint, and which data it was trained on."""
+def save_network(path: Path, net: nn.Module, lineage: Lineage) -> FileDigest:
+    """Write a trained network's weights, its fingerprint, and what it descends from."""
     weights = {name: value.detach().cpu().contiguous() for name, value in net.state_dict().items()}
-    return save_payload(
-        path,
-        {"format": FORMAT, "stage": stage, "arch": dict(arch), "data_recipe": data_recipe, "state_dict": weights},
-    )
+    named = {"stage": lineage.stage, "arch": lineage.arch, "data_recipe": lineage.inputs.get(SPLIT, "")}
+    return save_payload(path, {"format": FORMAT, **named, "state_dict": weights}, lineage)
 
 
 def load_network(

@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -11,12 +12,13 @@ from torch import Tensor, nn
 
 from ups_models.config.schema import PipelineConfig
 from ups_models.errors import Preempted, TrainingDiverged
+from ups_models.stages.lineage import Lineage
 from ups_models.stages.stage import Data, Loss, LossInput, Stage
 from ups_models.training.ema import ema_update
 from ups_models.training.optim import backpropagate, learning_rate, set_learning_rate
 from ups_models.training.parallel import World
 from ups_models.training.seeds import derive_seed
-from ups_models.training.state import TrainState, load_state, save_state, start_state
+from ups_models.training.state import TrainState, find_state, save_state, start_state
 
 
 @dataclass(frozen=True)
@@ -38,8 +40,9 @@ OnProgress = Callable[[Progress], None]
 
 @dataclass(frozen=True)
 class Hooks:
-    """What the loop calls: after each step, each epoch and each save, and to know whether it shall stop."""
+    """What the loop calls: with the step it begins at, after each step, epoch and save, and to know when to stop."""
 
+    on_start: Callable[[int], None] = lambda step: None
     on_step: OnProgress = lambda progress: None
     on_epoch: OnProgress = lambda progress: None
     on_save: OnProgress = lambda progress: None
@@ -54,27 +57,27 @@ def fit(
     *,
     device: torch.device,
     resume_path: Path,
+    lineage: Lineage,
     hooks: Hooks,
     world: World,
 ) -> TrainState:
     """Train one stage to the end of its budget and return its final state.
 
-    Resumes from `resume_path` where that file holds this very run, and saves there at the config's interval and when
-    `hooks.should_stop` says so. Raises Preempted after such a save, TrainingDiverged when a loss or gradient is not
-    finite, ConfigError where `world` has several processes.
+    Resumes from `resume_path`, or from the state before it, where that is a state of this very `lineage`. Saves there
+    at the config's interval and when `hooks.should_stop` says so. Raises Preempted after such a save, TrainingDiverged
+    when a loss or gradient is not finite, ConfigError where `world` has several processes.
     """
     world.require_alone()
     settings = cfg.stages.of(stage.spec.name)
-    state = start_state(stage, cfg, data, frozen, device)
-    if resume_path.exists():
-        load_state(resume_path, state, stage, cfg)
+    state = find_state(resume_path, partial(start_state, stage, cfg, data, frozen, device), stage, cfg, lineage)
+    hooks.on_start(state.step)
     loss, saved_at = stage.loss(cfg), time.monotonic()
     while state.step < settings.total_steps:
         progress = train_step(stage, cfg, data, frozen, state, loss, device)
         hooks.on_step(progress)
         stop = hooks.should_stop()
         if stop or _save_is_due(cfg, state.step, saved_at):
-            save_state(resume_path, state, stage, cfg)
+            save_state(resume_path, state, lineage, with_previous=cfg.checkpoint.keep_previous)
             saved_at = time.monotonic()
             hooks.on_save(progress)
         if state.step % settings.steps_per_epoch == 0:

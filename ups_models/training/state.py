@@ -1,19 +1,21 @@
 """The state of a stage in training: how it starts, how it is saved, and how it is found again."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
 from ups_models.config.schema import PipelineConfig
-from ups_models.errors import CheckpointError
-from ups_models.files import keep_previous
+from ups_models.errors import ArchitectureMismatch, CheckpointError
+from ups_models.files import keep_previous, previous_of
+from ups_models.stages.lineage import Lineage, read_lineage, unusable
 from ups_models.stages.spec import check_architecture
 from ups_models.stages.stage import Data, Stage
-from ups_models.training.checkpoint import FORMAT, load_payload, save_payload
+from ups_models.training.checkpoint import FORMAT, check_shapes, load_payload, save_payload
 from ups_models.training.ema import ema_copy
 from ups_models.training.optim import adamw
 from ups_models.training.parallel import exactness
@@ -56,42 +58,84 @@ def start_state(
     return TrainState(net, ema, adamw(net, cfg.stages.of(stage.spec.name)))
 
 
-def save_state(path: Path, state: TrainState, stage: Stage, cfg: PipelineConfig) -> None:
-    """Write the state of a stage in progress, atomically; the one before it is kept where the config says so."""
-    if cfg.checkpoint.keep_previous:
+def save_state(path: Path, state: TrainState, lineage: Lineage, *, with_previous: bool = True) -> None:
+    """Write the state of a stage in progress, atomically; the one before it is kept, if wanted."""
+    if with_previous:
         keep_previous(path)
     save_payload(
         path,
         {
             "format": FORMAT,
-            "stage": stage.spec.name,
-            "arch": dict(stage.spec.arch(cfg)),
-            "config_hash": stage.spec.config_hash(cfg),
+            "stage": lineage.stage,
+            "arch": lineage.arch,
+            "config_hash": lineage.config_hash,
             "exactness": exactness(state.device),
             "step": state.step,
             "state_dict": state.net.state_dict(),
             "ema": state.ema.state_dict(),
             "optimiser": state.optimiser.state_dict(),
         },
+        lineage.model_copy(update={"step": state.step}),
     )
 
 
-def load_state(path: Path, state: TrainState, stage: Stage, cfg: PipelineConfig) -> None:
-    """Put a saved state into `state`. Raises CheckpointError when the file belongs to another run.
+def find_state(
+    path: Path, start: Callable[[], TrainState], stage: Stage, cfg: PipelineConfig, lineage: Lineage
+) -> TrainState:
+    """The newest saved state that can be used, of `path` and the one before it; else a state before the first step.
+
+    One that cannot be used, for whatever reason, is named in a warning. The one that is used then lies at `path`.
+    """
+    for candidate in (path, previous_of(path)):
+        if candidate.exists():
+            state = start()
+            try:
+                load_state(candidate, state, stage, cfg, lineage)
+            except (CheckpointError, ArchitectureMismatch) as error:
+                logger.warning("%s: a saved state is not used: %s", stage.spec.name, error)
+                continue
+            if candidate != path:
+                candidate.replace(path)
+            return state
+    return start()
+
+
+def load_state(path: Path, state: TrainState, stage: Stage, cfg: PipelineConfig, lineage: Lineage) -> None:
+    """Put a saved state into `state`. Raises CheckpointError, ArchitectureMismatch when it is of another training.
 
     A state saved under other conditions is used all the same, with a warning that the bits may differ.
     """
     saved = load_payload(path)
+    refusal = unusable(read_lineage(path), stage.spec, cfg, lineage.inputs)
+    if refusal is not None:
+        raise CheckpointError(f"{path}: {refusal}")
+    try:
+        _check(path, saved, stage, cfg)
+        _warn_of_other_conditions(stage, saved["exactness"], exactness(state.device))
+        check_shapes(path, saved["state_dict"], state.net)
+        state.net.load_state_dict(saved["state_dict"])
+        state.ema.load_state_dict(saved["ema"])
+        state.optimiser.load_state_dict(saved["optimiser"])
+        state.step = saved["step"]
+    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+        raise CheckpointError(f"{path}: is no saved state of stage {stage.spec.name} ({error!r:.120})") from None
+
+
+def _check(path: Path, saved: Mapping[str, Any], stage: Stage, cfg: PipelineConfig) -> None:
+    """What the file itself says, for those that have no header too."""
     if saved.get("stage") != stage.spec.name:
-        raise CheckpointError(f"{path}: is no saved state of stage {stage.name}; delete it to start the stage again")
+        raise CheckpointError(f"{path}: is no saved state of stage {stage.spec.name}")
     check_architecture(path, saved["arch"], stage.spec.arch(cfg))
     if not stage.spec.is_config_hash(saved["config_hash"], cfg):
-        raise CheckpointError(
-            f"{path}: was saved under another configuration of stage {stage.spec.name}; resume it with that one, "
-            "or start the stage again with --force-train"
-        )
-    for name, now in exactness(state.device).items():
-        before = saved["exactness"].get(name)
+        raise CheckpointError(f"{path}: was saved under other settings of stage {stage.spec.name}")
+    last = cfg.stages.of(stage.spec.name).total_steps
+    if type(saved["step"]) is not int or not 0 <= saved["step"] <= last:
+        raise CheckpointError(f"{path}: stands at step {saved['step']!r:.40}, but the stage has {last}")
+
+
+def _warn_of_other_conditions(stage: Stage, saved: Mapping[str, object], here: Mapping[str, object]) -> None:
+    for name, now in here.items():
+        before = saved.get(name)
         if before != now:
             logger.warning(
                 "%s: %s was %s when the state was saved and is %s now: training resumes, but not to the same bits",
@@ -100,7 +144,3 @@ def load_state(path: Path, state: TrainState, stage: Stage, cfg: PipelineConfig)
                 before,
                 now,
             )
-    state.net.load_state_dict(saved["state_dict"])
-    state.ema.load_state_dict(saved["ema"])
-    state.optimiser.load_state_dict(saved["optimiser"])
-    state.step = saved["step"]

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from flows.cli.arguments import QUICKSTART, add_path
+from flows.cli.arguments import add_path
 from flows.cli.views.console import echo
 from flows.cli.views.status import plan_table, status_json, status_table
 
@@ -15,7 +15,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="the same for machines")
     parser.add_argument("--verify", action="store_true", help="read every file, compare its digest")
     parser.add_argument("--plan", action="store_true", help="what --auto-resume would do, and why")
-    add_path(parser, "--config", "config for --plan", QUICKSTART)
+    add_path(parser, "--config", "config for --plan (default: the one that the run keeps)")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -29,9 +29,10 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _plan(checkpoints: Path, config: Path) -> str:
-    from flows.requests.job import parse, plan_of
+def _plan(checkpoints: Path, config: Path | None) -> str:
+    from flows.requests.job import config_of_run, parse, plan_of
     from flows.requests.train import TrainRequest
 
     run_dir = checkpoints.parent if checkpoints.name else checkpoints
-    return plan_table(plan_of(parse(TrainRequest(config=config, run_dir=run_dir, auto_resume=True))))
+    path = config_of_run(config, run_dir)
+    return plan_table(plan_of(parse(TrainRequest(config=path, run_dir=run_dir, auto_resume=True))))

@@ -3,9 +3,9 @@
 import argparse
 from pathlib import Path
 
-from flows.cli.arguments import QUICKSTART, add_path, add_set
+from flows.cli.arguments import add_path, add_set
 from flows.cli.views.console import echo
-from flows.requests.job import find_config
+from flows.requests.job import config_of_run
 from tasks.services.run.paths import RunDir
 from ups_models.config.loading import load_config
 from ups_models.config.schema import PipelineConfig
@@ -15,13 +15,13 @@ def add(parser: argparse.ArgumentParser) -> None:
     """The run, and the config that says where it is tracked."""
     text = "folder of checkpoints/ and reports/ (default: %(default)s)"
     parser.add_argument("run_dir", nargs="?", type=Path, default=Path(), help=text)
-    add_path(parser, "--config", "config it was trained with", QUICKSTART)
+    add_path(parser, "--config", "config it was trained with (default: the one that the run keeps)")
     add_set(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Upload rows, checkpoints and report."""
-    cfg = load_config(find_config(arguments.config), arguments.set, schema=PipelineConfig)
+    cfg = load_config(config_of_run(arguments.config, arguments.run_dir), arguments.set, schema=PipelineConfig)
     from tasks.services.stages.sync import upload_missing
 
     echo(f"Uploaded to {upload_missing(cfg, RunDir.of(arguments.run_dir, cfg.checkpoint.dir))}")

@@ -24,7 +24,8 @@ from tasks.services.run.status import (
 from ups_models.config.schema import PipelineConfig
 from ups_models.errors import BadInput, CheckpointError
 from ups_models.files import FileDigest, known_digest, write_text
-from ups_models.stages.spec import SPECS, check_architecture
+from ups_models.stages.lineage import SEED, SPLIT, difference, in_words, read_lineage
+from ups_models.stages.spec import SPECS, StageSpec, check_architecture
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +56,9 @@ def take_snapshot(run: RunDir, folder: Path) -> Status:
     Weights are hard links: their files are replaced, never changed in place. Must be called by the thread that
     writes checkpoints, so that status and files belong together. Returns that status.
     """
-    status = read_status(run.status).model_copy(update={"upload": None, "evaluations": {}})
+    status = read_status(run.status).model_copy(
+        update={"upload": None, "evaluations": {}, "report": None, "forced_by": None}
+    )
     names = [name for record in status.stages.values() for name in record.files or {}]
     names += [name for name, stage in RESUME.items() if status.stage(stage).status in ("in_progress", "failed")]
     folder.mkdir(parents=True)
@@ -90,9 +93,31 @@ def verify_set(folder: Path, cfg: PipelineConfig, origin: str) -> RestoredSet:
         if record.arch is not None and record.status != "not_started":
             check_architecture(origin, record.arch, SPECS[stage].arch(cfg))
         for name, known in (record.files or {}).items():
-            if manifest.get(name) != known.digest:
+            if manifest.get(name, known.digest if name != SPECS[stage].checkpoint else None) != known.digest:
                 raise CheckpointError(f"{origin}: its status names another {name} than the set holds; choose another")
+        if record.status == "completed":
+            _require_lineage(folder / SPECS[stage].checkpoint, SPECS[stage], cfg, manifest, origin)
+        elif (record.step or 0) > cfg.stages.of(stage).total_steps:
+            raise CheckpointError(f"{origin}: its status names step {record.step} of {stage}, which has no such step")
     return RestoredSet(folder, status, origin)
+
+
+def _require_lineage(
+    path: Path, spec: StageSpec, cfg: PipelineConfig, manifest: Mapping[str, FileDigest], origin: str
+) -> None:
+    """Raise CheckpointError where a checkpoint was trained from others than the set holds, or for another config."""
+    lineage = read_lineage(path) if path.is_file() else None
+    if lineage is None:
+        return
+    needed = [SPECS[name].checkpoint for name in spec.needs]
+    now = {SEED: str(cfg.seed), SPLIT: spec.data_recipe(cfg)}
+    now |= {name: manifest[name].sha256 for name in needed if name in manifest}
+    other = difference(spec, cfg, lineage.inputs, now)
+    if other is not None:
+        raise CheckpointError(
+            f"{origin}: its {path.name} was trained with {in_words(other)} than the config and the set have; use the "
+            "config of that run, or choose another"
+        )
 
 
 def is_newer(restored: RestoredSet, run: RunDir, *, force: bool) -> bool:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Collection, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks.services.data.digests import identity_of, is_sampled, sampled_identity_of
+from tasks.services.data.digests import digest_in, forget, identity_of, is_sampled, sampled_identity_of, spoilt
 from tasks.services.data.download import fetch
 from tasks.services.run.lock import OwnedRun
 from tasks.services.run.paths import RunDir
@@ -18,6 +19,8 @@ from ups_models.config.schema import DataConfig, PipelineConfig, SteadyDataConfi
 from ups_models.errors import BadInput
 from ups_models.problems.registry import DARCY, PROBLEMS, Problem
 from ups_models.stages.spec import SPECS
+
+logger = logging.getLogger(__name__)
 
 if TYPE_CHECKING:  # PyTorch and h5py are imported only where data is read
     from torch import Tensor
@@ -46,15 +49,20 @@ def data_identities(cfg: PipelineConfig, run: RunDir, recorded: Collection[str] 
     """
     also_sampled = any(map(is_sampled, recorded))
     files = {False: tuple(trajectory_files(cfg, run)), True: tuple(steady_files(cfg, run))}
-    return {
-        steady: _identities(paths, also_sampled=also_sampled, keep=isinstance(run, OwnedRun))
-        for steady, paths in files.items()
-    }
+    found = {}
+    for steady, paths in files.items():
+        whole = _identity(cfg.steady_data if steady else cfg.data, paths, run)
+        sampled = sampled_identity_of(paths) if also_sampled else None
+        found[steady] = tuple(identity for identity in (whole, sampled) if identity is not None)
+    return found
 
 
-def _identities(paths: tuple[Path, ...], *, also_sampled: bool, keep: bool) -> tuple[str, ...]:
-    found = (identity_of(paths, keep=keep), sampled_identity_of(paths) if also_sampled else None)
-    return tuple(identity for identity in found if identity is not None)
+def _identity(data: DataConfig | SteadyDataConfig, paths: tuple[Path, ...], run: RunDir) -> str | None:
+    return identity_of(paths, keep=isinstance(run, OwnedRun), solved_here=_is_solved_here(data))
+
+
+def _is_solved_here(data: DataConfig | SteadyDataConfig) -> bool:
+    return not data.files and not data.downloads
 
 
 def require_named_files(cfg: PipelineConfig, run: RunDir, stages: Collection[str]) -> None:
@@ -79,11 +87,11 @@ def load_data(cfg: PipelineConfig, run: RunDir) -> Trajectories:
     files = trajectory_files(cfg, run)
     for download in cfg.data.downloads:
         fetch(download, run.data, cfg.tracking)
-    if not cfg.data.files and not cfg.data.downloads:
+    if _is_solved_here(cfg.data):
         times = {"nt": cfg.data.generate.nt, "t_end": cfg.data.generate.t_end}
         nx = cfg.data.points * cfg.data.reduced_resolution
         _generate(cfg.data.family, files, n=cfg.data.generate.n, seed=cfg.seed, nx=nx, **times)
-    data = _read_trajectories(cfg.data, tuple(files), identity_of(tuple(files), keep=isinstance(run, OwnedRun)))
+    data = _read_trajectories(cfg.data, tuple(files), _identity(cfg.data, tuple(files), run))
     require_size("data.points", cfg.data.points, data.u.shape[-1], next(iter(files)))
     return data
 
@@ -93,9 +101,9 @@ def load_steady_data(cfg: PipelineConfig, run: RunDir) -> SteadyFields:
     files, data = steady_files(cfg, run), cfg.steady_data
     for download in data.downloads:
         fetch(download, run.data, cfg.tracking)
-    if not data.files and not data.downloads:
+    if _is_solved_here(data):
         _generate(DARCY.name, files, n=data.generate.n, seed=cfg.seed, nx=data.size * data.reduced_resolution)
-    fields = _read_steady(data, tuple(files), identity_of(tuple(files), keep=isinstance(run, OwnedRun)))
+    fields = _read_steady(data, tuple(files), _identity(data, tuple(files), run))
     require_size("steady_data.size", data.size, fields.a.shape[-1], next(iter(files)))
     return fields
 
@@ -149,11 +157,17 @@ def _generate(family: str, files: dict[Path, float], *, n: int, **options: Any) 
     from ups_models.data.generate import generate
 
     for path, parameter in files.items():
+        before = spoilt(path) if path.exists() else None
+        if before is not None:
+            logger.warning("%s: is not what was solved (its sha256 differs): it is solved again", path)
+            forget(path)
         if not path.exists():
             with progress_of(f"data {path.name}", n) as update:
                 generate(
                     family, path, n=n, parameter=parameter, on_progress=lambda done: update(done, "solved"), **options
                 )
+        if before is not None and digest_in(path).sha256 != before:
+            logger.warning("%s: solved again, but not to the same bytes: another version of a library is in use", path)
 
 
 def _require_rows(section: str, data: DataConfig | SteadyDataConfig, files: tuple[Path, ...], row: Tensor) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ups_models.errors import StorageError
-from ups_models.files import FileDigest, digest_of, write_text
+from ups_models.files import FileDigest, digest_of, remove, write_text
 
 SAMPLED_BLOCKS, BLOCK_BYTES = 64, 64 * 1024
 PREFIX = "sha256:"
@@ -15,14 +15,23 @@ _Stamp = tuple[int, int, int, int]
 _known: dict[tuple[Path, _Stamp], FileDigest] = {}
 
 
-def identity_of(paths: Sequence[Path], *, keep: bool = False) -> str | None:
+def identity_of(paths: Sequence[Path], *, keep: bool = False, solved_here: bool = False) -> str | None:
     """Identifies the whole content of data files, in their order; None where one is absent.
 
     `keep` writes each digest beside its file, for later processes; where that is not possible they read it again.
+    Files that are `solved_here` stand for what was solved: one that has changed since is solved again before it is
+    used (`spoilt`).
     """
     if not all(path.is_file() for path in paths):
         return None
-    return PREFIX + hashlib.sha256("\n".join(digest_in(path, keep=keep).sha256 for path in paths).encode()).hexdigest()
+    digests = [(_recorded(path) if solved_here else None) or digest_in(path, keep=keep).sha256 for path in paths]
+    return PREFIX + hashlib.sha256("\n".join(digests).encode()).hexdigest()
+
+
+def spoilt(path: Path) -> str | None:
+    """The sha256 that the content of a data file had when it was kept, where it has another one now; else None."""
+    known = _recorded(path)
+    return None if known is None or digest_in(path).sha256 == known else known
 
 
 def digest_in(path: Path, *, keep: bool = False) -> FileDigest:
@@ -65,13 +74,27 @@ def _beside(path: Path) -> Path:
     return path.with_name(f".{path.name}.digest.json")
 
 
+def forget(path: Path) -> None:
+    """Remove a data file that is to be made again, and the digest beside it."""
+    remove(path, _beside(path))
+
+
+def _recorded(path: Path) -> str | None:
+    """The sha256 beside a file, whatever the file holds now."""
+    return _record_beside(path)[0]
+
+
 def _read_beside(path: Path, stamp: _Stamp) -> FileDigest | None:
+    sha256, known = _record_beside(path)
+    return FileDigest(sha256, stamp[0]) if sha256 is not None and known == stamp else None
+
+
+def _record_beside(path: Path) -> tuple[str | None, tuple[object, ...]]:
     try:
         record = json.loads(_beside(path).read_text("utf-8"))
-        is_its_own = tuple(record["stamp"]) == stamp
-        return FileDigest(str(record["sha256"]), stamp[0]) if is_its_own else None
+        return str(record["sha256"]), tuple(record["stamp"])
     except (OSError, ValueError, KeyError, TypeError):
-        return None
+        return None, ()
 
 
 def _write_beside(path: Path, stamp: _Stamp, digest: FileDigest) -> None:

@@ -1,9 +1,11 @@
 """Data files from the network: fetched once, resumed where they stopped, and checked before they count."""
 
+import logging
 from pathlib import Path
 
 import httpx
 
+from tasks.services.data.digests import digest_in
 from tasks.services.run.progress import progress_of
 from tasks.services.run.retry import retrying
 from tasks.services.tracking.protocols import TrackingUnavailable
@@ -11,6 +13,8 @@ from tasks.services.tracking.store import download_artifact_file
 from ups_models.config.schema import WANDB_ARTIFACT, DownloadConfig, TrackingConfig
 from ups_models.errors import DataError, StorageError, UPSError
 from ups_models.files import digest_of
+
+logger = logging.getLogger(__name__)
 
 RETRY_AFTER_S = (1.0, 5.0, 15.0, 60.0)
 PARTIAL_SUFFIX = ".part"
@@ -28,14 +32,17 @@ def fetch(
     *,
     retry_after_s: tuple[float, ...] = RETRY_AFTER_S,
 ) -> Path:
-    """The file in `folder`, downloaded if it is not there.
+    """The file in `folder`, downloaded if it is not there or is not what the config names.
 
     Raises DataError when it is not what the config names, Unreachable when the network does not answer. What has
     arrived from the web is kept in `<name>.part` across interruptions; a file of a W&B artifact is fetched whole.
     """
     path = folder / download.name
     if path.is_file():
-        return path
+        found = digest_in(path).sha256
+        if found == download.sha256:
+            return path
+        logger.warning("%s: has sha256 %s, but the config names %s: it is fetched again", path, found, download.sha256)
     folder.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + PARTIAL_SUFFIX)
     retrying(retry_after_s, Unreachable)(_bring, download, partial, tracking)

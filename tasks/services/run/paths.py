@@ -11,6 +11,7 @@ from ups_models.errors import BadInput
 from ups_models.files import previous_of, remove
 
 STATUS, HISTORY, REPORT, CHAIN_RUNS = "stage_status.json", "metrics.jsonl", "report.html", "attempts.jsonl"
+CONFIG = "config.yaml"
 MANIFEST, JOURNAL, LAUNCH_LOG = "manifest.json", "rented.jsonl", "launch.log"
 """Names of the files of a run, of a set of checkpoints, and of a launch."""
 
@@ -26,6 +27,11 @@ class RunDir:
     def of(cls, root: Path, checkpoint_dir: Path) -> RunDir:
         """The run in `root`; `checkpoint_dir` is relative to it, or absolute."""
         return cls(root, root / checkpoint_dir)
+
+    @cached_property
+    def config(self) -> Path:
+        """What was asked for, whole."""
+        return self.root / CONFIG
 
     @cached_property
     def status(self) -> Path:

@@ -2,7 +2,7 @@
 
 import json
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -80,6 +80,8 @@ class StageRecord(Record):
     arch: dict[str, int | float | str] | None = None
     config_hash: str | None = None
     seed: int | None = None
+    retrain: str | None = None
+    """Why the stage, completed or not, has to start again; kept until it does."""
     attempts: int | None = Field(None, ge=0)
     seconds: float | None = Field(None, ge=0)
     owner: Owner | None = None
@@ -91,6 +93,7 @@ class EvaluationRecord(Record):
     status: StageState = "not_started"
     completed_at: str | None = None
     report: str | None = None
+    files: dict[str, FileRecord] | None = None
     inputs: dict[str, str] | None = None
     error_message: str | None = None
     seconds: float | None = Field(None, ge=0)
@@ -116,6 +119,12 @@ class UploadRecord(Record):
     error_message: str | None = None
 
 
+class ReportRecord(FileRecord):
+    """The HTML report, and what it was made from."""
+
+    made_from: str
+
+
 class Status(Record):
     """The whole file."""
 
@@ -125,6 +134,9 @@ class Status(Record):
     evaluations: dict[str, EvaluationRecord] = Field(default_factory=dict)
     wandb: WandbRecord | None = None
     upload: UploadRecord | None = None
+    report: ReportRecord | None = None
+    forced_by: str | None = None
+    """The chain of flow runs whose --force-train has been noted in the stages' `retrain`."""
 
     def stage(self, name: str) -> StageRecord:
         """A stage's record; one that the file does not name has not started."""
@@ -182,6 +194,7 @@ class StatusStore:
             arch=dict(arch),
             config_hash=config_hash,
             seed=seed,
+            retrain=None if fresh else record.retrain,
             attempts=(record.attempts or 0) + 1 if unfinished else 1,
             seconds=None if fresh else record.seconds,
             owner=current_owner(),
@@ -207,7 +220,7 @@ class StatusStore:
             "completed",
             checkpoint=checkpoint,
             completed_at=utc_now(),
-            files=_file_records(files),
+            files=file_records(files),
             epoch=record.total_epochs,
             step=step,
             error_message=None,
@@ -219,10 +232,26 @@ class StatusStore:
         """A stage ended with an error."""
         self._move(stage, "failed", error_message=message, owner=None)
 
-    def adopt(self, stage: str, *, files: dict[str, FileDigest], arch: Arch, inputs: dict[str, str]) -> None:
+    def adopt(self, stage: str, files: dict[str, FileDigest], **values: Any) -> None:
         """Note what a completed stage's hand-written record left out, once its files were checked."""
         with _writing:
-            self._write_stage(self.read(), stage, {"files": _file_records(files), "arch": dict(arch), "inputs": inputs})
+            self._write_stage(self.read(), stage, {"files": file_records(files), **values})
+
+    def order_retraining(self, reasons: Mapping[str, str], forced_by: str | None) -> None:
+        """Note, before anything is replaced, which stages have to start again, so that a kill changes nothing of it."""
+        if not reasons and forced_by is None:
+            return
+        with _writing:
+            status = self.read()
+            marked = {name: status.stage(name).model_copy(update={"retrain": why}) for name, why in reasons.items()}
+            stages = {**status.stages, **marked}
+            self._write(status.model_copy(update={"stages": stages, "forced_by": forced_by or status.forced_by}))
+
+    def record_report(self, digest: FileDigest, made_from: str) -> None:
+        """Note the HTML report that lies in the run."""
+        with _writing:
+            report = ReportRecord(sha256=digest.sha256, bytes=digest.bytes, made_from=made_from)
+            self._write(self.read().model_copy(update={"report": report}))
 
     def record_evaluation(self, name: str, **values: Any) -> None:
         """Note how an evaluation stands."""
@@ -311,7 +340,8 @@ def parse_status(text: str, path: Path) -> Status:
         raise StatusError(f"{path}:{_line_of(text, fault.location)}: {message}") from None
 
 
-def _file_records(files: dict[str, FileDigest]) -> dict[str, dict[str, Any]]:
+def file_records(files: Mapping[str, FileDigest]) -> dict[str, dict[str, Any]]:
+    """Digests by file name, as a record keeps them."""
     return {name: {"sha256": digest.sha256, "bytes": digest.bytes} for name, digest in files.items()}
 
 

@@ -3,21 +3,22 @@
 import io
 import logging
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
 import yaml
 
-from tasks.services.data.datasets import load_data, load_steady_data, require_size, trajectory_files
+from tasks.services.data.datasets import data_identities, load_data, load_steady_data, require_size, trajectory_files
 from tasks.services.run.clock import utc_now
 from tasks.services.run.lock import OwnedRun
 from tasks.services.run.paths import RunDir
 from tasks.services.run.signals import redeliver_pending
-from tasks.services.run.status import StatusStore
+from tasks.services.run.status import StatusStore, file_records
+from tasks.services.stages.descent import require_one_origin, trained_config
 from tasks.services.stages.plan import evaluation_inputs, usable_stages
 from tasks.services.stages.reporting import environment
 from tasks.services.stages.snapshot import read_snapshot
@@ -30,7 +31,7 @@ from ups_models.evaluation.evaluate import evaluate
 from ups_models.evaluation.inputs import EvalData, Models
 from ups_models.evaluation.parts import main_error
 from ups_models.evaluation.result import CheckpointFile, EvaluationResult
-from ups_models.files import known_digest, write_atomically, write_text
+from ups_models.files import FileDigest, known_digest, write_atomically, write_text
 from ups_models.report.html import render_html
 from ups_models.report.markdown import render_markdown
 from ups_models.report.model import ReportInput
@@ -53,6 +54,7 @@ def evaluate_run(name: str, cfg: PipelineConfig, settings: EvalConfig, run: Owne
     try:
         device = select_device(cfg)
         snapshot = read_snapshot(cfg, run)
+        cfg = trained_config(cfg, snapshot.lineages)
         usable = usable_stages(cfg, run.checkpoints, snapshot)
         models = _models_of(cfg, run, usable, device)
         result, arrays = evaluate(cfg, settings, models, _data_of(cfg, settings, run, models), device=device)
@@ -65,14 +67,16 @@ def evaluate_run(name: str, cfg: PipelineConfig, settings: EvalConfig, run: Owne
         for stage, spec in SPECS.items()
         if spec.checkpoint in inputs
     }
-    result = with_origin(result, name, cfg, checkpoints, trajectory_files(cfg, run))
+    unknown = [stage for stage in snapshot.unknown_descents if stage in checkpoints]
+    result = with_origin(result, name, cfg, checkpoints, trajectory_files(cfg, run), unknown)
     run.check()
-    write_evaluation(run.reports / name, result, arrays)
+    files = write_evaluation(run.reports / name, result, arrays)
     status.record_evaluation(
         name,
         status="completed",
         completed_at=utc_now(),
         report=f"{name}.json",
+        files=file_records(files),
         inputs=inputs,
         error_message=None,
         seconds=round(time.monotonic() - started, 1),
@@ -96,8 +100,10 @@ def evaluate_files(
     checkpoint was trained with: then only a file of its own can be evaluated on.
     """
     device = select_device(cfg)
-    models = _models_from(cfg, files, device, same_data=data_path is None)
     run = RunDir.of(run_dir, cfg.checkpoint.dir)
+    lineages = require_one_origin(cfg, files, data_identities(cfg, run) if data_path is None else None)
+    cfg = trained_config(cfg, lineages)
+    models = _models_from(cfg, files, device, same_data=data_path is None)
     if data_path is None:
         data, names = _data_of(cfg, settings, run, models), tuple(trajectory_files(cfg, run))
     else:
@@ -108,7 +114,8 @@ def evaluate_files(
     checkpoints = {
         stage: CheckpointFile(file=path.name, sha256=known_digest(path).sha256) for stage, path in files.items()
     }
-    result = with_origin(result, prefix.name, cfg, checkpoints, names)
+    unknown = [stage for stage in files if stage not in lineages]
+    result = with_origin(result, prefix.name, cfg, checkpoints, names, unknown)
     prefix.parent.mkdir(parents=True, exist_ok=True)
     write_evaluation(prefix, result, arrays)
     report = ReportInput(prefix.name, None, result, arrays, {}, result.config_yaml, environment(device), [])
@@ -116,13 +123,17 @@ def evaluate_files(
     return result
 
 
-def write_evaluation(prefix: Path, result: EvaluationResult, arrays: Mapping[str, Any]) -> None:
-    """Write <prefix>.npz, .md and, last, .json."""
+def write_evaluation(prefix: Path, result: EvaluationResult, arrays: Mapping[str, Any]) -> dict[str, FileDigest]:
+    """Write <prefix>.npz, .md and, last, .json; returns the digest of each by its name."""
     packed = io.BytesIO()
     np.savez_compressed(packed, **arrays)
-    write_atomically(prefix.with_name(prefix.name + ".npz"), lambda file: file.write(packed.getvalue()))
-    write_text(prefix.with_name(prefix.name + ".md"), render_markdown(result))
-    write_text(prefix.with_name(prefix.name + ".json"), result.to_json())
+    content = {".npz": packed.getvalue(), ".md": render_markdown(result).encode(), ".json": result.to_json().encode()}
+    paths = {prefix.with_name(prefix.name + suffix): text for suffix, text in content.items()}
+    return {path.name: write_atomically(path, partial(_write, text)) for path, text in paths.items()}
+
+
+def _write(content: bytes, file: BinaryIO) -> None:
+    file.write(content)
 
 
 def with_origin(
@@ -131,14 +142,19 @@ def with_origin(
     cfg: PipelineConfig,
     checkpoints: Mapping[str, CheckpointFile],
     files: Iterable[Path],
+    unknown: Sequence[str],
 ) -> EvaluationResult:
-    """The result with what a reader must know of it: when, of which weights, under which config, on which files."""
+    """The result with what a reader must know of it: when, of which weights, under which config, on which files.
+
+    `unknown` are the stages whose checkpoints do not say what they were trained from.
+    """
     data = result.data and result.data.model_copy(update={"files": tuple(path.name for path in files)})
     origin = {
         "name": name,
         "created_at": utc_now(),
         "data": data,
         "checkpoints": dict(checkpoints),
+        "unknown_descents": tuple(unknown),
         "config_yaml": yaml.safe_dump(cfg.model_dump(mode="json"), sort_keys=False),
     }
     return result.model_copy(update=origin)

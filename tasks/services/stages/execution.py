@@ -1,12 +1,17 @@
 """Doing what was planned, with nothing imported that the plan does not need."""
 
+import hashlib
 from pathlib import Path
 
+from tasks.services.checkpoints.sets import signature_of
 from tasks.services.run.lock import OwnedRun
+from tasks.services.run.paths import RunDir
 from tasks.services.run.signals import redeliver_pending
+from tasks.services.run.status import EVALUATIONS, StatusStore, read_status
 from tasks.services.stages.plan import Decision, EvaluationDecision
 from tasks.services.tracking.tracker import Tracker
 from ups_models.config.schema import PipelineConfig
+from ups_models.files import known_digest
 
 
 def run_stage(decision: Decision, cfg: PipelineConfig, run: OwnedRun, tracker: Tracker | None = None) -> bool:
@@ -41,9 +46,24 @@ def evaluate_if_needed(decision: EvaluationDecision, cfg: PipelineConfig, run: O
 
 def report_if_changed(run: OwnedRun, tracker: Tracker, *, changed: bool) -> Path:
     """The HTML report, rendered and handed to the tracker where something changed; its path."""
-    if changed or not run.report.exists():
+    if changed or not report_is_current(run):
         from tasks.services.stages.reporting import report_payload, write_report
 
-        write_report(run)
+        StatusStore(run).record_report(known_digest(write_report(run)), _report_sources(run))
         tracker.report(lambda: report_payload(run))
     return run.report
+
+
+def report_is_current(run: RunDir) -> bool:
+    """Whether the report that lies in the run is the one that was made from what lies there now."""
+    record = read_status(run.status).report
+    if record is None or not run.report.is_file():
+        return False
+    return known_digest(run.report) == record.digest and record.made_from == _report_sources(run)
+
+
+def _report_sources(run: RunDir) -> str:
+    """Identifies what a report shows: the stages, the evaluations, the loss history."""
+    files = [run.history, *(run.result(name, suffix) for name in EVALUATIONS for suffix in (".json", ".npz"))]
+    parts = [signature_of(read_status(run.status)), *(known_digest(path).sha256 for path in files if path.is_file())]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()

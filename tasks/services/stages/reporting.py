@@ -20,6 +20,7 @@ from ups_models.files import write_text
 from ups_models.report.figures import pictures
 from ups_models.report.html import render_html
 from ups_models.report.model import ReportInput, Timing
+from ups_models.stages.lineage import read_lineage
 
 logger = logging.getLogger(__name__)
 
@@ -110,7 +111,8 @@ def _current_result(name: str, run: RunDir, status: Status) -> EvaluationResult 
         if known is None or known.sha256 != checkpoint.sha256:
             logger.warning("%s: is of other weights of %s than there are now; the report leaves it out", path, stage)
             return None
-    return result
+    bare = [name for name, item in result.checkpoints.items() if read_lineage(run.checkpoint(item.file)) is None]
+    return result.model_copy(update={"unknown_descents": tuple(bare)})
 
 
 def _read_arrays(path: Path) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Mapping
+from functools import partial
 
 import torch
 from torch import nn
@@ -15,12 +16,13 @@ from tasks.services.run.paths import RunDir
 from tasks.services.run.progress import Update, progress_of
 from tasks.services.run.signals import StopRequest, stop_request
 from tasks.services.run.status import StatusStore, read_status
-from tasks.services.stages.snapshot import read_inputs, saved_state
+from tasks.services.stages.snapshot import read_inputs
 from tasks.services.tracking.tracker import Tracker
 from ups_models.config.schema import PipelineConfig
 from ups_models.data.split import split_rows
 from ups_models.errors import BadInput, Preempted
 from ups_models.files import known_digest
+from ups_models.stages.lineage import Lineage, read_lineage
 from ups_models.stages.registry import STAGES
 from ups_models.stages.spec import SPECS, StageSpec
 from ups_models.stages.stage import Data
@@ -78,13 +80,13 @@ class _Training:
         device = select_device(self.cfg)
         data = training_data(self.spec, self.cfg, self.run)
         frozen = {name: load_stage(name, self.cfg, self.run, device) for name in self.spec.needs}
-        self._prepare_files(fresh=fresh)
-        self._record_start(fresh=fresh)
+        lineage = Lineage.of(self.spec, self.cfg, read_inputs(self.spec, self.cfg, self.run))
+        self._record_start(lineage, fresh=fresh)
         self.tracker.begin(self.spec.name)
         preempted = None
         with stop_request() as stop:
             try:
-                self._complete(self._fit(data, frozen, device, stop))
+                self._complete(self._fit(data, frozen, device, stop, lineage), lineage)
                 self.tracker.completed(self.spec.name)
             except Preempted as error:
                 preempted = error
@@ -99,26 +101,19 @@ class _Training:
         if preempted is not None:
             raise preempted
 
-    def _prepare_files(self, *, fresh: bool) -> None:
-        """Before the status says so: a crash in between must not leave an old state to a new beginning."""
-        name = self.spec.name
+    def _record_start(self, lineage: Lineage, *, fresh: bool) -> None:
+        """The files first, the status second: a crash in between must not leave an old state to a new beginning."""
         if fresh:
-            self.run.forget_saved_states(name)
-            self.history.forget(name)
-            return
-        newest_whole = saved_state(self.run.saved_states(name)).path
-        if newest_whole is not None and newest_whole != self.run.resume(name):
-            newest_whole.replace(self.run.resume(name))
-
-    def _record_start(self, *, fresh: bool) -> None:
+            self.run.forget_saved_states(self.spec.name)
+            self.history.forget(self.spec.name)
         record = self.status.start(
             self.spec.name,
             fresh=fresh,
             total_epochs=self.settings.epochs,
-            arch=self.spec.arch(self.cfg),
-            config_hash=self.spec.config_hash(self.cfg),
+            arch=lineage.arch,
+            config_hash=lineage.config_hash,
             seed=self.cfg.seed,
-            inputs=read_inputs(self.spec, self.cfg, self.run),
+            inputs=lineage.inputs,
         )
         self.started, self.done = time.monotonic() - (record.seconds or 0.0), record.step or 0
 
@@ -128,7 +123,12 @@ class _Training:
         frozen: Mapping[str, nn.Module],
         device: torch.device,
         stop: StopRequest,
+        lineage: Lineage,
     ) -> TrainState:
+        def on_start(step: int) -> None:
+            if self.done and not step:  # no saved state can be used
+                self._record_start(lineage, fresh=True)
+
         with progress_of(self.spec.name, self.total, self.done) as self.show:
             return fit(
                 STAGES[self.spec.name],
@@ -137,7 +137,8 @@ class _Training:
                 frozen,
                 device=device,
                 resume_path=self.run.resume(self.spec.name),
-                hooks=Hooks(self._on_step, self._on_epoch, self._on_save, stop),
+                lineage=lineage,
+                hooks=Hooks(on_start, self._on_step, self._on_epoch, self._on_save, stop),
                 world=World(*environment.world()),
             )
 
@@ -155,12 +156,12 @@ class _Training:
         self.status.progress(self.spec.name, epoch=progress.epoch, step=progress.step, seconds=self.seconds)
         self.tracker.saved()
 
-    def _complete(self, state: TrainState) -> None:
+    def _complete(self, state: TrainState, lineage: Lineage) -> None:
         """Files first, status second, and only then the saved state goes."""
         self.run.check()
-        spec, arch, recipe = self.spec, self.spec.arch(self.cfg), self.spec.data_recipe(self.cfg)
+        spec = self.spec
         files = {
-            file: save_network(self.run.checkpoint(file), net, stage=spec.name, arch=arch, data_recipe=recipe)
+            file: save_network(self.run.checkpoint(file), net, lineage)
             for file, net in zip(spec.files, (state.net, state.ema), strict=True)
         }
         seconds = self.seconds
@@ -173,12 +174,16 @@ class _Training:
 def adopt_stage_files(name: str, cfg: PipelineConfig, run: OwnedRun) -> None:
     """Check the files of a stage whose hand-written record names no digests, and record those.
 
-    Raises CheckpointError, ArchitectureMismatch.
+    What the checkpoint says of its descent was compared when this was planned; one that says nothing of it may name
+    its data and split. Raises CheckpointError, ArchitectureMismatch.
     """
     spec = SPECS[name]
     load_stage(name, cfg, run, torch.device("cpu"))
     files = {path: known_digest(run.checkpoint(path)) for path in spec.files if run.checkpoint(path).is_file()}
-    StatusStore(run).adopt(name, files=files, arch=spec.arch(cfg), inputs=read_inputs(spec, cfg, run))
+    lineage = read_lineage(run.checkpoint(spec.checkpoint))
+    found = {"inputs": lineage.inputs, "config_hash": lineage.config_hash} if lineage is not None else {}
+    inputs = {"inputs": read_inputs(spec, cfg, run), **found}
+    StatusStore(run).adopt(name, files, arch=dict(spec.arch(cfg)), **inputs)
 
 
 def training_data(spec: StageSpec, cfg: PipelineConfig, run: RunDir) -> Data:
@@ -197,5 +202,12 @@ def load_stage(name: str, cfg: PipelineConfig, run: RunDir, device: torch.device
     path = run.checkpoint(record.checkpoint or spec.checkpoint)
     known = (record.files or {}).get(path.name)
     net = STAGES[name].build(cfg)
-    load_network(path, net, stage=name, arch=spec.arch(cfg), expected=known.digest if known else None)
+    load_network(
+        path,
+        net,
+        stage=name,
+        arch=spec.arch(cfg),
+        expected=known.digest if known else None,
+        is_data_recipe=partial(spec.is_data_recipe, cfg=cfg),
+    )
     return net.to(device).requires_grad_(False).eval()

@@ -12,6 +12,7 @@ from tasks.services.run.paths import RunDir
 from tasks.services.stages.training import select_device, training_data
 from ups_models.config.loading import load_config
 from ups_models.config.schema import PipelineConfig
+from ups_models.stages.lineage import Lineage
 from ups_models.stages.registry import STAGES
 from ups_models.training.loop import Hooks, fit
 from ups_models.training.parallel import World
@@ -65,6 +66,7 @@ def steps_per_second(
         {},
         device=device,
         resume_path=path,
+        lineage=Lineage.of(stage.spec, timed, {}),
         hooks=Hooks(),
         world=World(),
     )

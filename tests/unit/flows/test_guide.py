@@ -198,6 +198,8 @@ def test_a_hand_written_status_without_digests_is_accepted_once_the_files_are_ch
     }
     written = {"schema_version": 1, "created_at": "2025-10-28T12:00:00Z", "stages": stages}
     (run_dir / "checkpoints" / "stage_status.json").write_text(json.dumps(written), encoding="utf-8")
+    for name in FILES[4:]:
+        (run_dir / "checkpoints" / name).unlink()
 
     train(auto_resume=True, skip_full_eval=True)
 

@@ -136,3 +136,17 @@ def test_a_run_trains_on_what_it_fetched(server, tmp_path, smoke, finished_run):
 def test_an_address_that_names_no_file_is_refused(address):
     with pytest.raises(ValueError, match="url"):
         DownloadConfig(url=address, sha256="0" * 64)
+
+
+@pytest.mark.parametrize("change", ["file", "config"])
+def test_a_file_that_is_not_what_the_config_names_is_fetched_again(server, tmp_path, caplog, change):
+    path = fetch(wanted(), tmp_path, UNASKED)
+    if change == "file":
+        path.write_bytes(b"another")
+    else:
+        server.content = b"newer"
+
+    fetch(wanted(content=server.content), tmp_path, UNASKED)
+
+    assert path.read_bytes() == server.content
+    assert "it is fetched again" in caplog.text

@@ -12,6 +12,7 @@ from tasks.services.run.paths import RunDir
 from tasks.services.run.status import read_status
 from tasks.services.stages.training import train_stage_files
 from ups_models.errors import RunLost, StorageError
+from ups_models.stages.lineage import read_lineage
 from ups_models.stages.registry import STAGES
 from ups_models.training.checkpoint import load_payload, save_payload
 
@@ -101,7 +102,9 @@ def test_a_resume_elsewhere_is_told_and_not_refused(run, eager, at_step, monkeyp
         train_stage_files("operator", eager, own, fresh=True)
     monkeypatch.undo()
     state = load_payload(run.resume("operator"))
-    save_payload(run.resume("operator"), {**state, "exactness": {**state["exactness"], name: "another"}})
+    lineage = read_lineage(run.resume("operator"))
+    assert lineage is not None
+    save_payload(run.resume("operator"), {**state, "exactness": {**state["exactness"], name: "another"}}, lineage)
 
     with owned(run) as own:
         train_stage_files("operator", eager, own, fresh=False)

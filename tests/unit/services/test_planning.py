@@ -10,11 +10,12 @@ from tasks.services.run.lock import owned
 from tasks.services.run.paths import RunDir
 from tasks.services.run.status import StatusStore
 from tasks.services.stages.job import Job, Policy
-from tasks.services.stages.plan import decide, decide_evaluations, usable_stages
+from tasks.services.stages.plan import decide, decide_evaluations, resumed_in_chain, usable_stages
 from tasks.services.stages.snapshot import read_snapshot
 from ups_models.config.loading import load_config
 from ups_models.config.schema import EvalConfig
 from ups_models.errors import ArchitectureMismatch, BadInput
+from ups_models.files import digest_of
 from ups_models.stages.spec import SPECS
 
 RESUME = Policy(auto_resume=True)
@@ -65,7 +66,7 @@ def test_completed_stages_are_skipped(run, smoke):
 
 
 def test_a_missing_file_runs_the_stage_and_its_dependants_again(run, smoke):
-    run.checkpoint("operator.pt").unlink()
+    run.checkpoint("operator_ema.pt").unlink()
 
     decisions = plan(smoke, run, RESUME)
 
@@ -75,14 +76,31 @@ def test_a_missing_file_runs_the_stage_and_its_dependants_again(run, smoke):
         "consistency_distill": "train",
         "steady_prior": "skip",
     }
-    assert "operator.pt is missing" in decisions[0].reason
+    assert "operator_ema.pt is missing" in decisions[0].reason
     assert decisions[0].warn
 
 
-def test_a_teacher_that_was_replaced_makes_its_students_run_again(run, smoke):
+@pytest.mark.parametrize("spoil", [lambda path: path.unlink(), lambda path: path.write_bytes(b"x")])
+def test_raw_weights_alone_retrain_nothing(run, smoke, spoil):
+    spoil(run.checkpoint("operator.pt"))
+
+    decisions = plan(smoke, run, RESUME)
+
+    assert set(actions(decisions).values()) == {"skip"}
+    assert decisions[0].warn
+    assert "operator.pt is " in decisions[0].reason
+
+
+def replace_operator(run):
+    """Other weights in the place of the operator, with a status that names them."""
+    shutil.copy(run.checkpoint("operator.pt"), run.checkpoint("operator_ema.pt"))
     raw = json.loads(run.status.read_text("utf-8"))
-    raw["stages"]["diff_residual"]["inputs"]["operator_ema.pt"] = "f" * 64
+    raw["stages"]["operator"]["files"]["operator_ema.pt"] = raw["stages"]["operator"]["files"]["operator.pt"]
     run.status.write_text(json.dumps(raw), encoding="utf-8")
+
+
+def test_a_teacher_that_was_replaced_makes_its_students_run_again(run, smoke):
+    replace_operator(run)
 
     decisions = plan(smoke, run, RESUME)
 
@@ -90,14 +108,24 @@ def test_a_teacher_that_was_replaced_makes_its_students_run_again(run, smoke):
     assert "operator_ema.pt is not what it was trained from any more" in decisions[1].reason
 
 
-def test_data_that_changed_makes_its_stages_run_again(run, smoke):
+def test_other_data_are_refused_and_the_cost_of_training_again_is_told(run, smoke):
     for path in run.data.glob("2D_*"):
         path.write_bytes(path.read_bytes() + b"more")
+        path.with_name(f".{path.name}.digest.json").unlink()
 
-    decisions = plan(smoke, run, RESUME)
+    with pytest.raises(
+        BadInput, match=r"steady_prior was trained with other data .* throws away steady_prior \(10 steps"
+    ):
+        plan(smoke, run, RESUME)
 
-    assert actions(decisions)["steady_prior"] == "train"
-    assert "data is not what it was trained from" in decisions[3].reason
+    assert actions(plan(smoke, run, Policy(stage="steady_prior", force_train=True))) == {"steady_prior": "train"}
+
+
+def test_solved_data_that_were_damaged_cost_no_stage(run, smoke):
+    for path in run.data.glob("*.hdf5"):
+        path.write_bytes(path.read_bytes()[:-1] + b"x")
+
+    assert set(actions(plan(smoke, run, RESUME)).values()) == {"skip"}
 
 
 def test_data_that_is_not_there_moves_nothing(run, smoke):
@@ -184,23 +212,103 @@ def test_a_run_has_one_owner(tmp_path, smoke):
         assert run.lock.is_file()
 
 
-def test_another_split_is_another_training(run, smoke):
-    decisions = plan(changed(smoke, data={"test": 6}), run, RESUME)
+def test_another_split_is_refused_and_the_cost_is_told(run, smoke):
+    with pytest.raises(BadInput, match=r"operator was trained with another split .* consistency_distill"):
+        plan(changed(smoke, data={"test": 6}), run, RESUME)
 
-    assert actions(decisions) == {
-        "operator": "train",
+
+def test_another_seed_is_refused_and_training_again_needs_a_flag(run, smoke):
+    other = smoke.model_copy(update={"seed": 7})
+
+    with pytest.raises(BadInput, match=r"operator was trained with another seed .*; --force-train trains again"):
+        plan(other, run, RESUME)
+
+    assert set(actions(plan(other, run, Policy(force_train=True))).values()) == {"train"}
+
+
+def test_a_status_that_names_nothing_does_not_let_checkpoints_be_overwritten(run, smoke):
+    run.status.write_text('{"schema_version": 1, "stages": {}}', encoding="utf-8")
+
+    with pytest.raises(BadInput, match=r"says that stage operator has not started, but operator\.pt, operator_ema\.pt"):
+        plan(smoke, run, Policy())
+    with pytest.raises(BadInput, match="use --force-train --stage operator"):
+        plan(smoke, run, RESUME)
+
+    assert set(actions(plan(smoke, run, Policy(force_train=True))).values()) == {"train"}
+
+
+def without_digests(run, **stages):
+    """A status written by hand: only that these stages are completed, and what else is given of them."""
+    records = {name: {"status": "completed", **more} for name, more in stages.items()}
+    run.status.write_text(json.dumps({"schema_version": 1, "stages": records}), encoding="utf-8")
+    for name in SPECS.keys() - stages.keys():
+        for file in SPECS[name].files:
+            run.checkpoint(file).unlink()
+
+
+def test_a_hand_written_status_does_not_lend_weights_another_seed(run, smoke):
+    without_digests(run, operator={})
+
+    assert plan(smoke, run, RESUME)[0].action == "adopt"
+    with pytest.raises(BadInput, match="operator was trained with another seed"):
+        plan(smoke.model_copy(update={"seed": 7}), run, RESUME)
+
+
+def test_what_a_checkpoint_says_of_itself_counts_more_than_its_record(run, smoke):
+    other = smoke.model_copy(update={"seed": 7})
+    raw = json.loads(run.status.read_text("utf-8"))
+    for record in raw["stages"].values():
+        record["seed"], record["inputs"]["seed"] = 7, "7"
+    run.status.write_text(json.dumps(raw), encoding="utf-8")
+
+    with pytest.raises(BadInput, match="operator was trained with another seed"):
+        plan(other, run, RESUME)
+
+
+def test_forced_training_that_was_killed_is_not_forgotten_and_not_done_twice(run, smoke, own):
+    forced = Job(smoke, run, Policy(force_train=True))
+    owner = own(run)
+    planned = decide(forced, read_snapshot(smoke, owner))
+    StatusStore(owner).order_retraining(planned.retrain, "chain-1")
+    begin(owner, "operator", smoke)
+    complete(owner, "operator")
+
+    later = resumed_in_chain(forced, read_snapshot(smoke, owner).status.forced_by, "chain-1")
+
+    assert actions(decide(later, read_snapshot(smoke, owner)).stages) == {
+        "operator": "skip",
         "diff_residual": "train",
         "consistency_distill": "train",
-        "steady_prior": "skip",
+        "steady_prior": "train",
     }
-    assert "data recipe is not what it was trained from any more" in decisions[0].reason
+    assert resumed_in_chain(forced, "chain-1", "chain-2") is forced
 
 
-def test_another_seed_is_another_training_and_is_named(run, smoke):
-    decisions = plan(smoke.model_copy(update={"seed": 7}), run, RESUME)
+def test_a_teacher_trained_again_on_its_own_has_its_students_follow_even_after_a_kill(run, smoke, own):
+    owner = own(run)
+    planned = decide(Job(smoke, run, Policy(stage="operator", force_train=True)), read_snapshot(smoke, owner))
 
-    assert set(actions(decisions).values()) == {"train"}
-    assert "seed is not what it was trained from" in decisions[0].reason
+    StatusStore(owner).order_retraining(planned.retrain, None)
+
+    assert actions(plan(smoke, run, RESUME)) == dict.fromkeys(list(SPECS)[:3], "train") | {"steady_prior": "skip"}
+
+
+def begin(run, stage, cfg):
+    record = read_snapshot(cfg, run).records[stage]
+    StatusStore(run).start(
+        stage,
+        fresh=True,
+        total_epochs=1,
+        arch=record.arch or {},
+        config_hash=record.config_hash or "",
+        seed=0,
+        inputs=dict(record.inputs or {}),
+    )
+
+
+def complete(run, stage):
+    files = {name: digest_of(run.checkpoint(name)) for name in SPECS[stage].files}
+    StatusStore(run).complete(stage, checkpoint=SPECS[stage].checkpoint, files=files, step=1, seconds=1.0)
 
 
 def interrupted(run, stage):
@@ -220,7 +328,7 @@ def test_an_interrupted_stage_goes_on(run, smoke):
 
 def test_an_interrupted_stage_starts_again_when_what_it_learns_from_is_trained_again(run, smoke):
     interrupted(run, "diff_residual")
-    run.checkpoint("operator.pt").unlink()
+    run.checkpoint("operator_ema.pt").unlink()
 
     decisions = plan(smoke, run, RESUME)
 
@@ -239,10 +347,7 @@ def test_a_saved_state_that_cannot_be_read_starts_the_stage_again(run, smoke):
 
 
 def test_a_student_of_a_replaced_operator_is_not_used(run, smoke):
-    shutil.copy(run.checkpoint("operator.pt"), run.checkpoint("operator_ema.pt"))
-    raw = json.loads(run.status.read_text("utf-8"))
-    raw["stages"]["operator"]["files"]["operator_ema.pt"] = raw["stages"]["operator"]["files"]["operator.pt"]
-    run.status.write_text(json.dumps(raw), encoding="utf-8")
+    replace_operator(run)
 
     reasons = usable_stages(smoke, run.checkpoints, read_snapshot(smoke, run))
 

@@ -9,9 +9,11 @@ import torch
 from torch import nn
 
 from ups_models.errors import ArchitectureMismatch, CheckpointError
+from ups_models.stages.lineage import Lineage
 from ups_models.training.checkpoint import load_network, load_payload, save_network
 
-ARCH = {"latent_dim": 32}
+ARCH: dict[str, int | float | str] = {"latent_dim": 32}
+LINEAGE = Lineage(stage="operator", arch=ARCH, inputs={"seed": "0"}, config_hash="v2:0", settings={})
 
 
 def network(width=32):
@@ -22,7 +24,7 @@ def network(width=32):
 def saved(tmp_path):
     path = tmp_path / "operator_ema.pt"
     net = network()
-    digest = save_network(path, net, stage="operator", arch=ARCH)
+    digest = save_network(path, net, LINEAGE)
     return path, net, digest
 
 
@@ -38,7 +40,7 @@ def test_weights_come_back_exactly(saved):
 def test_equal_weights_make_equal_bytes_whatever_the_name(saved, tmp_path):
     _path, net, digest = saved
 
-    again = save_network(tmp_path / "another_name.pt", net, stage="operator", arch=ARCH)
+    again = save_network(tmp_path / "another_name.pt", net, LINEAGE)
 
     assert again == digest
 

@@ -15,6 +15,7 @@ from ups_models.evaluation.steady import sample_steady
 from ups_models.problems import burgers1d, darcy2d
 from ups_models.problems.initial import random_waves
 from ups_models.stages.diff_residual import whitened_residual
+from ups_models.stages.lineage import Lineage
 from ups_models.stages.registry import STAGES
 from ups_models.training.loop import Hooks, fit
 from ups_models.training.parallel import World
@@ -73,6 +74,7 @@ def trained(tmp_path_factory):
             nets,
             device=CPU,
             resume_path=directory / f"{name}.pt",
+            lineage=Lineage.of(stage.spec, cfg, {}),
             hooks=Hooks(),
             world=World(),
         ).ema

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from ups_models.data.fields import SteadyFields, Trajectories
-from ups_models.errors import CheckpointError, ConfigError, Preempted, TrainingDiverged
+from ups_models.errors import ConfigError, Preempted, TrainingDiverged
+from ups_models.stages.lineage import Lineage
 from ups_models.stages.registry import STAGES
 from ups_models.training.loop import Hooks, fit
 from ups_models.training.optim import learning_rate
@@ -58,6 +59,7 @@ class Harness:
             self.frozen(stage),
             device=CPU,
             resume_path=self.directory / f"{name}.pt",
+            lineage=Lineage.of(stage.spec, self.cfg, {"seed": str(self.cfg.seed)}),
             hooks=Hooks(
                 on_step=lambda progress: self.steps.append(progress.step),
                 on_epoch=lambda progress: self.epochs.append(progress.epoch),
@@ -128,6 +130,7 @@ def test_training_lowers_the_loss(smoke, tmp_path, name):
         harness.frozen(stage),
         device=CPU,
         resume_path=tmp_path / "state.pt",
+        lineage=Lineage.of(stage.spec, harness.cfg, {}),
         hooks=Hooks(on_step=lambda progress: losses.append(progress.loss)),
         world=ALONE,
     )
@@ -158,13 +161,15 @@ def test_a_loss_that_is_not_finite_stops_before_the_weights_are_touched(harness)
     assert harness.steps == []
 
 
-def test_a_state_saved_under_other_settings_is_refused(smoke, tmp_path):
+def test_a_state_of_another_training_is_named_and_not_resumed(smoke, tmp_path, caplog):
     with pytest.raises(Preempted):
         Harness(smoke, tmp_path).fit("operator", stop_at=3)
-    other = smoke.model_copy(update={"seed": 5})
+    other = Harness(smoke.model_copy(update={"seed": 5}), tmp_path)
 
-    with pytest.raises(CheckpointError, match="saved under another configuration"):
-        Harness(other, tmp_path).fit("operator")
+    other.fit("operator")
+
+    assert f"{tmp_path / 'operator.pt'}: is of a training with another seed" in caplog.text
+    assert other.steps[0] == 1
 
 
 def test_a_consistency_student_starts_from_its_teacher(smoke, tmp_path):

@@ -1,0 +1,59 @@
+"""config.yaml: the config that a run was asked for, whole, with the command and the commit; written by its owner."""
+
+import logging
+import shlex
+import sys
+from pathlib import Path
+
+import yaml
+
+from tasks.services.run.code_version import code_version
+from tasks.services.run.lock import OwnedRun
+from tasks.services.run.paths import RunDir
+from ups_models.config.loading import load_config
+from ups_models.config.schema import PipelineConfig
+from ups_models.errors import BadInput, ConfigError
+from ups_models.files import write_text
+
+logger = logging.getLogger(__name__)
+
+MARK = "# The config of this run, as it was resolved; written by ups-pipeline."
+
+
+def write_config(run: OwnedRun, cfg: PipelineConfig) -> None:
+    """Keep the config, the command and the commit. A file of that name that is not ours is left alone, and named."""
+    if run.config.exists() and not _is_ours(run.config):
+        logger.warning("%s: is not the config of a run, and is left alone: this run keeps none", run.config)
+        return
+    head = [MARK, f"# command: {shlex.join(sys.argv)}", f"# commit: {code_version()}"]
+    write_text(run.config, "\n".join([*head, yaml.safe_dump(cfg.model_dump(mode="json"), sort_keys=False)]))
+
+
+def kept_config(run: RunDir) -> Path | None:
+    """The config that the run keeps, if it does."""
+    return run.config if run.config.is_file() and _is_ours(run.config) else None
+
+
+def require_own_folder(run: RunDir, cfg: PipelineConfig) -> None:
+    """Raise BadInput where the folder is that of a run with another checkpoint.dir: both would share reports/."""
+    kept = kept_config(run)
+    if kept is None:
+        return
+    try:
+        other = load_config(kept, schema=PipelineConfig).checkpoint.dir
+    except ConfigError as error:  # damaged, or of another version: it is written again
+        logger.warning("%s", error)
+        return
+    if other != cfg.checkpoint.dir and (run.root / other).exists():
+        raise BadInput(
+            f"{run.root}: is the run whose checkpoints are in {run.root / other}, and its reports/ would be mixed with "
+            f"those of checkpoint.dir={cfg.checkpoint.dir}; choose another --run-dir"
+        )
+
+
+def _is_ours(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            return file.read(len(MARK)) == MARK.encode()
+    except OSError:
+        return False
