@@ -31,6 +31,7 @@ from tasks.services.tracking.opening import tracked
 from tasks.services.tracking.run_path import ResumeTarget
 from tasks.services.tracking.tracker import LoggerFactory, Tracker
 from ups_models.config.schema import PipelineConfig
+from ups_models.errors import Preempted, RunLost
 from ups_models.stages.spec import SPECS
 
 logger = logging.getLogger(__name__)
@@ -81,14 +82,28 @@ StepsFactory = Callable[[PipelineConfig, OwnedRun, Tracker], Steps]
 
 
 def run_pipeline(plan: Plan, steps: Steps) -> Path:
-    """Do what is planned, in order; returns the path of the HTML report."""
-    changed = False
+    """Do what is planned, in order; returns the path of the HTML report.
+
+    A failure of a stage that is optional is raised at the end: the others are evaluated all the same.
+    """
+    changed, failure = False, None
     for decision in plan.stages:
-        changed |= steps.train(decision)
+        try:
+            changed |= steps.train(decision)
+        except (Preempted, RunLost):
+            raise
+        except Exception as error:
+            if not SPECS[decision.stage].optional:
+                raise
+            logger.warning("%s failed, and everything else is done all the same: %s", decision.stage, error)
+            changed, failure = True, error
     evaluations = decide_evaluations(plan.job, steps.snapshot()) if changed else plan.evaluations
     for evaluation in evaluations:
         changed |= steps.evaluate(evaluation)
-    return steps.report(changed=changed)
+    report = steps.report(changed=changed)
+    if failure is not None:
+        raise failure
+    return report
 
 
 def run_job(

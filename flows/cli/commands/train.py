@@ -9,6 +9,8 @@ from flows.cli.views.console import echo
 from flows.cli.views.status import status_table
 from flows.requests.job import parse, require_feasible
 from flows.requests.train import TrainRequest
+from tasks.services.run.paths import RunDir
+from tasks.services.run.status import EVALUATIONS
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -23,8 +25,22 @@ def run(arguments: argparse.Namespace) -> int:
     require_feasible(job)
     report = run_flow(_flow, request, stopped=STOPPED)
     echo(status_table(job.run.checkpoints))
+    if missed := _missed_checks(job.run):
+        echo(missed)
     echo(f"Report: {report}")
     return 0
+
+
+def _missed_checks(run: RunDir) -> str:
+    """The checks that the newest evaluation does not reach, in one line; empty where it reaches all."""
+    from ups_models.evaluation.result import read_result
+    from ups_models.report.words import verdict
+
+    for name in reversed(EVALUATIONS):
+        if run.result(name).is_file():
+            found = verdict(read_result(run.result(name)))
+            return f"{name}: {found.text}" if found.state == "fail" else ""
+    return ""
 
 
 def _flow() -> Any:

@@ -7,10 +7,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tasks.services.run.config_file import kept_config
 from tasks.services.run.lock import is_owned
-from tasks.services.run.paths import STATUS, RunDir
+from tasks.services.run.paths import LOCK, STATUS, RunDir
 from tasks.services.run.status import EVALUATIONS, Owner, StageRecord, WandbRecord, read_status
 from tasks.services.stages.overview import StageRow, Upload, overview
+from ups_models.config.loading import load_config
+from ups_models.config.schema import PipelineConfig
 from ups_models.files import digest_of
 from ups_models.stages.spec import SPECS
 
@@ -21,6 +24,16 @@ WIDTH = 80
 MARKS = {"completed": "✅", "in_progress": "🔄", "failed": "❌", "not_started": "⏸️ "}
 MEGABYTE = 1_000_000
 MISSING = "N/A"
+
+
+def checkpoints_in(folder: Path) -> Path | None:
+    """The checkpoint folder of a run that is named by its own folder or by that one; None where there is no run."""
+    kept = kept_config(RunDir.of(folder, Path()))
+    named = load_config(kept, schema=PipelineConfig).checkpoint.dir if kept is not None else Path("checkpoints")
+    for candidate in (folder, folder / named):
+        if any(candidate.glob("*.pt")) or any((candidate / name).exists() for name in (STATUS, LOCK)):
+            return candidate
+    return None
 
 
 def status_table(checkpoints: Path, *, verify: bool = False) -> str:
@@ -96,7 +109,8 @@ def evaluation_line(name: str, status: str, completed_at: str | None, error: str
 def _remarks(row: StageRow, run: RunDir) -> list[str]:
     """How far a stage in progress is and which process trains it; the last error of a stage that is not completed."""
     epochs = f" of {row.total_epochs}" if row.total_epochs else ""
-    position = f"  {row.name}: saved at step {row.step}, epoch {row.epoch}{epochs}; {_owner(row.owner, run)}"
+    saved = f"saved at step {row.step}, epoch {row.epoch}{epochs}" if row.step else "nothing is saved yet"
+    position = f"  {row.name}: {saved}; {_owner(row.owner, run)}"
     error = [f"  {row.name}: last error: {row.error}"] if row.error else []
     return [position, *error] if row.status == "in_progress" else error
 

@@ -11,7 +11,7 @@ from ups_models.errors import BadInput
 from ups_models.files import previous_of, remove
 
 STATUS, HISTORY, REPORT, CHAIN_RUNS = "stage_status.json", "metrics.jsonl", "report.html", "attempts.jsonl"
-CONFIG = "config.yaml"
+CONFIG, LOCK = "config.yaml", ".owner"
 MANIFEST, JOURNAL, LAUNCH_LOG = "manifest.json", "rented.jsonl", "launch.log"
 """Names of the files of a run, of a set of checkpoints, and of a launch."""
 
@@ -41,7 +41,7 @@ class RunDir:
     @cached_property
     def lock(self) -> Path:
         """Held by the process that owns the run."""
-        return self.checkpoints / ".owner"
+        return self.checkpoints / LOCK
 
     @cached_property
     def reports(self) -> Path:

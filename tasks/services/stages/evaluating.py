@@ -35,6 +35,7 @@ from ups_models.files import FileDigest, known_digest, write_atomically, write_t
 from ups_models.report.html import render_html
 from ups_models.report.markdown import render_markdown
 from ups_models.report.model import ReportInput
+from ups_models.report.words import verdict
 from ups_models.stages.registry import STAGES
 from ups_models.stages.spec import SPECS
 from ups_models.training.checkpoint import load_network
@@ -82,6 +83,9 @@ def evaluate_run(name: str, cfg: PipelineConfig, settings: EvalConfig, run: Owne
         seconds=round(time.monotonic() - started, 1),
     )
     logger.info("%s: %s -> %s", name, headline(result), run.result(name, ".md"))
+    judged = verdict(result)
+    if judged.state == "fail":
+        logger.warning("%s: %s", name, judged.text)
     return result
 
 

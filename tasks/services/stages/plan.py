@@ -119,6 +119,9 @@ def announce(plan: Plan) -> None:
     for decision in plan.stages:
         level = logging.WARNING if decision.warn else logging.INFO
         logger.log(level, "%s: %s: %s", decision.stage, decision.action, decision.reason)
+    for evaluation in plan.evaluations:
+        action = "run" if evaluation.run else "skip"
+        logger.info("%s: %s: %s", evaluation.name, action, evaluation.reason)
     if plan.unknown_descents:
         logger.warning(
             "descent unknown: the checkpoints of %s do not say what they were trained from; what they do say agrees, "

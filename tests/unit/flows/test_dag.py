@@ -238,3 +238,36 @@ def test_a_run_after_one_that_came_no_further_waits_first(here, monkeypatch, cap
 
     assert waited == [10.0]
     assert "came no further: waiting 10 s" in caplog.text
+
+
+@dataclass
+class Failing(Noted):
+    """Steps of which one stage fails."""
+
+    fails: str = ""
+
+    def train(self, decision):
+        if decision.stage == self.fails:
+            raise TrainingDiverged(f"{decision.stage}: the loss is nan")
+        return super().train(decision)
+
+
+def test_a_failing_optional_stage_takes_nothing_else_with_it_and_is_raised_at_the_end(here):
+    job = job_of()
+    steps = Failing(job.cfg, job.run, fails="steady_prior")
+
+    with pytest.raises(TrainingDiverged, match="steady_prior"):
+        run_pipeline(plan_of(job), steps)
+
+    assert steps.asked[3:] == ["run small_eval", "run full_eval", "report changed=True"]
+    assert steps.looks == 1
+
+
+def test_a_failing_stage_that_is_needed_ends_the_run(here):
+    job = job_of()
+    steps = Failing(job.cfg, job.run, fails="diff_residual")
+
+    with pytest.raises(TrainingDiverged, match="diff_residual"):
+        run_pipeline(plan_of(job), steps)
+
+    assert steps.asked == ["train operator"]

@@ -2,9 +2,11 @@
 
 import json
 import logging
+from pathlib import Path
 
 import pytest
 
+from tasks.services.run.paths import RunDir
 from ups_models.errors import TrainingDiverged
 
 SMOKE = ["--config", "configs/smoke.yaml"]
@@ -53,7 +55,7 @@ def test_a_completed_pipeline_run_again_skips_everything(run_dir, train, caplog)
 
     path = train(auto_resume=True)
 
-    assert caplog.text.count(": skip: completed at") == 4
+    assert caplog.text.count(": skip: completed at") == 6
     assert weights_of(run_dir) == before
     assert (run_dir / "reports" / "report.html").read_bytes() == report
     assert str(path) == "reports/report.html"
@@ -110,7 +112,9 @@ def test_scenario_3_the_status_is_there_for_machines_too(run_dir, ups):
     assert set(shown["evaluations"]) == {"small_eval", "full_eval"}
 
 
-def test_scenario_3_a_directory_without_a_run_shows_that_nothing_has_started(here, ups):
+def test_scenario_3_a_run_that_has_just_begun_shows_that_nothing_has_started(here, ups, own):
+    own(RunDir.of(here, Path("checkpoints")))
+
     shown = ups("status")
 
     assert shown.returncode == 0

@@ -109,13 +109,18 @@ def test_the_table_is_what_the_guide_shows(checkpoints, ups, tmp_path):
     assert shown.stdout == TABLE % checkpoints
 
 
-def test_a_directory_without_a_run_has_nothing_started_and_nothing_is_written(ups, tmp_path):
-    shown = ups("status", "nowhere/checkpoints", cwd=tmp_path)
+@pytest.mark.parametrize("folder", [(), ("nowhere",), ("nowhere/checkpoints",), (".",)])
+def test_a_directory_without_a_run_is_refused_and_nothing_is_written(ups, tmp_path, folder):
+    shown = ups("status", *folder, cwd=tmp_path)
 
-    assert shown.returncode == 0
-    assert shown.stdout.count("not_started") == 4
-    assert shown.stdout.count("❌ Not run") == 2
+    assert shown.returncode == 2
+    assert f"{(*folder, '.')[0]}: holds no run" in shown.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("folder", [(), (".",), ("checkpoints",), ("checkpoints/",)])
+def test_a_run_is_named_by_its_folder_or_by_that_of_its_checkpoints(checkpoints, ups, tmp_path, folder):
+    assert ups("status", *folder, cwd=tmp_path).stdout == TABLE % checkpoints
 
 
 @pytest.mark.parametrize(
