@@ -5,11 +5,12 @@ from typing import Any
 
 from tasks.services.run import environment
 from tasks.services.tracking.protocols import Coordination, FencedOut, RemoteProgress, TrackingUnavailable
-from tasks.services.tracking.run_path import KEY, ExistingRun, RunPath, base_url
+from tasks.services.tracking.run_path import KEY, ExistingRun, Received, RunPath, base_url
 from tasks.services.tracking.wandb_client import CLIENT, GLOBAL_STEP, Client, reason, unavailable
 from ups_models.config.schema import TrackingConfig
 from ups_models.stages.spec import SPECS
 
+BASE, ROWS_BEFORE = "base", "rows_before"  # in the summary, by stage: the global step that it starts at; older rows
 GENERATION, OUTCOME = "ups_generation", "ups_outcome"  # keys in the config of a run
 
 
@@ -25,6 +26,17 @@ def find_run(path: RunPath, cfg: TrackingConfig, client: Client = CLIENT) -> Exi
             f"W&B at {base_url()} could not be asked for run {path} ({reason(error)}). If the address is right and "
             f"reachable, check the key: {KEY} is {'set' if environment.is_set(KEY) else 'not set'}"
         ) from error
+
+
+def received(found: ExistingRun, cfg: TrackingConfig, client: Client = CLIENT) -> Received:
+    """Which rows of the stages have arrived, asked of the history. Raises TrackingUnavailable."""
+    with unavailable(f"the history of run {found.path} could not be read"):
+        run = client.api(cfg).run(str(found.path))
+        rows = {}
+        for stage in (stage for stage in SPECS if f"{stage}/step" in found.sent):
+            scan = run.scan_history(keys=[f"{stage}/step", GLOBAL_STEP], use_cache=False)
+            rows[stage] = [(int(row[f"{stage}/step"]), int(row[GLOBAL_STEP])) for row in scan]
+        return Received(found.sent, rows)
 
 
 def generation() -> int | None:
@@ -86,5 +98,5 @@ def _sent(run: Any) -> dict[str, float | str]:
     summary = dict(run.summary_metrics or {})
     kinds: dict[str, Any] = {GLOBAL_STEP: int | float}
     for stage in SPECS:
-        kinds |= {f"{stage}/step": int | float, f"{stage}/started_at": str}
+        kinds |= {f"{stage}/{key}": int | float for key in ("step", BASE, ROWS_BEFORE)} | {f"{stage}/started_at": str}
     return {key: summary[key] for key, kind in kinds.items() if isinstance(summary.get(key), kind)}

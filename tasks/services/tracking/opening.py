@@ -12,15 +12,16 @@ from tasks.services.run.code_version import code_version
 from tasks.services.run.lock import OwnedRun
 from tasks.services.run.paths import RunDir
 from tasks.services.run.status import StatusStore, WandbRecord, read_status
-from tasks.services.tracking.coordination import find_run, generation
+from tasks.services.tracking.coordination import find_run, generation, received
 from tasks.services.tracking.protocols import CheckpointStore, TrackingUnavailable
-from tasks.services.tracking.run_path import ResumeTarget, path_of, record_of, tracking_mode
+from tasks.services.tracking.run_path import Received, ResumeTarget, path_of, record_of, tracking_mode
 from tasks.services.tracking.store import WandbStore
 from tasks.services.tracking.tracker import LoggerFactory, Tracker
 from tasks.services.tracking.wandb_client import CLIENT, Client, open_session
 from tasks.services.tracking.wandb_loggers import OfflineLogger, OnlineLogger
 from ups_models.config.schema import PipelineConfig
 from ups_models.errors import BadInput
+from ups_models.stages.spec import SPECS
 
 logger = logging.getLogger(__name__)
 
@@ -62,7 +63,16 @@ def open_online(cfg: PipelineConfig, run: OwnedRun, resume: ResumeTarget, client
     logger.info("W&B: %s (%.1f s)", session.url, time.monotonic() - started)
     publish, every_s = WandbStore(session.path, cfg.tracking, client, session).publish, cfg.tracking.upload_every_s
     uploads = Uploads(run, publish, every_s=every_s, timeout_s=cfg.tracking.upload_timeout_s)
-    return Tracker({"W&B": OnlineLogger(run, session, found.sent if found is not None else {})}, uploads)
+    known_rows = received(found, cfg.tracking, client) if found is not None else Received()
+    tracker = Tracker({"W&B": OnlineLogger(run, session, known_rows, _starts(cfg))}, uploads)
+    tracker.catch_up()
+    return tracker
+
+
+def _starts(cfg: PipelineConfig) -> dict[str, int]:
+    """The global step at which each stage begins: the steps of all stages before it."""
+    totals = [cfg.stages.of(stage).total_steps for stage in SPECS]
+    return {stage: sum(totals[:number]) for number, stage in enumerate(SPECS)}
 
 
 def require_newest(run: RunDir, name: str, store: CheckpointStore) -> None:

@@ -33,6 +33,9 @@ class MetricLogger:
     Whatever a logger raises is a warning, and after a few of them it gets nothing more.
     """
 
+    def catch_up(self) -> None:
+        """The run was opened: send what an earlier process could not."""
+
     def begin(self, stage: str) -> None:
         """A stage starts or resumes; rows measured before are in reports/metrics.jsonl."""
 

@@ -3,8 +3,8 @@
 import netrc
 import re
 import secrets
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Self
 from urllib.parse import urlparse
@@ -59,7 +59,7 @@ class RunPath:
 
 @dataclass(frozen=True)
 class ExistingRun:
-    """A run that exists, and what W&B has of its metrics: the last step of each stage."""
+    """A run that exists, and what its summary says of the stages: last step, start, and where their rows begin."""
 
     path: RunPath
     name: str
@@ -69,6 +69,15 @@ class ExistingRun:
     def record(self) -> WandbRecord:
         """For the status."""
         return record_of(self.path, name=self.name, url=self.url)
+
+
+@dataclass(frozen=True)
+class Received:
+    """What W&B has of a run's rows. Only its history tells: the summary may be ahead of it by a row."""
+
+    summary: Mapping[str, float | str] = field(default_factory=dict)
+    rows: Mapping[str, Sequence[tuple[int, int]]] = field(default_factory=dict)
+    """By stage, in the order of their arrival: step and global step."""
 
 
 @dataclass(frozen=True)

@@ -43,6 +43,10 @@ class Tracker:
         for name, factory in {**factories, **installed}.items():
             self._guarded(name, self._add, name, factory, cfg, run)
 
+    def catch_up(self) -> None:
+        """The run was opened: each logger sends what it missed."""
+        self._each(methodcaller("catch_up"))
+
     def begin(self, stage: str) -> None:
         """A stage starts or resumes."""
         self._each(lambda each: each.begin(stage))

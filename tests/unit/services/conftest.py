@@ -91,6 +91,9 @@ class Run:
     def files(self):
         return self.kept
 
+    def scan_history(self, keys, use_cache):
+        return [{key: row[key] for key in keys} for row in self.rows if all(key in row for key in keys)]
+
 
 class FakeWandb(Client):
     """Client, API and server in one. While `down` is set, it is what every call raises."""

@@ -14,6 +14,7 @@ from tasks.services.run.history import History
 from tasks.services.run.paths import RunDir
 from tasks.services.run.status import read_status
 from tasks.services.tracking.protocols import FencedOut, MetricLogger, ReportPayload
+from tasks.services.tracking.run_path import Received
 from tasks.services.tracking.tracker import MAX_ERRORS, Tracker
 from tasks.services.tracking.wandb_loggers import OfflineLogger, OnlineLogger
 from ups_models.files import digest_of
@@ -318,6 +319,13 @@ class FakeSession:
         self.ends.append(code)
 
 
+STARTS = {"operator": 0, "diff_residual": 30, "consistency_distill": 50, "steady_prior": 70}
+
+
+def steps_to(last):
+    return [(step, step) for step in range(1, last + 1)]
+
+
 def started(run, stage="operator"):
     return read_status(run.status).stage(stage).started_at
 
@@ -325,8 +333,8 @@ def started(run, stage="operator"):
 def test_wandb_gets_the_rows_that_it_does_not_have_each_once(run):
     session: Any = FakeSession()
     history = History(run).read()["operator"]
-    sent = {"operator/step": 10, "operator/started_at": started(run), "global_step": 10}
-    logger = OnlineLogger(run, session, sent)
+    sent = Received({"operator/step": 11, "operator/started_at": started(run)}, {"operator": steps_to(10)})
+    logger = OnlineLogger(run, session, sent, STARTS)
 
     logger.begin("operator")
     logger.row("operator", history[-1])
@@ -336,20 +344,48 @@ def test_wandb_gets_the_rows_that_it_does_not_have_each_once(run):
     assert session.summary == {}
 
 
+def test_every_stage_is_caught_up_in_order_each_row_at_the_step_it_had(run):
+    session: Any = FakeSession()
+    sent = Received({"operator/started_at": started(run)}, {"operator": steps_to(29)})
+
+    OnlineLogger(run, session, sent, STARTS).catch_up()
+
+    rows = [(stage, row["step"]) for stage, rows in History(run).read().items() for row in rows][29:]
+    found = [(name.partition("/")[0], row[name]) for row in session.rows for name in row if name.endswith("/step")]
+    assert found == rows
+    assert [row["global_step"] for row in session.rows] == [STARTS[stage] + step for stage, step in rows]
+
+
+def test_of_a_stage_that_was_started_anew_only_the_rows_since_then_count(run):
+    session: Any = FakeSession()
+    summary = {"operator/started_at": started(run), "operator/base": 30, "operator/rows_before": 30}
+    sent = Received(summary, {"operator": [*steps_to(30), (1, 31), (2, 32)]})
+
+    OnlineLogger(run, session, sent, STARTS).begin("operator")
+
+    assert [row["operator/step"] for row in session.rows] == list(range(3, 31))
+    assert [row["global_step"] for row in session.rows] == list(range(33, 61))
+
+
 def test_a_stage_that_was_started_anew_is_sent_whole_and_the_axis_continues(run):
     session: Any = FakeSession()
-    logger = OnlineLogger(run, session, {"operator/step": 30, "operator/started_at": "earlier", "global_step": 30})
+    sent = Received({"operator/started_at": "earlier"}, {"operator": steps_to(30)})
+    logger = OnlineLogger(run, session, sent, STARTS)
 
     logger.begin("operator")
 
     assert [row["operator/step"] for row in session.rows] == list(range(1, 31))
     assert [row["global_step"] for row in session.rows] == list(range(31, 61))
-    assert session.summary == {"operator/started_at": started(run)}
+    assert session.summary == {
+        "operator/started_at": started(run),
+        "operator/base": 30,
+        "operator/rows_before": 30,
+    }
 
 
 def test_a_row_that_could_not_be_sent_comes_before_the_next_one(run, caplog):
     session: Any = FakeSession(failures=1)
-    tracker = Tracker({"W&B": OnlineLogger(run, session, {})})
+    tracker = Tracker({"W&B": OnlineLogger(run, session, Received(), STARTS)})
 
     for step in (1, 2):
         tracker.row("operator", {"step": step, "loss": 0.1})
@@ -361,7 +397,7 @@ def test_a_row_that_could_not_be_sent_comes_before_the_next_one(run, caplog):
 @pytest.mark.parametrize(("failed", "code"), [(False, 0), (True, 1)])
 def test_the_end_of_a_run_is_its_exit_code_in_wandb(run, failed, code):
     session: Any = FakeSession()
-    logger = OnlineLogger(run, session, {})
+    logger = OnlineLogger(run, session, Received(), STARTS)
 
     logger.report(lambda: ReportPayload({}, {}, "page"))
     logger.close(failed=failed)
@@ -373,7 +409,7 @@ def test_the_end_of_a_run_is_its_exit_code_in_wandb(run, failed, code):
 
 def test_a_run_that_was_preempted_is_not_also_finished(run):
     session: Any = FakeSession()
-    logger = OnlineLogger(run, session, {})
+    logger = OnlineLogger(run, session, Received(), STARTS)
 
     logger.preempted()
     logger.close(failed=True)
