@@ -126,7 +126,7 @@ def run_job(
     target = resume or ResumeTarget(allow_older=job.policy.force_train)
     with owned(job.run) as run, redeliver_lost_signals(), _recorded(run, chain_run):
         snapshot, chain = read_snapshot(job.cfg, run), chain_run.chain if chain_run is not None else None
-        job = resumed_in_chain(job, snapshot.status.forced_by, chain)
+        job = resumed_in_chain(job, snapshot.status.forced_by, chain_run)
         plan = decide(job, snapshot)
         require_named_files(job.cfg, run, SPECS if job.source is not None else plan.needs_data)
         announce(plan)

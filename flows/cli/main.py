@@ -35,6 +35,7 @@ COMMANDS = {
     "destroy": Command("Destroy rented machines."),
     "deploy": Command("Create or update work pool, deployments and automations on the Prefect server."),
     "watch": Command("Restart dead runs that the Prefect server's automations missed."),
+    "clean": Command("Remove what a finished run does not need any more."),
     "report": Command("Render reports/report.html again."),
     "data": Command("Generate and inspect data files.", logs=True),
 }

@@ -4,7 +4,7 @@ import argparse
 
 from flows.cli.arguments import count
 from flows.cli.commands import instances
-from flows.cli.views.console import echo
+from flows.cli.views.console import agreed, echo
 from flows.cli.views.machines import instance_table, our_instances
 from tasks.services.rental.providers.registry import provider_for
 from ups_models.errors import BadInput
@@ -28,17 +28,10 @@ def run(arguments: argparse.Namespace) -> int:
     if strangers:
         raise BadInput(f"instance {strangers[0]}: is none of ours; `ups instances` lists them")
     echo(instance_table(chosen))
-    if not (arguments.yes or (chosen and _agreed("Destroy?"))):
+    if not (arguments.yes or (chosen and agreed("Destroy?"))):
         return 0
     provider = provider_for(arguments.provider, arguments.run_dir)
     for one in chosen:
         provider.destroy(one.id)
         echo(f"{one.id}: destroyed")
     return 0
-
-
-def _agreed(question: str) -> bool:
-    try:
-        return input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
-    except EOFError:
-        raise BadInput("nobody is there to answer; --yes does it without asking") from None

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
+from tasks.services.run.attempts import ChainRun
 from tasks.services.run.status import StageRecord
 from tasks.services.stages.descent import trained_config
 from tasks.services.stages.job import Job
@@ -96,14 +97,17 @@ def decide(job: Job, snapshot: Snapshot) -> Plan:
     return Plan(job, stages, evaluations, training, _retrain(replaced, job, snapshot), kept)
 
 
-def resumed_in_chain(job: Job, forced_by: str | None, chain: str | None) -> Job:
-    """The job as a later run of a chain has it: --force-train replaces what was completed before the chain, once.
+def resumed_in_chain(job: Job, forced_by: str | None, chain_run: ChainRun | None) -> Job:
+    """The job as a later run of a chain has it: it resumes, whatever the request said.
 
-    What is still to be trained again for it stands in the stages' records; all else resumes.
+    --force-train replaces what was completed before the chain, once: what is still to be trained again for it stands in
+    the stages' records.
     """
-    if not job.policy.force_train or chain is None or forced_by != chain:
+    if chain_run is None:
         return job
-    return replace(job, policy=replace(job.policy, force_train=False, auto_resume=True))
+    forced = job.policy.force_train and forced_by != chain_run.chain
+    resumes = job.policy.auto_resume or chain_run.has_predecessor or job.policy.force_train
+    return replace(job, policy=replace(job.policy, force_train=forced, auto_resume=resumes and not forced))
 
 
 def decide_evaluations(job: Job, snapshot: Snapshot) -> tuple[EvaluationDecision, ...]:

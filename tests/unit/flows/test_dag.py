@@ -236,7 +236,7 @@ def test_a_run_after_one_that_came_no_further_waits_first(here, monkeypatch, cap
 
     run_job(job, Factory(), chain_run=chain_run(2, "second"))
 
-    assert waited == [10.0]
+    assert [pause for pause in waited if pause >= 1] == [10.0]
     assert "came no further: waiting 10 s" in caplog.text
 
 

@@ -6,6 +6,7 @@ import shutil
 import pytest
 
 from flows import ROOT
+from tasks.services.run.attempts import ChainRun
 from tasks.services.run.lock import owned
 from tasks.services.run.paths import RunDir
 from tasks.services.run.status import StatusStore
@@ -273,7 +274,9 @@ def test_forced_training_that_was_killed_is_not_forgotten_and_not_done_twice(run
     begin(owner, "operator", smoke)
     complete(owner, "operator")
 
-    later = resumed_in_chain(forced, read_snapshot(smoke, owner).status.forced_by, "chain-1")
+    later = resumed_in_chain(
+        forced, read_snapshot(smoke, owner).status.forced_by, ChainRun("chain-1", "run-2", 2, 9, 9)
+    )
 
     assert actions(decide(later, read_snapshot(smoke, owner)).stages) == {
         "operator": "skip",
@@ -281,7 +284,17 @@ def test_forced_training_that_was_killed_is_not_forgotten_and_not_done_twice(run
         "consistency_distill": "train",
         "steady_prior": "train",
     }
-    assert resumed_in_chain(forced, "chain-1", "chain-2") is forced
+    assert resumed_in_chain(forced, "chain-1", ChainRun("chain-2", "run-3", 1, 9, 9)) == forced
+
+
+def test_an_attempt_after_the_first_resumes_whatever_the_request_said(run, smoke):
+    job = Job(smoke, run, Policy())
+
+    with pytest.raises(BadInput, match="already holds"):
+        decide(resumed_in_chain(job, None, ChainRun("chain", "run-1", 1, 9, 9)), read_snapshot(smoke, run))
+
+    later = resumed_in_chain(job, None, ChainRun("chain", "run-2", 2, 9, 9))
+    assert set(actions(decide(later, read_snapshot(smoke, run)).stages).values()) == {"skip"}
 
 
 def test_a_teacher_trained_again_on_its_own_has_its_students_follow_even_after_a_kill(run, smoke, own):
