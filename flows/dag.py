@@ -10,7 +10,7 @@ from typing import Protocol
 
 from tasks.services.data.datasets import require_named_files
 from tasks.services.run.attempts import ChainRun, recorded
-from tasks.services.run.config_file import kept_config, require_own_folder, write_config
+from tasks.services.run.config_file import is_kept, require_own_folder, write_config
 from tasks.services.run.lock import OwnedRun, owned
 from tasks.services.run.signals import redeliver_lost_signals
 from tasks.services.run.status import StatusStore
@@ -138,9 +138,10 @@ def run_job(
 def _record_request(plan: Plan, run: OwnedRun, snapshot: Snapshot, chain: str | None) -> None:
     """Before anything changes: what was asked for, and which stages must start again even after a kill."""
     StatusStore(run).order_retraining(plan.retrain, chain if plan.job.policy.force_train else None)
-    if kept_config(run) is None or any(decision.runs for decision in plan.stages):
-        kept = {name: lineage for name, lineage in snapshot.lineages.items() if not plan.replaces(name)}
-        write_config(run, trained_config(plan.job.cfg, kept))
+    kept = {name: lineage for name, lineage in snapshot.lineages.items() if not plan.replaces(name)}
+    cfg = trained_config(plan.job.cfg, kept)
+    if not is_kept(run, cfg) or any(decision.runs for decision in plan.stages):
+        write_config(run, cfg)
 
 
 @contextmanager

@@ -26,7 +26,12 @@ def write_config(run: OwnedRun, cfg: PipelineConfig) -> None:
         logger.warning("%s: is not the config of a run, and is left alone: this run keeps none", run.config)
         return
     head = [MARK, f"# command: {shlex.join(sys.argv)}", f"# commit: {code_version()}"]
-    write_text(run.config, "\n".join([*head, yaml.safe_dump(cfg.model_dump(mode="json"), sort_keys=False)]))
+    write_text(run.config, "\n".join([*head, _body(cfg)]))
+
+
+def is_kept(run: RunDir, cfg: PipelineConfig) -> bool:
+    """Whether the run keeps this very config."""
+    return kept_config(run) is not None and run.config.read_text("utf-8", errors="replace").endswith(_body(cfg))
 
 
 def kept_config(run: RunDir) -> Path | None:
@@ -49,6 +54,10 @@ def require_own_folder(run: RunDir, cfg: PipelineConfig) -> None:
             f"{run.root}: is the run whose checkpoints are in {run.root / other}, and its reports/ would be mixed with "
             f"those of checkpoint.dir={cfg.checkpoint.dir}; choose another --run-dir"
         )
+
+
+def _body(cfg: PipelineConfig) -> str:
+    return yaml.safe_dump(cfg.model_dump(mode="json"), sort_keys=False)
 
 
 def _is_ours(path: Path) -> bool:

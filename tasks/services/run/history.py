@@ -1,11 +1,16 @@
 """reports/metrics.jsonl: what training measured, one line a step, kept whatever else fails."""
 
+import hashlib
 import json
+import logging
 from typing import Any
 
 from tasks.services.run import jsonl
 from tasks.services.run.paths import RunDir
+from tasks.services.run.status import Status
 from ups_models.files import write_text
+
+logger = logging.getLogger(__name__)
 
 Row = dict[str, Any]
 
@@ -33,6 +38,21 @@ class History:
         for row in filter(_is_row, jsonl.read(self.path)):
             by_stage.setdefault(str(row.pop("stage")), {})[row["step"]] = row
         return {stage: [rows[step] for step in sorted(rows)] for stage, rows in by_stage.items()}
+
+    def digest(self, stage: str) -> str:
+        """The sha256 of a stage's rows."""
+        rows = self.read().get(stage, [])
+        return hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()
+
+    def of_these_weights(self, status: Status) -> dict[str, list[Row]]:
+        """The rows, without those of a completed stage that are not the ones it was completed with."""
+        by_stage = self.read()
+        for stage in [*by_stage]:
+            known = status.stage(stage).history
+            if known is not None and known != self.digest(stage):
+                logger.warning("%s: its rows of %s are not those of these weights, and are left out", self.path, stage)
+                del by_stage[stage]
+        return by_stage
 
 
 def _is_row(row: Row) -> bool:

@@ -80,6 +80,8 @@ class StageRecord(Record):
     arch: dict[str, int | float | str] | None = None
     config_hash: str | None = None
     seed: int | None = None
+    history: str | None = None
+    """The sha256 of what it measured, as `History.digest` has it."""
     retrain: str | None = None
     """Why the stage, completed or not, has to start again; kept until it does."""
     attempts: int | None = Field(None, ge=0)
@@ -187,6 +189,7 @@ class StatusStore:
             completed_at=None,
             checkpoint=None,
             files=None,
+            history=None,
             inputs=inputs,
             epoch=0 if fresh else record.epoch or 0,
             step=0 if fresh else record.step or 0,
@@ -212,6 +215,7 @@ class StatusStore:
         files: dict[str, FileDigest],
         step: int,
         seconds: float,
+        history: str | None = None,
     ) -> None:
         """A stage's files are in place: only now are they named here."""
         record = self.read().stage(stage)
@@ -221,6 +225,7 @@ class StatusStore:
             checkpoint=checkpoint,
             completed_at=utc_now(),
             files=file_records(files),
+            history=history,
             epoch=record.total_epochs,
             step=step,
             error_message=None,

@@ -53,7 +53,7 @@ def report_of(run: RunDir) -> ReportInput:
     """What lies in the run, for a report. Raises BadInput when the run holds nothing to report."""
     status = read_status(run.status)
     results = {name: _current_result(name, run, status) for name in EVALUATIONS}
-    history = History(run).read()
+    history = History(run).of_these_weights(status)
     if not history and not any(results.values()):
         raise BadInput(f"{run.root}: holds no run to report; name its folder with --run-dir")
     newest = results["full_eval"] or results["small_eval"]

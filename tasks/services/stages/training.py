@@ -165,7 +165,10 @@ class _Training:
             for file, net in zip(spec.files, (state.net, state.ema), strict=True)
         }
         seconds = self.seconds
-        self.status.complete(spec.name, checkpoint=spec.checkpoint, files=files, step=state.step, seconds=seconds)
+        rows = self.history.digest(spec.name)
+        self.status.complete(
+            spec.name, checkpoint=spec.checkpoint, files=files, step=state.step, seconds=seconds, history=rows
+        )
         self.run.forget_saved_states(spec.name)
         path = self.run.checkpoint(spec.checkpoint)
         logger.info("%s: completed, %d steps in %.0f s -> %s", spec.name, state.step, seconds, path)

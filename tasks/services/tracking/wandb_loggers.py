@@ -34,7 +34,7 @@ class OnlineLogger(MetricLogger):
 
     def catch_up(self) -> None:
         """Send what only this machine has of any stage, in order: a process may have been killed before it arrived."""
-        for stage in History(self.run).read():
+        for stage in History(self.run).of_these_weights(read_status(self.run.status)):
             self.begin(stage)
 
     def begin(self, stage: str) -> None:

@@ -276,3 +276,20 @@ def test_the_plan_of_a_finished_run_is_the_same_from_its_own_config(run):
 
     assert {decision.action for decision in plan.stages} == {"skip"}
     assert not any(evaluation.run for evaluation in plan.evaluations if evaluation.name == "small_eval")
+
+
+def test_a_loss_history_of_another_run_is_left_out_of_the_report(run, other_run, train, caplog):
+    shutil.copy(other_run / "reports" / "metrics.jsonl", run.history)
+
+    train(auto_resume=True)
+
+    assert "metrics.jsonl: its rows of operator are not those of these weights, and are left out" in caplog.text
+
+
+def test_a_config_of_another_run_is_written_again(run, other_run, train):
+    before = yaml.safe_load(run.config.read_text("utf-8"))
+    shutil.copy(other_run / "config.yaml", run.config)
+
+    train(auto_resume=True)
+
+    assert yaml.safe_load(run.config.read_text("utf-8")) == before
