@@ -3,8 +3,6 @@
 import hashlib
 import os
 import tempfile
-import zipfile
-import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,6 +10,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from ups_models.errors import StorageError
+from ups_models.reading import Unreadable, open_file, remedy
 
 TEMPORARY_SUFFIX = ".tmp~"
 
@@ -41,7 +40,8 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> FileDig
     except OSError as error:
         raise StorageError(
             f"{path}: cannot be written ({error.strerror or error}); what was there before is still whole. "
-            "Free some space, or choose another --run-dir, and resume with --auto-resume"
+            f"{(remedy(error) or 'free some space').capitalize()}, or choose another --run-dir, and resume with "
+            "--auto-resume"
         ) from error
 
 
@@ -76,9 +76,12 @@ def write_text(path: Path, text: str) -> FileDigest:
 
 
 def digest_of(path: Path) -> FileDigest:
-    """sha256 and size of a file. Raises OSError."""
-    with path.open("rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    """sha256 and size of a file. Raises FileNotFoundError, Unreadable."""
+    with open_file(path) as file:
+        try:
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as error:
+            raise Unreadable(path, f"cannot be read to its end ({error.strerror}); copy it again") from None
         return FileDigest(sha256, file.tell())
 
 
@@ -88,7 +91,7 @@ _digests: dict[tuple[int, int, int, int], FileDigest] = {}
 def known_digest(path: Path) -> FileDigest:
     """The same, read once in a process while the file stays what it is: device, inode, size and time of change.
 
-    A renamed or linked file is the same file. Raises OSError.
+    A renamed or linked file is the same file. Raises OSError, Unreadable.
     """
     found = path.stat()
     key = found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
@@ -100,16 +103,20 @@ def known_digest(path: Path) -> FileDigest:
 def append_line(path: Path, line: str, *, flush: bool = False) -> None:
     """Add a line to a log; half a line that a killed writer left is closed first, so that it costs no other.
 
-    `flush` has the line on the disk before the call returns.
+    `flush` has the line on the disk before the call returns. Raises StorageError.
     """
-    path.parent.mkdir(exist_ok=True)
-    with path.open("ab+") as file:
-        if file.tell() and not _ends_with_newline(file):
-            file.write(b"\n")
-        file.write(line.encode() + b"\n")
-        if flush:
-            file.flush()
-            os.fsync(file.fileno())
+    try:
+        path.parent.mkdir(exist_ok=True)
+        with path.open("ab+") as file:
+            if file.tell() and not _ends_with_newline(file):
+                file.write(b"\n")
+            file.write(line.encode() + b"\n")
+            if flush:
+                file.flush()
+                os.fsync(file.fileno())
+    except OSError as error:
+        advice = remedy(error) or "choose another --run-dir"
+        raise StorageError(f"{path}: no line can be added ({error.strerror or error}); {advice}") from error
     _crash_point("line appended", path)
 
 
@@ -150,18 +157,6 @@ def _crash_point(name: str, path: Path) -> None:
 def _ends_with_newline(file: BinaryIO) -> bool:
     file.seek(-1, os.SEEK_END)
     return file.read(1) == b"\n"
-
-
-def archive_damage(path: Path) -> str | None:
-    """What is wrong with a zip archive, which every .pt is, by its own checksums; None when nothing is."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
-                return "its entries are compressed, which no checkpoint's are"
-            damaged = archive.testzip()
-    except (zipfile.BadZipFile, zlib.error, OSError, NotImplementedError, EOFError, ValueError) as error:
-        return (str(error).splitlines() or [type(error).__name__])[0][:120]
-    return None if damaged is None else f"checksum of {damaged} differs"
 
 
 def remove_stale_temporaries(*directories: Path) -> list[Path]:

@@ -36,6 +36,8 @@ def require_writable(path: Path) -> None:
     """Raise BadInput when a file cannot be written there; creates nothing."""
     if path.is_dir():
         raise BadInput(f"{path}: is a folder; name a file in it")
+    if path.exists() and not path.is_file():
+        raise BadInput(f"{path}: is a device or a pipe, which would be replaced; name a file")
     parent = next(folder for folder in path.absolute().parents if folder.exists())
     if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
         raise BadInput(f"{parent}: cannot be written; choose another folder for {path.name}")

@@ -10,8 +10,10 @@ from typing import Any, NoReturn
 
 from flows import PACKAGES
 from flows.cli.runner import STOPPED_EARLY, exit_on_sigterm
+from flows.cli.views.console import LogFormatter, complain, flush, write_whatever_the_encoding
 from tasks.services.run import environment
 from ups_models.errors import BadInput, UPSError
+from ups_models.reading import remedy
 
 DESCRIPTION = "Train and evaluate a latent PDE surrogate on machines that may vanish at any moment."
 INTERRUPTED = 130
@@ -51,6 +53,7 @@ class _Parser(argparse.ArgumentParser):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code: 0 done, 1 failed, 2 bad input, 75 preempted and resumable."""
+    write_whatever_the_encoding()
     given = sys.argv[1:] if argv is None else list(argv)
     name = next((word for word in given if not word.startswith("-")), "")
     if name in STOPPED_EARLY:
@@ -62,15 +65,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         run: Callable[[argparse.Namespace], int] = arguments.run
         return run(arguments)
     except UPSError as error:
-        sys.stderr.write(f"ups: {error}\n")
+        complain(error)
         return error.exit_code
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        sys.stderr.write(f"ups: {where}{error.strerror or error}; choose another path, or change its permissions\n")
+        advice = remedy(error) or "choose another path, or change its permissions"
+        complain(f"{where}{error.strerror or error}; {advice}")
         return BadInput.exit_code
+    except MemoryError:
+        complain(f"{name}: the memory that is free is not enough; use smaller data or a smaller network")
+        return UPSError.exit_code
     except KeyboardInterrupt:
-        sys.stderr.write("ups: interrupted\n")
+        complain("interrupted")
         return INTERRUPTED
+    finally:
+        flush()
 
 
 def build_parser(name: str) -> argparse.ArgumentParser:
@@ -101,7 +110,7 @@ class _Stderr(logging.StreamHandler[Any]):
 
     def __init__(self) -> None:
         logging.Handler.__init__(self)
-        self.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S"))
+        self.setFormatter(LogFormatter())
 
     @property
     def stream(self) -> Any:

@@ -19,6 +19,28 @@ ONLY_IN = {
     },
 }
 """What may stand in one module alone."""
+READING = re.compile(
+    r"\.read_(?:text|bytes)\(|\.open\((?:\"rb?\")?\)|(?<![.\w])open\(|os\.open\(|json\.loads?\(|yaml\.(?:safe_)?load|tomllib\.load|"
+    r"np\.load\(|torch\.load\(|h5py\.File\(|ZipFile\("
+)
+READS_ITSELF = {
+    "ups_models/reading.py": "the one reader",
+    "ups_models/archives.py": "what the reader opened",
+    "ups_models/stages/lineage.py": "what the reader opened",
+    "ups_models/training/checkpoint.py": "what the reader opened",
+    "ups_models/data/layouts/hdf5.py": "HDF5 opens files by name; they are looked at before",
+    "ups_models/data/generate.py": "writes",
+    "ups_models/files.py": "a folder, to flush it",
+    "flows/cli/views/console.py": "/dev/null",
+    "flows/prefect/automations.py": "templates of ours",
+    "flows/prefect/deploy.py": "a file of the package",
+    "flows/prefect/server.py": "Prefect's profiles",
+    "tasks/services/rental/bundle.py": "a file of the package",
+    "tasks/services/rental/providers/local.py": "/proc, and the log of a machine here",
+    "tasks/services/stages/overview.py": "pages that this process wrote",
+    "tasks/services/stages/reporting.py": "pages that this process wrote",
+}
+"""Modules that open or parse files without the one reader, and why they may."""
 LONGEST_MODULE, LONGEST_FUNCTION = 400, 50
 TEST = re.compile(r"`(?:(test_\w+\.py)::)(test_\w+)`")
 
@@ -28,6 +50,13 @@ def test_there_is_one_place_for_it(pattern):
     found = {name for name, path in zip(NAMES, PRODUCT, strict=True) if re.search(pattern, path.read_text("utf-8"))}
 
     assert found == ONLY_IN[pattern]
+
+
+def test_files_are_read_through_the_one_reader():
+    found = {name for name, path in zip(NAMES, PRODUCT, strict=True) if READING.search(path.read_text("utf-8"))}
+
+    assert found - READS_ITSELF.keys() == set(), "read it with ups_models.reading"
+    assert READS_ITSELF.keys() - found == set(), "it opens nothing any more: take it out of the list"
 
 
 def test_no_module_and_no_function_is_too_long():

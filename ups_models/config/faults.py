@@ -4,6 +4,8 @@ from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
+from ups_models.wording import shortened
+
 
 class Fault(NamedTuple):
     """What is wrong, where, and what was given there; `others` counts the faults beside it."""
@@ -20,7 +22,7 @@ def fault_of(error: ValidationError) -> Fault:
     first, *others = error.errors(include_url=False)
     return Fault(
         location=tuple(map(str, first["loc"])),
-        message=first["msg"].removeprefix("Value error, "),
+        message=shortened(first["msg"].removeprefix("Value error, "), 400),
         given=first["input"],
         is_unknown_key=first["type"] == "extra_forbidden",
         others=len(others),

@@ -1,18 +1,20 @@
 """Reading a config from YAML and `--set` overrides; what is wrong with it, in one line."""
 
 import difflib
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
-import yaml
 from pydantic import ValidationError
 
 from ups_models.config.faults import Fault, fault_of
 from ups_models.config.schema import Section
 from ups_models.errors import ConfigError
+from ups_models.reading import YAML_LIMIT, Unparsable, Unreadable, parse_yaml, read_text
+from ups_models.wording import shortened, shown
 
 C = TypeVar("C", bound=Section)
+LONGEST_KEY = 16
 
 
 def load_config(path: Path, overrides: Sequence[str] = (), *, schema: type[C]) -> C:
@@ -29,28 +31,18 @@ def load_config(path: Path, overrides: Sequence[str] = (), *, schema: type[C]) -
         raise ConfigError(_one_line(path, fault_of(error), schema)) from None
 
 
-class _StrictLoader(yaml.SafeLoader):
-    """YAML without the silent "last one wins" for a key that is given twice."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        twice = next((key for i, key in enumerate(keys) if key in keys[:i]), None)
-        if twice is not None:
-            raise yaml.constructor.ConstructorError(None, None, f"key {twice!r} is given twice", node.start_mark)
-        return super().construct_mapping(node, deep)
-
-
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        raw = yaml.load(path.read_text("utf-8"), _StrictLoader)  # noqa: S506 - a SafeLoader that is stricter still
+        raw = parse_yaml(read_text(path, limit=YAML_LIMIT))
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such config file; the shipped ones are in configs/") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read as a text file ({error})") from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"{path}:{mark.line + 1}" if mark else str(path)
-        raise ConfigError(f"{where}: invalid YAML: {getattr(error, 'problem', None) or error}") from None
+    except Unreadable as error:
+        raise ConfigError(
+            f"{path}: cannot be read as a text file ({error.reason}); name another with --config"
+        ) from None
+    except Unparsable as error:
+        where = f"{path}:{error.line}" if error.line else str(path)
+        raise ConfigError(f"{where}: invalid YAML: {shortened(error.reason, 300)}") from None
     if raw is None:
         return {}
     if not isinstance(raw, dict):
@@ -61,12 +53,14 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 def _apply_override(raw: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     if not equals or not key:
-        raise ConfigError(f"--set {override}: write it as key=value, for example --set latent.dim=64")
+        raise ConfigError(f"--set {shortened(override)}: write it as key=value, for example --set latent.dim=64")
     try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise ConfigError(f"--set {override}: {text!r} is no valid YAML value") from None
+        value = parse_yaml(text)
+    except Unparsable:
+        raise ConfigError(f"--set {shortened(override)}: {shown(text)} is no valid YAML value") from None
     *parents, last = key.split(".")
+    if len(parents) > LONGEST_KEY:
+        raise ConfigError(f"--set {shortened(override)}: no key of a config has that many parts")
     section = raw
     for name in parents:
         section[name] = dict(section.get(name) or {}) if isinstance(section.get(name) or {}, dict) else {}
@@ -75,7 +69,7 @@ def _apply_override(raw: dict[str, Any], override: str) -> None:
 
 
 def _one_line(path: Path, fault: Fault, schema: type[Section]) -> str:
-    key = ".".join(fault.location)
+    key = ".".join(map(shortened, fault.location))
     if fault.is_unknown_key:
         *parents, name = fault.location
         valid = _keys_at(schema, parents)
@@ -86,7 +80,7 @@ def _one_line(path: Path, fault: Fault, schema: type[Section]) -> str:
         hint = f"did you mean {'.'.join([*parents, near[0]])}?" if near else f"valid here: {', '.join(valid.values())}"
         return f"{path}: unknown key {key}; {hint}"
     message = fault.message[:1].lower() + fault.message[1:]
-    given = f" (given: {fault.given!r})" if key and not isinstance(fault.given, dict) else ""
+    given = f" (given: {shown(fault.given)})" if key and not isinstance(fault.given, dict) else ""
     more = f"; and {fault.others} more" if fault.others else ""
     return f"{path}: {key + ': ' if key else ''}{message}{given}{more}"
 

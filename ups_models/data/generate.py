@@ -1,7 +1,10 @@
 """Data of our own: solve a problem and write the solutions in PDEBench's layout."""
 
+import errno
 import math
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import h5py
@@ -9,13 +12,18 @@ import numpy as np
 import torch
 
 from ups_models.data.chunks import chunks
-from ups_models.errors import DataError
+from ups_models.data.sizes import cost_of, require_room
+from ups_models.errors import DataError, StorageError
 from ups_models.files import atomic_path
 from ups_models.problems import advection1d, burgers1d, darcy2d
 from ups_models.problems.initial import random_waves
 from ups_models.problems.registry import ADVECTION, BURGERS, PROBLEMS, Problem
 from ups_models.problems.solving import Progress
+from ups_models.reading import remedy
+from ups_models.wording import first_line
 
+SYSTEM_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+"""HDF5 has their numbers in its text alone."""
 SOLVERS = {BURGERS.name: burgers1d.solve, ADVECTION.name: advection1d.solve}
 RESOLUTIONS = {BURGERS.name: burgers1d.resolution, ADVECTION.name: advection1d.resolution}
 
@@ -41,8 +49,10 @@ def generate(
     """
     path = Path(path)
     problem = _checked(family, path, n=n, nx=nx, solver_nx=solver_nx, nt=nt, t_end=t_end, parameter=parameter)
+    points = nx if problem.steady else solver_nx or RESOLUTIONS[family](parameter, nx)
+    require_room(path, cost_of(problem, n=n, nx=nx, points=points, nt=nt, t_end=t_end))
     rng = np.random.default_rng(seed)
-    with atomic_path(path) as temporary, h5py.File(temporary, "w") as file:
+    with _named_errors(path), atomic_path(path) as temporary, h5py.File(temporary, "w") as file:
         file.attrs.update({problem.parameter: float(parameter), "seed": seed, "generator": "ups-pipeline"})
         centres = ((np.arange(nx) + 0.5) / nx).astype(np.float32)
         file["x-coordinate"] = centres
@@ -53,10 +63,31 @@ def generate(
             times = [i * t_end / (nt - 1) for i in range(nt + 1)]  # one too many, as in PDEBench
             file["t-coordinate"] = np.asarray(times, dtype=np.float32)
             file.attrs["t_end"] = float(t_end)
-            stride = (solver_nx or RESOLUTIONS[family](parameter, nx)) // nx
+            stride = points // nx
             _write_trajectories(
                 file, problem, parameter, times[:-1], n=n, nx=nx, stride=stride, rng=rng, on_progress=on_progress
             )
+
+
+@contextmanager
+def _named_errors(path: Path) -> Iterator[None]:
+    """What the system refuses, as one line that names the file and what to do. Raises StorageError."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        known = getattr(error, "errno", None)
+        number = known or next((code for code in SYSTEM_ERRORS if f"errno = {code}," in str(error)), 0)
+        if "allocate memory" in str(error):  # PyTorch has no class for it
+            number = errno.ENOMEM
+        if not number and not isinstance(error, OSError):
+            raise
+        reason = os.strerror(number) if number else first_line(error)
+        advice = remedy(OSError(number, reason)) or "free some space, or choose another folder"
+        raise StorageError(f"{path}: could not be written ({reason}); nothing of it is left; {advice}") from error
+    except MemoryError as error:
+        raise StorageError(
+            f"{path}: the memory that is free is not enough; nothing of it is left. Use fewer points or times"
+        ) from error
 
 
 def _checked(

@@ -9,7 +9,8 @@ import h5py
 import numpy as np
 
 from ups_models.data.chunks import chunks
-from ups_models.data.layouts.pdebench import open_file
+from ups_models.data.layouts.pdebench import bytes_of_row, open_file
+from ups_models.wording import plain, shortened
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ def inspect(path: Path) -> FileInfo:
     path = Path(path)
     with open_file(path) as source:
         datasets = tuple(_dataset_info(source.dataset(name), name) for name in source.ranks)
-        tensor = source.file["tensor"]
+        tensor = source.dataset("tensor")
         _, second = source.coordinates()
         is_single = source.problem.steady or len(second) == 1
         return FileInfo(
@@ -64,13 +65,13 @@ def inspect(path: Path) -> FileInfo:
             n_nan=sum(info.n_nan for info in datasets),
             n_inf=sum(info.n_inf for info in datasets),
             n_duplicates=_n_duplicates(tensor),
-            attrs={name: str(value) for name, value in source.file.attrs.items()},
+            attrs={plain(name): shortened(value) for name, value in source.file.attrs.items()},
         )
 
 
 def _dataset_info(dataset: h5py.Dataset, name: str) -> DatasetInfo:
     low, high, total, n_finite, n_nan, n_inf = math.inf, -math.inf, 0.0, 0, 0, 0
-    for rows in chunks(dataset.shape[0], dataset[0].nbytes):
+    for rows in chunks(dataset.shape[0], bytes_of_row(dataset)):
         values = dataset[rows.start : rows.stop]
         n_nan += int(np.isnan(values).sum())
         n_inf += int(np.isinf(values).sum())
@@ -95,6 +96,6 @@ def _dataset_info(dataset: h5py.Dataset, name: str) -> DatasetInfo:
 def _n_duplicates(tensor: h5py.Dataset) -> int:
     """Rows that repeat an earlier row to the bit."""
     seen: set[bytes] = set()
-    for rows in chunks(tensor.shape[0], tensor[0].nbytes):
+    for rows in chunks(tensor.shape[0], bytes_of_row(tensor)):
         seen.update(hashlib.blake2b(row.tobytes(), digest_size=16).digest() for row in tensor[rows.start : rows.stop])
     return int(tensor.shape[0]) - len(seen)

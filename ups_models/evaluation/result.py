@@ -10,6 +10,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer, Va
 
 from ups_models.config.faults import fault_of
 from ups_models.errors import BadInput
+from ups_models.reading import Unreadable, parse_json, read_text
+from ups_models.wording import first_line, shortened, shown
 
 SCHEMA_VERSION = 2
 READABLE = (1, SCHEMA_VERSION)
@@ -187,21 +189,27 @@ def read_result(path: Path) -> EvaluationResult:
     Raises BadInput for the file of a newer version, and for what is no evaluation.
     """
     try:
-        content: Any = json.loads(path.read_text("utf-8"))
+        content: Any = parse_json(read_text(path))
         if not isinstance(content, dict):
             raise ValueError(f"it is a {type(content).__name__}")
         version = content.get("schema_version", 1)
         if version not in READABLE:
             raise BadInput(
-                f"{path}: schema_version {version}, but this version reads {' and '.join(map(str, READABLE))}. "
+                f"{path}: schema_version {shown(version)}, but this version reads {' and '.join(map(str, READABLE))}. "
                 "Evaluate again with this version, or report with the one that wrote it."
             )
         return EvaluationResult.model_validate(_upgraded(content))
     except ValidationError as error:
         fault = fault_of(error)
-        reason = f"{'.'.join(fault.location)}: {fault.message}"
-    except ValueError as error:
-        reason = str(error)
+        reason = f"{'.'.join(map(shortened, fault.location))}: {fault.message}"
+    except BadInput as error:
+        if not isinstance(error, Unreadable):
+            raise
+        reason = error.reason
+    except FileNotFoundError:
+        reason = "there is no such file"
+    except (ValueError, TypeError, AttributeError) as error:
+        reason = first_line(error)
     raise BadInput(f"{path}: holds no evaluation ({reason}); evaluate again")
 
 

@@ -1,6 +1,5 @@
 """What weights descend from: a header in every checkpoint and saved state, and the one comparison of such descents."""
 
-import json
 import zipfile
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -8,9 +7,12 @@ from typing import Any, BinaryIO
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from ups_models.archives import DAMAGES
 from ups_models.config.schema import PipelineConfig
 from ups_models.errors import CheckpointError
+from ups_models.reading import Unparsable, Unreadable, open_file, parse_json
 from ups_models.stages.spec import StageSpec
+from ups_models.wording import first_line
 
 HEADER = "archive/header.json"
 MAX_HEADER_BYTES = 1_000_000
@@ -111,14 +113,14 @@ def read_lineage(path: Path) -> Lineage | None:
     that cannot be read has none: `archive_damage` says what is wrong with it.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
+        with open_file(path) as file, zipfile.ZipFile(file) as archive:
             entry = archive.NameToInfo.get(HEADER)
             if entry is None:
                 return None
             if entry.file_size > MAX_HEADER_BYTES or entry.compress_type != zipfile.ZIP_STORED:
                 raise CheckpointError(f"{path}: its header is larger than any that this program writes")
-            return Lineage.model_validate(json.loads(archive.read(entry)))
-    except (zipfile.BadZipFile, OSError, EOFError):
+            return Lineage.model_validate(parse_json(archive.read(entry).decode()))
+    except (*DAMAGES, OSError, Unreadable) as error:
+        if isinstance(error, ValidationError | Unparsable | UnicodeDecodeError):
+            raise CheckpointError(f"{path}: its header cannot be read ({first_line(error)})") from None
         return None
-    except (ValidationError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: its header cannot be read ({str(error).splitlines()[0][:80]})") from None

@@ -7,6 +7,7 @@ from functools import cached_property
 from ups_models.config.schema import PipelineConfig
 from ups_models.errors import ArchitectureMismatch
 from ups_models.stages import fingerprint
+from ups_models.wording import shortened
 
 Arch = Mapping[str, int | float | str]
 """Every number that shapes a tensor, or the meaning of its values."""
@@ -117,7 +118,8 @@ def check_architecture(where: object, saved: Arch, wanted: Arch) -> None:
     for name in [*wanted, *(name for name in saved if name not in wanted)]:
         if saved.get(name) != wanted.get(name):
             raise ArchitectureMismatch(
-                f"Architecture mismatch: {name}={saved.get(name)} vs {name}={wanted.get(name)} ({where} was trained "
+                f"Architecture mismatch: {shortened(name)}={shortened(saved.get(name))} vs "
+                f"{shortened(name)}={wanted.get(name)} ({where} was trained "
                 "with the first, the config asks for the second); use the config it was trained with, or another "
                 "--run-dir, or --force-train to train again"
             )

@@ -1,6 +1,7 @@
 """The state of a stage in training: how it starts, how it is saved, and how it is found again."""
 
 import logging
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,8 +10,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from ups_models.archives import DAMAGES
 from ups_models.config.schema import PipelineConfig
-from ups_models.errors import ArchitectureMismatch, CheckpointError
+from ups_models.errors import ArchitectureMismatch, BadInput, CheckpointError
 from ups_models.files import keep_previous, previous_of
 from ups_models.stages.lineage import Lineage, read_lineage, unusable
 from ups_models.stages.spec import check_architecture
@@ -20,8 +22,13 @@ from ups_models.training.ema import ema_copy
 from ups_models.training.optim import adamw
 from ups_models.training.parallel import exactness
 from ups_models.training.seeds import derive_seed
+from ups_models.wording import first_line
 
 logger = logging.getLogger(__name__)
+
+COPIES = 5
+"""Of every parameter: network, average, gradient, and two of AdamW's."""
+NEEDED = frozenset({"stage", "arch", "config_hash", "exactness", "step", "state_dict", "ema", "optimiser"})
 
 
 @dataclass
@@ -43,6 +50,7 @@ def start_state(
     stage: Stage, cfg: PipelineConfig, data: Data, frozen: Mapping[str, nn.Module], device: torch.device
 ) -> TrainState:
     """Networks and optimiser before the first step, from the seed or from the stage that warms this one."""
+    require_memory(stage, cfg)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(cfg.seed, stage.spec.name, "init"))
         net = stage.build(cfg)
@@ -56,6 +64,18 @@ def start_state(
         for part in [net] if type(net).forward is not nn.Module.forward else net.children():
             part.compile()
     return TrainState(net, ema, adamw(net, cfg.stages.of(stage.spec.name)))
+
+
+def require_memory(stage: Stage, cfg: PipelineConfig) -> None:
+    """Say what a large network needs before it is built. Raises BadInput for one that no memory here can hold."""
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        numbers = sum(value.numel() for value in stage.build(cfg).parameters())
+    needed, total = COPIES * 4 * numbers, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    what = f"{stage.spec.name}: a network of {numbers:,} parameters needs {needed / 1e9:,.3g} GB to be trained"
+    if needed > total:
+        raise BadInput(f"{what}, and this machine has {total / 1e9:,.3g} GB of memory; use a smaller latent or width")
+    if needed > total / 4:
+        logger.warning("%s, beside what its steps take", what)
 
 
 def save_state(path: Path, state: TrainState, lineage: Lineage, *, with_previous: bool = True) -> None:
@@ -109,16 +129,18 @@ def load_state(path: Path, state: TrainState, stage: Stage, cfg: PipelineConfig,
     refusal = unusable(read_lineage(path), stage.spec, cfg, lineage.inputs)
     if refusal is not None:
         raise CheckpointError(f"{path}: {refusal}")
+    if missing := sorted(NEEDED - saved.keys()):
+        raise CheckpointError(f"{path}: is no saved state: it has no {', '.join(missing)}")
+    _check(path, saved, stage, cfg)
+    _warn_of_other_conditions(stage, saved["exactness"], exactness(state.device))
+    check_shapes(path, saved["state_dict"], state.net)
     try:
-        _check(path, saved, stage, cfg)
-        _warn_of_other_conditions(stage, saved["exactness"], exactness(state.device))
-        check_shapes(path, saved["state_dict"], state.net)
         state.net.load_state_dict(saved["state_dict"])
         state.ema.load_state_dict(saved["ema"])
         state.optimiser.load_state_dict(saved["optimiser"])
         state.step = saved["step"]
-    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
-        raise CheckpointError(f"{path}: is no saved state of stage {stage.spec.name} ({error!r:.120})") from None
+    except DAMAGES as error:
+        raise CheckpointError(f"{path}: is no whole saved state ({first_line(error)})") from None
 
 
 def _check(path: Path, saved: Mapping[str, Any], stage: Stage, cfg: PipelineConfig) -> None:

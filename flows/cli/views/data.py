@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+from io import StringIO
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
+
+from flows.cli.views.console import echo
+from ups_models.wording import plain
 
 if TYPE_CHECKING:
     from ups_models.data.inspect import FileInfo
@@ -16,8 +20,11 @@ MEGABYTE = 1_000_000
 
 def print_file_info(info: FileInfo) -> None:
     """Print its shape, each dataset's numbers, and what is wrong with them."""
-    console = Console(width=None if os.isatty(1) else 100, highlight=False)
-    console.print(f"{info.path}: {info.family}, {info.n_samples} samples, parameter {info.parameter:g}", markup=False)
+    text = StringIO()
+    console = Console(width=None if os.isatty(1) else 100, highlight=False, file=text)
+    console.print(
+        f"{plain(info.path)}: {info.family}, {info.n_samples} samples, parameter {info.parameter:g}", markup=False
+    )
     dt = f", dt {info.dt:g}" if info.dt is not None else ""
     console.print(f"{info.size_bytes / MEGABYTE:.1f} MB, grid {' x '.join(map(str, info.grid))}{dt}", markup=False)
     table = Table("dataset", "shape", "dtype", "min", "max", "mean", "NaN", "Inf")
@@ -27,3 +34,4 @@ def print_file_info(info: FileInfo) -> None:
         table.add_row(dataset.name, shape, dataset.dtype, *numbers, str(dataset.n_nan), str(dataset.n_inf))
     console.print(table)
     console.print(f"duplicate trajectories: {info.n_duplicates}, NaN: {info.n_nan}, Inf: {info.n_inf}")
+    echo(text.getvalue().rstrip("\n"))

@@ -9,6 +9,7 @@ from tasks.services.rental.bundle import onstart
 from tasks.services.rental.fleet import LABEL
 from tasks.services.rental.provider import Instance
 from tasks.services.rental.providers.registry import provider_for
+from ups_models.wording import plain
 
 
 def our_instances(provider: str, run_dir: Path) -> list[Instance]:
@@ -20,7 +21,10 @@ def instance_table(instances: Sequence[Instance]) -> str:
     """One line each."""
     if not instances:
         return "no instances"
-    rows = [(one.id, one.state, one.usd_per_hour, "yes" if one.is_bid else "no", one.label) for one in instances]
+    rows = [
+        (one.id, plain(one.state), one.usd_per_hour, "yes" if one.is_bid else "no", plain(one.label))
+        for one in instances
+    ]
     lines = [f"{row[0]:<12}{row[1]:<10}{row[2]:>8.3f}  {row[3]:<5}{row[4]}" for row in rows]
     total = sum(one.usd_per_hour for one in instances)
     head = f"{'id':<12}{'state':<10}{'USD/h':>8}  {'bid':<5}label"
@@ -36,7 +40,7 @@ def plan_of(request: LaunchRequest) -> str:
     most = min(request.max_total_cost, request.max_hours * first.usd_per_hour)
     return "\n".join(
         [
-            f"Offer {first.id} of {len(offers)}: {first.num_gpus} x {first.gpu}, {first.region}",
+            f"Offer {first.id} of {len(offers)}: {first.num_gpus} x {plain(first.gpu)}, {plain(first.region)}",
             f"Price: {first.usd_per_hour:.3f} USD/h ({'bid' if is_bid else 'on demand'})",
             f"At most: {most:.2f} USD in {request.max_hours:g} h",
             f"Image: {request.image}, {request.disk:g} GB",

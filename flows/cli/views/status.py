@@ -5,17 +5,18 @@ from __future__ import annotations
 import json
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tasks.services.run.config_file import kept_config
 from tasks.services.run.lock import is_owned
 from tasks.services.run.paths import LOCK, STATUS, RunDir
-from tasks.services.run.status import EVALUATIONS, Owner, StageRecord, WandbRecord, read_status
+from tasks.services.run.status import EVALUATIONS, Owner, StageRecord, Status, WandbRecord, read_status
 from tasks.services.stages.overview import StageRow, Upload, overview
 from ups_models.config.loading import load_config
 from ups_models.config.schema import PipelineConfig
 from ups_models.files import digest_of
 from ups_models.stages.spec import SPECS
+from ups_models.wording import plain, shortened
 
 if TYPE_CHECKING:
     from tasks.services.stages.plan import Plan
@@ -24,6 +25,7 @@ WIDTH = 80
 MARKS = {"completed": "✅", "in_progress": "🔄", "failed": "❌", "not_started": "⏸️ "}
 MEGABYTE = 1_000_000
 MISSING = "N/A"
+LONGEST_TEXT = 300
 
 
 def checkpoints_in(folder: Path) -> Path | None:
@@ -38,14 +40,14 @@ def checkpoints_in(folder: Path) -> Path | None:
 
 def status_table(checkpoints: Path, *, verify: bool = False) -> str:
     """The guide's table as text; `verify` reads every file and compares its digest. Raises StatusError."""
-    status = read_status(checkpoints / STATUS)
+    status = _in_plain_words(read_status(checkpoints / STATUS))
     found = overview(status)
     rule, line = "=" * WIDTH, "-" * WIDTH
     parts = [
         rule,
         "TRAINING PIPELINE STATUS",
         rule,
-        f"Checkpoint Directory: {checkpoints.absolute()}",
+        f"Checkpoint Directory: {plain(checkpoints.absolute())}",
         "",
         "Training Stages:",
         line,
@@ -88,9 +90,24 @@ def status_json(checkpoints: Path) -> str:
 
 def plan_table(plan: Plan) -> str:
     """What --auto-resume would do next, and why."""
-    stages = [f"  {item.stage:<22} {item.action:<9} {item.reason}" for item in plan.stages]
-    evaluations = [f"  {item.name:<22} {'run' if item.run else 'skip':<9} {item.reason}" for item in plan.evaluations]
+    stages = [f"  {item.stage:<22} {item.action:<9} {plain(item.reason)}" for item in plan.stages]
+    evaluations = [
+        f"  {item.name:<22} {'run' if item.run else 'skip':<9} {plain(item.reason)}" for item in plan.evaluations
+    ]
     return "\n".join(["", "What --auto-resume would do:", "-" * WIDTH, *stages, *evaluations])
+
+
+def _in_plain_words(status: Status) -> Status:
+    """The status with every text in it fit for one line of a table."""
+
+    def fit(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {plain(key): fit(item) for key, item in value.items()}
+        if isinstance(value, list):
+            return [fit(item) for item in value]
+        return shortened(value, LONGEST_TEXT) if isinstance(value, str) else value
+
+    return Status.model_validate(fit(status.model_dump()))
 
 
 def stage_line(stage: str, status: str, checkpoint: str | None, completed_at: str | None) -> str:

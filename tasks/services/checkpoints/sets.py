@@ -17,15 +17,16 @@ from tasks.services.run.status import (
     StatusStore,
     UploadRecord,
     WandbRecord,
-    parse_status,
     read_status,
     text_of,
 )
 from ups_models.config.schema import PipelineConfig
 from ups_models.errors import BadInput, CheckpointError
 from ups_models.files import FileDigest, known_digest, write_text
+from ups_models.reading import parse_json, read_text
 from ups_models.stages.lineage import SEED, SPLIT, difference, in_words, read_lineage
 from ups_models.stages.spec import SPECS, StageSpec, check_architecture
+from ups_models.wording import first_line, shown
 
 logger = logging.getLogger(__name__)
 
@@ -85,10 +86,11 @@ def verify_set(folder: Path, cfg: PipelineConfig, origin: str) -> RestoredSet:
     Raises CheckpointError, ArchitectureMismatch, StatusError.
     """
     manifest = _read_manifest(folder, origin)
+    require_no_links(folder, origin)
     for name, digest in manifest.items():
         if not (folder / name).is_file() or known_digest(folder / name) != digest:
             raise CheckpointError(f"{origin}: {name} did not arrive as it was saved (sha256 differs); try again")
-    status = parse_status((folder / STATUS).read_text("utf-8"), folder / STATUS)
+    status = read_status(folder / STATUS)
     for stage, record in status.stages.items():
         if record.arch is not None and record.status != "not_started":
             check_architecture(origin, record.arch, SPECS[stage].arch(cfg))
@@ -172,15 +174,23 @@ def install_set(restored: RestoredSet, run: OwnedRun, wandb: WandbRecord | None)
 
 def _read_manifest(folder: Path, origin: str) -> dict[str, FileDigest]:
     try:
-        raw = json.loads((folder / MANIFEST).read_text("utf-8"))
+        raw = parse_json(read_text(folder / MANIFEST, follow_links=False))
         manifest = {str(name): FileDigest(str(item["sha256"]), int(item["bytes"])) for name, item in raw.items()}
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise CheckpointError(f"{origin}: its manifest cannot be read ({error}); choose another") from None
+        what = first_line(error)
+        raise CheckpointError(f"{origin}: its manifest cannot be read ({what}); choose another") from None
     unknown = sorted(manifest.keys() - NAMES)
     if unknown or STATUS not in manifest:
-        what = f"names {unknown[0]!r}, which does not belong in a set" if unknown else f"does not name {STATUS}"
+        what = f"names {shown(unknown[0])}, which does not belong in a set" if unknown else f"does not name {STATUS}"
         raise CheckpointError(f"{origin}: its manifest {what}; choose another")
     return manifest
+
+
+def require_no_links(folder: Path, origin: str) -> None:
+    """Raise CheckpointError for a link among what was downloaded: it would put another file in a checkpoint's place."""
+    link = next((path for path in sorted(folder.rglob("*")) if path.is_symlink()), None)
+    if link is not None:
+        raise CheckpointError(f"{origin}: {link.relative_to(folder)} arrived as a link, which no set holds; choose another")
 
 
 def _positions(status: Status) -> Mapping[str, tuple[int, int]]:

@@ -71,6 +71,9 @@ def require_named_files(cfg: PipelineConfig, run: RunDir, stages: Collection[str
     What was read is kept for the stages, so looking before the run begins costs nothing.
     """
     needed = [SPECS[name] for name in stages]
+    for path in (*cfg.data.files, *cfg.steady_data.files):
+        if path.is_symlink():
+            logger.info("%s is a link to %s", path, path.resolve())
     if cfg.data.files and any(not spec.steady for spec in needed):
         data = load_data(cfg, run)
         _require_rows("data", cfg.data, cfg.data.files, data.row)

@@ -2,14 +2,17 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from ups_models.errors import StorageError
 from ups_models.files import FileDigest, digest_of, remove, write_text
+from ups_models.reading import open_file, parse_json, read_text
 
 SAMPLED_BLOCKS, BLOCK_BYTES = 64, 64 * 1024
 PREFIX = "sha256:"
+SHA256, RECORD_BYTES = re.compile(r"[0-9a-f]{64}"), 10_000
 
 _Stamp = tuple[int, int, int, int]
 _known: dict[tuple[Path, _Stamp], FileDigest] = {}
@@ -53,7 +56,7 @@ def sampled_identity_of(paths: Sequence[Path]) -> str | None:
     for path in paths:
         size = path.stat().st_size
         digest.update(str(size).encode())
-        with path.open("rb") as file:
+        with open_file(path) as file:
             for block in range(SAMPLED_BLOCKS):
                 file.seek(block * max(size - BLOCK_BYTES, 0) // (SAMPLED_BLOCKS - 1))
                 digest.update(file.read(BLOCK_BYTES))
@@ -91,9 +94,9 @@ def _read_beside(path: Path, stamp: _Stamp) -> FileDigest | None:
 
 def _record_beside(path: Path) -> tuple[str | None, tuple[object, ...]]:
     try:
-        record = json.loads(_beside(path).read_text("utf-8"))
-        return str(record["sha256"]), tuple(record["stamp"])
-    except (OSError, ValueError, KeyError, TypeError):
+        record = parse_json(read_text(_beside(path), limit=RECORD_BYTES, follow_links=False))
+        return (record["sha256"] if SHA256.fullmatch(record["sha256"]) else None), tuple(record["stamp"])
+    except (OSError, ValueError, KeyError, TypeError):  # the file is read again
         return None, ()
 
 

@@ -13,6 +13,8 @@ from tasks.services.tracking.store import download_artifact_file
 from ups_models.config.schema import WANDB_ARTIFACT, DownloadConfig, TrackingConfig
 from ups_models.errors import DataError, StorageError, UPSError
 from ups_models.files import digest_of
+from ups_models.reading import remedy
+from ups_models.wording import plain, without_password
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +39,7 @@ def fetch(
     Raises DataError when it is not what the config names, Unreachable when the network does not answer. What has
     arrived from the web is kept in `<name>.part` across interruptions; a file of a W&B artifact is fetched whole.
     """
-    path = folder / download.name
+    path, url = folder / download.name, without_password(download.url)
     if path.is_file():
         found = digest_in(path).sha256
         if found == download.sha256:
@@ -49,15 +51,14 @@ def fetch(
     found = digest_of(partial).sha256
     if found != download.sha256:
         partial.unlink()
-        raise DataError(
-            f"{download.url}: has sha256 {found}, but the config names {download.sha256}; correct one of them"
-        )
+        raise DataError(f"{url}: has sha256 {found}, but the config names {download.sha256}; correct one of them")
     partial.replace(path)
     return path
 
 
 def _bring(download: DownloadConfig, partial: Path, tracking: TrackingConfig) -> None:
     """One try. Raises Unreachable where another may succeed, DataError where none would."""
+    url = without_password(download.url)
     try:
         if download.url.startswith(WANDB_ARTIFACT):
             download_artifact_file(download.url.removeprefix(WANDB_ARTIFACT), partial, tracking)
@@ -65,10 +66,12 @@ def _bring(download: DownloadConfig, partial: Path, tracking: TrackingConfig) ->
             _resume(download, partial)
     except (httpx.HTTPError, TrackingUnavailable) as error:
         if isinstance(error, httpx.HTTPStatusError) and httpx.codes.is_client_error(error.response.status_code):
-            raise DataError(f"{download.url}: cannot be fetched ({error}); check the address") from error
-        raise Unreachable(f"{download.url}: cannot be fetched now ({error}); the same command resumes it") from error
+            raise DataError(f"{url}: cannot be fetched ({plain(error)}); check the address") from error
+        raise Unreachable(f"{url}: cannot be fetched now ({plain(error)}); the same command resumes it") from error
     except OSError as error:
-        raise StorageError(f"{partial}: cannot be written ({error.strerror}); free some space") from error
+        raise StorageError(
+            f"{partial}: cannot be written ({error.strerror}); {remedy(error) or 'free some space'}"
+        ) from error
 
 
 def _resume(download: DownloadConfig, partial: Path) -> None:

@@ -9,6 +9,8 @@ from typing import Any, Literal
 from tasks.services.run import jsonl
 from tasks.services.run.attempts import ChainRun, Duplicate
 from tasks.services.run.clock import utc_now
+from ups_models.errors import BadInput
+from ups_models.wording import first_line
 
 Event = Literal["began", "answers", "renting", "rented", "excluded", "market exhausted", "given back", "closed"]
 """As the file spells them. answers: a chain of flow runs works on the launch; given back: the machine is destroyed."""
@@ -43,8 +45,14 @@ class Journal:
         self.chains: set[str] = set()
         self.closed_chains: set[str] = set()
         self.excluded: set[int] = set()
-        for entry in jsonl.read(path):
-            self._apply(entry)
+        for number, entry in enumerate(jsonl.read(path, optional=False), start=1):
+            try:
+                self._apply(entry)
+            except (KeyError, TypeError, ValueError, OverflowError) as error:
+                raise BadInput(
+                    f"{path}: entry {number} is none of a launch ({first_line(error)}); machines may still cost: look "
+                    "with `ups instances`, then correct the file, or choose another --run-dir"
+                ) from None
 
     def note(self, event: Event, generation: int | None = None, **values: Any) -> None:
         """Write one event, flushed to the disk, and apply it. Without a generation: the newest one."""

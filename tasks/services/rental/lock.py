@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from tasks.services.run.lock import open_lock
 from ups_models.errors import BadInput
 
 logger = logging.getLogger(__name__)
@@ -28,7 +29,7 @@ def exclusive_controller(journal_path: Path, *, wait: bool = False) -> Iterator[
     Raises BadInput where another one holds it, or waits for its end.
     """
     journal_path.parent.mkdir(parents=True, exist_ok=True)
-    handle = os.open(journal_path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    handle = open_lock(journal_path.with_suffix(".lock"))
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -114,7 +114,14 @@ def progress_marker(status: Status) -> str:
 
 def entries(path: Path, chain: str) -> list[dict[str, Any]]:
     """What was noted of a chain, oldest first."""
-    return [entry for entry in jsonl.read(path) if entry.get("chain") == chain]
+    return [entry for entry in jsonl.read(path) if entry.get("chain") == chain and _is_entry(entry)]
+
+
+def _is_entry(entry: Mapping[str, Any]) -> bool:
+    """Whether it says all that an attempt leaves; what else stands in the file costs itself."""
+    texts = ["run", "event", "place", *(["error"] if entry.get("event") == "failed" else [])]
+    numbers = isinstance(entry.get("attempt"), int) and isinstance(entry.get("time"), int | float)
+    return numbers and all(isinstance(entry.get(name), str) for name in texts)
 
 
 def _note(path: Path, attempt: ChainRun, event: str, place: str, **more: str | int) -> None:

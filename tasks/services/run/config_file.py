@@ -14,6 +14,7 @@ from ups_models.config.loading import load_config
 from ups_models.config.schema import PipelineConfig
 from ups_models.errors import BadInput, ConfigError
 from ups_models.files import write_text
+from ups_models.reading import YAML_LIMIT, Unreadable, read_text
 
 logger = logging.getLogger(__name__)
 
@@ -22,7 +23,7 @@ MARK = "# The config of this run, as it was resolved; written by ups-pipeline."
 
 def write_config(run: OwnedRun, cfg: PipelineConfig) -> None:
     """Keep the config, the command and the commit. A file of that name that is not ours is left alone, and named."""
-    if run.config.exists() and not _is_ours(run.config):
+    if run.config.exists() and kept_config(run) is None:
         logger.warning("%s: is not the config of a run, and is left alone: this run keeps none", run.config)
         return
     head = [MARK, f"# command: {shlex.join(sys.argv)}", f"# commit: {code_version()}"]
@@ -31,12 +32,12 @@ def write_config(run: OwnedRun, cfg: PipelineConfig) -> None:
 
 def is_kept(run: RunDir, cfg: PipelineConfig) -> bool:
     """Whether the run keeps this very config."""
-    return kept_config(run) is not None and run.config.read_text("utf-8", errors="replace").endswith(_body(cfg))
+    return _text(run.config).startswith(MARK) and _text(run.config).endswith(_body(cfg))
 
 
 def kept_config(run: RunDir) -> Path | None:
     """The config that the run keeps, if it does."""
-    return run.config if run.config.is_file() and _is_ours(run.config) else None
+    return run.config if _text(run.config).startswith(MARK) else None
 
 
 def require_own_folder(run: RunDir, cfg: PipelineConfig) -> None:
@@ -60,9 +61,9 @@ def _body(cfg: PipelineConfig) -> str:
     return yaml.safe_dump(cfg.model_dump(mode="json"), sort_keys=False)
 
 
-def _is_ours(path: Path) -> bool:
+def _text(path: Path) -> str:
+    """What the file holds; nothing where it cannot be read, or is a link to somebody else's."""
     try:
-        with path.open("rb") as file:
-            return file.read(len(MARK)) == MARK.encode()
-    except OSError:
-        return False
+        return read_text(path, limit=YAML_LIMIT, follow_links=False)
+    except (FileNotFoundError, Unreadable):
+        return ""

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+import math
 from typing import Any
 
 from tasks.services.run import jsonl
@@ -35,7 +36,11 @@ class History:
     def read(self) -> dict[str, list[Row]]:
         """Rows by stage, by rising step."""
         by_stage: dict[str, dict[float, Row]] = {}
-        for row in filter(_is_row, jsonl.read(self.path)):
+        rows = jsonl.read(self.path)
+        good = [row for row in rows if _is_row(row)]
+        if len(good) < len(rows):
+            logger.warning("%s: %d rows are none of ours and left out", self.path, len(rows) - len(good))
+        for row in good:
             by_stage.setdefault(str(row.pop("stage")), {})[row["step"]] = row
         return {stage: [rows[step] for step in sorted(rows)] for stage, rows in by_stage.items()}
 
@@ -56,4 +61,7 @@ class History:
 
 
 def _is_row(row: Row) -> bool:
-    return "stage" in row and "step" in row
+    """Whether it names its stage and its step, and holds nothing but numbers beside them."""
+    numbers = [value for name, value in row.items() if name != "stage"]
+    is_step = isinstance(row.get("step"), int | float) and math.isfinite(row["step"])
+    return isinstance(row.get("stage"), str) and is_step and all(isinstance(one, int | float) for one in numbers)

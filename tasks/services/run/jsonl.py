@@ -1,29 +1,66 @@
 """JSON lines: the one writer and reader of files to which a process that may be killed appends."""
 
 import json
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ups_models.files import append_line
+from ups_models.reading import Unparsable, Unreadable, parse_json, read_lines, require_regular
+
+logger = logging.getLogger(__name__)
+
+DAMAGED_SUFFIX = ".damaged"
 
 
 def append(path: Path, entry: Mapping[str, Any], *, flush: bool = False) -> None:
-    """Add one entry; `flush` has it on the disk before the call returns. Half a line before it costs no other."""
+    """Add one entry; `flush` has it on the disk before the call returns. Half a line before it costs no other.
+
+    What is no regular file and stands in its place, such as a link to somebody else's, is moved aside and told.
+    """
+    _make_way(path)
     append_line(path, json.dumps(entry), flush=flush)
 
 
-def read(path: Path) -> list[dict[str, Any]]:
-    """All entries, oldest first; none where there is no file. Half a line of a killed writer is left out."""
-    if not path.is_file():
-        return []
-    entries = (_parsed(line) for line in path.read_text("utf-8").splitlines())
-    return [entry for entry in entries if entry is not None]
+def read(path: Path, *, optional: bool = True) -> list[dict[str, Any]]:
+    """All entries, oldest first; none where there is no file.
 
-
-def _parsed(line: str) -> dict[str, Any] | None:
+    A line that is no entry costs itself: half a line of a killed writer is left out, and so is a damaged one. A file
+    that cannot be read is told and costs itself too; raises Unreadable where it is not `optional`.
+    """
+    entries, damaged = [], 0
     try:
-        entry = json.loads(line)
-    except json.JSONDecodeError:
+        for line in read_lines(path, follow_links=False):
+            entry = _parsed(line)
+            if entry is not None:
+                entries.append(entry)
+            damaged += entry is None and bool(line.strip())
+    except FileNotFoundError:
+        return []
+    except Unreadable as error:
+        if not optional:
+            raise
+        logger.warning("%s; the run goes on without what it held", error)
+    if damaged > 1:  # one is what a killed writer leaves
+        logger.warning("%s: %d lines are damaged and left out", path, damaged)
+    return entries
+
+
+def _parsed(line: bytes) -> dict[str, Any] | None:
+    try:
+        entry = parse_json(line)
+    except Unparsable:
         return None
     return entry if isinstance(entry, dict) else None
+
+
+def _make_way(path: Path) -> None:
+    try:
+        require_regular(path, follow_links=False)
+    except FileNotFoundError:
+        return
+    except Unreadable as error:
+        aside = path.with_name(path.name + DAMAGED_SUFFIX)
+        logger.warning("%s; moved to %s, and begun anew", error, aside.name)
+        path.rename(aside)

@@ -6,10 +6,12 @@ import logging
 import os
 import shutil
 import socket
+import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import BinaryIO
 
@@ -17,10 +19,13 @@ from tasks.services.run.clock import PROCESS_STARTED_AT
 from tasks.services.run.paths import RunDir
 from ups_models.errors import BadInput, RunLost
 from ups_models.files import remove_stale_temporaries
+from ups_models.reading import Unreadable, open_handle, parse_json, read_text
+from ups_models.wording import shortened
 
 logger = logging.getLogger(__name__)
 
 LOCK_TRIES, LOCK_PAUSE_S, OWNER_PAUSE_S = 5, 0.05, 1.0
+OWNER_BYTES = 100_000
 
 
 @dataclass(frozen=True)
@@ -57,18 +62,39 @@ def owned(run: RunDir) -> Iterator[OwnedRun]:
     """
     try:
         run.checkpoints.mkdir(parents=True, exist_ok=True)
-        handle = os.open(run.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     except OSError as error:
         raise BadInput(
             f"{run.checkpoints}: cannot be created or written ({error.strerror}); choose another --run-dir"
         ) from None
+    handle = open_lock(run.lock)
     with os.fdopen(handle, "r+b", buffering=0) as file:
         if not _locked(handle):
             raise BadInput(owner_message(run))
         file.truncate(0)
         file.write(json.dumps(current_owner()).encode())
+        _refuse_links(run)
+        _name_links(run)
+        _warn_if_shared(run.checkpoints)
         _clean(run)
         yield OwnedRun(run.root, run.checkpoints, file)
+
+
+def open_lock(path: Path) -> int:
+    """Open a lock file, made if it is not there; no other file is ever written through it. Raises BadInput."""
+    try:
+        handle = open_handle(path, os.O_RDWR | os.O_CREAT, follow_links=False)
+    except (Unreadable, FileNotFoundError) as error:
+        reason = error.reason if isinstance(error, Unreadable) else "its folder is not there"
+        raise BadInput(
+            f"{path}: cannot be the lock of a run: {reason}; delete it, or choose another --run-dir"
+        ) from None
+    if os.fstat(handle).st_nlink > 1:
+        os.close(handle)
+        raise BadInput(
+            f"{path}: cannot be the lock of a run: it is another file too (a hard link); delete it here, where "
+            "nothing is lost"
+        )
+    return handle
 
 
 def _locked(handle: int) -> bool:
@@ -91,9 +117,11 @@ def current_owner() -> dict[str, int | str]:
 def is_owned(run: RunDir) -> bool:
     """Whether a living process owns the run. The lock is tried and released; nothing is created."""
     try:
-        handle = os.open(run.lock, os.O_RDONLY | os.O_CLOEXEC)
+        handle = open_handle(run.lock, os.O_RDONLY, follow_links=False)
     except FileNotFoundError:
         return False
+    except Unreadable as error:
+        raise BadInput(f"{error}; delete it, or choose another --run-dir") from None
     try:
         fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -139,6 +167,29 @@ def owner_message(run: RunDir) -> str:
     return f"{run.root}: {_owner(run.lock)} is working on this run; wait for it or stop it"
 
 
+def _name_links(run: RunDir) -> None:
+    """Say which folders of the run are links that a user made: they are followed."""
+    for folder in (run.root, run.checkpoints, run.checkpoints / "resume", run.reports, run.data):
+        if folder.is_symlink():
+            logger.info("%s is a link to %s", folder, folder.resolve())
+
+
+@cache
+def _warn_if_shared(folder: Path) -> None:
+    """Told once."""
+    if folder.stat().st_mode & stat.S_IWOTH:
+        logger.warning(
+            "%s: every user of this machine can replace checkpoints in it; run: chmod o-w %s", folder, folder
+        )
+
+
+def _refuse_links(run: RunDir) -> None:
+    """Raise BadInput for a link in the place of the status or of a saved state: it could lead to another run's."""
+    for path in (run.status, *sorted((run.checkpoints / "resume").glob("*.pt"))):
+        if path.is_symlink():
+            raise BadInput(f"{path}: is a symbolic link; put the file itself in its place, or link the whole folder")
+
+
 def _clean(run: RunDir) -> None:
     """Remove what killed processes left behind."""
     shutil.rmtree(run.staging, ignore_errors=True)
@@ -148,9 +199,9 @@ def _clean(run: RunDir) -> None:
 
 def _owner(lock: Path) -> str:
     try:
-        owner = json.loads(lock.read_text("utf-8"))
+        owner = parse_json(read_text(lock, limit=OWNER_BYTES, follow_links=False))
         gone = owner["host"] == socket.gethostname() and not _is_alive(int(owner["pid"]))
         left = " has ended, but a process that it left behind" if gone else ""
-        return f"process {owner['pid']} on {owner['host']}, started {owner['started_at']},{left}"
-    except (OSError, ValueError, KeyError, TypeError):
+        return shortened(f"process {owner['pid']} on {owner['host']}, started {owner['started_at']},{left}", 300)
+    except (OSError, ValueError, KeyError, TypeError, OverflowError):  # a pid beyond any system's is an OverflowError
         return "another process"

@@ -2,7 +2,7 @@
 
 import json
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,7 +13,9 @@ from tasks.services.run.lock import OwnedRun, current_owner
 from ups_models.config.faults import fault_of
 from ups_models.errors import BadInput
 from ups_models.files import FileDigest, write_text
+from ups_models.reading import Unparsable, Unreadable, parse_json, read_text
 from ups_models.stages.spec import SPECS, Arch
+from ups_models.wording import shortened, shown
 
 StageState = Literal["not_started", "in_progress", "completed", "failed"]
 STATES: tuple[StageState, ...] = ("not_started", "in_progress", "completed", "failed")
@@ -307,11 +309,11 @@ class StatusStore:
 def read_status(path: Path) -> Status:
     """A status file, or an empty status where there is no file. Raises StatusError."""
     try:
-        text = path.read_text("utf-8")
+        text = read_text(path, follow_links=False)
     except FileNotFoundError:
         return Status()
-    except (OSError, UnicodeDecodeError) as error:
-        raise StatusError(f"{path}: cannot be read ({error}); restore it from a copy") from None
+    except Unreadable as error:
+        raise StatusError(f"{error}; restore it from a copy") from None
     return parse_status(text, path)
 
 
@@ -326,11 +328,10 @@ def text_of(status: Status) -> str:
 def parse_status(text: str, path: Path) -> Status:
     """Check a status file's text. Raises StatusError with file, line and the valid values."""
     try:
-        raw = json.loads(text, object_pairs_hook=_no_duplicates, parse_constant=_no_constant)
-    except json.JSONDecodeError as error:
-        raise StatusError(f"{path}:{error.lineno}: invalid JSON ({error.msg}); correct it or restore a copy") from None
-    except ValueError as error:
-        raise StatusError(f"{path}: invalid JSON ({error}); correct it or restore a copy") from None
+        raw = parse_json(text, allow_nan=False)
+    except Unparsable as error:
+        where = f"{path}:{error.line}" if error.line else str(path)
+        raise StatusError(f"{where}: invalid JSON ({error.reason}); correct it or restore a copy") from None
     if not isinstance(raw, dict):
         raise StatusError(f"{path}: holds a {type(raw).__name__}, not an object with schema_version and stages")
     _check_version(raw, text, path)
@@ -341,7 +342,8 @@ def parse_status(text: str, path: Path) -> Status:
     except ValidationError as error:
         fault = fault_of(error)
         valid = f"; valid: {', '.join(STATES)}" if fault.location[-1] == "status" else ""
-        message = f"{'.'.join(fault.location)}: {fault.message.lower()} (given: {fault.given!r}){valid}"
+        where = ".".join(map(shortened, fault.location))
+        message = f"{where}: {fault.message.lower()} (given: {shown(fault.given)}){valid}"
         raise StatusError(f"{path}:{_line_of(text, fault.location)}: {message}") from None
 
 
@@ -354,7 +356,7 @@ def _check_version(raw: dict[str, Any], text: str, path: Path) -> None:
     version = raw.get("schema_version")
     if version != SCHEMA_VERSION or isinstance(version, bool):
         raise StatusError(
-            f"{path}:{_line_of(text, ['schema_version'])}: schema_version is {version!r}; this program reads "
+            f"{path}:{_line_of(text, ['schema_version'])}: schema_version is {shown(version)}; this program reads "
             f"{SCHEMA_VERSION}. Use the version of the program that wrote the file"
         )
 
@@ -364,7 +366,7 @@ def _check_names(raw: dict[str, Any], key: str, kind: str, valid: tuple[str, ...
     unknown = next((name for name in section if name not in valid), None) if isinstance(section, dict) else None
     if unknown is not None:
         raise StatusError(
-            f"{path}:{_line_of(text, [key, unknown])}: unknown {kind} {unknown!r}; valid: {', '.join(valid)}"
+            f"{path}:{_line_of(text, [key, unknown])}: unknown {kind} {shown(unknown)}; valid: {', '.join(valid)}"
         )
 
 
@@ -374,15 +376,3 @@ def _line_of(text: str, keys: Sequence[str]) -> int:
         found = text.find(json.dumps(key), position)
         position = found if found >= 0 else position
     return text.count("\n", 0, position) + 1
-
-
-def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    keys = [key for key, _ in pairs]
-    twice = next((key for i, key in enumerate(keys) if key in keys[:i]), None)
-    if twice is not None:
-        raise ValueError(f"key {twice!r} is given twice")
-    return dict(pairs)
-
-
-def _no_constant(name: str) -> Callable[[], None]:
-    raise ValueError(f"{name} is no JSON number")

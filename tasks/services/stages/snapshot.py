@@ -7,9 +7,10 @@ from pathlib import Path
 from tasks.services.data.datasets import data_identities
 from tasks.services.run.paths import STATUS, RunDir
 from tasks.services.run.status import StageRecord, Status, read_status
+from ups_models.archives import archive_damage
 from ups_models.config.schema import PipelineConfig
 from ups_models.errors import CheckpointError, DataError
-from ups_models.files import FileDigest, archive_damage, known_digest
+from ups_models.files import FileDigest, known_digest
 from ups_models.stages.lineage import DATA, SEED, SPLIT, Lineage, difference, read_lineage, unusable
 from ups_models.stages.spec import SPECS, StageSpec
 

@@ -10,12 +10,13 @@ from tasks.services.checkpoints.sets import (
     RestoredSet,
     install_set,
     is_newer,
+    require_no_links,
     verify_set,
 )
 from tasks.services.run import environment
 from tasks.services.run.lock import OwnedRun
 from tasks.services.run.paths import HISTORY, MANIFEST, STATUS, RunDir
-from tasks.services.run.status import StageRecord, Status, StatusError, parse_status
+from tasks.services.run.status import StageRecord, Status, StatusError, read_status
 from tasks.services.tracking.coordination import find_run
 from tasks.services.tracking.protocols import CheckpointStore
 from tasks.services.tracking.run_path import KEY, ExistingRun, RunPath, base_url
@@ -98,9 +99,9 @@ def put_in_place(restored: RestoredSet, found: ExistingRun, mode: ResumeMode, ru
 
 def _check_files(folder: Path, origin: str, cfg: PipelineConfig) -> RestoredSet:
     """What an old run left: a stage counts only if its status says so and its file loads and fits."""
+    require_no_links(folder, origin)
     try:
-        text = (folder / STATUS).read_text("utf-8") if (folder / STATUS).is_file() else ""
-        old = parse_status(text, folder / STATUS) if text else Status()
+        old = read_status(folder / STATUS)
     except StatusError as error:
         logger.warning("%s: its status cannot be used (%s)", origin, error)
         old = Status()

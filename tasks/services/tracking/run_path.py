@@ -1,11 +1,16 @@
 """Which W&B run is meant, and whether there is tracking at all: from config, environment, netrc and status."""
 
+import logging
 import netrc
 import re
 import secrets
+import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cache
+from ipaddress import ip_address
+from pathlib import Path
 from typing import Self
 from urllib.parse import urlparse
 
@@ -13,11 +18,15 @@ from tasks.services.run import environment
 from tasks.services.run.status import WandbRecord
 from ups_models.config.schema import TrackingConfig
 from ups_models.errors import BadInput
+from ups_models.reading import require_regular
+from ups_models.wording import shortened, shown, without_password
+
+logger = logging.getLogger(__name__)
 
 DEFAULT_PROJECT, DEFAULT_URL = "ups-pipeline", "https://api.wandb.ai"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-KEY = "WANDB_API_KEY"
+KEY, BASE_URL = "WANDB_API_KEY", "WANDB_BASE_URL"
 
 
 @dataclass(frozen=True)
@@ -38,13 +47,16 @@ class RunPath:
     @classmethod
     def parse(cls, text: str, cfg: TrackingConfig) -> Self:
         """From `id`, `project/id`, `entity/project/id` or the address of a run's page. Raises BadInput."""
-        path = urlparse(text).path if text.startswith(("https://", "http://")) else text
+        try:
+            path = urlparse(text).path if text.startswith(("https://", "http://")) else text
+        except ValueError:
+            path = ""
         parts = path.strip("/").split("/")
         if len(parts) == 4 and parts[2] == "runs":
             del parts[2]
         if not 1 <= len(parts) <= 3 or not RUN_ID.fullmatch(parts[-1]) or not all(map(NAME.fullmatch, parts[:-1])):
             raise BadInput(
-                f"--resume-from-wandb {text!r}: is not a W&B run; write id, project/id or entity/project/id "
+                f"--resume-from-wandb {shown(text)}: is not a W&B run; write id, project/id or entity/project/id "
                 "(letters, digits, dot, dash and underscore, a letter or digit first)"
             )
         project, entity = parts[-2] if len(parts) > 1 else None, parts[0] if len(parts) == 3 else None
@@ -107,26 +119,63 @@ def record_of(path: RunPath, **more: str | None) -> WandbRecord:
 
 
 def tracking_mode(cfg: TrackingConfig) -> str:
-    """`online`, `offline` or `disabled`: from the config, else the environment, else whether there is a key."""
-    if cfg.mode != "auto":
-        return cfg.mode
-    mode = environment.get("WANDB_MODE")
-    if mode in ("online", "offline", "disabled"):
-        return mode
-    return "online" if has_key() else "disabled"
+    """`online`, `offline` or `disabled`: from the config, else the environment, else whether there is a key.
+
+    Raises BadInput for a server to which the key would travel in the clear.
+    """
+    mode = cfg.mode if cfg.mode != "auto" else environment.get("WANDB_MODE")
+    if mode not in ("online", "offline", "disabled"):
+        mode = "online" if has_key() else "disabled"
+    if mode == "online":
+        require_safe_address()
+    return mode
 
 
 def has_key() -> bool:
     """Whether the environment or ~/.netrc holds a W&B key; the key itself is not read."""
     if environment.is_set(KEY):
         return True
+    path = environment.path("NETRC", "~/.netrc")
     try:
-        hosts = netrc.netrc(str(environment.path("NETRC", "~/.netrc")))
-    except (OSError, netrc.NetrcParseError):
+        require_regular(path)
+        hosts = netrc.netrc(str(path))
+    except (OSError, ValueError, netrc.NetrcParseError):
         return False
+    _warn_if_shared(path)
     return hosts.authenticators(urlparse(base_url()).hostname or "") is not None
 
 
 def base_url() -> str:
-    """The address of the W&B server."""
-    return environment.get("WANDB_BASE_URL", DEFAULT_URL)
+    """The address of the W&B server, without a password that may stand in it."""
+    return without_password(environment.get(BASE_URL, DEFAULT_URL))
+
+
+def require_safe_address() -> None:
+    """Raise BadInput for a W&B server on another machine that is not reached over https: the key would be readable."""
+    address = base_url()
+    try:
+        parts = urlparse(address)
+        host = parts.hostname or ""
+    except ValueError:
+        parts, host = None, ""
+    if parts is None or not host or parts.scheme not in ("http", "https"):
+        raise BadInput(f"{BASE_URL}: {shortened(address)} is no address; write it as https://HOST")
+    if parts.scheme == "http" and not _is_this_machine(host):
+        raise BadInput(
+            f"{BASE_URL}: {shortened(address)} would send your W&B key over the network for anyone to read; use "
+            "https://, or a server on this machine"
+        )
+
+
+def _is_this_machine(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
+
+
+@cache
+def _warn_if_shared(path: Path) -> None:
+    """Told once."""
+    if path.stat().st_mode & (stat.S_IRGRP | stat.S_IROTH):
+        logger.warning("%s: others on this machine can read the keys in it; run: chmod 600 %s", path, path)

@@ -17,6 +17,8 @@ from tasks.services.tracking.run_path import RunPath, base_url
 from tasks.services.tracking.wandb_client import CLIENT, Client, Session, reason, unavailable
 from ups_models.config.schema import TrackingConfig
 from ups_models.errors import DataError
+from ups_models.reading import read_text
+from ups_models.wording import shown
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +63,9 @@ class WandbStore(CheckpointStore):
             artifact = self._newest_set()
             if artifact is None:
                 return None
-            text = Path(artifact.get_entry(STATUS).download(root=folder, skip_cache=True)).read_text("utf-8")
+            text = read_text(
+                Path(artifact.get_entry(STATUS).download(root=folder, skip_cache=True)), follow_links=False
+            )
         return parse_status(text, Path(self.newest) / STATUS)
 
     def download_set(self, folder: Path) -> str | None:
@@ -74,7 +78,7 @@ class WandbStore(CheckpointStore):
                 if name in NAMES:
                     artifact.get_entry(name).download(root=str(folder), skip_cache=True)
                 else:
-                    logger.warning("%s: %r does not belong in a set and was not downloaded", self.newest, name)
+                    logger.warning("%s: %s does not belong in a set and was not downloaded", self.newest, shown(name))
             return f"{self.name}:{artifact.version}"
 
     def download_files(self, folder: Path) -> list[str]:

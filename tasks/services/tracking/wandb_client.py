@@ -10,9 +10,10 @@ from tasks.services.checkpoints.uploads import UploadFailed
 from tasks.services.run import environment
 from tasks.services.run.paths import RunDir
 from tasks.services.tracking.protocols import ReportPayload, TrackingUnavailable
-from tasks.services.tracking.run_path import RunPath, base_url
+from tasks.services.tracking.run_path import RunPath, base_url, require_safe_address
 from ups_models.config.schema import TrackingConfig
 from ups_models.stages.spec import SPECS
+from ups_models.wording import first_line
 
 PREEMPTED = 143
 PRIVATE = {
@@ -89,6 +90,7 @@ class Client:
 
     def api(self, cfg: TrackingConfig) -> Any:
         """What the server knows of runs and artifacts; no answer is awaited longer than the config says."""
+        require_safe_address()
         try:
             return _wandb().Api(timeout=int(cfg.connect_timeout_s))
         finally:
@@ -96,6 +98,7 @@ class Client:
 
     def init(self, settings: Mapping[str, Any], **run: Any) -> Any:
         """Open a run for writing."""
+        require_safe_address()
         wandb = _wandb()
         try:
             return wandb.init(settings=wandb.Settings(**settings), **run)
@@ -144,7 +147,7 @@ def unavailable(what_failed: str, advice: str = "") -> Iterator[None]:
 
 def reason(error: BaseException) -> str:
     """The first line of an error, or its class."""
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]
+    return first_line(error)
 
 
 def _wandb() -> ModuleType:

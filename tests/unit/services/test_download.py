@@ -107,7 +107,7 @@ def test_a_network_that_does_not_answer_is_no_fault_of_the_config(tmp_path, monk
 def test_a_file_that_cannot_be_written_is_named(server, tmp_path):
     (tmp_path / "data.hdf5.part").mkdir()
 
-    with pytest.raises(StorageError, match=r"data\.hdf5\.part: cannot be written .*; free some space"):
+    with pytest.raises(StorageError, match=r"data\.hdf5\.part: cannot be written .*; remove the folder in its place"):
         fetch(wanted(), tmp_path, UNASKED, retry_after_s=())
 
 

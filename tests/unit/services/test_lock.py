@@ -170,3 +170,66 @@ def test_an_owner_that_has_written_nothing_for_so_long_is_not_waited_for(run):
     wait_until_free(run, patience_s=0)
 
     assert is_owned(run)
+
+
+@pytest.mark.parametrize("link", ["symbolic", "hard"])
+def test_a_lock_that_is_another_file_too_is_refused_and_that_file_is_left_alone(run, tmp_path, link):
+    target = tmp_path / "precious"
+    target.write_text("precious", encoding="utf-8")
+    run.checkpoints.mkdir(parents=True)
+    if link == "hard":
+        os.link(target, run.lock)
+    else:
+        run.lock.symlink_to(target)
+
+    with pytest.raises(BadInput, match=r"\.owner: cannot be the lock of a run: .*; delete it"), owned(run):
+        pass
+
+    assert target.read_text("utf-8") == "precious"
+
+
+def test_a_named_pipe_as_lock_is_refused_at_once(run):
+    run.checkpoints.mkdir(parents=True)
+    os.mkfifo(run.lock)
+
+    with pytest.raises(BadInput, match=r"\.owner: .*is a named pipe"), owned(run):
+        pass
+    with pytest.raises(BadInput, match="is a named pipe"):
+        is_owned(run)
+
+
+@pytest.mark.parametrize("name", ["stage_status.json", "resume/operator.pt"])
+def test_a_link_in_the_place_of_the_status_or_a_saved_state_is_refused(run, tmp_path, name):
+    (tmp_path / "other").write_text("{}", encoding="utf-8")
+    path = run.checkpoint(name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.symlink_to(tmp_path / "other")
+
+    with pytest.raises(BadInput, match="is a symbolic link; put the file itself in its place"), owned(run):
+        pass
+
+
+def test_a_folder_that_is_a_link_is_followed_and_named(run, tmp_path, caplog):
+    caplog.set_level("INFO")
+    (tmp_path / "disk").mkdir()
+    run.root.mkdir()
+    run.checkpoints.symlink_to(tmp_path / "disk")
+
+    with owned(run):
+        pass
+
+    assert (tmp_path / "disk" / ".owner").is_file()
+    assert f"{run.checkpoints} is a link to {tmp_path / 'disk'}" in caplog.messages
+
+
+def test_a_folder_of_checkpoints_that_others_can_write_is_told_once(run, caplog):
+    run.checkpoints.mkdir(parents=True)
+    run.checkpoints.chmod(0o777)
+
+    for _ in range(2):
+        with owned(run):
+            pass
+
+    told = [record.getMessage() for record in caplog.records if "can replace checkpoints" in record.getMessage()]
+    assert len(told) == 1
+    assert f"chmod o-w {run.checkpoints}" in told[0]

@@ -1,8 +1,11 @@
 """What is decided before W&B is asked: which run is meant, and whether there is tracking at all."""
 
+import os
+
 import pytest
 
-from tasks.services.tracking.run_path import RUN_ID, RunPath, has_key, path_of, tracking_mode
+from tasks.services.tracking.run_path import RUN_ID, RunPath, base_url, has_key, path_of, tracking_mode
+from tasks.services.tracking.wandb_client import Client
 from ups_models.config.schema import TrackingConfig
 from ups_models.errors import BadInput
 
@@ -78,3 +81,53 @@ def test_a_new_run_gets_an_id_that_is_valid_and_its_own():
 
     assert first != second
     assert RUN_ID.fullmatch(first.id)
+
+
+@pytest.mark.parametrize(
+    "address", ["http://wandb.example.org", "http://10.0.0.5:8080", "ftp://localhost", "wandb", "http://["]
+)
+def test_a_server_to_which_the_key_would_travel_in_the_clear_is_refused_before_it_does(monkeypatch, address):
+    monkeypatch.setenv("WANDB_API_KEY", "k")
+    monkeypatch.setenv("WANDB_BASE_URL", address)
+
+    with pytest.raises(BadInput, match=r"WANDB_BASE_URL: .*https://"):
+        tracking_mode(CFG)
+    with pytest.raises(BadInput, match="WANDB_BASE_URL"):
+        Client().api(CFG)
+    with pytest.raises(BadInput, match="WANDB_BASE_URL"):
+        Client().init({})
+
+
+@pytest.mark.parametrize(
+    "address", ["https://wandb.example.org", "http://127.0.0.1:8080", "http://localhost", "http://[::1]:1"]
+)
+def test_a_server_over_https_or_on_this_machine_is_used(monkeypatch, address):
+    monkeypatch.setenv("WANDB_API_KEY", "k")
+    monkeypatch.setenv("WANDB_BASE_URL", address)
+
+    assert tracking_mode(CFG) == "online"
+
+
+def test_a_password_in_the_address_is_not_shown(monkeypatch):
+    monkeypatch.setenv("WANDB_BASE_URL", "https://me:secret@wandb.example.org")
+
+    assert base_url() == "https://wandb.example.org"
+
+
+def test_a_netrc_that_others_can_read_is_told_once(tmp_path, caplog):
+    path = tmp_path / "netrc"
+    path.write_text("machine api.wandb.ai login user password secret\n", encoding="utf-8")
+    path.chmod(0o644)
+
+    assert has_key()
+    assert has_key()
+
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{path}: others on this machine can read the keys in it; run: chmod 600 {path}"
+    ]
+
+
+def test_a_netrc_that_is_no_file_holds_no_key(tmp_path):
+    os.mkfifo(tmp_path / "netrc")
+
+    assert not has_key()

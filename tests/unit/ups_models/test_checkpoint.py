@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from ups_models.archives import archive_damage
 from ups_models.errors import ArchitectureMismatch, CheckpointError
 from ups_models.stages.lineage import Lineage
 from ups_models.training.checkpoint import load_network, load_payload, save_network
@@ -178,5 +179,67 @@ def test_a_tensor_that_claims_more_than_the_file_holds_is_refused_by_its_shape(t
     weights = {"weight": torch.zeros(1).expand(10**6, 10**6), "bias": torch.zeros(4)}
     torch.save({"state_dict": weights}, tmp_path / "huge.pt")
 
-    with pytest.raises(CheckpointError, match="Architecture mismatch: weight="):
+    with pytest.raises(CheckpointError, match=r"a tensor of shape \(1000000, 1000000\) claims more than its storage"):
         load_network(tmp_path / "huge.pt", net, stage="operator", arch={})
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_weights_that_are_not_finite_are_refused_by_name(tmp_path, value):
+    net = network()
+    with torch.no_grad():
+        net.bias[3] = value
+    save_network(tmp_path / "nan.pt", net, LINEAGE)
+
+    with pytest.raises(CheckpointError, match=r"nan\.pt: state_dict\.bias holds NaN or infinity"):
+        load_network(tmp_path / "nan.pt", network(), stage="operator", arch=ARCH)
+
+
+def with_table(path, change):
+    """Put another table of tensors into an archive, with checksums that agree."""
+    with zipfile.ZipFile(path) as archive:
+        entries = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in entries.items():
+            archive.writestr(name, change(content) if name.endswith("data.pkl") else content)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda table: table[:-20], "not enough data"),
+        (lambda table: b"\x80\x02(((((", "pickle"),
+        (lambda table: b"\x80\x02]q\x00" + b"]" * 5 + b"a" * 5 + b"s.", ""),
+        (lambda table: table.replace(b"K\x80t", b"K\x90t", 1), "claims 144 numbers, which the archive does not hold"),
+        (lambda table: table.replace(b"K K\x04\x86", b"K K\x08\x86", 1), "claims more than its storage"),
+        (
+            lambda table: b"\x80\x02cbuiltins\nbytearray\n\x8a\x05\x00\x00\x00\x00\x02\x85R.",
+            "names 'builtins bytearray'",
+        ),
+        (lambda table: b"\x80\x04\x96" + b"\xff" * 8, "bytearray8 byte count"),
+    ],
+)
+def test_a_made_up_table_in_a_sound_archive_is_refused_in_one_line(saved, change, said):
+    path, _, _ = saved
+    with_table(path, change)
+
+    with pytest.raises(CheckpointError, match=rf"operator_ema\.pt: .*({said})") as caught:
+        load_payload(path)
+
+    assert "\n" not in str(caught.value)
+    assert archive_damage(path) is not None, "the planner would take it for a whole saved state"
+
+
+def test_another_entry_in_the_archive_is_no_damage(saved):
+    path, net, _ = saved
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("archive/later.json", "{}")
+
+    assert torch.equal(load_payload(path)["state_dict"]["weight"], net.weight)
+
+
+@pytest.mark.parametrize("part", ["step", "arch", "stage", "optimiser", "exactness"])
+def test_a_part_of_another_type_is_refused(tmp_path, part):
+    torch.save({"state_dict": network().state_dict(), part: [1]}, tmp_path / "odd.pt")
+
+    with pytest.raises(CheckpointError, match=rf"odd\.pt: was not written by this program: its '{part}'"):
+        load_payload(tmp_path / "odd.pt")

@@ -1,5 +1,6 @@
 """Data of our own: what is written, and which requests are refused."""
 
+import errno
 import math
 
 import h5py
@@ -11,7 +12,8 @@ from torch.testing import assert_close
 from ups_models.data import chunks
 from ups_models.data.generate import generate
 from ups_models.data.layouts.pdebench import load_trajectories
-from ups_models.errors import DataError
+from ups_models.data.sizes import cost_of, require_room
+from ups_models.errors import DataError, StorageError
 from ups_models.problems.initial import random_waves
 from ups_models.problems.registry import PROBLEMS
 from ups_models.problems.solving import SolverFailed
@@ -130,3 +132,42 @@ def test_generation_refuses_a_grid_that_does_not_resolve_the_shock_and_leaves_no
 def test_an_impossible_request_is_refused(tmp_path, family, wrong, message):
     with pytest.raises(DataError, match=rf"a\.hdf5: .*{message}"):
         generate(family, tmp_path / "a.hdf5", **({"n": 2, "seed": 0, "parameter": 0.1, "nx": 16} | wrong))
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(errno.ENOSPC, "full"), r"a\.hdf5: could not be written \(No space left on device\).*free some space"),
+        (OSError("write failed: errno = 5, ..."), r"a\.hdf5: .*\(Input/output error\).*the disk may be failing"),
+        (OSError(errno.EMFILE, "many"), r"a\.hdf5: .*raise the limit of open files"),
+        (RuntimeError("unable to extend file, errno = 27, ..."), r"a\.hdf5: .*\(File too large\)"),
+        (MemoryError(), r"a\.hdf5: the memory that is free is not enough"),
+    ],
+)
+def test_what_the_system_refuses_names_the_file_and_what_to_do_and_leaves_nothing(tmp_path, error, said):
+    def fail(_done):
+        raise error
+
+    with pytest.raises(StorageError, match=said):
+        generate("advection1d", tmp_path / "a.hdf5", n=2, seed=0, parameter=0.5, nx=16, nt=3, on_progress=fail)
+
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_cannot_fit_the_disk_or_the_memory_is_refused_before_it_starts(tmp_path):
+    with pytest.raises(DataError, match=r"a\.hdf5: needs 4.2e\+04 GB, and the disk has .* GB free"):
+        generate("burgers1d", tmp_path / "a.hdf5", n=10**9, parameter=0.01, seed=0, nx=256)
+    with pytest.raises(DataError, match=r"a\.hdf5: one sample needs .* GB of memory"):
+        generate("burgers1d", tmp_path / "a.hdf5", n=1, parameter=1e-12, seed=0, nx=256)
+
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_will_take_hours_is_said_before_it_starts(tmp_path, caplog):
+    require_room(tmp_path / "a.hdf5", cost_of(PROBLEMS["burgers1d"], n=100, nx=64, points=512, nt=9, t_end=1.0))
+    assert caplog.messages == []
+
+    require_room(tmp_path / "a.hdf5", cost_of(PROBLEMS["burgers1d"], n=10_000, nx=64, points=4096, nt=9, t_end=2.0))
+
+    assert len(caplog.messages) == 1
+    assert "this will take about 0.023 GB and 7.6 h on one core" in caplog.messages[0]

@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,10 @@ from torch import Tensor
 
 from ups_models.data.chunks import chunks
 from ups_models.data.fields import SteadyFields, Trajectories
+from ups_models.data.layouts.hdf5 import names_in, open_hdf5, require_memory, require_own_data
 from ups_models.errors import DataError
 from ups_models.problems.registry import DARCY, EVOLVING, Problem
+from ups_models.wording import shortened, shown
 
 TRAJECTORY_RANKS = {"tensor": 3, "x-coordinate": 1, "t-coordinate": 1}
 STEADY_RANKS = {"nu": 3, "tensor": 4, "x-coordinate": 1, "y-coordinate": 1}
@@ -103,8 +106,10 @@ class PDEBenchFile:
             )
         if dataset.dtype.kind != "f":
             raise DataError(
-                f"{self.path}: dataset '{name}' has type {dataset.dtype}, expected float32. Convert it to float32"
+                f"{self.path}: dataset '{name}' has type {shortened(dataset.dtype)}, expected float32. Convert it to "
+                "float32"
             )
+        require_own_data(self.path, name, dataset)
         return dataset
 
     def parameter(self) -> float:
@@ -119,9 +124,9 @@ class PDEBenchFile:
                 )
             return value
         values = np.asarray(self.file.attrs[name])
-        if values.size != 1 or values.dtype.kind not in "fiu":
+        if values.size != 1 or values.dtype.kind not in "fiu" or not np.isfinite(values).all():
             raise DataError(
-                f"{self.path}: attribute '{name}' is {self.file.attrs[name]!r}, expected one number. Set it again"
+                f"{self.path}: attribute '{name}' is {shown(self.file.attrs[name])}, expected one number. Set it again"
             )
         return float(values.reshape(-1)[0])
 
@@ -149,7 +154,7 @@ class PDEBenchFile:
                 f"{self.path}: dataset '{name}' has {dataset.shape[0]} values for {size} in 'tensor'. "
                 f"Generate the file again"
             )
-        values = np.asarray(dataset[:size].astype(np.float32))
+        values = _float32(dataset[:size])
         if not _is_uniform(values):
             raise DataError(
                 f"{self.path}: dataset '{name}' is not uniform and increasing. Interpolate the file to a uniform grid"
@@ -159,9 +164,11 @@ class PDEBenchFile:
     def read_rows(self, name: str, n: int, inner: tuple[slice, ...]) -> Tensor:
         """The first n rows of a dataset, thinned out by `inner`, as float32; read in chunks, never as a whole."""
         dataset, pieces = self.dataset(name), []
-        for rows in chunks(n, dataset[0].nbytes):
+        kept = [len(range(*part.indices(size))) for part, size in zip(inner, dataset.shape[1:], strict=True)]
+        require_memory(self.path, name, 4 * n * prod(kept))
+        for rows in chunks(n, bytes_of_row(dataset)):
             # HDF5 thins out the leading dimension fast and the last one slowly: that one is left to numpy
-            values = dataset[(slice(rows.start, rows.stop), *inner[:-1])][..., inner[-1]].astype(np.float32)
+            values = _float32(dataset[(slice(rows.start, rows.stop), *inner[:-1])][..., inner[-1]])
             is_bad = ~np.isfinite(values).reshape(len(values), -1).all(axis=1)
             if is_bad.any():
                 first = rows.start + int(is_bad.argmax())
@@ -177,22 +184,19 @@ class PDEBenchFile:
 def open_file(path: Path, wanted: Problem | None = None) -> Iterator[PDEBenchFile]:
     """Open for reading, and be sure of the problem; whatever HDF5 cannot read becomes a DataError."""
     path = Path(path)
-    if not path.is_file():
-        raise DataError(f"{path}: no such file. Create it with: ups data generate, or download it from PDEBench")
-    if not h5py.is_hdf5(path):
-        raise DataError(f"{path}: not an HDF5 file. Give a file in the PDEBench layout, or run: ups data generate")
-    try:
-        with h5py.File(path, "r") as file:
-            found = _problem_in(file, path)
-            if wanted is not None and found != wanted:
-                raise DataError(
-                    f"{path}: its datasets {sorted(file)} are those of {found.name}, not {wanted.name}. "
-                    f"Give a {wanted.name} file"
-                )
-            yield PDEBenchFile(path, file, found)
-    except OSError as error:
-        reason = " ".join(str(error).split())
-        raise DataError(f"{path}: truncated or damaged HDF5 file ({reason}). Download or generate it again") from error
+    with open_hdf5(path) as file:
+        found = _problem_in(file, path)
+        if wanted is not None and found != wanted:
+            raise DataError(
+                f"{path}: its datasets {names_in(file)} are those of {found.name}, not {wanted.name}. "
+                f"Give a {wanted.name} file"
+            )
+        yield PDEBenchFile(path, file, found)
+
+
+def bytes_of_row(dataset: h5py.Dataset) -> int:
+    """The size of one row, before it is read."""
+    return int(dataset.dtype.itemsize * prod(dataset.shape[1:]))
 
 
 def _problem_in(file: h5py.File, path: Path) -> Problem:
@@ -214,13 +218,19 @@ def _problem_in(file: h5py.File, path: Path) -> Problem:
 
 def _missing(path: Path, file: h5py.File, name: str) -> DataError:
     return DataError(
-        f"{path}: dataset '{name}' is missing, the file has {sorted(file)}. Use a file in PDEBench's layout"
+        f"{path}: dataset '{name}' is missing, the file has {names_in(file)}. Use a file in PDEBench's layout"
     )
 
 
 def _parameter_in_name(path: Path, problem: Problem) -> float | None:
     match = re.search(rf"{problem.parameter}(\d+(?:\.\d+)?(?:[eE][-+]?\d+)?)", path.stem)
     return float(match.group(1)) if match else None
+
+
+def _float32(values: Array) -> Array:
+    """What is too large for a float32 becomes infinite, which is refused where it is read."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return np.asarray(values.astype(np.float32))
 
 
 def _is_uniform(values: Array) -> bool:

@@ -12,6 +12,8 @@ from typing import Self
 from tasks.services.rental.provider import Instance, MachineSpec, Offer, ProviderError
 from tasks.services.run import environment
 from ups_models.files import write_text
+from ups_models.reading import parse_json, read_text
+from ups_models.wording import first_line
 
 MARK = "UPS_LOCAL_INSTANCE"
 KEPT = ("PATH", "LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH")
@@ -64,8 +66,13 @@ class LocalProvider:
         folder = self.root / str(instance_id)
         if not self._processes(folder):
             return None
-        record = json.loads((folder / "instance.json").read_text("utf-8"))
-        return Instance(instance_id, 1, str(record["label"]), "running", "", False, 0.0)
+        try:
+            label = str(parse_json(read_text(folder / "instance.json", follow_links=False))["label"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ProviderError(
+                f"{folder / 'instance.json'}: holds no label ({first_line(error)}); destroy it"
+            ) from None
+        return Instance(instance_id, 1, label, "running", "", False, 0.0)
 
     def list_instances(self, prefix: str) -> list[Instance]:
         """Those that run."""

@@ -1,0 +1,1 @@
+"""What the files, servers and people around a run may do to it, tried."""
