@@ -84,9 +84,9 @@ class Campaign:
             path = job.run.checkpoint(rng.choice(SPECS[stage].files))
             whole = path.read_bytes()
             flip_bit(path, rng)
-            actions = {decision.stage: decision.action for decision in plan_of(job).stages}
+            decision = plan_of(job).decision(stage)
             self.counts.finished_flips += 1
-            if actions[stage] == "train":
+            if decision.action == "train" or (decision.warn and path.name in decision.reason):
                 self.counts.finished_flips_noticed += 1
             else:
                 self.counts.trouble.append(f"a flipped bit in {path.name} was not noticed")
