@@ -11,6 +11,7 @@ from typing import Protocol
 from tasks.services.data.datasets import require_named_files
 from tasks.services.run.attempts import ChainRun, recorded
 from tasks.services.run.config_file import is_kept, require_own_folder, write_config
+from tasks.services.run.history import History
 from tasks.services.run.lock import OwnedRun, owned
 from tasks.services.run.signals import redeliver_lost_signals
 from tasks.services.run.status import StatusStore
@@ -130,6 +131,7 @@ def run_job(
         plan = decide(job, snapshot)
         require_named_files(job.cfg, run, SPECS if job.source is not None else plan.needs_data)
         announce(plan)
+        History(run).tell_strange(snapshot.status)
         _record_request(plan, run, snapshot, chain)
         with tracked(job.cfg, run, target, loggers) as tracker:
             return run_pipeline(plan, steps(job.cfg, run, tracker))

@@ -1,6 +1,8 @@
 """Files that are whole or absent: the only writer of checkpoints, status and reports."""
 
 import hashlib
+import itertools
+import logging
 import os
 import tempfile
 from collections.abc import Callable, Iterator
@@ -10,9 +12,11 @@ from pathlib import Path
 from typing import BinaryIO
 
 from ups_models.errors import StorageError
-from ups_models.reading import Unreadable, open_file, remedy
+from ups_models.reading import Unreadable, open_file, remedy, require_regular
 
-TEMPORARY_SUFFIX = ".tmp~"
+logger = logging.getLogger(__name__)
+
+TEMPORARY_SUFFIX, DAMAGED_SUFFIX = ".tmp~", ".damaged"
 
 CrashHook = Callable[[str, Path], None]
 _crash_hook: CrashHook | None = None
@@ -157,6 +161,19 @@ def _crash_point(name: str, path: Path) -> None:
 def _ends_with_newline(file: BinaryIO) -> bool:
     file.seek(-1, os.SEEK_END)
     return file.read(1) == b"\n"
+
+
+def set_aside(path: Path) -> None:
+    """Make way where a file of ours is to be: a folder, a pipe or a link in its place is moved aside, and told."""
+    try:
+        require_regular(path, follow_links=False)
+    except FileNotFoundError:
+        return
+    except Unreadable as error:
+        names = (f"{path.name}{DAMAGED_SUFFIX}{number or ''}" for number in itertools.count())
+        aside = next(one for name in names if not os.path.lexists(one := path.with_name(name)))
+        logger.warning("%s; moved to %s, and begun anew", error, aside.name)
+        path.rename(aside)
 
 
 def remove_stale_temporaries(*directories: Path) -> list[Path]:

@@ -5,7 +5,9 @@ from pathlib import Path
 
 from flows.cli.arguments import add_path
 from flows.cli.views.console import echo
+from tasks.services.run.history import History
 from tasks.services.run.paths import RunDir
+from tasks.services.run.status import read_status
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -17,5 +19,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Render it, and print its path."""
     from tasks.services.stages.reporting import write_report
 
-    echo(f"Report: {write_report(RunDir.of(arguments.run_dir, Path('checkpoints')))}")
+    run = RunDir.of(arguments.run_dir, Path("checkpoints"))
+    History(run).tell_strange(read_status(run.status))
+    echo(f"Report: {write_report(run)}")
     return 0

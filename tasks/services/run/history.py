@@ -46,18 +46,29 @@ class History:
 
     def digest(self, stage: str) -> str:
         """The sha256 of a stage's rows."""
-        rows = self.read().get(stage, [])
-        return hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()
+        return _digest(self.read().get(stage, []))
 
     def of_these_weights(self, status: Status) -> dict[str, list[Row]]:
-        """The rows, without those of a completed stage that are not the ones it was completed with."""
+        """The rows, without those of the completed stages that are `strange`."""
+        strange = self.strange(status)
+        return {stage: rows for stage, rows in self.read().items() if stage not in strange}
+
+    def strange(self, status: Status) -> tuple[str, ...]:
+        """The completed stages of which the file holds other rows than they were completed with."""
         by_stage = self.read()
-        for stage in [*by_stage]:
-            known = status.stage(stage).history
-            if known is not None and known != self.digest(stage):
-                logger.warning("%s: its rows of %s are not those of these weights, and are left out", self.path, stage)
-                del by_stage[stage]
-        return by_stage
+        known = {name: record.history for name, record in status.stages.items() if record.status == "completed"}
+        return tuple(name for name, rows in known.items() if rows not in (None, _digest(by_stage.get(name, []))))
+
+    def tell_strange(self, status: Status) -> None:
+        """Warn of the stages that are `strange`."""
+        if strange := self.strange(status):
+            logger.warning(
+                "%s: does not hold what was measured in %s: reports leave it out", self.path, ", ".join(strange)
+            )
+
+
+def _digest(rows: list[Row]) -> str:
+    return hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()
 
 
 def _is_row(row: Row) -> bool:

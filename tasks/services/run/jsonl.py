@@ -6,12 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ups_models.files import append_line
-from ups_models.reading import Unparsable, Unreadable, parse_json, read_lines, require_regular
+from ups_models.files import append_line, set_aside
+from ups_models.reading import Unparsable, Unreadable, parse_json, read_lines
 
 logger = logging.getLogger(__name__)
-
-DAMAGED_SUFFIX = ".damaged"
 
 
 def append(path: Path, entry: Mapping[str, Any], *, flush: bool = False) -> None:
@@ -19,7 +17,7 @@ def append(path: Path, entry: Mapping[str, Any], *, flush: bool = False) -> None
 
     What is no regular file and stands in its place, such as a link to somebody else's, is moved aside and told.
     """
-    _make_way(path)
+    set_aside(path)
     append_line(path, json.dumps(entry), flush=flush)
 
 
@@ -53,14 +51,3 @@ def _parsed(line: bytes) -> dict[str, Any] | None:
     except Unparsable:
         return None
     return entry if isinstance(entry, dict) else None
-
-
-def _make_way(path: Path) -> None:
-    try:
-        require_regular(path, follow_links=False)
-    except FileNotFoundError:
-        return
-    except Unreadable as error:
-        aside = path.with_name(path.name + DAMAGED_SUFFIX)
-        logger.warning("%s; moved to %s, and begun anew", error, aside.name)
-        path.rename(aside)

@@ -18,7 +18,7 @@ from typing import BinaryIO
 from tasks.services.run.clock import PROCESS_STARTED_AT
 from tasks.services.run.paths import RunDir
 from ups_models.errors import BadInput, RunLost
-from ups_models.files import remove_stale_temporaries
+from ups_models.files import remove_stale_temporaries, set_aside
 from ups_models.reading import Unreadable, open_handle, parse_json, read_text
 from ups_models.wording import shortened
 
@@ -191,7 +191,9 @@ def _refuse_links(run: RunDir) -> None:
 
 
 def _clean(run: RunDir) -> None:
-    """Remove what killed processes left behind."""
+    """Remove what killed processes left behind, and what stands where saved states are to be and is none."""
+    for path in sorted((run.checkpoints / "resume").glob("*.pt")):
+        set_aside(path)
     shutil.rmtree(run.staging, ignore_errors=True)
     for path in remove_stale_temporaries(run.checkpoints, run.checkpoints / "resume", run.reports, run.data):
         logger.info("removed %s, left behind by a process that was killed", path)

@@ -174,11 +174,14 @@ class _Run:
         return Aim(name, point, self.rng.random() * 2e-3)
 
     def _maybe_flip(self) -> None:
-        """Damage one bit of a completed checkpoint; it and the stages that depend on it must then run again."""
+        """Damage one bit of a completed checkpoint; it and the stages that depend on it must then run again.
+
+        Raw weights are not made again, as nothing needs them: a flip in those is tried in a finished run.
+        """
         if not self.completed or self.rng.random() >= FLIP_SHARE:
             return
         stage = self.rng.choice(sorted(self.completed))
-        path = self.run.checkpoint(self.rng.choice(SPECS[stage].files))
+        path = self.run.checkpoint(SPECS[stage].checkpoint)
         flip_bit(path, self.rng)
         self.processes.append(f"a bit of {path.name} flipped")
         self.counts.flips += 1

@@ -21,6 +21,8 @@ class Workload:
     save_every_steps: int
     epochs: int
     steps_per_epoch: tuple[int, int, int, int]
+    more: tuple[str, ...] = ()
+    """Further overrides."""
 
     @property
     def settings(self) -> tuple[str, ...]:
@@ -33,6 +35,7 @@ class Workload:
                 f"stages.{stage}.steps_per_epoch={steps}"
                 for stage, steps in zip(stages, self.steps_per_epoch, strict=True)
             ),
+            *self.more,
         )
 
     def request(self, directory: Path) -> TrainRequest:

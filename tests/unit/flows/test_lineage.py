@@ -283,7 +283,16 @@ def test_a_loss_history_of_another_run_is_left_out_of_the_report(run, other_run,
 
     train(auto_resume=True)
 
-    assert "metrics.jsonl: its rows of operator are not those of these weights, and are left out" in caplog.text
+    assert "metrics.jsonl: does not hold what was measured in operator, diff_residual" in caplog.text
+    assert History(run).of_these_weights(read_status(run.status)) == {}
+
+
+def test_a_loss_history_that_is_lost_is_told_and_costs_itself(run, train, caplog):
+    run.history.unlink()
+
+    train(auto_resume=True)
+
+    assert "metrics.jsonl: does not hold what was measured in operator" in caplog.text
 
 
 def test_a_config_of_another_run_is_written_again(run, other_run, train):

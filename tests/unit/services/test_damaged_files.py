@@ -11,6 +11,7 @@ from tasks.services.data.digests import digest_in
 from tasks.services.rental.journal import Journal
 from tasks.services.run.attempts import ChainRun, recorded
 from tasks.services.run.history import History
+from tasks.services.run.lock import owned
 from tasks.services.run.paths import RunDir
 from tasks.services.run.status import Status, text_of
 from tasks.services.tracking.restoring import check
@@ -55,6 +56,20 @@ def test_a_history_that_is_no_file_is_moved_aside_and_begun_anew(here, tmp_path,
     assert other.read_text("utf-8") == "mine\n"
     assert all(str(here.history) in message for message in caplog.messages)
     assert "moved to metrics.jsonl.damaged, and begun anew" in caplog.text
+
+
+@pytest.mark.parametrize("state", ["operator.pt", "operator.previous.pt"])
+@pytest.mark.parametrize("kind", ["pipe", "folder"])
+def test_what_stands_in_the_place_of_a_saved_state_is_moved_aside(here, caplog, kind, state):
+    path = here.checkpoints / "resume" / state
+    path.parent.mkdir(parents=True)
+    for _ in range(2):
+        {"pipe": os.mkfifo, "folder": os.mkdir}[kind](path)
+        with owned(here):
+            assert not path.exists()
+
+    assert sorted(item.name for item in path.parent.iterdir()) == [f"{state}.damaged", f"{state}.damaged1"]
+    assert f"{path}: is a" in caplog.text
 
 
 def test_damaged_attempts_do_not_stop_the_next_one(tmp_path, own):
