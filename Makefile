@@ -126,7 +126,7 @@ chaos-vast: $(STAMP) ## Launch on the emulated Vast.ai under each of its faults,
 
 .PHONY: chaos-mutations
 chaos-mutations: $(STAMP) ## Switch off each protection in turn; the harness must notice every time
-	@PYTHONPATH=tests $(VPY) -m harness.chaos --mutations $(ARGS)
+	@PYTHONPATH=tests $(VPY) -m harness.mutations $(ARGS)
 
 .PHONY: constraints
 constraints: ## Resolve every dependency anew and write constraints.txt

@@ -15,7 +15,6 @@ from harness.chaos.campaign import Campaign
 from harness.chaos.counts import Counts, table
 from harness.chaos.enumeration import enumerate_crash_points
 from harness.chaos.faulted_run import Setting
-from harness.chaos.mutations import MUTATIONS
 from harness.chaos.uploads import kill_during_uploads
 from harness.chaos.worker import work_pool
 
@@ -31,16 +30,12 @@ def main() -> int:
     parser.add_argument("--pairs", type=int, default=2, help="pairs of processes to start at the same moment")
     parser.add_argument("--enumerate-every", type=int, default=0, help="try every n-th crash point; 0: none")
     parser.add_argument("--uploads", type=int, default=0, help="tracked runs to kill while they upload to W&B")
-    parser.add_argument("--mutations", action="store_true", help="switch off each protection in turn instead")
-    parser.add_argument("--only", choices=list(MUTATIONS), help="of the protections, this one alone")
     parser.add_argument("--replay", type=int, help="the number of one run to repeat")
     parser.add_argument("--seed", type=int, default=0, help="seed of the kills")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="chaos-") as directory:
         scratch = Path(directory)
         isolate(scratch)
-        if arguments.mutations:
-            return mutations(scratch, arguments.seed, arguments.only)
         with temporary_server():
             return campaign(scratch, arguments)
 
@@ -67,28 +62,6 @@ def campaign(scratch: Path, arguments: argparse.Namespace) -> int:
     if harness.counts.trouble:
         tell(harness.counts, arguments, log)
     return 1 if harness.counts.trouble else 0
-
-
-def mutations(scratch: Path, seed: int, only: str | None) -> int:
-    """One campaign for each protection that is switched off; every one must end red."""
-    chosen = {name: prepare for name, prepare in MUTATIONS.items() if only in (None, name)}
-    green = []
-    for number, (name, prepare) in enumerate(chosen.items()):
-        directory = scratch / f"mutation{number}"
-        directory.mkdir()
-        harness = Campaign(Setting(directory, seed, prepare=prepare))
-        harness.undisturbed()
-        harness.pairs(1)
-        kills = 0
-        while not harness.counts.trouble and kills < 64:
-            harness.kill(kills + 8, first=harness.counts.runs)
-            kills += 8
-        red = bool(harness.counts.trouble)
-        echo(f"{name:<26} {'red' if red else 'GREEN'}   {harness.counts.trouble[0] if red else 'nothing was noticed'}")
-        if not red:
-            green.append(name)
-    echo(f"{len(chosen) - len(green)} of {len(chosen)} mutations noticed")
-    return 1 if green else 0
 
 
 def tell(counts: Counts, arguments: argparse.Namespace, log: Path) -> None:

@@ -66,8 +66,7 @@ def violations(run: RunDir, *, finished: bool, excused: Collection[str] = ()) ->
     except UPSError as error:
         return [f"status: {error}"]
     found = _damaged(run, status, excused) + _stray(run, finished=finished)
-    if run.lock.exists() and is_owned(run):
-        found.append(f"{run.lock} is still locked")
+    found += _locked(run)
     if finished:
         found += [
             f"{name} is {status.stage(name).status}" for name in SPECS if status.stage(name).status != "completed"
@@ -123,6 +122,13 @@ def _unreadable(path: Path) -> list[str]:
     except UPSError as error:
         return [str(error)]
     return []
+
+
+def _locked(run: RunDir) -> list[str]:
+    try:
+        return [f"{run.lock} is still locked"] if run.lock.exists() and is_owned(run) else []
+    except UPSError as error:
+        return [str(error)]
 
 
 def _stray(run: RunDir, *, finished: bool) -> list[str]:

@@ -15,25 +15,30 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
+from fnmatch import fnmatch
 from functools import partial
 from pathlib import Path
 
 from harness.chaos.checks import differences, outcome, violations
 from harness.chaos.processes import Forked, finish
 from harness.chaos.workload import BRIEF, Workload, run_plainly
-from tasks.services.run.paths import HISTORY, RunDir
+from tasks.services.run.paths import CONFIG, HISTORY, LOCK, STATUS, RunDir
 from ups_models.files import DAMAGED_SUFFIX
 from ups_models.stages.spec import SPECS
 
 LIMIT_S = 60
 HALF_WAY = "diff_residual.pt"
 REFUSALS = (1, 2)
+COST_THEMSELVES = (HISTORY, CONFIG)
+NEVER_FOLLOWED = (STATUS, LOCK, HISTORY, CONFIG)
 RAW = frozenset(file for spec in SPECS.values() for file in spec.files if file != spec.checkpoint)
 """Weights without averaging, which nothing needs: where one is lost, that is told and nothing is trained again."""
 SAVES_BEFORE = 2
 """The half-way run dies at this save of its second stage: it has a saved state and the one before it."""
 
 Damage = Callable[[Path], None]
+Prepare = Callable[[], None] | None
+"""What the process does before the run: switches a protection off."""
 
 
 def cut(path: Path) -> None:
@@ -51,6 +56,14 @@ def flip(path: Path) -> None:
     content = bytearray(path.read_bytes())
     if content:
         content[len(content) // 2] ^= 0x10
+    path.write_bytes(bytes(content))
+
+
+def flips(path: Path) -> None:
+    """A bit in each of sixteen places of its second half: what lies there is still read, and is wrong."""
+    content = bytearray(path.read_bytes())
+    for place in range(len(content) // 2, len(content), max(1, len(content) // 32)):
+        content[place] ^= 0x10
     path.write_bytes(bytes(content))
 
 
@@ -94,7 +107,7 @@ def device(path: Path) -> None:
     path.symlink_to("/dev/zero")
 
 
-DAMAGES: tuple[Damage, ...] = (cut, empty, flip, text, zeros, missing, folder, pipe, link, device)
+DAMAGES: tuple[Damage, ...] = (cut, empty, flip, flips, text, zeros, missing, folder, pipe, link, device)
 
 
 @dataclass(frozen=True)
@@ -151,19 +164,27 @@ def cases(sources: tuple[Path, ...], every: int) -> Iterator[Case]:
     return iter(every_case[::every])
 
 
-def judge(scratch: Path, reference: dict[str, str], numbered: tuple[int, Case]) -> Verdict:
+def judge(scratch: Path, reference: dict[str, str], prepare: Prepare, numbered: tuple[int, Case]) -> Verdict:
     """Copy the run, damage the file, and start the same command again."""
     number, case = numbered
     root, log = scratch / f"case{number}", scratch / f"case{number}.log"
     shutil.copytree(case.source, root)
+    content = (root / case.name).read_bytes()
     case.damage(root / case.name)
+    link_ = (root / case.name).resolve() if case.damage is link else None
     began = time.monotonic()
-    code = finish(Forked(BRIEF, root, log))
+    code = finish(Forked(BRIEF, root, log, prepare=prepare))
     verdict, said = Verdict(case), log.read_text("utf-8", "replace")
     if time.monotonic() - began > LIMIT_S:
         verdict.wrong.append(f"took longer than {LIMIT_S} s")
     if "Traceback" in said:
         verdict.wrong.append("printed a traceback")
+    if link_ is not None and Path(case.name).name in NEVER_FOLLOWED and link_.read_bytes() != content:
+        verdict.wrong.append("wrote through a link into a file that lies elsewhere")
+    if code == 0 and case.name.endswith(STATUS):
+        verdict.wrong.append("went on without the record of which stages ran")
+    if code != 0 and Path(case.name).name in COST_THEMSELVES:
+        verdict.wrong.append(f"exit code {code}, for a file that the run can do without")
     if code == 0:
         verdict.went_on = True
         verdict.wrong += _differences(root, reference, Path(case.name), said)
@@ -185,12 +206,13 @@ def _differences(root: Path, reference: dict[str, str], name: Path, said: str) -
     return wrong + [f"{found} differs from the undisturbed run" for found in changed]
 
 
-def damage_all(scratch: Path, every: int, jobs: int) -> list[Verdict]:
-    """All cases, side by side."""
+def damage_all(scratch: Path, every: int = 1, jobs: int = 2, only: str = "*", prepare: Prepare = None) -> list[Verdict]:
+    """All cases that are named like `only`, side by side."""
     sources = runs(scratch)
     reference = outcome(RunDir.of(sources[0], Path("checkpoints")))
+    work = enumerate(case for case in cases(sources, every) if fnmatch(str(case), only))
     with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("fork")) as pool:
-        return list(pool.map(partial(judge, scratch, reference), enumerate(cases(sources, every))))
+        return list(pool.map(partial(judge, scratch, reference, prepare), work))
 
 
 def main(arguments: list[str]) -> int:
@@ -198,9 +220,10 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="harness.trust.damage", description=__doc__)
     parser.add_argument("--every", type=int, default=1, help="try every n-th case (default: all)")
     parser.add_argument("--jobs", type=int, default=2, help="runs that live side by side")
+    parser.add_argument("--only", default="*", help='cases that are named like this: "half-way*: cut"')
     given = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory(prefix="damage-") as directory:
-        found = damage_all(Path(directory), given.every, given.jobs)
+        found = damage_all(Path(directory), given.every, given.jobs, given.only)
     for verdict in found:
         for text_ in verdict.wrong:
             print(f"  {verdict.case}: {text_}")

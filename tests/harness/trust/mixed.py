@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
+from fnmatch import fnmatch
 from functools import partial
 from pathlib import Path
 
@@ -22,20 +23,20 @@ from flows.cli.main import main as ups
 from harness.chaos.checks import differences, outcome, violations
 from harness.chaos.processes import Forked, finish
 from harness.chaos.workload import BRIEF, Workload
-from harness.trust.damage import RAW, REFUSALS, runs
+from harness.trust.damage import RAW, REFUSALS, Prepare, runs
 from tasks.services.run.paths import HISTORY, RunDir
 from ups_models.files import DAMAGED_SUFFIX, digest_of
 from ups_models.stages.lineage import read_lineage
 from ups_models.stages.spec import SPECS
 
-SETTINGS_ONLY = "another learning rate"
+SETTINGS_ONLY, THROWS_AWAY = "another learning rate", "all checkpoints and the status"
 OTHERS: dict[str, tuple[str, ...]] = {
     "another seed": ("seed=1",),
     "another split": ("data.val=5", "steady_data.val=5"),
     SETTINGS_ONLY: tuple(f"stages.{name}.lr=0.0005" for name in SPECS),
 }
 GROUPS: dict[str, tuple[str, ...]] = {
-    "all checkpoints and the status": ("checkpoints",),
+    THROWS_AWAY: ("checkpoints",),
     "all checkpoints, not the status": tuple(f"checkpoints/{file}" for spec in SPECS.values() for file in spec.files),
     "status and operator": ("checkpoints/stage_status.json", "checkpoints/operator.pt", "checkpoints/operator_ema.pt"),
     "all reports": ("reports",),
@@ -100,6 +101,7 @@ def _parts(other: Path) -> Iterator[tuple[str, tuple[str, ...]]]:
 def judge(
     scratch: Path,
     references: Mapping[str, dict[str, str]],
+    prepare: Prepare,
     numbered: tuple[int, Case],
 ) -> Verdict:
     """Put the parts in, start the same command again, and look at what it ends with."""
@@ -108,7 +110,7 @@ def judge(
     shutil.copytree(case.here, root)
     for part in case.parts:
         _put(case.other / part, root / part)
-    code = finish(Forked(BRIEF, root, log))
+    code = finish(Forked(BRIEF, root, log, prepare=prepare))
     verdict, said = Verdict(case), log.read_text("utf-8", "replace")
     if "Traceback" in said:
         verdict.wrong.append("printed a traceback")
@@ -116,6 +118,8 @@ def judge(
         verdict.ended = ENDS[0]
         if str(root) not in said:
             verdict.wrong.append(f"what was said names no file: {said[-300:]}")
+    elif code == 0 and case.label == THROWS_AWAY and case.difference != SETTINGS_ONLY:
+        verdict.wrong.append("threw completed work away, and nobody had asked for that")
     elif code == 0:
         _judge_end(verdict, RunDir.of(root, Path("checkpoints")), references, said)
     else:
@@ -135,7 +139,7 @@ def _judge_end(verdict: Verdict, run: RunDir, references: Mapping[str, dict[str,
     theirs = [name for name in differences(references[case.difference], found) if name not in lost]
     if not mine:
         verdict.ended = ENDS[1]
-    elif not theirs and ("settings" in said or "other" in said):
+    elif not theirs and case.difference == SETTINGS_ONLY and "settings" in said:
         verdict.ended = ENDS[2]
     elif case.difference == SETTINGS_ONLY and "settings" in said and _descends(run):
         verdict.ended = ENDS[3]
@@ -178,19 +182,28 @@ def evaluations(mine: Path, other: Path, difference: str) -> list[str]:
     return wrong
 
 
-def mix_all(scratch: Path, every: int, jobs: int) -> tuple[list[Verdict], list[str]]:
-    """All cases, side by side."""
+def pairs_of_runs(scratch: Path) -> dict[str, tuple[Path, Path]]:
+    """By how it differs: a finished and a half-way run; `this` is the one into which others are put."""
     made = {name: scratch / name.replace(" ", "-") for name in ("this", *OTHERS)}
     workloads = {"this": BRIEF} | {name: replace(BRIEF, more=more) for name, more in OTHERS.items()}
-    pairs = {name: _made(folder, workloads[name]) for name, folder in made.items()}
-    here = pairs.pop("this")
+    return {name: _made(folder, workloads[name]) for name, folder in made.items()}
+
+
+def mix_all(
+    scratch: Path,
+    pairs: Mapping[str, tuple[Path, Path]],
+    every: int = 1,
+    jobs: int = 2,
+    only: str = "*",
+    prepare: Prepare = None,
+) -> list[Verdict]:
+    """All cases that are named like `only`, side by side."""
+    here, others = pairs["this"], {name: pair for name, pair in pairs.items() if name != "this"}
     references = {"": outcome(RunDir.of(here[0], Path("checkpoints")))}
-    references |= {name: outcome(RunDir.of(pair[0], Path("checkpoints"))) for name, pair in pairs.items()}
+    references |= {name: outcome(RunDir.of(pair[0], Path("checkpoints"))) for name, pair in others.items()}
     with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("fork")) as pool:
-        work = enumerate(cases(here, pairs, every))
-        verdicts = list(pool.map(partial(judge, scratch, references), work))
-    wrong = [text for name, pair in pairs.items() for text in evaluations(here[0], pair[0], name)]
-    return verdicts, wrong
+        work = enumerate(case for case in cases(here, others, every) if fnmatch(str(case), only))
+        return list(pool.map(partial(judge, scratch, references, prepare), work))
 
 
 def _made(folder: Path, workload: Workload) -> tuple[Path, Path]:
@@ -203,9 +216,12 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="harness.trust.mixed", description=__doc__)
     parser.add_argument("--every", type=int, default=1, help="try every n-th case (default: all)")
     parser.add_argument("--jobs", type=int, default=2, help="runs that live side by side")
+    parser.add_argument("--only", default="*", help='cases that are named like this: "*another seed: all*"')
     given = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory(prefix="mixed-") as directory:
-        verdicts, wrong = mix_all(Path(directory), given.every, given.jobs)
+        pairs = pairs_of_runs(Path(directory))
+        verdicts = mix_all(Path(directory), pairs, given.every, given.jobs, given.only)
+        wrong = [text for name in OTHERS for text in evaluations(pairs["this"][0], pairs[name][0], name)]
     wrong += [f"{verdict.case}: {text}" for verdict in verdicts for text in verdict.wrong]
     for line in wrong:
         print(f"  {line}")
