@@ -61,6 +61,7 @@ def run_flow(
     if caveat := platform_caveat(sys.platform):
         logger.warning("%s", caveat)
     quiet_prefect()
+    logging.raiseExceptions = False  # log lines that a server does not take are no news
     with ExitStack() as stack:
         try:
             stack.enter_context(server_of_run())
@@ -70,9 +71,14 @@ def run_flow(
                 raise BadInput(f"{fault}; nothing was done, because of --require-server") from None
             logger.warning("%s; this run goes on without Prefect's record", fault)
             return _run(lambda: plainly(request), stopped)
-        from flows.prefect.outcome import Engine
+        from flows.prefect.outcome import Engine, give_up_sending
 
-        return _run(lambda: Engine().run(flow, request, plainly=lambda: plainly(request)), stopped)
+        engine = Engine()
+        try:
+            return _run(lambda: engine.run(flow, request, plainly=lambda: plainly(request)), stopped)
+        finally:
+            if engine.failed:
+                give_up_sending()
 
 
 def _answered(load: Callable[[], Any]) -> Any:

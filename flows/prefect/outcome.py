@@ -1,17 +1,28 @@
 """What our own code in a flow or a task came to, whatever Prefect's engine makes of it when its server is away."""
 
 import logging
+import queue
 from collections.abc import Callable
 from functools import wraps
-from typing import Any
+from typing import Any, Protocol
 
-from prefect import Flow, Task
+from prefect._internal.concurrency.services import QueueService
 from prefect.client.schemas.objects import State
 from prefect.exceptions import Abort
 
 from ups_models.wording import first_line
 
 logger = logging.getLogger(__name__)
+
+
+class Coat(Protocol):
+    """A flow or a task: what Prefect puts over a function."""
+
+    name: str
+    fn: Callable[..., Any]
+
+    def with_options(self) -> Any:
+        """A copy."""
 
 
 class Outcome:
@@ -53,7 +64,7 @@ class Engine:
     def __init__(self) -> None:
         self.failed = False
 
-    def run(self, coat: Flow[..., Any] | Task[..., Any], *arguments: Any, plainly: Callable[[], Any]) -> Any:
+    def run(self, coat: Coat, *arguments: Any, plainly: Callable[[], Any]) -> Any:
         """The result of the code of a flow or task, run by the engine; where that cannot begin it, of `plainly`.
 
         What the engine raises once the code has begun is not ours: what the code returned or raised counts.
@@ -72,14 +83,26 @@ class Engine:
                 self._warn(coat, error, began=outcome.began)
         return outcome.result() if outcome.began else plainly()
 
-    def _warn(self, coat: Flow[..., Any] | Task[..., Any], error: BaseException, *, began: bool) -> None:
+    def _warn(self, coat: Coat, error: BaseException, *, began: bool) -> None:
         self.failed = True
         rest = "its record of this run is not complete" if began else "what is left is done without it"
         logger.warning("Prefect failed in %s (%s: %s); %s", coat.name, type(error).__name__, first_line(error), rest)
 
 
-def _recorded(coat: Flow[..., Any] | Task[..., Any], outcome: Outcome) -> Callable[..., Any]:
+def give_up_sending() -> None:
+    """Forget the events and log lines that wait for a server that is away: at exit Prefect would try each for long."""
+    services: dict[int, Any] = QueueService._instances  # type: ignore[misc]
+    for service in tuple(services.values()):
+        while True:
+            try:
+                service._queue.get_nowait()
+            except queue.Empty:
+                break
+            service._queue.task_done()
+
+
+def _recorded(coat: Coat, outcome: Outcome) -> Callable[..., Any]:
     """A copy of the flow or task whose code leaves its outcome."""
-    copy: Any = coat.with_options()
+    copy = coat.with_options()
     copy.fn = outcome.of(coat.fn)
     return copy  # type: ignore[no-any-return]

@@ -27,6 +27,8 @@ QUIET = {
 }
 RETRIES = {"PREFECT_CLIENT_MAX_RETRIES": "2"}
 """A server that is away costs a request 6 seconds, not Prefect's 62."""
+UNSEEN = {"PREFECT_LOGGING_TO_API_ENABLED": "false"}
+"""Nobody can read what a temporary server was sent."""
 SERVER = {
     "PREFECT_UI_ENABLED": "0",
     "PREFECT_SERVER_LOGGING_LEVEL": "CRITICAL",
@@ -88,6 +90,8 @@ def temporary_server() -> Iterator[None]:
             child = _start(listener, home)
             environment.put("PREFECT_API_URL", f"http://127.0.0.1:{listener.getsockname()[1]}/api")
             environment.put(TEMPORARY, "1")
+            for name, value in UNSEEN.items():
+                environment.put(name, value, replace=False)
             atexit.register(_stop, child, home)
             listener.close()
             try:

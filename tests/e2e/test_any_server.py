@@ -11,7 +11,9 @@ import pytest
 
 from flows import ROOT
 from harness.chaos.checks import differences, outcome
+from harness.chaos.workload import BRIEF, run_plainly
 from harness.commands import UNTRACKED
+from harness.trust.server import trial
 from tasks.services.run.paths import RunDir
 
 SMOKE = ("--config", "configs/smoke.yaml")
@@ -133,3 +135,15 @@ def test_a_server_that_refuses_us_is_named_and_training_goes_on(tmp_path, finish
 
     assert_whole(tmp_path / "run", finished_run, done, warnings=1)
     assert f"{url}: the Prefect server answers {code}" in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("point", ["in operator", "at the end of the flow"])
+def test_a_server_that_dies_in_the_middle_costs_nothing_but_its_record(tmp_path, point):
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+    run_plainly(BRIEF, tmp_path / "undisturbed")
+    expected = outcome(RunDir.of(tmp_path / "undisturbed", tmp_path / "undisturbed" / "checkpoints"))
+
+    row = trial("temporary", point, tmp_path / "run", expected, {**environment, **UNTRACKED}, 0)
+
+    assert row.well, str(row)
