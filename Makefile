@@ -116,6 +116,10 @@ chaos-uploads: $(STAMP) ## Kill tracked runs while they upload to W&B (on loopba
 chaos-retries: $(STAMP) ## Kill runs of a deployment, its worker and its server; each time another attempt must follow
 	@PYTHONPATH=tests $(VPY) -m harness.chaos.retries $(ARGS)
 
+.PHONY: trust-server
+trust-server: $(STAMP) ## Kill the Prefect server at ten points of a small run, its own and a temporary one; all work must be done
+	@PYTHONPATH=tests $(VPY) -m harness.trust.server $(ARGS)
+
 .PHONY: demo-preemption
 demo-preemption: $(STAMP) ## Rent two emulated machines; the first is outbid in the middle of a stage; no account, no network
 	@PYTHONPATH=tests $(VPY) -m harness.chaos.demo $(ARGS)

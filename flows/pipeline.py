@@ -1,7 +1,7 @@
 """The DAG as a Prefect flow: each step a task, the run a link of a chain, its state in Prefect's words."""
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
@@ -18,8 +18,10 @@ from prefect.states import Failed
 from pydantic import Field
 
 from flows.dag import PlainSteps, run_job
+from flows.plain import restored
 from flows.prefect.artifacts import ArtifactLogger
 from flows.prefect.chain import BAD_INPUT, MAX_ATTEMPTS, chain_run_of, checked, ended, log_to_prefect, run_name
+from flows.prefect.outcome import Engine
 from flows.prefect.server import is_temporary
 from flows.requests.job import parse
 from flows.requests.train import TrainRequest
@@ -36,20 +38,25 @@ from ups_models.errors import BadInput
 
 @dataclass(frozen=True)
 class PrefectSteps(PlainSteps):
-    """The steps as Prefect tasks."""
+    """The steps as Prefect tasks; as plain functions once Prefect's engine has failed."""
+
+    engine: Engine = field(default_factory=Engine)
 
     def train(self, decision: Decision) -> bool:
         """A task run named after the stage."""
-        return train_stage(decision, self.cfg, self.run, self.tracker) is None
+        given = (decision, self.cfg, self.run, self.tracker)
+        return self.engine.run(train_stage, *given, plainly=lambda: train_stage.fn(*given)) is None
 
     def evaluate(self, decision: EvaluationDecision) -> bool:
         """A task run named after the evaluation."""
-        return evaluate(decision, self.cfg, self.run) is None
+        given = (decision, self.cfg, self.run)
+        return self.engine.run(evaluate, *given, plainly=lambda: evaluate.fn(*given)) is None
 
     def report(self, *, changed: bool) -> Path:
         """A task run, where there is something to render."""
         if changed or not report_is_current(self.run):
-            report(self.run, self.tracker)
+            given = (self.run, self.tracker)
+            self.engine.run(report, *given, plainly=lambda: report.fn(*given))
         return self.run.report
 
 
@@ -78,7 +85,7 @@ def train_pipeline(
         job = parse(checked(TrainRequest, request))
         if chain_run is not None and chain_run.has_predecessor:
             wait_until_free(job.run)
-        resume = restore_checkpoints(job) if job.source is not None else None
+        resume = Engine().run(restore_checkpoints, job, plainly=lambda: restored(job)) if job.source else None
         loggers = {} if is_temporary() else {"Prefect": ArtifactLogger.of_flow_run}
         return str(run_job(job, PrefectSteps, resume=resume, chain_run=chain_run, loggers=loggers))
     except (GaveUp, Duplicate) as error:

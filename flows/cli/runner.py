@@ -5,10 +5,12 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from contextlib import ExitStack
 from types import FrameType
 from typing import Any, NoReturn
 
-from ups_models.errors import Preempted, UPSError
+from ups_models.errors import BadInput, Preempted, UPSError
+from ups_models.wording import first_line
 
 logger = logging.getLogger(__name__)
 
@@ -40,28 +42,66 @@ def platform_caveat(platform: str) -> str:
     )
 
 
-def run_flow(load: Callable[[], Any], request: Any, *, stopped: str) -> str:
+def run_flow(
+    load: Callable[[], Any],
+    request: Any,
+    *,
+    plainly: Callable[[Any], str],
+    stopped: str,
+    require_server: bool = False,
+) -> str:
     """Load a flow and run it, on Prefect's temporary server unless one is configured; its result as text.
 
+    Where no server can record it, `plainly` does the same without Prefect, unless `require_server` forbids that.
     Raises Preempted with the message `stopped` when a signal ended it, UPSError for any other failure.
     """
-    from flows.prefect.server import quiet_prefect, temporary_server
+    from flows.prefect.home import NoServer
+    from flows.prefect.server import quiet_prefect, server_of_run
 
     if caveat := platform_caveat(sys.platform):
         logger.warning("%s", caveat)
     quiet_prefect()
-    with temporary_server():
+    logging.raiseExceptions = False  # log lines that a server does not take are no news
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(server_of_run())
+            flow = _answered(load)
+        except NoServer as fault:
+            if require_server:
+                raise BadInput(f"{fault}; nothing was done, because of --require-server") from None
+            logger.warning("%s; this run goes on without Prefect's record", fault)
+            return _run(lambda: plainly(request), stopped)
+        from flows.prefect.outcome import Engine, give_up_sending
+
+        engine = Engine()
+        try:
+            return _run(lambda: engine.run(flow, request, plainly=lambda: plainly(request)), stopped)
+        finally:
+            if engine.failed:
+                give_up_sending()
+
+
+def _answered(load: Callable[[], Any]) -> Any:
+    """The flow, once the configured server has answered. Raises NoServer, also where Prefect itself cannot start."""
+    from flows.prefect.home import NoServer
+    from flows.prefect.server import is_temporary
+
+    try:
         flow = load()
-        return _run(flow, request, stopped)
+    except (ImportError, OSError, RuntimeError, ValueError) as error:  # its settings, its plugins, no home directory
+        raise NoServer(f"Prefect cannot be used here ({type(error).__name__}: {first_line(error)})") from error
+    if not is_temporary():
+        from flows.prefect.client import require_answer
+
+        require_answer()
+    return flow
 
 
-def _run(flow: Callable[[Any], Any], request: Any, stopped: str) -> str:
-    from prefect.exceptions import TerminationSignal
-
+def _run(work: Callable[[], Any], stopped: str) -> str:
     signal.signal(signal.SIGTERM, _raise_preempted)
     try:
-        return str(flow(request))
-    except (TerminationSignal, KeyboardInterrupt, SystemExit):
+        return str(work())
+    except (KeyboardInterrupt, SystemExit):
         raise Preempted(stopped) from None
     except UPSError:
         raise
@@ -69,6 +109,19 @@ def _run(flow: Callable[[Any], Any], request: Any, stopped: str) -> str:
         logger.debug("the run failed", exc_info=True)
         detail = (str(error).splitlines() or [""])[0]
         raise UPSError(f"{type(error).__name__}: {detail}; set UPS_LOG=debug for the traceback") from error
+    except BaseException as error:
+        if isinstance(error, _signals_of_prefect()):
+            raise Preempted(stopped) from None
+        raise
+
+
+def _signals_of_prefect() -> tuple[type[BaseException], ...]:
+    """What Prefect raises in the place of SIGTERM; nothing where it was not imported."""
+    if "prefect.exceptions" not in sys.modules:
+        return ()
+    from prefect.exceptions import TerminationSignal
+
+    return (TerminationSignal,)
 
 
 def _raise_preempted(_number: int, _frame: FrameType | None) -> NoReturn:

@@ -6,10 +6,16 @@ from typing import Any
 
 import httpx
 from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.exceptions import PrefectHTTPStatusError
+from prefect.exceptions import PrefectException, PrefectHTTPStatusError
+from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
+from flows.prefect.home import NoServer
 from tasks.services.run import environment
 from ups_models.errors import BadInput, UPSError
+from ups_models.wording import first_line, without_password
+
+ANSWER = httpx.Timeout(5.0, connect=2.0)
+"""How long a server may take to answer before a run, in seconds; Prefect connects up to four times."""
 
 
 def require_api_url() -> str:
@@ -18,6 +24,25 @@ def require_api_url() -> str:
     if not url:
         raise BadInput("PREFECT_API_URL is not set: start a server (`make server`) and name its address there")
     return url
+
+
+def require_answer() -> None:
+    """Raise NoServer, within seconds, where the server of PREFECT_API_URL does not answer a client that may use it."""
+    url = without_password(environment.get("PREFECT_API_URL"))
+    try:
+        with (
+            temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}),
+            get_client(sync_client=True, httpx_settings={"timeout": ANSWER}) as client,
+        ):
+            client.read_flows(limit=1)
+    except PrefectHTTPStatusError as error:
+        code = error.response.status_code
+        advice = "; put user:password into PREFECT_API_AUTH_STRING" if code == httpx.codes.UNAUTHORIZED else ""
+        raise NoServer(f"{url}: the Prefect server answers {code}{advice}") from None
+    except httpx.TransportError as error:
+        raise NoServer(f"{url}: no Prefect server answers ({first_line(error)})") from None
+    except (httpx.HTTPError, httpx.InvalidURL, PrefectException, ValueError) as error:
+        raise NoServer(f"{url}: is no address of a Prefect server ({first_line(error)})") from None
 
 
 @contextmanager

@@ -2,16 +2,20 @@
 
 import atexit
 import ctypes
+import logging
 import signal
 import socket
 import subprocess
 import sys
-import tomllib
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 
 from flows import PACKAGES
+from flows.prefect.home import NoServer, PrivateHome, named_server
 from tasks.services.run import environment
+from ups_models.wording import first_line
+
+logger = logging.getLogger(__name__)
 
 QUIET = {
     "DO_NOT_TRACK": "1",
@@ -21,6 +25,10 @@ QUIET = {
     "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
     "PREFECT_PLUGINS_ENABLED": "false",  # ours is for Prefect's command line, and fails in a running event loop
 }
+RETRIES = {"PREFECT_CLIENT_MAX_RETRIES": "2"}
+"""A server that is away costs a request 6 seconds, not Prefect's 62."""
+UNSEEN = {"PREFECT_LOGGING_TO_API_ENABLED": "false"}
+"""Nobody can read what a temporary server was sent."""
 SERVER = {
     "PREFECT_UI_ENABLED": "0",
     "PREFECT_SERVER_LOGGING_LEVEL": "CRITICAL",
@@ -34,22 +42,10 @@ TEMPORARY = "UPS_TEMPORARY_SERVER"
 PR_SET_PDEATHSIG = 1
 
 
-def quiet_prefect() -> None:
+def quiet_prefect(more: Mapping[str, str] = RETRIES) -> None:
     """Set our defaults for Prefect's settings, before it is imported; what the user has set stays."""
-    for name, value in QUIET.items():
+    for name, value in {**QUIET, **more}.items():
         environment.put(name, value, replace=False)
-
-
-def has_server() -> bool:
-    """Whether the user's environment or active Prefect profile names a server."""
-    if environment.is_set("PREFECT_API_URL"):
-        return True
-    profiles_path = environment.path("PREFECT_HOME", "~/.prefect") / "profiles.toml"
-    if not profiles_path.is_file():
-        return False
-    profiles = tomllib.loads(profiles_path.read_text("utf-8"))
-    active = environment.get("PREFECT_PROFILE") or profiles.get("active")
-    return "PREFECT_API_URL" in profiles.get("profiles", {}).get(active, {})
 
 
 def is_temporary() -> bool:
@@ -58,49 +54,92 @@ def is_temporary() -> bool:
 
 
 @contextmanager
+def server_of_run() -> Iterator[None]:
+    """The server that the user names, or else a temporary one with a home and a database of its own, until the end.
+
+    Raises NoServer where this machine lets no temporary one start.
+    """
+    named = named_server()
+    if named.url is None:
+        if named.fault:
+            logger.warning("%s; a temporary Prefect server is used", named.fault)
+        with temporary_server():
+            yield
+        return
+    with ExitStack() as stack:
+        if named.fault:
+            logger.warning("%s; %s is used without it", named.fault, named.shown)
+            home = _home()
+            atexit.register(home.remove)
+            stack.enter_context(home.used(keys=True))
+        environment.put("PREFECT_API_URL", named.url)
+        yield
+
+
+@contextmanager
 def temporary_server() -> Iterator[None]:
-    """Serve Prefect's API on loopback until the block ends, unless a server is configured.
+    """Serve Prefect's API on loopback until the block ends. Raises NoServer.
 
     The child starts on a socket that already listens, so that the parent can import Prefect meanwhile: requests wait
     in the socket's queue, and nothing polls. It has a session of its own, so that Ctrl-C reaches the run alone, and
-    the kernel ends it when the run is killed. See docs/adr/0003.
+    the kernel ends it when the run is killed. Home and database are private. See docs/adr/0003.
     """
-    if has_server():
-        yield
-        return
-    with socket.socket() as listener:
+    with _listener() as listener:
+        home = _home()
+        with home.used(keys=False):
+            child = _start(listener, home)
+            environment.put("PREFECT_API_URL", f"http://127.0.0.1:{listener.getsockname()[1]}/api")
+            environment.put(TEMPORARY, "1")
+            for name, value in UNSEEN.items():
+                environment.put(name, value, replace=False)
+            atexit.register(_stop, child, home)
+            listener.close()
+            try:
+                yield
+            finally:
+                environment.drop("PREFECT_API_URL", TEMPORARY)
+
+
+def _listener() -> socket.socket:
+    try:
+        listener = socket.socket()
         listener.bind(("127.0.0.1", 0))
         listener.listen(128)
-        child = _start(listener)
-        environment.put("PREFECT_API_URL", f"http://127.0.0.1:{listener.getsockname()[1]}/api")
-        environment.put(TEMPORARY, "1")
-    atexit.register(_stop, child)
+    except OSError as error:
+        raise NoServer(f"127.0.0.1: no temporary Prefect server can listen ({first_line(error)})") from None
+    return listener
+
+
+def _home() -> PrivateHome:
     try:
-        yield
-    finally:
-        environment.drop("PREFECT_API_URL", TEMPORARY)
+        return PrivateHome()
+    except OSError as error:
+        raise NoServer(f"no temporary folder can be made for Prefect ({first_line(error)}); set TMPDIR") from None
 
 
-def _start(listener: socket.socket) -> subprocess.Popen[bytes]:
+def _start(listener: socket.socket, home: PrivateHome) -> subprocess.Popen[bytes]:
     number = str(listener.fileno())
     factory = ("--factory", "prefect.server.api.server:create_app", "--lifespan", "on", "--log-level", "error")
-    return subprocess.Popen(
-        [sys.executable, "-m", "uvicorn", *factory, "--fd", number],
-        pass_fds=[listener.fileno()],
-        start_new_session=True,
-        preexec_fn=_die_with_parent if sys.platform == "linux" else None,  # noqa: PLW1509 - no threads run yet
-        env={**SERVER, **environment.child()},
-        stdout=subprocess.DEVNULL,
-    )
+    with (home.path / "server.log").open("wb") as log:
+        return subprocess.Popen(
+            [sys.executable, "-m", "uvicorn", *factory, "--fd", number],
+            pass_fds=[listener.fileno()],
+            start_new_session=True,
+            preexec_fn=_die_with_parent if sys.platform == "linux" else None,  # noqa: PLW1509 - no threads run yet
+            env={**SERVER, **environment.child()},
+            stdout=subprocess.DEVNULL,
+            stderr=log,
+        )
 
 
-def _stop(child: subprocess.Popen[bytes]) -> None:
+def _stop(child: subprocess.Popen[bytes], home: PrivateHome) -> None:
     child.terminate()
     try:
         child.wait(STOP_WITHIN_S)
     except subprocess.TimeoutExpired:
         child.kill()
         child.wait()
+    home.remove()
 
 
 def _die_with_parent() -> None:

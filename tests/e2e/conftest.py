@@ -17,17 +17,16 @@ from harness.emulators.wandb.server import WandbServer, client_environment
 
 
 @pytest.fixture(scope="session")
-def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+def prefect_server() -> Iterator[dict[str, str]]:
     """One real Prefect server on loopback; yields the environment that a client of it needs."""
-    home = tmp_path_factory.mktemp("prefect")
     script = (
         "import os, sys\n"
         "from flows.prefect.server import temporary_server\n"
         "with temporary_server():\n"
-        "    print(os.environ['PREFECT_API_URL'], flush=True)\n"
+        "    print(os.environ['PREFECT_API_URL'], os.environ['PREFECT_HOME'], flush=True)\n"
         "    sys.stdin.read()\n"
     )
-    environment = {**os.environ, **QUIET, "PREFECT_HOME": str(home), "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, **QUIET, "PYTHONPATH": str(ROOT)}
     environment.pop("PREFECT_API_URL", None)
     server = subprocess.Popen(
         [sys.executable, "-c", script],
@@ -39,8 +38,8 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[st
     )
     assert server.stdin is not None
     assert server.stdout is not None
-    url = server.stdout.readline().strip()
-    yield {"PREFECT_API_URL": url, "PREFECT_HOME": str(home)}
+    url, its_home = server.stdout.readline().split()
+    yield {"PREFECT_API_URL": url, "PREFECT_HOME": its_home}
     server.stdin.close()
     server.stdout.close()
     server.wait(30)

@@ -34,7 +34,7 @@ READS_ITSELF = {
     "flows/cli/views/console.py": "/dev/null",
     "flows/prefect/automations.py": "templates of ours",
     "flows/prefect/deploy.py": "a file of the package",
-    "flows/prefect/server.py": "Prefect's profiles",
+    "flows/prefect/home.py": "a lock of ours",
     "tasks/services/rental/bundle.py": "a file of the package",
     "tasks/services/rental/providers/local.py": "/proc, and the log of a machine here",
     "tasks/services/stages/overview.py": "pages that this process wrote",

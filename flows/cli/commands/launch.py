@@ -35,7 +35,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.detach:
         plan_of(request)  # what is wrong is said here, where somebody reads it
         return _detach(request.run_dir)
-    trained = run_flow(_flow, request, stopped=STOPPED)
+    trained = run_flow(_flow, request, plainly=_launch_plainly, stopped=STOPPED)
     echo(f"Trained: {trained}")
     return 0
 
@@ -44,6 +44,12 @@ def _flow() -> Any:
     from flows.remote import train_on_vast
 
     return train_on_vast
+
+
+def _launch_plainly(request: LaunchRequest) -> str:
+    from flows.remote import run_launch
+
+    return str(run_launch(request).path)
 
 
 def _detach(run_dir: Path) -> int:

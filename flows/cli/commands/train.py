@@ -7,6 +7,7 @@ from flows.cli.fields import add_fields, request_of
 from flows.cli.runner import STOPPED, run_flow
 from flows.cli.views.console import echo
 from flows.cli.views.status import status_table
+from flows.plain import train_plainly
 from flows.requests.job import parse, require_feasible
 from flows.requests.train import TrainRequest
 from tasks.services.run.paths import RunDir
@@ -14,8 +15,10 @@ from tasks.services.run.status import EVALUATIONS
 
 
 def add(parser: argparse.ArgumentParser) -> None:
-    """The fields of the request."""
+    """The fields of the request, and whether a server must record the run."""
     add_fields(parser, TrainRequest)
+    text = "refuse to train when the Prefect server of PREFECT_API_URL does not answer; otherwise only a warning"
+    parser.add_argument("--require-server", action="store_true", help=text)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -23,7 +26,7 @@ def run(arguments: argparse.Namespace) -> int:
     request = request_of(TrainRequest, arguments)
     job = parse(request)
     require_feasible(job)
-    report = run_flow(_flow, request, stopped=STOPPED)
+    report = run_flow(_flow, request, plainly=train_plainly, stopped=STOPPED, require_server=arguments.require_server)
     echo(status_table(job.run.checkpoints))
     if missed := _missed_checks(job.run):
         echo(missed)

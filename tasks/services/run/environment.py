@@ -39,6 +39,12 @@ def selected(names: Iterable[str]) -> dict[str, str]:
     return {name: os.environ[name] for name in names if name in os.environ}
 
 
+def names(prefix: str, parts: Iterable[str]) -> list[str]:
+    """Names of the variables that begin so and hold one of the parts."""
+    parts = tuple(parts)
+    return [name for name in os.environ if name.startswith(prefix) and any(part in name for part in parts)]
+
+
 def child(**more: str) -> dict[str, str]:
     """The environment of a child process: this one's, and more."""
     return {**os.environ, **more}

@@ -164,16 +164,16 @@ def test_a_data_file_is_generated_and_described(ups, tmp_path):
 
 @pytest.fixture
 def somewhere():
-    """The address of a server, which nobody asks; environment and signal handlers are as before afterwards."""
+    """No address of a server; environment and signal handlers are as before afterwards."""
     handler = signal.getsignal(signal.SIGTERM)
-    with patch.dict(os.environ, PREFECT_API_URL="http://127.0.0.1:9/api"):
+    with patch.dict(os.environ, PREFECT_API_URL="nowhere"):
         yield
     signal.signal(signal.SIGTERM, handler)
 
 
 @pytest.mark.usefixtures("somewhere")
 def test_the_result_of_a_flow_is_text():
-    assert run_flow(lambda: Path, "a/b", stopped="") == "a/b"
+    assert run_flow(lambda: None, "a/b", plainly=lambda request: str(Path(request)), stopped="") == "a/b"
 
 
 @pytest.mark.usefixtures("somewhere")
@@ -183,7 +183,7 @@ def test_a_flow_that_a_signal_ends_is_preempted(stop):
         raise stop()
 
     with pytest.raises(Preempted, match="run the same command") as caught:
-        run_flow(lambda: flow, None, stopped="run the same command")
+        run_flow(lambda: None, None, plainly=flow, stopped="run the same command")
 
     assert caught.value.exit_code == 75
 
@@ -202,9 +202,24 @@ def test_a_flow_that_fails_is_one_line_and_exit_code_1(error, expected):
         raise error
 
     with pytest.raises(UPSError) as caught:
-        run_flow(lambda: flow, None, stopped="")
+        run_flow(lambda: None, None, plainly=flow, stopped="")
 
     assert (str(caught.value), caught.value.exit_code) == (expected, 1)
+
+
+@pytest.mark.usefixtures("somewhere")
+def test_what_is_no_server_is_named_in_one_warning_and_refused_where_one_is_required(caplog):
+    os.environ["PREFECT_API_URL"] = "http://user:secret@127.0.0.1:9/api"
+
+    assert run_flow(lambda: None, "a/b", plainly=str, stopped="") == "a/b"
+    with pytest.raises(BadInput) as caught:
+        run_flow(lambda: None, "a/b", plainly=str, stopped="", require_server=True)
+
+    [said] = [record.getMessage() for record in caplog.records]
+    assert said.startswith("http://127.0.0.1:9/api: no Prefect server answers (")
+    assert said.endswith("; this run goes on without Prefect's record")
+    assert str(caught.value).endswith("; nothing was done, because of --require-server")
+    assert "secret" not in f"{said} {caught.value}"
 
 
 def test_another_system_than_linux_is_told_what_is_not_promised_there():
