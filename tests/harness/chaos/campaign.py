@@ -84,7 +84,7 @@ class Campaign:
             path = job.run.checkpoint(rng.choice(SPECS[stage].files))
             whole = path.read_bytes()
             flip_bit(path, rng)
-            decision = plan_of(job).decision(stage)
+            decision = next(item for item in plan_of(job).stages if item.stage == stage)
             self.counts.finished_flips += 1
             if decision.action == "train" or (decision.warn and path.name in decision.reason):
                 self.counts.finished_flips_noticed += 1

@@ -15,8 +15,8 @@ from tasks.services.run import signals
 from tasks.services.run.lock import OwnedRun
 from tasks.services.run.paths import RunDir
 from tasks.services.run.status import StatusStore
+from tasks.services.stages import execution, training
 from tasks.services.stages import plan as planning
-from tasks.services.stages import training
 from ups_models import files
 from ups_models.training import checkpoint, loop
 from ups_models.training import state as train_state
@@ -69,14 +69,10 @@ def no_lock() -> None:
     _replace(dag, "owned", unlocked)
 
 
-def no_signal_flag() -> None:
-    """SIGTERM ends the process where it stands."""
-
-    @contextmanager
-    def deaf() -> Iterator[signals.StopRequest]:
-        yield signals.StopRequest()
-
-    _replace(training, "stop_request", deaf)
+def no_thread() -> None:
+    """SIGTERM takes effect where the process stands, be it in the middle of a step."""
+    _replace(execution, "uninterrupted", lambda work: work(signals.StopRequest()))
+    _replace(training, "uninterrupted", lambda work: work(signals.StopRequest()))
 
 
 def status_before_files() -> None:
@@ -112,7 +108,7 @@ MUTATIONS: dict[str, Callable[[], None]] = {
     "the step": forget_step,
     "the digest check": trust_every_file,
     "the lock": no_lock,
-    "the signal flag": no_signal_flag,
+    "the signal flag": no_thread,
     "file before status": status_before_files,
     "counter-based randomness": ambient_randomness,
 }
