@@ -3,7 +3,7 @@
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import NoReturn
@@ -17,12 +17,19 @@ BATCH_SIGNALS = (signal.SIGHUP, signal.SIGUSR1, signal.SIGXCPU)
 _wakeups: list[int] = []
 """The reading end of what `redeliver_lost_signals` listens to."""
 _received: list[signal.Signals] = []
+_terminals = [descriptor for descriptor in (0, 1, 2) if os.isatty(descriptor)]
+"""Standard input, output and error, as far as this process was started with a terminal there."""
+
+
+Question = Callable[[], bool]
+"""Asks somebody else whether to stop."""
 
 
 class StopRequest:
     """Whether this process was asked to stop, and by which signal."""
 
-    def __init__(self) -> None:
+    def __init__(self, question: Question | None = None) -> None:
+        self.question = question
         self.signal: signal.Signals | None = pending_stop_signal()
         self.asked = self.signal is not None
 
@@ -33,6 +40,11 @@ class StopRequest:
     def ask(self, number: signal.Signals | None = None) -> None:
         """Ask, by a signal or without one."""
         self.signal, self.asked = number or self.signal, True
+
+    def look(self) -> None:
+        """Where the work is saved: ask whoever else may have a wish."""
+        if self.question is not None and self.question():
+            self.ask()
 
     def deliver(self) -> None:
         """Hand the signal to whoever handled it before us, now that everything is saved."""
@@ -82,9 +94,21 @@ def treat_batch_signals_as_sigterm() -> list[signal.Signals]:
 
 
 def _terminate(number: int, _frame: FrameType | None) -> None:
+    if number == signal.SIGHUP:
+        _forget_lost_terminals()
     if number == signal.SIGXCPU:  # the kernel sends it every second
         signal.signal(signal.SIGXCPU, signal.SIG_IGN)
     signal.raise_signal(signal.SIGTERM)
+
+
+def _forget_lost_terminals() -> None:
+    """Nobody sees them any more, and whatever is written to one is an error: from now on it goes nowhere."""
+    lost = [descriptor for descriptor in _terminals if not os.isatty(descriptor)]
+    if lost:
+        nowhere = os.open(os.devnull, os.O_RDWR)
+        for descriptor in lost:
+            os.dup2(nowhere, descriptor)
+        os.close(nowhere)
 
 
 @contextmanager

@@ -5,10 +5,11 @@ import ctypes
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Generic, TypeVar
 
-from tasks.services.run.signals import StopRequest, note_unhandled
+from tasks.services.run.signals import Question, StopRequest, note_unhandled
 from ups_models.errors import Preempted
 
 Result = TypeVar("Result")
@@ -16,6 +17,8 @@ Result = TypeVar("Result")
 ABANDON_WITHIN_S = 3.0
 LOOK_EVERY_S = 0.2
 _requests: contextvars.ContextVar[StopRequest | None] = contextvars.ContextVar("ups_stop_request", default=None)
+
+_question: contextvars.ContextVar[Question | None] = contextvars.ContextVar("ups_question", default=None)
 
 
 class Abandoned(BaseException):
@@ -32,7 +35,7 @@ def uninterrupted(work: Callable[[StopRequest], Result]) -> Result:
     if threading.current_thread() is not threading.main_thread():
         request = _requests.get()
         return work(StopRequest() if request is None else request)
-    request = StopRequest()
+    request = StopRequest(_question.get())
     job = _Job(work, request)
     with note_unhandled(request):
         raised = job.run()
@@ -40,6 +43,16 @@ def uninterrupted(work: Callable[[StopRequest], Result]) -> Result:
         raise raised from job.error
     request.deliver()
     return job.result()
+
+
+@contextmanager
+def also_asking(question: Question) -> Iterator[None]:
+    """Within the block, work also asks this where it has saved its state: whether it should stop."""
+    token = _question.set(question)
+    try:
+        yield
+    finally:
+        _question.reset(token)
 
 
 def leave_if_stopped(what: str) -> None:

@@ -92,6 +92,7 @@ class _Training:
         data = training_data(self.spec, self.cfg, self.run)
         frozen = {name: load_stage(name, self.cfg, self.run, device) for name in self.spec.needs}
         lineage = Lineage.of(self.spec, self.cfg, read_inputs(self.spec, self.cfg, self.run))
+        stop.look()
         leave_if_stopped(self.spec.name)
         self._record_start(lineage, fresh=fresh)
         self.tracker.begin(self.spec.name)
@@ -141,7 +142,7 @@ class _Training:
                 device=device,
                 resume_path=self.run.resume(self.spec.name),
                 lineage=lineage,
-                hooks=Hooks(on_start, self._on_step, self._on_epoch, self._on_save, stop),
+                hooks=Hooks(on_start, self._on_step, self._on_epoch, partial(self._on_save, stop), stop),
                 world=World(*environment.world()),
             )
 
@@ -155,9 +156,10 @@ class _Training:
     def _on_epoch(self, progress: Progress) -> None:
         logger.debug("%s: epoch %d done", self.spec.name, progress.epoch)
 
-    def _on_save(self, progress: Progress) -> None:
+    def _on_save(self, stop: StopRequest, progress: Progress) -> None:
         self.status.progress(self.spec.name, epoch=progress.epoch, step=progress.step, seconds=self.seconds)
         self.tracker.saved()
+        stop.look()
 
     def _complete(self, state: TrainState, lineage: Lineage) -> None:
         """Files first, status second, and only then the saved state goes."""
