@@ -13,7 +13,7 @@ from tasks.services.run.attempts import ChainRun, recorded
 from tasks.services.run.config_file import is_kept, require_own_folder, write_config
 from tasks.services.run.history import History
 from tasks.services.run.lock import OwnedRun, owned
-from tasks.services.run.signals import redeliver_lost_signals
+from tasks.services.run.signals import batch_signals_as_sigterm, redeliver_lost_signals
 from tasks.services.run.status import StatusStore
 from tasks.services.stages.descent import trained_config
 from tasks.services.stages.execution import evaluate_if_needed, report_if_changed, run_stage
@@ -125,7 +125,7 @@ def run_job(
     job.run.require_writable()
     require_own_folder(job.run, job.cfg)
     target = resume or ResumeTarget(allow_older=job.policy.force_train)
-    with owned(job.run) as run, redeliver_lost_signals(), _recorded(run, chain_run):
+    with batch_signals_as_sigterm(), owned(job.run) as run, redeliver_lost_signals(), _recorded(run, chain_run):
         snapshot, chain = read_snapshot(job.cfg, run), chain_run.chain if chain_run is not None else None
         job = resumed_in_chain(job, snapshot.status.forced_by, chain_run)
         plan = decide(job, snapshot)

@@ -23,6 +23,7 @@ from flows.prefect.artifacts import ArtifactLogger
 from flows.prefect.chain import BAD_INPUT, MAX_ATTEMPTS, chain_run_of, checked, ended, log_to_prefect, run_name
 from flows.prefect.outcome import Engine
 from flows.prefect.server import is_temporary
+from flows.prefect.wishes import Unwanted, obeyed, refusal
 from flows.requests.job import parse
 from flows.requests.train import TrainRequest
 from flows.restore import restore_checkpoints
@@ -82,13 +83,16 @@ def train_pipeline(
         chain_run = chain_run_of(chain, attempt, max_attempts, max_attempts_per_day)
         if chain_run is not None:
             chain_run.check_limit()
+        if (why := refusal(chain_run)) is not None:
+            raise Unwanted(why)
         job = parse(checked(TrainRequest, request))
         if chain_run is not None and chain_run.has_predecessor:
             wait_until_free(job.run)
         resume = Engine().run(restore_checkpoints, job, plainly=lambda: restored(job)) if job.source else None
         loggers = {} if is_temporary() else {"Prefect": ArtifactLogger.of_flow_run}
-        return str(run_job(job, PrefectSteps, resume=resume, chain_run=chain_run, loggers=loggers))
-    except (GaveUp, Duplicate) as error:
+        with obeyed():
+            return str(run_job(job, PrefectSteps, resume=resume, chain_run=chain_run, loggers=loggers))
+    except (GaveUp, Duplicate, Unwanted) as error:
         return ended(error)
     except BadInput as error:
         return Failed(name=BAD_INPUT, message=str(error), data=error)

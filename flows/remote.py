@@ -11,11 +11,13 @@ from pydantic import Field
 from flows.prefect.artifacts import RemoteStages, artifact_sender
 from flows.prefect.chain import MAX_ATTEMPTS, chain_run_of, checked, ended, log_to_prefect, remote_name
 from flows.prefect.server import is_temporary
+from flows.prefect.wishes import Unwanted, refusal
 from flows.requests.job import configs_of, require_tracking, source_of
 from flows.requests.launch import LaunchRequest, provider_of
 from tasks.services.rental.bundle import onstart
 from tasks.services.rental.code import code_to_send
 from tasks.services.rental.controller import Controller, Show
+from tasks.services.rental.fleet import Fleet
 from tasks.services.rental.job import WANDB_KEY, Published, RemoteJob, publish
 from tasks.services.rental.journal import Journal
 from tasks.services.rental.lock import exclusive_controller, require_writable_journal
@@ -50,11 +52,14 @@ def train_on_vast(
     this = chain_run_of(chain, attempt, max_attempts)
     request = checked(LaunchRequest, request)
     try:
+        if (why := refusal(this)) is not None:
+            give_back(request)
+            raise Unwanted(why)
         if is_temporary():
             return str(run_launch(request, attempt=this).path)
         with artifact_sender() as sender:
             return str(run_launch(request, lambda job, cfg: RemoteStages(sender, cfg, job.status), this).path)
-    except (GaveUp, Duplicate) as error:
+    except (GaveUp, Duplicate, Unwanted) as error:
         return ended(error)
 
 
@@ -92,6 +97,16 @@ def run_launch(request: LaunchRequest, listener: Listener | None = None, attempt
                 attempt.check_limit()
             controller.run()
     return job
+
+
+def give_back(request: LaunchRequest) -> None:
+    """Destroy what an unfinished launch still rents; it stays open, and a later start resumes it."""
+    journal = Journal(request.journal_path)
+    if journal.open_job is not None:
+        cfg, _ = configs_of(request.train)
+        run_id = Published.parse(journal.open_job, cfg.tracking).path.id
+        with exclusive_controller(request.journal_path):
+            Fleet(provider_of(request), Journal(request.journal_path), run_id, request.limits()).destroy_all()
 
 
 def job_of(request: LaunchRequest, provider: Provider, unfinished: Mapping[str, str] | None) -> RemoteJob:

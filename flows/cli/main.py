@@ -9,9 +9,10 @@ from importlib import import_module
 from typing import Any, NoReturn
 
 from flows import PACKAGES
-from flows.cli.runner import STOPPED_EARLY, exit_on_sigterm
+from flows.cli.runner import STOPPED_EARLY
 from flows.cli.views.console import LogFormatter, complain, flush, write_whatever_the_encoding
 from tasks.services.run import environment
+from tasks.services.run.signals import end_at_once_on_sigterm, treat_batch_signals_as_sigterm
 from ups_models.errors import BadInput, UPSError
 from ups_models.reading import remedy
 
@@ -57,7 +58,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     given = sys.argv[1:] if argv is None else list(argv)
     name = next((word for word in given if not word.startswith("-")), "")
     if name in STOPPED_EARLY:
-        exit_on_sigterm(STOPPED_EARLY[name])
+        end_at_once_on_sigterm(STOPPED_EARLY[name])
+        treat_batch_signals_as_sigterm()
     try:
         arguments = build_parser(name).parse_args(given)
         if COMMANDS[name].logs:

@@ -1,7 +1,6 @@
 """How a command runs a Prefect flow: on which server, what a signal does, how an error is reported."""
 
 import logging
-import os
 import signal
 import sys
 from collections.abc import Callable
@@ -17,19 +16,6 @@ logger = logging.getLogger(__name__)
 STOPPED = "stopped by a signal; run the same command with --auto-resume to resume"
 STOPPED_EARLY = {"train": STOPPED, "launch": "stopped by a signal before a machine was rented"}
 """By command: what is said when SIGTERM arrives before the flow runs."""
-
-
-def exit_on_sigterm(message: str) -> None:
-    """Let SIGTERM end this process at once: before the flow runs there is nothing to save.
-
-    An exception would be raised in whatever code is running, such as imports, and some turns it into another error.
-    """
-
-    def end(_number: int, _frame: FrameType | None) -> NoReturn:
-        os.write(2, f"ups: {message}\n".encode())
-        os._exit(Preempted.exit_code)
-
-    signal.signal(signal.SIGTERM, end)
 
 
 def platform_caveat(platform: str) -> str:

@@ -19,6 +19,8 @@ REQUEST = "{{ flow_run.parameters['request'] | tojson }}"
 """Prefect adds `| tojson` to a plain string alone, not inside a structure of its own kinds such as ours."""
 ENDS = ("Completed", "Failed", "Cancelled", "Crashed", GAVE_UP, BAD_INPUT, DUPLICATE)
 """Events carry the name of a state, not its type."""
+SUSPENDED = ("Suspended", "Paused")
+"""In these states no process runs, and none sends a heartbeat."""
 SUBJECT = "{{ flow_run.name }}: {{ flow_run.state.name }}"
 BODY = "{{ flow_run.state.message }}\n{{ flow_run | ui_url }}"
 
@@ -101,7 +103,7 @@ def heartbeat_automation(policy: RestartPolicy, deployment: UUID, after_s: float
         name=policy.heartbeat_name,
         trigger=EventTrigger(
             after={"prefect.flow-run.heartbeat"},
-            expect={"prefect.flow-run.heartbeat", *_events(ENDS)},
+            expect={"prefect.flow-run.heartbeat", *_events((*ENDS, *SUSPENDED))},
             match={"prefect.resource.id": "prefect.flow-run.*"},
             match_related=_of(deployment),
             for_each={"prefect.resource.id"},

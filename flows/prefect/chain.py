@@ -13,6 +13,7 @@ from prefect.states import Cancelled
 from pydantic import BaseModel, ValidationError
 
 from flows import PACKAGES
+from flows.prefect.wishes import Unwanted
 from flows.requests.train import first_fault
 from tasks.services.run import environment
 from tasks.services.run.attempts import ChainRun, Duplicate, GaveUp
@@ -71,14 +72,16 @@ def chain_run_of(chain: str | None, number: int, most: int, most_per_day: int = 
     if deployment.id is None:
         return None
     identity = str(flow_run.id)
-    chain_run = ChainRun(chain or identity[:ID_LENGTH], identity, number, most, most_per_day)
+    again = (flow_run.run_count or 1) > 1
+    chain_run = ChainRun(chain or identity[:ID_LENGTH], identity, number, most, most_per_day, again)
     _tag(f"chain:{chain_run.chain}")
     return chain_run
 
 
-def ended(error: GaveUp | Duplicate) -> State:
-    """The final state of a run that the chain does not need."""
-    return Cancelled(name=GAVE_UP if isinstance(error, GaveUp) else DUPLICATE, message=str(error))
+def ended(error: GaveUp | Duplicate | Unwanted) -> State:
+    """The final state of a run that the chain, or a person, does not need."""
+    names = {GaveUp: GAVE_UP, Duplicate: DUPLICATE, Unwanted: "Cancelled"}
+    return Cancelled(name=names[type(error)], message=str(error))
 
 
 def _request() -> Mapping[str, Any]:

@@ -30,7 +30,7 @@ from tasks.services.run.history import History
 from tasks.services.run.lock import OwnedRun
 from tasks.services.run.paths import RunDir
 from tasks.services.run.status import StatusStore
-from tasks.services.stages import descent, training
+from tasks.services.stages import descent, execution, training
 from tasks.services.stages import plan as planning
 from tasks.services.stages import snapshot as snapshots
 from tasks.services.stages.job import Job
@@ -91,14 +91,10 @@ def no_lock() -> None:
     _replace(dag, "owned", unlocked)
 
 
-def no_signal_flag() -> None:
-    """SIGTERM ends the process where it stands."""
-
-    @contextmanager
-    def deaf() -> Iterator[signals.StopRequest]:
-        yield signals.StopRequest()
-
-    _replace(training, "stop_request", deaf)
+def no_thread() -> None:
+    """SIGTERM takes effect where the process stands, be it in the middle of a step."""
+    for module in (execution, training):
+        _replace(module, "uninterrupted", lambda work: work(signals.StopRequest()))
 
 
 def status_before_files() -> None:
@@ -254,7 +250,7 @@ MUTATIONS = {
     "the step": Mutation(forget_step),
     "the digest check": Mutation(trust_every_file),
     "the lock": Mutation(no_lock),
-    "the signal flag": Mutation(no_signal_flag),
+    "the signal flag": Mutation(no_thread),
     "file before status": Mutation(status_before_files),
     "counter-based randomness": Mutation(ambient_randomness),
     "the origin of checkpoints": Mutation(any_origin, by_evaluating),

@@ -37,6 +37,7 @@ READS_ITSELF = {
     "flows/prefect/home.py": "a lock of ours",
     "tasks/services/rental/bundle.py": "a file of the package",
     "tasks/services/rental/providers/local.py": "/proc, and the log of a machine here",
+    "tasks/services/run/signals.py": "/dev/null",
     "tasks/services/stages/overview.py": "pages that this process wrote",
     "tasks/services/stages/reporting.py": "pages that this process wrote",
 }

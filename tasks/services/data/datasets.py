@@ -14,7 +14,8 @@ from tasks.services.data.digests import digest_in, forget, identity_of, is_sampl
 from tasks.services.data.download import fetch
 from tasks.services.run.lock import OwnedRun
 from tasks.services.run.paths import RunDir
-from tasks.services.run.progress import progress_of
+from tasks.services.run.progress import Update, progress_of
+from tasks.services.run.uninterrupted import leave_if_stopped
 from ups_models.config.schema import DataConfig, PipelineConfig, SteadyDataConfig
 from ups_models.errors import BadInput
 from ups_models.problems.registry import DARCY, PROBLEMS, Problem
@@ -166,9 +167,12 @@ def _generate(family: str, files: dict[Path, float], *, n: int, **options: Any) 
             forget(path)
         if not path.exists():
             with progress_of(f"data {path.name}", n) as update:
-                generate(
-                    family, path, n=n, parameter=parameter, on_progress=lambda done: update(done, "solved"), **options
-                )
+
+                def on_progress(done: int, path: Path = path, update: Update = update) -> None:
+                    leave_if_stopped(f"data {path.name}")
+                    update(done, "solved")
+
+                generate(family, path, n=n, parameter=parameter, on_progress=on_progress, **options)
         if before is not None and digest_in(path).sha256 != before:
             logger.warning("%s: solved again, but not to the same bytes: another version of a library is in use", path)
 

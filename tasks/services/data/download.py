@@ -1,6 +1,7 @@
 """Data files from the network: fetched once, resumed where they stopped, and checked before they count."""
 
 import logging
+from functools import partial as partial_of
 from pathlib import Path
 
 import httpx
@@ -8,6 +9,7 @@ import httpx
 from tasks.services.data.digests import digest_in
 from tasks.services.run.progress import progress_of
 from tasks.services.run.retry import retrying
+from tasks.services.run.uninterrupted import leave_if_stopped, pause_unless_stopped
 from tasks.services.tracking.protocols import TrackingUnavailable
 from tasks.services.tracking.store import download_artifact_file
 from ups_models.config.schema import WANDB_ARTIFACT, DownloadConfig, TrackingConfig
@@ -47,7 +49,8 @@ def fetch(
         logger.warning("%s: has sha256 %s, but the config names %s: it is fetched again", path, found, download.sha256)
     folder.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + PARTIAL_SUFFIX)
-    retrying(retry_after_s, Unreachable)(_bring, download, partial, tracking)
+    pause = partial_of(pause_unless_stopped, what=f"fetch {download.name}")
+    retrying(retry_after_s, Unreachable, pause=pause)(_bring, download, partial, tracking)
     found = digest_of(partial).sha256
     if found != download.sha256:
         partial.unlink()
@@ -86,6 +89,7 @@ def _resume(download: DownloadConfig, partial: Path) -> None:
         total = have + int(answer.headers.get("Content-Length", 0))
         with partial.open("ab" if have else "wb") as file, progress_of(f"fetch {download.name}", total, have) as update:
             for chunk in answer.iter_bytes():  # as they come: what has come is written
+                leave_if_stopped(f"fetch {download.name}")
                 file.write(chunk)
                 have += len(chunk)
                 update(have, "bytes")

@@ -38,11 +38,18 @@ class ChainRun:
     number: int
     most: int
     most_per_day: int
+    again: bool = False
+    """Whether this very run began before: it was suspended, or a person retried it."""
+
+    @property
+    def follows_another(self) -> bool:
+        """Whether another run of the chain was before it."""
+        return self.number > 1
 
     @property
     def has_predecessor(self) -> bool:
-        """Whether another run of the chain was before it, which may be alive: cut off from Prefect alone."""
-        return self.number > 1
+        """Whether another process worked on it before, which may be alive: cut off from Prefect alone."""
+        return self.follows_another or self.again
 
     @property
     def exceeds_limit(self) -> bool:

@@ -1,37 +1,114 @@
-"""A request to stop, SIGTERM or SIGINT, held as a flag until a step is finished and saved."""
+"""Requests to stop: which signals they are, what they do before there is work to save, and that none is lost."""
 
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import NoReturn
+
+from ups_models.errors import Preempted
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
-
+BATCH_SIGNALS = (signal.SIGHUP, signal.SIGUSR1, signal.SIGXCPU)
+"""What a lost terminal and batch systems send; by default they end a process where it stands."""
 
 _wakeups: list[int] = []
 """The reading end of what `redeliver_lost_signals` listens to."""
 _received: list[signal.Signals] = []
+_terminals = [descriptor for descriptor in (0, 1, 2) if os.isatty(descriptor)]
+"""Standard input, output and error, as far as this process was started with a terminal there."""
+
+
+Question = Callable[[], bool]
+"""Asks somebody else whether to stop."""
 
 
 class StopRequest:
     """Whether this process was asked to stop, and by which signal."""
 
-    def __init__(self) -> None:
+    def __init__(self, question: Question | None = None) -> None:
+        self.question = question
         self.signal: signal.Signals | None = pending_stop_signal()
+        self.asked = self.signal is not None
 
     def __call__(self) -> bool:
-        """True once a signal has arrived."""
-        return self.signal is not None
+        """True once somebody has asked."""
+        return self.asked
+
+    def ask(self, number: signal.Signals | None = None) -> None:
+        """Ask, by a signal or without one."""
+        self.signal, self.asked = number or self.signal, True
+
+    def look(self) -> None:
+        """Where the work is saved: ask whoever else may have a wish."""
+        if self.question is not None and self.question():
+            self.ask()
 
     def deliver(self) -> None:
-        """Hand the signal to whoever handled it before us, now that everything is saved.
-
-        Prefect's own handler then raises its TerminationSignal, and the run is recorded as crashed, not as completed.
-        """
+        """Hand the signal to whoever handled it before us, now that everything is saved."""
         if self.signal is not None:
             os.kill(os.getpid(), self.signal)
+
+
+class EndAtOnce:
+    """A signal handler that ends this process, with one line on stderr."""
+
+    def __init__(self, message: str) -> None:
+        self.last_words = f"ups: {message}\n".encode()
+
+    def __call__(self, _number: int, _frame: FrameType | None) -> NoReturn:
+        """Without an exception, which would be raised in whatever runs."""
+        os.write(2, self.last_words)
+        os._exit(Preempted.exit_code)
+
+
+def end_at_once_on_sigterm(message: str) -> None:
+    """Let SIGTERM end this process at once, for as long as there is nothing to save.
+
+    An exception would be raised in whatever code is running, such as imports, and some turns it into another error.
+    """
+    signal.signal(signal.SIGTERM, EndAtOnce(message))
+
+
+@contextmanager
+def batch_signals_as_sigterm() -> Iterator[None]:
+    """Within the block, let SIGHUP, SIGUSR1 and SIGXCPU do what SIGTERM does, unless they are ignored or handled."""
+    changed = treat_batch_signals_as_sigterm()
+    try:
+        yield
+    finally:
+        for number in changed:
+            signal.signal(number, signal.SIG_DFL)
+
+
+def treat_batch_signals_as_sigterm() -> list[signal.Signals]:
+    """The same for the rest of the process; the signals that this changed."""
+    if threading.current_thread() is not threading.main_thread():
+        return []
+    changed = [number for number in BATCH_SIGNALS if signal.getsignal(number) == signal.SIG_DFL]
+    for number in changed:
+        signal.signal(number, _terminate)
+    return changed
+
+
+def _terminate(number: int, _frame: FrameType | None) -> None:
+    if number == signal.SIGHUP:
+        _forget_lost_terminals()
+    if number == signal.SIGXCPU:  # the kernel sends it every second
+        signal.signal(signal.SIGXCPU, signal.SIG_IGN)
+    signal.raise_signal(signal.SIGTERM)
+
+
+def _forget_lost_terminals() -> None:
+    """Nobody sees them any more, and whatever is written to one is an error: from now on it goes nowhere."""
+    lost = [descriptor for descriptor in _terminals if not os.isatty(descriptor)]
+    if lost:
+        nowhere = os.open(os.devnull, os.O_RDWR)
+        for descriptor in lost:
+            os.dup2(nowhere, descriptor)
+        os.close(nowhere)
 
 
 @contextmanager
@@ -81,26 +158,28 @@ def redeliver_pending() -> None:
 
 
 @contextmanager
-def stop_request() -> Iterator[StopRequest]:
-    """Hold SIGTERM and SIGINT as a flag within the block; a second signal goes straight to the old handler.
+def note_unhandled(request: StopRequest) -> Iterator[None]:
+    """Within the block, note SIGTERM and SIGINT in the request where nothing but the end of the process answers them.
 
-    Outside the main thread Python delivers no signal: the flag then stays down and only periodic saves help.
+    A handler that raises stays: Prefect acknowledges a cancellation only where its own is in place. A second signal
+    goes straight to what was there before.
     """
-    request = StopRequest()
-    if threading.current_thread() is not threading.main_thread():
-        yield request
-        return
-    previous = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+    found = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+    previous = {number: handler for number, handler in found.items() if _raises_nothing(handler)}
 
     def handle(number: int, _frame: FrameType | None) -> None:
-        request.signal = signal.Signals(number)
+        request.ask(signal.Signals(number))
         for other, handler in previous.items():
             signal.signal(other, handler)
 
-    for number in STOP_SIGNALS:
+    for number in previous:
         signal.signal(number, handle)
     try:
-        yield request
+        yield
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+def _raises_nothing(handler: object) -> bool:
+    return isinstance(handler, EndAtOnce) or handler in (signal.SIG_DFL, signal.SIG_IGN)

@@ -3,7 +3,8 @@
 import io
 import logging
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -11,13 +12,14 @@ from typing import Any, BinaryIO
 import numpy as np
 import torch
 import yaml
+from torch.nn.modules.module import register_module_forward_pre_hook
 
 from tasks.services.data.datasets import data_identities, load_data, load_steady_data, require_size, trajectory_files
 from tasks.services.run.clock import utc_now
 from tasks.services.run.lock import OwnedRun
 from tasks.services.run.paths import RunDir
-from tasks.services.run.signals import redeliver_pending
 from tasks.services.run.status import StatusStore, file_records
+from tasks.services.run.uninterrupted import leave_if_stopped
 from tasks.services.stages.descent import require_one_origin, trained_config
 from tasks.services.stages.plan import evaluation_inputs, usable_stages
 from tasks.services.stages.reporting import environment
@@ -26,7 +28,7 @@ from tasks.services.stages.training import load_stage, select_device
 from ups_models.config.schema import EvalConfig, PipelineConfig
 from ups_models.data.layouts.pdebench import load_steady, load_trajectories, problem_of
 from ups_models.data.split import Split, split_rows
-from ups_models.errors import BadInput, CheckpointError
+from ups_models.errors import BadInput, CheckpointError, Preempted
 from ups_models.evaluation.evaluate import evaluate
 from ups_models.evaluation.inputs import EvalData, Models
 from ups_models.evaluation.parts import main_error
@@ -48,7 +50,7 @@ def evaluate_run(name: str, cfg: PipelineConfig, settings: EvalConfig, run: Owne
 
     Writes reports/<name>.json, .md and .npz. Raises CheckpointError when there is no operator.
     """
-    redeliver_pending()
+    leave_if_stopped(name)
     status = StatusStore(run)
     started = time.monotonic()
     status.record_evaluation(name, status="in_progress", completed_at=None)
@@ -58,8 +60,12 @@ def evaluate_run(name: str, cfg: PipelineConfig, settings: EvalConfig, run: Owne
         cfg = trained_config(cfg, snapshot.lineages)
         usable = usable_stages(cfg, run.checkpoints, snapshot)
         models = _models_of(cfg, run, usable, device)
-        result, arrays = evaluate(cfg, settings, models, _data_of(cfg, settings, run, models), device=device)
+        data = _data_of(cfg, settings, run, models)
+        with _left_if_stopped(name):
+            result, arrays = evaluate(cfg, settings, models, data, device=device)
         inputs = evaluation_inputs(cfg, settings, snapshot, usable)
+    except Preempted:
+        raise  # as after a kill: it is in progress, and runs again
     except Exception as error:
         status.record_evaluation(name, status="failed", error_message=str(error) or type(error).__name__)
         raise
@@ -87,6 +93,16 @@ def evaluate_run(name: str, cfg: PipelineConfig, settings: EvalConfig, run: Owne
     if judged.state == "fail":
         logger.warning("%s: %s", name, judged.text)
     return result
+
+
+@contextmanager
+def _left_if_stopped(name: str) -> Iterator[None]:
+    """Within the block, leave where the next layer of a network begins: an evaluation has nothing to save."""
+    hook = register_module_forward_pre_hook(lambda _module, _inputs: leave_if_stopped(name))
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def evaluate_files(

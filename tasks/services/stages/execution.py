@@ -8,6 +8,7 @@ from tasks.services.run.lock import OwnedRun
 from tasks.services.run.paths import RunDir
 from tasks.services.run.signals import redeliver_pending
 from tasks.services.run.status import EVALUATIONS, StatusStore, read_status
+from tasks.services.run.uninterrupted import uninterrupted
 from tasks.services.stages.plan import Decision, EvaluationDecision
 from tasks.services.tracking.tracker import Tracker
 from ups_models.config.schema import PipelineConfig
@@ -21,9 +22,7 @@ def run_stage(decision: Decision, cfg: PipelineConfig, run: OwnedRun, tracker: T
     """
     redeliver_pending()
     if decision.runs:
-        from tasks.services.stages.training import train_stage_files
-
-        train_stage_files(decision.stage, cfg, run, fresh=decision.action == "train", tracker=tracker or Tracker())
+        uninterrupted(lambda _: _train(decision, cfg, run, tracker or Tracker()))
         return True
     if decision.action == "adopt":
         from tasks.services.stages.training import adopt_stage_files
@@ -38,10 +37,23 @@ def evaluate_if_needed(decision: EvaluationDecision, cfg: PipelineConfig, run: O
     """Run an evaluation as decided; returns whether it ran. A skipped one imports no PyTorch."""
     if not decision.run:
         return False
+    redeliver_pending()
+    uninterrupted(lambda _: _evaluate(decision, cfg, run))
+    return True
+
+
+def _train(decision: Decision, cfg: PipelineConfig, run: OwnedRun, tracker: Tracker) -> None:
+    """PyTorch is imported here, where nothing can interrupt that."""
+    from tasks.services.stages.training import train_stage_files
+
+    train_stage_files(decision.stage, cfg, run, fresh=decision.action == "train", tracker=tracker)
+
+
+def _evaluate(decision: EvaluationDecision, cfg: PipelineConfig, run: OwnedRun) -> None:
+    """As above."""
     from tasks.services.stages.evaluating import evaluate_run
 
     evaluate_run(decision.name, cfg, decision.settings, run)
-    return True
 
 
 def report_if_changed(run: OwnedRun, tracker: Tracker, *, changed: bool) -> Path:

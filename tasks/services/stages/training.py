@@ -14,8 +14,9 @@ from tasks.services.run.history import History
 from tasks.services.run.lock import OwnedRun
 from tasks.services.run.paths import RunDir
 from tasks.services.run.progress import Update, progress_of
-from tasks.services.run.signals import StopRequest, stop_request
+from tasks.services.run.signals import StopRequest
 from tasks.services.run.status import StatusStore, read_status
+from tasks.services.run.uninterrupted import leave_if_stopped, uninterrupted
 from tasks.services.stages.snapshot import read_inputs
 from tasks.services.tracking.tracker import Tracker
 from ups_models.config.schema import PipelineConfig
@@ -53,10 +54,10 @@ def train_stage_files(
 ) -> None:
     """Train stage `name` to its end and leave its two files, recorded as completed.
 
-    `fresh` starts it again from nothing. When the process is asked to stop, the state is saved and the signal is then
-    handed to whoever handled it before; raises Preempted if nobody did. An error is recorded in the status and raised.
+    `fresh` starts it again from nothing. When the process is asked to stop, the step is finished and the state saved;
+    then what the signal raises is raised, or Preempted if that is nothing. An error is recorded in the status.
     """
-    _Training(name, cfg, run, tracker).run_stage(fresh=fresh)
+    uninterrupted(partial(_Training(name, cfg, run, tracker).run_stage, fresh=fresh))
 
 
 class _Training:
@@ -75,31 +76,34 @@ class _Training:
         """Spent on the stage, by all processes that worked on it."""
         return time.monotonic() - self.started
 
-    def run_stage(self, *, fresh: bool) -> None:
-        """All of it."""
+    def run_stage(self, stop: StopRequest, *, fresh: bool) -> None:
+        """All of it, to its end or to the end of the step in which it is asked to stop."""
+        try:
+            self._run(stop, fresh=fresh)
+        except Preempted as error:
+            logger.warning("%s", error)
+            raise
+        finally:
+            if stop():
+                self.tracker.preempted()
+
+    def _run(self, stop: StopRequest, *, fresh: bool) -> None:
         device = select_device(self.cfg)
         data = training_data(self.spec, self.cfg, self.run)
         frozen = {name: load_stage(name, self.cfg, self.run, device) for name in self.spec.needs}
         lineage = Lineage.of(self.spec, self.cfg, read_inputs(self.spec, self.cfg, self.run))
+        stop.look()
+        leave_if_stopped(self.spec.name)
         self._record_start(lineage, fresh=fresh)
         self.tracker.begin(self.spec.name)
-        preempted = None
-        with stop_request() as stop:
-            try:
-                self._complete(self._fit(data, frozen, device, stop, lineage), lineage)
-                self.tracker.completed(self.spec.name)
-            except Preempted as error:
-                preempted = error
-            except Exception as error:
-                self.status.fail(self.spec.name, str(error) or type(error).__name__)
-                raise
-        if preempted is not None:
-            logger.warning("%s", preempted)
-        if stop():
-            self.tracker.preempted()
-        stop.deliver()
-        if preempted is not None:
-            raise preempted
+        try:
+            self._complete(self._fit(data, frozen, device, stop, lineage), lineage)
+            self.tracker.completed(self.spec.name)
+        except Preempted:
+            raise
+        except Exception as error:
+            self.status.fail(self.spec.name, str(error) or type(error).__name__)
+            raise
 
     def _record_start(self, lineage: Lineage, *, fresh: bool) -> None:
         """The files first, the status second: a crash in between must not leave an old state to a new beginning."""
@@ -138,7 +142,7 @@ class _Training:
                 device=device,
                 resume_path=self.run.resume(self.spec.name),
                 lineage=lineage,
-                hooks=Hooks(on_start, self._on_step, self._on_epoch, self._on_save, stop),
+                hooks=Hooks(on_start, self._on_step, self._on_epoch, partial(self._on_save, stop), stop),
                 world=World(*environment.world()),
             )
 
@@ -152,9 +156,10 @@ class _Training:
     def _on_epoch(self, progress: Progress) -> None:
         logger.debug("%s: epoch %d done", self.spec.name, progress.epoch)
 
-    def _on_save(self, progress: Progress) -> None:
+    def _on_save(self, stop: StopRequest, progress: Progress) -> None:
         self.status.progress(self.spec.name, epoch=progress.epoch, step=progress.step, seconds=self.seconds)
         self.tracker.saved()
+        stop.look()
 
     def _complete(self, state: TrainState, lineage: Lineage) -> None:
         """Files first, status second, and only then the saved state goes."""

@@ -15,7 +15,8 @@ from typing import NoReturn, Protocol
 
 from flows import ROOT
 from harness.chaos import workload as work
-from harness.chaos.workload import CONFIG, STOPPED, Workload
+from harness.chaos.workload import CONFIG, Workload
+from tasks.services.run.signals import end_at_once_on_sigterm
 from ups_models.errors import UPSError
 from ups_models.files import CrashHook, arm_crash_points
 
@@ -147,7 +148,7 @@ def _child(
     workload: Workload, directory: Path, log: Path, hook: CrashHook | None, prepare: Callable[[], None] | None
 ) -> NoReturn:
     code = 1
-    signal.signal(signal.SIGTERM, lambda *_: os._exit(STOPPED))  # as the command line does
+    end_at_once_on_sigterm("stopped by a signal")  # as the command line does
     try:
         descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         os.dup2(descriptor, 1)

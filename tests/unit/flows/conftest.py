@@ -1,11 +1,13 @@
 """The Prefect server that our commands ask, in this process."""
 
+from typing import Any
+
 import httpx
 import pytest
 from prefect.client.orchestration import SyncPrefectClient
 from unit.flows.prefect_api import URL, PrefectApi
 
-ASKING = ("client", "chain", "artifacts")
+ASKING = ("client", "chain", "artifacts", "wishes")
 """The modules of flows.prefect that make a client."""
 
 
@@ -15,7 +17,7 @@ def prefect_api(monkeypatch: pytest.MonkeyPatch) -> PrefectApi:
     api = PrefectApi()
     monkeypatch.setenv("PREFECT_API_URL", URL)
 
-    def client_of(*, sync_client: bool) -> SyncPrefectClient:
+    def client_of(*, sync_client: bool, httpx_settings: dict[str, Any] | None = None) -> SyncPrefectClient:
         assert sync_client
         return SyncPrefectClient(URL, httpx_settings={"transport": httpx.MockTransport(api)})
 

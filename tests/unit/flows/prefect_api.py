@@ -9,6 +9,8 @@ import httpx
 
 URL = "http://prefect.test/api"
 DEPLOYMENT, FLOW = UUID(int=7), UUID(int=8)
+KINDS = {"AwaitingRetry": "SCHEDULED", "Suspended": "PAUSED", "GaveUp": "CANCELLED"}
+"""Types of states whose names are others."""
 Refusal = httpx.Response | httpx.TransportError
 Answer = dict[str, Any] | list[dict[str, Any]] | httpx.Response
 
@@ -21,6 +23,7 @@ class PrefectApi:
         self.automations: dict[str, dict[str, Any]] = {}
         self.runs: list[dict[str, Any]] = []
         self.heartbeats: dict[str, str] = {}
+        self.states: dict[str, list[dict[str, Any]]] = {}
         self.told: list[tuple[str, dict[str, Any]]] = []
         self.refusals: dict[str, Refusal | Callable[[], Refusal]] = {}
 
@@ -41,12 +44,15 @@ class PrefectApi:
                 self.automations[name] for name in body["automations"]["name"]["any_"] if name in self.automations
             ],
             "/flow_runs/filter": lambda: self._runs(body),
+            "/flow_run_states/": lambda: self.states.get(request.url.params["flow_run_id"], []),
             "/events/filter": lambda: {"events": self._events(body), "total": 0},
             "/work_pools/filter": list,
             "/deployments/filter": list,
         }
         if path in answers:
             answer = answers[path]()
+        elif request.method == "GET" and path.startswith("/flow_runs/"):
+            answer = self._run(last)
         elif path.startswith("/deployments/name/"):
             answer = self._deployment(path.removeprefix("/deployments/name/"))
         else:
@@ -58,11 +64,24 @@ class PrefectApi:
     def add_run(self, state: str, *, timestamp: str, **parameters: Any) -> str:
         """A flow run in this state since then; its id."""
         run = _flow_run(f"run-{len(self.runs)}", {"parameters": parameters})
-        kind = state.upper()
+        kind = KINDS.get(state, state.upper())
         run |= {"state_type": kind, "state_name": state, "end_time": timestamp, "expected_start_time": timestamp}
         run["state"] = {"type": kind, "name": state, "timestamp": timestamp}
         self.runs.append(run)
         return str(run["id"])
+
+    def add_states(self, run_id: str, *names: str) -> None:
+        """The states that a run went through, a second apart, after those that it has."""
+        states = self.states.setdefault(run_id, [])
+        for name in names:
+            kind = KINDS.get(name, name.upper())
+            states.append({"type": kind, "name": name, "timestamp": f"2026-01-01T00:00:{len(states):02}Z"})
+
+    def _run(self, run_id: str) -> dict[str, Any]:
+        """A run as it is now."""
+        state = self.states[run_id][-1]
+        known = {"state": state, "state_type": state["type"], "state_name": state["name"], "run_count": 1}
+        return {**_flow_run("run", {}), **known, "id": run_id}
 
     def _runs(self, body: dict[str, Any]) -> Answer:
         wanted = body["flow_runs"]
@@ -76,7 +95,8 @@ class PrefectApi:
             and (names is None or run["state_name"] in names)
             and (before is None or run["end_time"] < before)
         ]
-        return found[body["offset"] : body["offset"] + body["limit"]]
+        start = body.get("offset", 0)
+        return found[start : start + body["limit"]]
 
     def _events(self, body: dict[str, Any]) -> list[dict[str, Any]]:
         [resource] = body["filter"]["resource"]["id"]

@@ -9,6 +9,7 @@ import pytest
 from flows.prefect.automations import (
     ENDS,
     RESTART_POLICIES,
+    SUSPENDED,
     heartbeat_automation,
     notify_automation,
     restart_automation,
@@ -48,7 +49,8 @@ def test_a_run_without_heartbeats_is_called_crashed_unless_it_has_ended():
     [action] = automation.actions
     assert automation.trigger.within == timedelta(seconds=90)
     assert automation.trigger.after == {"prefect.flow-run.heartbeat"}
-    assert automation.trigger.expect == {"prefect.flow-run.heartbeat"} | {f"prefect.flow-run.{end}" for end in ENDS}
+    silent = {f"prefect.flow-run.{state}" for state in (*ENDS, *SUSPENDED)}
+    assert automation.trigger.expect == {"prefect.flow-run.heartbeat"} | silent
     assert automation.trigger.for_each == {"prefect.resource.id"}
     assert related(automation) == OURS
     assert (action.state, action.message) == ("CRASHED", "no heartbeat for 90 s")

@@ -1,11 +1,11 @@
-"""Signals that must not be lost: held while a step is saved, sent again where what they raise is swallowed."""
+"""Signals that must not be lost: sent again where what they raise is swallowed."""
 
 import os
 import signal
 
 import pytest
 
-from tasks.services.run.signals import redeliver_lost_signals, redeliver_pending, stop_request
+from tasks.services.run.signals import StopRequest, redeliver_lost_signals, redeliver_pending
 
 
 class Stopped(BaseException):
@@ -48,8 +48,7 @@ def test_a_signal_that_a_finaliser_swallowed_takes_effect_at_the_next_boundary()
 def test_a_signal_that_a_finaliser_swallowed_stops_the_next_stage():
     with redeliver_lost_signals():
         lose_a_signal()
-        with stop_request() as stop:
-            assert stop()
+        assert StopRequest()()
 
 
 def test_a_signal_goes_to_its_handler_at_once():
@@ -82,5 +81,4 @@ def test_what_was_heard_is_forgotten_at_the_end():
     with pytest.raises(Stopped), redeliver_lost_signals():
         os.kill(os.getpid(), signal.SIGTERM)
 
-    with stop_request() as stop:
-        assert not stop()
+    assert not StopRequest()()

@@ -1,0 +1,163 @@
+"""What a person wishes of this flow run and its chain, as the server knows it: to cancel it, or to suspend it."""
+
+import logging
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+import httpx
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.filters import FlowRunFilter
+from prefect.client.schemas.objects import FlowRun, State, StateType
+from prefect.client.schemas.sorting import FlowRunSort
+from prefect.exceptions import Pause, PrefectException
+from prefect.runtime import deployment, flow_run
+from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
+
+from flows.prefect.server import is_temporary
+from tasks.services.run.attempts import ChainRun
+from tasks.services.run.uninterrupted import also_asking
+from ups_models.errors import Preempted, UPSError
+
+logger = logging.getLogger(__name__)
+
+CANCELLED = ("Cancelled", "Cancelling")
+"""Names of the states in which a person's cancellation puts a run; those of ours have names of their own."""
+ANSWER_WITHIN_S, ASK_EVERY_S, ASK_AGAIN_AFTER_S = 3.0, 1.0, 30.0
+NEWEST_RUNS, NEWEST_OF_CHAIN = 200, 5
+UNREACHABLE = (httpx.HTTPError, PrefectException)
+
+
+class Unwanted(UPSError):
+    """A person cancelled this run, or the one that it follows."""
+
+
+def refusal(attempt: ChainRun | None) -> str | None:
+    """Why this run must not begin its work, in words; None where nobody is against it, or the server cannot be asked.
+
+    A cancelled run begins all the same where it was cancelled while a process was made for it, and an automation
+    answers one that died of its cancellation. A person's later wish to run it again counts more.
+    """
+    if attempt is None:
+        return None
+    try:
+        with get_client(sync_client=True) as client:
+            own = client.read_flow_run_states(UUID(attempt.run_id))
+            if is_cancelled(own):
+                return "cancelled before it began"
+            if not attempt.follows_another or restarted_at(own) is not None:
+                return None
+            return _cancelled_before(client, attempt)
+    except UNREACHABLE as error:
+        logger.warning("the server does not say whether this run is cancelled (%s): it begins", type(error).__name__)
+        return None
+
+
+@contextmanager
+def obeyed() -> Iterator[None]:
+    """Within the block, look at the run's state where its work is saved, and stop when a person wishes so.
+
+    Raises Unwanted for a cancelled run. A suspended one ends as it is, and Resume begins it again.
+    """
+    if flow_run.id is None or is_temporary():  # nobody can have a wish
+        yield
+        return
+    with StateWatch(UUID(str(flow_run.id)), flow_run.run_count or 1) as watch, also_asking(watch):
+        try:
+            yield
+        except Preempted as error:
+            if watch.state is None:
+                raise
+            if watch.state.type in (StateType.CANCELLING, StateType.CANCELLED):
+                raise Unwanted(f"cancelled; {error}") from error
+            raise Pause(str(error), state=watch.state) from error
+
+
+class StateWatch:
+    """Asks the server for the run's state, as often as is reasonable and in bounded time."""
+
+    def __init__(self, run_id: UUID, run_count: int) -> None:
+        self.run_id, self.run_count = run_id, run_count
+        self.state: State | None = None
+        self.ask_at = 0.0
+        self.client: SyncPrefectClient | None = None
+
+    def __enter__(self) -> "StateWatch":
+        self.client = get_client(sync_client=True, httpx_settings={"timeout": ANSWER_WITHIN_S})
+        self.client.__enter__()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self.client is not None:
+            self.client.__exit__(None, None, None)
+
+    def __call__(self) -> bool:
+        """Whether the process should stop: the run is cancelled, suspended, or in the hands of a later process."""
+        if self.state is None and self.client is not None and time.monotonic() >= self.ask_at:
+            try:
+                with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}):
+                    run = self.client.read_flow_run(self.run_id)
+                self.ask_at = time.monotonic() + ASK_EVERY_S
+                self.state = run.state if is_to_stop(run, self.run_count) else None
+            except UNREACHABLE as error:
+                logger.debug("the run's state is not known: %s", type(error).__name__)
+                self.ask_at = time.monotonic() + ASK_AGAIN_AFTER_S
+        return self.state is not None
+
+
+def is_to_stop(run: FlowRun, run_count: int) -> bool:
+    """Whether the run's state says that the process which began it as its `run_count`-th should stop."""
+    kinds = (StateType.CANCELLING, StateType.CANCELLED, StateType.PAUSED)
+    return run.state is not None and (run.state.type in kinds or run.run_count > run_count)
+
+
+def is_cancelled(states: Iterable[State[Any]]) -> bool:
+    """Whether a person has cancelled the run since it was scheduled last."""
+    cancelled = False
+    for state in _sorted(states):
+        cancelled = state.type != StateType.SCHEDULED and (cancelled or state.name in CANCELLED)
+    return cancelled
+
+
+def restarted_at(states: Iterable[State[Any]]) -> datetime | None:
+    """When a run that had ended was last scheduled again, as a person does it."""
+    found, ended = None, False
+    for state in _sorted(states):
+        if state.type == StateType.SCHEDULED and ended:
+            found = state.timestamp
+        ended = ended or state.is_final()
+    return found
+
+
+def _cancelled_before(client: SyncPrefectClient, attempt: ChainRun) -> str | None:
+    """Whether the last wish for the chain of this attempt was to cancel it, in words."""
+    acts: list[tuple[datetime, str | None]] = []
+    for run in _earlier_in_chain(client, attempt):
+        states = client.read_flow_run_states(run.id)
+        acts += [(state.timestamp, run.name) for state in states if state.name in CANCELLED]
+        if (restarted := restarted_at(states)) is not None:
+            acts.append((restarted, None))
+    name = max(acts, default=(None, None), key=lambda act: act[0])[1]
+    return f"the run before it, {name}, was cancelled; start it again by hand to go on" if name else None
+
+
+def _earlier_in_chain(client: SyncPrefectClient, attempt: ChainRun) -> list[FlowRun]:
+    """The newest runs of the chain before this attempt; one that died early carries no tag of its chain."""
+    runs = client.read_flow_runs(
+        flow_run_filter=FlowRunFilter.model_validate({"deployment_id": {"any_": [deployment.id]}}),
+        sort=FlowRunSort.EXPECTED_START_TIME_DESC,
+        limit=NEWEST_RUNS,
+    )
+    chained = [run for run in runs if str(run.id) != attempt.run_id and _is_of(run, attempt)]
+    return chained[:NEWEST_OF_CHAIN]
+
+
+def _is_of(run: FlowRun, attempt: ChainRun) -> bool:
+    return run.parameters.get("chain") == attempt.chain or str(run.id).startswith(attempt.chain)
+
+
+def _sorted(states: Iterable[State[Any]]) -> list[State[Any]]:
+    return sorted(states, key=lambda state: state.timestamp)

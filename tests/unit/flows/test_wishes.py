@@ -1,0 +1,168 @@
+"""What a person wishes of a run and its chain: who may begin, and when a process stops."""
+
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid4
+
+import httpx
+import pytest
+from prefect.client.schemas.objects import FlowRun, State, StateType
+from prefect.exceptions import Pause
+
+from flows.pipeline import train_pipeline
+from flows.prefect import wishes
+from flows.prefect.wishes import Unwanted, is_to_stop, obeyed, refusal
+from flows.requests.train import TrainRequest
+from tasks.services.run.attempts import ChainRun
+from tasks.services.run.uninterrupted import uninterrupted
+from ups_models.errors import Preempted
+
+THEN = "2026-01-01T00:00:00Z"
+BEGUN = ("Scheduled", "Pending", "Running")
+
+
+@pytest.fixture
+def own(prefect_api, monkeypatch):
+    """The id of the flow run that this process is."""
+    identity = str(uuid4())
+    monkeypatch.setenv("PREFECT__RUNTIME__DEPLOYMENT__ID", str(uuid4()))
+    monkeypatch.setenv("PREFECT__RUNTIME__FLOW_RUN__ID", identity)
+    return identity
+
+
+def attempt_of(own, number=1, chain="abc"):
+    return ChainRun(chain, own, number, most=100, most_per_day=30)
+
+
+@pytest.mark.parametrize(
+    ("states", "refused"),
+    [
+        (BEGUN, False),
+        (("Scheduled", "Pending", "Cancelled", "Running"), True),
+        (("Scheduled", "Pending", "Cancelling", "Running"), True),
+        (("Scheduled", "Pending", "GaveUp", "AwaitingRetry", "Running"), False),
+        ((*BEGUN, "Cancelling", "Cancelled", "AwaitingRetry", "Pending", "Running"), False),
+        ((*BEGUN, "Suspended", "AwaitingRetry", "Pending", "Running"), False),
+    ],
+)
+def test_a_run_that_was_cancelled_before_it_began_does_not_train(prefect_api, own, states, refused):
+    prefect_api.add_states(own, *states)
+
+    assert (refusal(attempt_of(own)) is not None) == refused
+
+
+@pytest.mark.parametrize(
+    ("before", "mine", "refused"),
+    [
+        ((*BEGUN, "Crashed"), BEGUN, False),
+        ((*BEGUN, "Cancelling", "Crashed", "Cancelled"), BEGUN, True),
+        (("Scheduled", "Pending", "Cancelling", "Crashed"), BEGUN, True),
+        ((*BEGUN, "GaveUp"), BEGUN, False),
+        ((*BEGUN, "Cancelling", "Cancelled", "AwaitingRetry", "Running", "Crashed"), BEGUN, False),
+        ((*BEGUN, "Cancelled"), (*BEGUN, "Cancelled", "AwaitingRetry", "Running"), False),
+    ],
+    ids=["died", "cancelled", "cancelled early", "gave up", "cancelled, then retried", "this one retried"],
+)
+def test_an_attempt_after_a_cancelled_run_does_not_train_until_a_person_starts_it(
+    prefect_api, own, before, mine, refused
+):
+    first = prefect_api.add_run(before[-1], timestamp=THEN, chain="abc", attempt=1)
+    prefect_api.add_states(first, *before)
+    prefect_api.add_states(own, *mine)
+
+    assert (refusal(attempt_of(own, 2)) is not None) == refused
+
+
+def test_a_run_of_another_chain_is_nothing_to_this_one(prefect_api, own):
+    other = prefect_api.add_run("Cancelled", timestamp=THEN, chain="other", attempt=1)
+    prefect_api.add_states(other, *BEGUN, "Cancelled")
+    prefect_api.add_states(own, *BEGUN)
+
+    assert refusal(attempt_of(own, 2)) is None
+
+
+def test_the_first_run_of_a_chain_is_known_by_its_id(prefect_api, own):
+    first = prefect_api.add_run("Cancelled", timestamp=THEN)
+    prefect_api.add_states(first, *BEGUN, "Cancelling", "Crashed", "Cancelled")
+    prefect_api.add_states(own, *BEGUN)
+
+    assert "was cancelled" in str(refusal(attempt_of(own, 2, chain=first[:8])))
+
+
+def test_a_server_that_does_not_answer_stops_nobody(prefect_api, own):
+    prefect_api.refusals["flow_run_states"] = httpx.ConnectError("no route")
+
+    assert refusal(attempt_of(own, 2)) is None
+    assert refusal(None) is None
+
+
+def save(stop):
+    """Work that has saved its state."""
+    stop.look()
+    if stop():
+        raise Preempted("operator: stopped at step 7")
+    return "trained"
+
+
+def test_a_cancelled_run_stops_where_it_has_saved(prefect_api, own):
+    prefect_api.add_states(own, *BEGUN, "Cancelling")
+
+    with pytest.raises(Unwanted, match="cancelled; operator: stopped at step 7"), obeyed():
+        uninterrupted(save)
+
+
+def test_a_suspended_run_stops_where_it_has_saved_and_stays_suspended(prefect_api, own):
+    prefect_api.add_states(own, *BEGUN, "Suspended")
+
+    with pytest.raises(Pause) as raised, obeyed():
+        uninterrupted(save)
+
+    assert raised.value.state is not None
+    assert raised.value.state.name == "Suspended"
+
+
+@pytest.mark.parametrize("fault", [httpx.ConnectError("down"), httpx.Response(500), httpx.Response(401)])
+def test_training_does_not_need_the_server_to_say_anything(prefect_api, own, fault):
+    prefect_api.refusals[own] = fault
+
+    with obeyed():
+        assert uninterrupted(save) == "trained"
+
+
+def test_the_server_is_not_asked_more_often_than_is_reasonable(prefect_api, own, monkeypatch):
+    prefect_api.add_states(own, *BEGUN)
+    asked = []
+
+    def note(run, count):
+        asked.append(run.id)
+        return False
+
+    monkeypatch.setattr(wishes, "is_to_stop", note)
+
+    with obeyed():
+        uninterrupted(lambda stop: [save(stop) for _ in range(50)])
+
+    assert asked == [UUID(own)]
+
+
+def test_another_reason_to_stop_stays_that_reason(prefect_api, own):
+    prefect_api.add_states(own, *BEGUN)
+
+    with pytest.raises(Preempted), obeyed():
+        raise Preempted("stopped by a signal")
+
+
+@pytest.mark.parametrize(("kind", "count", "stops"), [("RUNNING", 1, False), ("RUNNING", 2, True), ("PAUSED", 1, True)])
+def test_a_process_stops_when_a_later_one_has_the_run(kind, count, stops):
+    run = FlowRun(flow_id=uuid4(), state=State(type=StateType[kind]), run_count=count)
+
+    assert is_to_stop(run, 1) == stops
+
+
+def test_a_flow_that_is_cancelled_before_it_began_ends_as_cancelled_and_trains_nothing(prefect_api, own, tmp_path):
+    prefect_api.add_states(own, "Scheduled", "Pending", "Cancelled", "Running")
+
+    state: Any = train_pipeline.fn(TrainRequest(config=Path("configs/smoke.yaml"), run_dir=tmp_path))
+
+    assert (state.type, state.name) == (StateType.CANCELLED, "Cancelled")
+    assert list(tmp_path.iterdir()) == []
