@@ -234,5 +234,9 @@ def test_an_attempt_tells_the_stages_it_trained_from_those_that_it_found(ui, roo
     later = [run for run in room.runs() if run["parameters"].get("attempt") == 2 and run["start_time"]]
     second = min(later, key=lambda run: run["start_time"])
 
-    see_tasks(ui, f"/runs/flow-run/{second['id']}", {**dict.fromkeys(TASKS, "Completed"), "operator": "Skipped"})
+    see_tasks(
+        ui,
+        f"/runs/flow-run/{second['id']}",
+        {**dict.fromkeys(TASKS, "Completed"), "operator": "Skipped", "diff_residual": "Resumed"},
+    )
     ui.picture("chain-second")
