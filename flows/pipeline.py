@@ -33,7 +33,7 @@ from tasks.services.run.attempts import Duplicate, GaveUp
 from tasks.services.run.lock import wait_until_free
 from tasks.services.stages.execution import report_is_current
 from tasks.services.stages.plan import Decision, EvaluationDecision
-from tasks.train import train_stage
+from tasks.train import SKIPPED, train_stage
 from ups_models.errors import BadInput
 
 
@@ -46,7 +46,8 @@ class PrefectSteps(PlainSteps):
     def train(self, decision: Decision) -> bool:
         """A task run named after the stage."""
         given = (decision, self.cfg, self.run, self.tracker)
-        return self.engine.run(train_stage, *given, plainly=lambda: train_stage.fn(*given)) is None
+        state = self.engine.run(train_stage, *given, plainly=lambda: train_stage.fn(*given))
+        return state is None or state.name != SKIPPED
 
     def evaluate(self, decision: EvaluationDecision) -> bool:
         """A task run named after the evaluation."""

@@ -4,8 +4,8 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
-from prefect import flow
-from prefect.client.schemas.objects import State
+from prefect import Flow, flow
+from prefect.client.schemas.objects import FlowRun, State
 from pydantic import Field
 
 from flows.prefect.artifacts import RemoteStages, artifact_sender
@@ -33,7 +33,17 @@ Listener = Callable[[RemoteJob, PipelineConfig], Show]
 """Makes something else that is shown how a job proceeds."""
 
 
-@flow(name="train-on-vast", flow_run_name=remote_name, validate_parameters=False)
+def give_back_when_cancelled(flow: Flow[Any, Any], flow_run: FlowRun, state: State[Any]) -> None:
+    """Prefect's worker calls this once the process of a cancelled run is gone, however it went."""
+    give_back(checked(LaunchRequest, flow_run.parameters["request"]))
+
+
+@flow(
+    name="train-on-vast",
+    flow_run_name=remote_name,
+    validate_parameters=False,
+    on_cancellation=[give_back_when_cancelled],
+)
 def train_on_vast(
     request: LaunchRequest,
     attempt: Annotated[int, Field(ge=1, le=MAX_ATTEMPTS)] = 1,

@@ -11,12 +11,14 @@ from tasks.services.stages.plan import Decision
 from tasks.services.tracking.tracker import Tracker
 from ups_models.config.schema import PipelineConfig
 
-SKIPPED = "Skipped"
+SKIPPED, RESUMED = "Skipped", "Resumed"
 
 
 @task(name="train-stage", task_run_name="{decision.stage}", cache_policy=NO_CACHE, persist_result=False)
 def train_stage(decision: Decision, cfg: PipelineConfig, run: OwnedRun, tracker: Tracker) -> State | None:
-    """Train one stage, or end as Skipped with the reason."""
+    """Train one stage, or end as Skipped with the reason; one that was interrupted before ends as Resumed."""
     if run_stage(decision, cfg, run, tracker):
-        return None
+        if decision.action != "resume":
+            return None
+        return Completed(name=RESUMED, message=f"{decision.stage}: {decision.reason}")
     return Completed(name=SKIPPED, message=f"{decision.stage}: {decision.reason}")

@@ -123,7 +123,7 @@ class ArtifactLogger(MetricLogger):
 
     def __init__(self, sender: ArtifactSender, cfg: PipelineConfig, run: RunDir) -> None:
         self.sender, self.cfg, self.run = sender, cfg, run
-        self.updated_at = 0.0
+        self.updated_at, self.began = 0.0, (0, time.monotonic())
         self._stages()
 
     @classmethod
@@ -133,15 +133,25 @@ class ArtifactLogger(MetricLogger):
 
     def begin(self, stage: str) -> None:
         """The stage is in progress."""
+        self.began = 0, time.monotonic()
         self._stages()
 
     def row(self, stage: str, row: Row) -> None:
         """Move the bar, every few seconds."""
         if time.monotonic() - self.updated_at >= UPDATE_EVERY_S:
             self.updated_at = time.monotonic()
-            total = self.cfg.stages.of(stage).total_steps
-            text = f"{stage}: step {row['step']} of {total}, loss {row['loss']:.4g}"
-            self.sender.put(_key(stage), Artifact("progress", 100.0 * int(row["step"]) / total, text))
+            step, total = int(row["step"]), self.cfg.stages.of(stage).total_steps
+            text = f"{stage}: step {step} of {total}, loss {row['loss']:.4g}{self._pace(step, total)}"
+            self.sender.put(_key(stage), Artifact("progress", 100.0 * step / total, text))
+
+    def _pace(self, step: int, total: int) -> str:
+        """How fast it goes and how long it will take, once two rows have come."""
+        first, since = self.began
+        if not first:
+            self.began = step, time.monotonic()
+            return ""
+        rate = (step - first) / max(time.monotonic() - since, 1e-9)
+        return f", {rate:.1f} steps/s, {(total - step) / rate:.0f} s left" if rate > 0 else ""
 
     def completed(self, stage: str) -> None:
         """Fill the bar."""

@@ -13,6 +13,7 @@ from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.events.actions import ChangeFlowRunState, RunDeployment, SendNotification
 
 from flows.prefect.chain import BAD_INPUT, DUPLICATE, GAVE_UP
+from flows.prefect.wishes import PROCESS_ENDED
 from ups_models.errors import BadInput
 
 REQUEST = "{{ flow_run.parameters['request'] | tojson }}"
@@ -103,7 +104,7 @@ def heartbeat_automation(policy: RestartPolicy, deployment: UUID, after_s: float
         name=policy.heartbeat_name,
         trigger=EventTrigger(
             after={"prefect.flow-run.heartbeat"},
-            expect={"prefect.flow-run.heartbeat", *_events((*ENDS, *SUSPENDED))},
+            expect={"prefect.flow-run.heartbeat", *_events((*ENDS, *SUSPENDED)), PROCESS_ENDED},
             match={"prefect.resource.id": "prefect.flow-run.*"},
             match_related=_of(deployment),
             for_each={"prefect.resource.id"},

@@ -13,7 +13,7 @@ from prefect.states import Cancelled
 from pydantic import BaseModel, ValidationError
 
 from flows import PACKAGES
-from flows.prefect.wishes import Unwanted
+from flows.prefect.wishes import Unwanted, end_if_cancelling
 from flows.requests.train import first_fault
 from tasks.services.run import environment
 from tasks.services.run.attempts import ChainRun, Duplicate, GaveUp
@@ -53,7 +53,11 @@ def host_label() -> str:
 
 
 def run_name() -> str:
-    """`burgers_32dim · attempt 2 · vast:12345`, with the run directory after the config where one is given."""
+    """`burgers_32dim · attempt 2 · vast:12345`, with the run directory after the config where one is given.
+
+    Prefect asks for the name before it begins the run, which makes this the last moment to end one that never will.
+    """
+    end_if_cancelling()
     values = _request()
     config, folder = Path(str(values.get("config", "quickstart"))).stem, Path(str(values.get("run_dir", ""))).name
     where = f" in {folder}" if folder else ""
@@ -61,7 +65,8 @@ def run_name() -> str:
 
 
 def remote_name() -> str:
-    """`burgers_32dim on vast · attempt 2`."""
+    """`burgers_32dim on vast · attempt 2`; the same holds."""
+    end_if_cancelling()
     values = _request()
     where = f"{Path(str(values.get('config', 'burgers_32dim'))).stem} on {values.get('provider', 'vast')}"
     return f"{where} · attempt {flow_run.parameters.get('attempt', 1)}"

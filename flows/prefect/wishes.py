@@ -13,9 +13,12 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import FlowRunFilter
 from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.client.schemas.sorting import FlowRunSort
+from prefect.context import FlowRunContext
+from prefect.events import emit_event
 from prefect.exceptions import Pause, PrefectException
 from prefect.runtime import deployment, flow_run
 from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
+from prefect.states import Cancelled
 
 from flows.prefect.server import is_temporary
 from tasks.services.run.attempts import ChainRun
@@ -24,6 +27,8 @@ from ups_models.errors import Preempted, UPSError
 
 logger = logging.getLogger(__name__)
 
+PROCESS_ENDED = "ups.flow-run.process-ended"
+"""An event: the process of a run that goes on later is gone, and sends no more heartbeats."""
 CANCELLED = ("Cancelled", "Cancelling")
 """Names of the states in which a person's cancellation puts a run; those of ours have names of their own."""
 ANSWER_WITHIN_S, ASK_EVERY_S, ASK_AGAIN_AFTER_S = 3.0, 1.0, 30.0
@@ -56,6 +61,23 @@ def refusal(attempt: ChainRun | None) -> str | None:
         return None
 
 
+def end_if_cancelling() -> None:
+    """Call a run cancelled that is being cancelled before it began.
+
+    Its process then gets no answer but that, and neither the worker nor the server would end it within five minutes.
+    """
+    context = FlowRunContext.get()
+    if context is None or context.flow_run is None or context.flow_run.deployment_id is None:
+        return
+    try:
+        with get_client(sync_client=True) as client:
+            run = client.read_flow_run(context.flow_run.id)
+            if run.state_type == StateType.CANCELLING:
+                client.set_flow_run_state(run.id, Cancelled(message="cancelled before it began"), force=True)
+    except UNREACHABLE as error:
+        logger.warning("the server does not say whether this run is cancelled (%s)", type(error).__name__)
+
+
 @contextmanager
 def obeyed() -> Iterator[None]:
     """Within the block, look at the run's state where its work is saved, and stop when a person wishes so.
@@ -73,7 +95,17 @@ def obeyed() -> Iterator[None]:
                 raise
             if watch.state.type in (StateType.CANCELLING, StateType.CANCELLED):
                 raise Unwanted(f"cancelled; {error}") from error
+            announce_end(watch.run_id)
             raise Pause(str(error), state=watch.state) from error
+
+
+def announce_end(run_id: UUID) -> None:
+    """Tell the automation that listens to heartbeats that this process sends no more; the run's state says nothing."""
+    emit_event(
+        PROCESS_ENDED,
+        resource={"prefect.resource.id": f"prefect.flow-run.{run_id}"},
+        related=[{"prefect.resource.id": f"prefect.deployment.{deployment.id}", "prefect.resource.role": "deployment"}],
+    )
 
 
 class StateWatch:
@@ -81,6 +113,8 @@ class StateWatch:
 
     def __init__(self, run_id: UUID, run_count: int) -> None:
         self.run_id, self.run_count = run_id, run_count
+        context = FlowRunContext.get()
+        self.heard = context.flow_run_suspension_request if context is not None else None
         self.state: State | None = None
         self.ask_at = 0.0
         self.client: SyncPrefectClient | None = None
@@ -94,9 +128,15 @@ class StateWatch:
         if self.client is not None:
             self.client.__exit__(None, None, None)
 
-    def __call__(self) -> bool:
-        """Whether the process should stop: the run is cancelled, suspended, or in the hands of a later process."""
-        if self.state is None and self.client is not None and time.monotonic() >= self.ask_at:
+    def __call__(self, *, saved: bool) -> bool:
+        """Whether the process should stop: the run is cancelled, suspended, or in the hands of a later process.
+
+        Prefect listens for a suspension while a deployment's run works, and that costs nothing to look at; the server
+        itself is asked where the state was `saved`.
+        """
+        if self.state is None and self.heard is not None:
+            self.state = self.heard.get_state()
+        if saved and self.state is None and self.client is not None and time.monotonic() >= self.ask_at:
             try:
                 with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}):
                     run = self.client.read_flow_run(self.run_id)

@@ -1,10 +1,13 @@
 """What a run may be asked for: command-line flags, UI form and deployment parameters, declared once."""
 
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler, ValidationError, model_validator
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
+from flows.requests.form import accepted_beside, form_of, with_switches
 from tasks.services.tracking.restoring import ResumeMode
 from ups_models.config.faults import fault_of
 
@@ -53,6 +56,20 @@ class TrainRequest(BaseModel):
         description="Folder of checkpoints/, reports/ and data/; relative to where the run starts.",
     )
     device: Literal["auto", "cpu", "cuda"] | None = Field(None, description="Overrides runtime.device of the config.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_mode(cls, data: Any) -> Any:
+        return with_switches(data)
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        """The form of Prefect's UI, and what its server lets pass."""
+        schema = handler(core_schema)
+        body = handler.resolve_ref_schema(schema)
+        body["patternProperties"] = accepted_beside(body["properties"])
+        body["properties"] = form_of(body["properties"])
+        return schema
 
     @model_validator(mode="after")
     def _flags_agree(self) -> Self:

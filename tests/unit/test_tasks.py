@@ -40,6 +40,14 @@ def test_a_stage_that_trained_has_no_state_of_its_own(run, smoke):
     assert run.checkpoint("steady_prior_ema.pt").stat().st_mtime_ns > before
 
 
+def test_a_stage_that_was_interrupted_before_ends_as_resumed_with_the_step(run, smoke):
+    decision = Decision("steady_prior", "resume", "in_progress at step 7")
+
+    state: Any = train_stage.fn(decision, smoke, run, Tracker())
+
+    assert (state.type, state.name, state.message) == ("COMPLETED", "Resumed", "steady_prior: in_progress at step 7")
+
+
 @pytest.mark.parametrize("run_it", [True, False])
 def test_an_evaluation_runs_or_ends_as_skipped(run, smoke, run_it):
     before = run.result("small_eval").read_bytes()

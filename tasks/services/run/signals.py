@@ -3,10 +3,10 @@
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import NoReturn
+from typing import NoReturn, Protocol
 
 from ups_models.errors import Preempted
 
@@ -21,8 +21,11 @@ _terminals = [descriptor for descriptor in (0, 1, 2) if os.isatty(descriptor)]
 """Standard input, output and error, as far as this process was started with a terminal there."""
 
 
-Question = Callable[[], bool]
-"""Asks somebody else whether to stop."""
+class Question(Protocol):
+    """Whether somebody else has a wish that the work should stop."""
+
+    def __call__(self, *, saved: bool) -> bool:
+        """Asked after each step, where no time may be spent, and where the state was `saved`."""
 
 
 class StopRequest:
@@ -35,6 +38,8 @@ class StopRequest:
 
     def __call__(self) -> bool:
         """True once somebody has asked."""
+        if not self.asked and self.question is not None and self.question(saved=False):
+            self.ask()
         return self.asked
 
     def ask(self, number: signal.Signals | None = None) -> None:
@@ -43,7 +48,7 @@ class StopRequest:
 
     def look(self) -> None:
         """Where the work is saved: ask whoever else may have a wish."""
-        if self.question is not None and self.question():
+        if not self.asked and self.question is not None and self.question(saved=True):
             self.ask()
 
     def deliver(self) -> None:

@@ -1,6 +1,7 @@
 """What Prefect's UI shows of a run; a server that does not answer holds up nothing."""
 
 import json
+import re
 import shutil
 import threading
 from contextlib import nullcontext
@@ -96,6 +97,22 @@ def test_bars_grow_and_are_full_when_a_stage_is_done(run, smoke):
     assert (half.kind, half.data, half.description) == ("progress", 50, "operator: step 15 of 30, loss 0.5")
     assert unchanged is half
     assert sender.artifacts["operator"].data == 100
+
+
+def test_a_bar_tells_rate_and_time_left_once_they_are_known(run, smoke, monkeypatch):
+    sender: Any = FakeSender()
+    clock = iter(range(0, 1000, 10))
+    monkeypatch.setattr("flows.prefect.artifacts.time.monotonic", lambda: next(clock))
+    shown = ArtifactLogger(sender, smoke, run)
+
+    shown.begin("operator")
+    for step in (10, 20):
+        shown.row("operator", {"step": step, "loss": 0.5})
+
+    text = sender.artifacts["operator"].description
+    found = re.fullmatch(r"operator: step 20 of 30, loss 0.5, (.*) steps/s, (.*) s left", text)
+    assert found is not None, text
+    assert float(found[1]) * float(found[2]) == pytest.approx(10, rel=0.2)
 
 
 def test_the_report_is_shown_when_it_is_written_and_the_table_once_more_at_the_end(run, smoke):

@@ -14,6 +14,7 @@ from flows.prefect.automations import (
     notify_automation,
     restart_automation,
 )
+from flows.prefect.wishes import PROCESS_ENDED
 
 DEPLOYMENT, BLOCK = UUID(int=1), UUID(int=2)
 OURS = {"prefect.resource.id": f"prefect.deployment.{DEPLOYMENT}"}
@@ -50,7 +51,7 @@ def test_a_run_without_heartbeats_is_called_crashed_unless_it_has_ended():
     assert automation.trigger.within == timedelta(seconds=90)
     assert automation.trigger.after == {"prefect.flow-run.heartbeat"}
     silent = {f"prefect.flow-run.{state}" for state in (*ENDS, *SUSPENDED)}
-    assert automation.trigger.expect == {"prefect.flow-run.heartbeat"} | silent
+    assert automation.trigger.expect == {"prefect.flow-run.heartbeat", PROCESS_ENDED} | silent
     assert automation.trigger.for_each == {"prefect.resource.id"}
     assert related(automation) == OURS
     assert (action.state, action.message) == ("CRASHED", "no heartbeat for 90 s")

@@ -6,12 +6,14 @@ from uuid import UUID, uuid4
 
 import httpx
 import pytest
+from prefect._flow_run_suspension import FlowRunSuspensionRequest
 from prefect.client.schemas.objects import FlowRun, State, StateType
+from prefect.context import FlowRunContext
 from prefect.exceptions import Pause
 
 from flows.pipeline import train_pipeline
 from flows.prefect import wishes
-from flows.prefect.wishes import Unwanted, is_to_stop, obeyed, refusal
+from flows.prefect.wishes import Unwanted, end_if_cancelling, is_to_stop, obeyed, refusal
 from flows.requests.train import TrainRequest
 from tasks.services.run.attempts import ChainRun
 from tasks.services.run.uninterrupted import uninterrupted
@@ -28,6 +30,14 @@ def own(prefect_api, monkeypatch):
     monkeypatch.setenv("PREFECT__RUNTIME__DEPLOYMENT__ID", str(uuid4()))
     monkeypatch.setenv("PREFECT__RUNTIME__FLOW_RUN__ID", identity)
     return identity
+
+
+@pytest.fixture(autouse=True)
+def announced(monkeypatch):
+    """The runs whose end was announced; the event itself is tried by test_cancels.py, with a real server."""
+    ended: list[UUID] = []
+    monkeypatch.setattr(wishes, "announce_end", ended.append)
+    return ended
 
 
 def attempt_of(own, number=1, chain="abc"):
@@ -96,6 +106,18 @@ def test_a_server_that_does_not_answer_stops_nobody(prefect_api, own):
     assert refusal(None) is None
 
 
+@pytest.mark.parametrize(("state", "ends"), [("Cancelling", True), ("Pending", False), ("Cancelled", False)])
+def test_a_run_that_is_being_cancelled_before_it_begins_is_ended(prefect_api, own, state, ends):
+    prefect_api.add_states(own, "Scheduled", state)
+
+    known: dict[str, Any] = {"flow_run": FlowRun(id=UUID(own), flow_id=uuid4(), deployment_id=uuid4())}
+    with FlowRunContext.model_construct(**known):
+        end_if_cancelling()
+
+    told = [body["state"]["type"] for path, body in prefect_api.told if path.endswith("set_state")]
+    assert told == (["CANCELLED"] if ends else [])
+
+
 def save(stop):
     """Work that has saved its state."""
     stop.look()
@@ -111,7 +133,7 @@ def test_a_cancelled_run_stops_where_it_has_saved(prefect_api, own):
         uninterrupted(save)
 
 
-def test_a_suspended_run_stops_where_it_has_saved_and_stays_suspended(prefect_api, own):
+def test_a_suspended_run_stops_where_it_has_saved_and_stays_suspended(prefect_api, own, announced):
     prefect_api.add_states(own, *BEGUN, "Suspended")
 
     with pytest.raises(Pause) as raised, obeyed():
@@ -119,6 +141,21 @@ def test_a_suspended_run_stops_where_it_has_saved_and_stays_suspended(prefect_ap
 
     assert raised.value.state is not None
     assert raised.value.state.name == "Suspended"
+    assert announced == [UUID(own)]
+
+
+def test_a_suspension_that_prefect_has_heard_of_stops_the_step(prefect_api, own):
+    prefect_api.refusals[own] = httpx.ConnectError("down")
+    heard = FlowRunSuspensionRequest()
+    known: dict[str, Any] = {"flow_run": FlowRun(flow_id=uuid4()), "flow_run_suspension_request": heard}
+
+    def step(stop):
+        assert not stop()
+        heard.mark_requested(State(type=StateType.PAUSED, name="Suspended"))
+        return save(stop)
+
+    with FlowRunContext.model_construct(**known), pytest.raises(Pause), obeyed():
+        uninterrupted(step)
 
 
 @pytest.mark.parametrize("fault", [httpx.ConnectError("down"), httpx.Response(500), httpx.Response(401)])
