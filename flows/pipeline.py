@@ -21,6 +21,7 @@ from flows.dag import PlainSteps, run_job
 from flows.plain import restored
 from flows.prefect.artifacts import ArtifactLogger
 from flows.prefect.chain import BAD_INPUT, MAX_ATTEMPTS, chain_run_of, checked, ended, log_to_prefect, run_name
+from flows.prefect.earlier import Elsewhere, waiting, with_earlier_runs, with_files
 from flows.prefect.outcome import Engine
 from flows.prefect.server import is_temporary
 from flows.prefect.wishes import Unwanted, obeyed, refusal
@@ -86,7 +87,8 @@ def train_pipeline(
             chain_run.check_limit()
         if (why := refusal(chain_run)) is not None:
             raise Unwanted(why)
-        job = parse(checked(TrainRequest, request))
+        chain_run, earlier = with_earlier_runs(chain_run)
+        job = with_files(parse(checked(TrainRequest, request)), earlier)
         if chain_run is not None and chain_run.has_predecessor:
             wait_until_free(job.run)
         resume = Engine().run(restore_checkpoints, job, plainly=lambda: restored(job)) if job.source else None
@@ -95,5 +97,7 @@ def train_pipeline(
             return str(run_job(job, PrefectSteps, resume=resume, chain_run=chain_run, loggers=loggers))
     except (GaveUp, Duplicate, Unwanted) as error:
         return ended(error)
+    except Elsewhere as error:
+        return waiting(error)
     except BadInput as error:
         return Failed(name=BAD_INPUT, message=str(error), data=error)

@@ -19,16 +19,18 @@ from prefect.exceptions import PrefectException
 from prefect.runtime import flow_run
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
+from flows.prefect.earlier import host_label, labels_of
+from tasks.services.run.attempts import progress_marker
 from tasks.services.run.history import Row
 from tasks.services.run.paths import RunDir
-from tasks.services.run.status import Status, StatusError
+from tasks.services.run.status import Status, StatusError, read_status
 from tasks.services.stages.overview import Overview, StageRow, keep_picture, overview, overview_of, report_in
 from tasks.services.tracking.protocols import MetricLogger, ReportPayload, TrackingUnavailable
 from ups_models.config.schema import PipelineConfig
 
 logger = logging.getLogger(__name__)
 
-STAGES, REPORT = "stage-status", "pipeline-report"
+STAGES, REPORT, LABELS = "stage-status", "pipeline-report", "labels"
 DASH = "\N{EN DASH}"
 UPDATE_EVERY_S, ASK_EVERY_S = 5.0, 30.0
 CLOSE_WITHIN_S = 10.0
@@ -54,7 +56,7 @@ class ArtifactSender:
     def __init__(self, flow_run_id: UUID, *, close_within_s: float = CLOSE_WITHIN_S) -> None:
         self.flow_run_id, self.close_within_s = flow_run_id, close_within_s
         self.server = PREFECT_API_URL.value()
-        self.waiting: dict[str, Artifact] = {}
+        self.waiting: dict[str, Artifact | dict[str, str]] = {}
         self.known: dict[str, UUID] = {}
         self.failed = False
         self.busy = self.closing = False
@@ -71,6 +73,12 @@ class ArtifactSender:
     def put_stages(self, rows: list[Cells], description: str) -> None:
         """The table of stages."""
         self.put(STAGES, Artifact("table", json.dumps(rows), description))
+
+    def put_labels(self, labels: dict[str, str]) -> None:
+        """What later runs of the chain ask the server."""
+        with self.changed:
+            self.waiting[LABELS] = labels
+            self.changed.notify_all()
 
     def close(self) -> None:
         """Send what is waiting, within seconds; nothing is sent afterwards."""
@@ -90,7 +98,7 @@ class ArtifactSender:
                         logger.warning("Prefect does not accept an artifact: %s", type(error).__name__)
                     self.failed = True
 
-    def _next(self) -> tuple[str, Artifact] | None:
+    def _next(self) -> tuple[str, Artifact | dict[str, str]] | None:
         """The next artifact to send; None once the sender is closed and nothing is waiting."""
         with self.changed:
             self.busy = False
@@ -102,7 +110,10 @@ class ArtifactSender:
             key = next(iter(self.waiting))
             return key, self.waiting.pop(key)
 
-    def _send(self, client: SyncPrefectClient, key: str, artifact: Artifact) -> None:
+    def _send(self, client: SyncPrefectClient, key: str, artifact: Artifact | dict[str, str]) -> None:
+        if isinstance(artifact, dict):
+            client.update_flow_run_labels(self.flow_run_id, {**artifact})
+            return
         if key in self.known:
             client.update_artifact(
                 self.known[key], ArtifactUpdate(data=artifact.data, description=artifact.description)
@@ -124,6 +135,7 @@ class ArtifactLogger(MetricLogger):
     def __init__(self, sender: ArtifactSender, cfg: PipelineConfig, run: RunDir) -> None:
         self.sender, self.cfg, self.run = sender, cfg, run
         self.updated_at, self.began = 0.0, (0, time.monotonic())
+        self.began_at = progress_marker(read_status(run.status))
         self._stages()
 
     @classmethod
@@ -143,6 +155,7 @@ class ArtifactLogger(MetricLogger):
             step, total = int(row["step"]), self.cfg.stages.of(stage).total_steps
             text = f"{stage}: step {step} of {total}, loss {row['loss']:.4g}{self._pace(step, total)}"
             self.sender.put(_key(stage), Artifact("progress", 100.0 * step / total, text))
+            self._label()
 
     def _pace(self, step: int, total: int) -> str:
         """How fast it goes and how long it will take, once two rows have come."""
@@ -178,7 +191,12 @@ class ArtifactLogger(MetricLogger):
         self.sender.put(REPORT, Artifact("markdown", text, f"Report of {self.run.root.absolute()}"))
 
     def _stages(self) -> None:
+        self._label()
         self.sender.put_stages(cells_of(overview_of(self.run, self.cfg)), f"Stages of {self.run.root.absolute()}")
+
+    def _label(self) -> None:
+        where = f"{host_label()}:{self.run.root.absolute()}"
+        self.sender.put_labels(labels_of(read_status(self.run.status), where, self.cfg, self.began_at))
 
 
 @contextmanager

@@ -1,7 +1,6 @@
 """A flow run as one run of a chain: its name, its parameters, its number in the chain, its final state."""
 
 import logging
-import socket
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,9 +12,9 @@ from prefect.states import Cancelled
 from pydantic import BaseModel, ValidationError
 
 from flows import PACKAGES
+from flows.prefect.earlier import host_label
 from flows.prefect.wishes import Unwanted, end_if_cancelling
 from flows.requests.train import first_fault
-from tasks.services.run import environment
 from tasks.services.run.attempts import ChainRun, Duplicate, GaveUp
 from ups_models.errors import BadInput
 
@@ -44,12 +43,6 @@ def log_to_prefect() -> None:
         logger = logging.getLogger(name)
         if logger.level == logging.NOTSET:
             logger.setLevel(logging.INFO)
-
-
-def host_label() -> str:
-    """Where this process runs: `vast:12345` on a rented machine, else the host's name."""
-    rented = environment.get("CONTAINER_ID")
-    return f"vast:{rented}" if rented else socket.gethostname()
 
 
 def run_name() -> str:

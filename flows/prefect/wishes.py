@@ -8,18 +8,16 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-import httpx
 from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.client.schemas.filters import FlowRunFilter
 from prefect.client.schemas.objects import FlowRun, State, StateType
-from prefect.client.schemas.sorting import FlowRunSort
 from prefect.context import FlowRunContext
 from prefect.events import emit_event
-from prefect.exceptions import Pause, PrefectException
+from prefect.exceptions import Pause
 from prefect.runtime import deployment, flow_run
 from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 from prefect.states import Cancelled
 
+from flows.prefect.earlier import UNREACHABLE, runs_of_chain
 from flows.prefect.server import is_temporary
 from tasks.services.run.attempts import ChainRun
 from tasks.services.run.uninterrupted import also_asking
@@ -32,8 +30,7 @@ PROCESS_ENDED = "ups.flow-run.process-ended"
 CANCELLED = ("Cancelled", "Cancelling")
 """Names of the states in which a person's cancellation puts a run; those of ours have names of their own."""
 ANSWER_WITHIN_S, ASK_EVERY_S, ASK_AGAIN_AFTER_S = 3.0, 1.0, 30.0
-NEWEST_RUNS, NEWEST_OF_CHAIN = 200, 5
-UNREACHABLE = (httpx.HTTPError, PrefectException)
+NEWEST_OF_CHAIN = 5
 
 
 class Unwanted(UPSError):
@@ -175,28 +172,13 @@ def restarted_at(states: Iterable[State[Any]]) -> datetime | None:
 def _cancelled_before(client: SyncPrefectClient, attempt: ChainRun) -> str | None:
     """Whether the last wish for the chain of this attempt was to cancel it, in words."""
     acts: list[tuple[datetime, str | None]] = []
-    for run in _earlier_in_chain(client, attempt):
+    for run in runs_of_chain(client, attempt)[:NEWEST_OF_CHAIN]:
         states = client.read_flow_run_states(run.id)
         acts += [(state.timestamp, run.name) for state in states if state.name in CANCELLED]
         if (restarted := restarted_at(states)) is not None:
             acts.append((restarted, None))
     name = max(acts, default=(None, None), key=lambda act: act[0])[1]
     return f"the run before it, {name}, was cancelled; start it again by hand to go on" if name else None
-
-
-def _earlier_in_chain(client: SyncPrefectClient, attempt: ChainRun) -> list[FlowRun]:
-    """The newest runs of the chain before this attempt; one that died early carries no tag of its chain."""
-    runs = client.read_flow_runs(
-        flow_run_filter=FlowRunFilter.model_validate({"deployment_id": {"any_": [deployment.id]}}),
-        sort=FlowRunSort.EXPECTED_START_TIME_DESC,
-        limit=NEWEST_RUNS,
-    )
-    chained = [run for run in runs if str(run.id) != attempt.run_id and _is_of(run, attempt)]
-    return chained[:NEWEST_OF_CHAIN]
-
-
-def _is_of(run: FlowRun, attempt: ChainRun) -> bool:
-    return run.parameters.get("chain") == attempt.chain or str(run.id).startswith(attempt.chain)
 
 
 def _sorted(states: Iterable[State[Any]]) -> list[State[Any]]:

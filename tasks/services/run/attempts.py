@@ -40,6 +40,8 @@ class ChainRun:
     most_per_day: int
     again: bool = False
     """Whether this very run began before: it was suspended, or a person retried it."""
+    elsewhere: tuple[Mapping[str, Any], ...] = ()
+    """Notes of earlier runs of the chain, as the server has them: some ran on other machines, or died at once."""
 
     @property
     def follows_another(self) -> bool:
@@ -72,7 +74,7 @@ def recorded(run: OwnedRun, attempt: ChainRun) -> Iterator[float]:
     place = progress_marker(read_status(run.status))
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        wait_s = backoff_before(entries(path, attempt.chain), attempt, place, time.time())
+        wait_s = backoff_before(_notes(path, attempt, place), attempt, place, time.time())
     except GaveUp:
         _note(path, attempt, "gave up", place, most_per_day=attempt.most_per_day)
         raise
@@ -122,6 +124,14 @@ def progress_marker(status: Status) -> str:
 def entries(path: Path, chain: str) -> list[dict[str, Any]]:
     """What was noted of a chain, oldest first."""
     return [entry for entry in jsonl.read(path) if entry.get("chain") == chain and _is_entry(entry)]
+
+
+def _notes(path: Path, attempt: ChainRun, place: str) -> list[dict[str, Any]]:
+    """What was noted here and elsewhere; a run that could not even say where it began came no further than this."""
+    here = entries(path, attempt.chain)
+    known = {entry["run"] for entry in here}
+    elsewhere = [{"place": place, **note} for note in attempt.elsewhere if note["run"] not in known]
+    return sorted([*here, *elsewhere], key=lambda entry: float(entry["time"]))
 
 
 def _is_entry(entry: Mapping[str, Any]) -> bool:

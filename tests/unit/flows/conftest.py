@@ -7,7 +7,7 @@ import pytest
 from prefect.client.orchestration import SyncPrefectClient
 from unit.flows.prefect_api import URL, PrefectApi
 
-ASKING = ("client", "chain", "artifacts", "wishes")
+ASKING = ("client", "chain", "artifacts", "earlier", "wishes")
 """The modules of flows.prefect that make a client."""
 
 

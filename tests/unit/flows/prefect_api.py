@@ -9,7 +9,7 @@ import httpx
 
 URL = "http://prefect.test/api"
 DEPLOYMENT, FLOW = UUID(int=7), UUID(int=8)
-KINDS = {"AwaitingRetry": "SCHEDULED", "Suspended": "PAUSED", "GaveUp": "CANCELLED"}
+KINDS = {"AwaitingRetry": "SCHEDULED", "Suspended": "PAUSED", "GaveUp": "CANCELLED", "Duplicate": "CANCELLED"}
 """Types of states whose names are others."""
 Refusal = httpx.Response | httpx.TransportError
 Answer = dict[str, Any] | list[dict[str, Any]] | httpx.Response
@@ -67,6 +67,7 @@ class PrefectApi:
         kind = KINDS.get(state, state.upper())
         run |= {"state_type": kind, "state_name": state, "end_time": timestamp, "expected_start_time": timestamp}
         run["state"] = {"type": kind, "name": state, "timestamp": timestamp}
+        run["start_time"] = timestamp
         self.runs.append(run)
         return str(run["id"])
 

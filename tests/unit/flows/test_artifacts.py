@@ -42,6 +42,9 @@ class FakeSender:
     def put_stages(self, rows, description):
         self.artifacts["stage-status"] = rows
 
+    def put_labels(self, labels):
+        self.labels = labels
+
     def close(self):
         self.closed = True
 

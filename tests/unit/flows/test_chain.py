@@ -12,7 +12,8 @@ from prefect.context import FlowRunContext
 
 from flows import PACKAGES
 from flows.pipeline import train_pipeline
-from flows.prefect.chain import chain_run_of, checked, ended, host_label, log_to_prefect, remote_name, run_name
+from flows.prefect.chain import chain_run_of, checked, ended, log_to_prefect, remote_name, run_name
+from flows.prefect.earlier import host_label
 from flows.requests.train import TrainRequest
 from tasks.services.run.attempts import Duplicate, GaveUp
 from ups_models.errors import BadInput

@@ -1,5 +1,8 @@
 """Whether another attempt makes sense: bounded a chain and a day, patient with machines, strict with errors."""
 
+import time
+from pathlib import Path
+
 import pytest
 
 from tasks.services.run.attempts import WAIT_S, ChainRun, Duplicate, GaveUp, backoff_before, entries, recorded
@@ -119,3 +122,29 @@ def test_what_happens_is_noted_with_its_place_and_error(tmp_path, own):
     assert [(entry["event"], entry["place"]) for entry in noted] == [("began", ""), ("failed", "operator:7")]
     assert noted[1]["error"] == "ValueError: boom"
     assert entries(run.reports / "attempts.jsonl", "another") == []
+
+
+def test_attempts_on_other_machines_and_those_that_died_at_once_count_as_well(tmp_path, own):
+    run = own(RunDir.of(tmp_path, Path("checkpoints")))
+    elsewhere = [
+        {"chain": "c", "attempt": n, "run": f"other{n}", "event": "began", "time": time.time()} for n in range(1, 6)
+    ]
+
+    with (
+        pytest.raises(GaveUp, match="5 attempts in a row came no further than the start"),
+        recorded(run, ChainRun("c", "run", 6, 100, 30, elsewhere=tuple(elsewhere))),
+    ):
+        pass
+
+    with recorded(run, ChainRun("c", "run", 6, 100, 30, elsewhere=(elsewhere[0] | {"place": "operator:5"},))) as wait_s:
+        assert wait_s == 0
+
+
+def test_an_attempt_that_left_its_own_notes_here_is_not_counted_twice(tmp_path, own):
+    run = own(RunDir.of(tmp_path, Path("checkpoints")))
+    with recorded(run, ChainRun("c", "first", 1, 100, 30)):
+        pass
+    again = {"chain": "c", "attempt": 1, "run": "first", "event": "began", "time": time.time()}
+
+    with recorded(run, ChainRun("c", "second", 2, 100, 30, elsewhere=(again,))) as wait_s:
+        assert wait_s == WAIT_S[1]
