@@ -21,10 +21,10 @@ from flows.dag import PlainSteps, run_job
 from flows.plain import restored
 from flows.prefect.artifacts import ArtifactLogger
 from flows.prefect.chain import BAD_INPUT, MAX_ATTEMPTS, chain_run_of, checked, ended, log_to_prefect, run_name
-from flows.prefect.earlier import Elsewhere, waiting, with_earlier_runs, with_files
+from flows.prefect.earlier import Elsewhere, with_earlier_runs, with_files
 from flows.prefect.outcome import Engine
 from flows.prefect.server import is_temporary
-from flows.prefect.wishes import Unwanted, obeyed, refusal
+from flows.prefect.wishes import Unwanted, look_again_later, obeyed, refusal
 from flows.requests.job import parse
 from flows.requests.train import TrainRequest
 from flows.restore import restore_checkpoints
@@ -98,6 +98,6 @@ def train_pipeline(
     except (GaveUp, Duplicate, Unwanted) as error:
         return ended(error)
     except Elsewhere as error:
-        return waiting(error)
+        look_again_later(error)
     except BadInput as error:
         return Failed(name=BAD_INPUT, message=str(error), data=error)

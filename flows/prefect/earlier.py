@@ -4,17 +4,15 @@ import logging
 import socket
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import httpx
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import FlowRunFilter
-from prefect.client.schemas.objects import FlowRun, State, StateType
+from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.client.schemas.sorting import FlowRunSort
 from prefect.exceptions import PrefectException
 from prefect.runtime import deployment
-from prefect.states import Scheduled
 
 from flows.requests.job import require_tracking
 from tasks.services.run import environment
@@ -31,7 +29,6 @@ logger = logging.getLogger(__name__)
 BEGAN, PLACE, WHERE, WANDB = "ups.began", "ups.place", "ups.where", "ups.wandb"
 """Labels of a flow run: how far the training was when it began and is now, on which machine, in which W&B run."""
 NEWEST_RUNS = 200
-LOOK_AGAIN_AFTER = timedelta(minutes=2)
 NEVER_WORKED = ("Duplicate", "GaveUp", "BadInput", "Cancelled")
 """Names of final states of runs that count as no attempt."""
 DIED = (StateType.CRASHED, StateType.FAILED)
@@ -119,12 +116,6 @@ def with_files(job: Job, earlier: Iterable[EarlierRun]) -> Job:
     require_tracking(job.cfg)
     logger.warning("%s; going on with what is in the W&B run %s", left, newest[WANDB])
     return replace(job, source=Source(RunPath.parse(newest[WANDB], job.cfg.tracking), "must"))
-
-
-def waiting(error: Elsewhere) -> State:
-    """The state of a run that a worker shall look at again in a while."""
-    state: State[Any] = Scheduled(scheduled_time=datetime.now(UTC) + LOOK_AGAIN_AFTER)
-    return state.model_copy(update={"name": "AwaitingFiles", "message": str(error)})
 
 
 def _holds_something(run: RunDir) -> bool:

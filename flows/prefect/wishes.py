@@ -4,8 +4,8 @@ import logging
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from datetime import datetime
-from typing import Any
+from datetime import UTC, datetime, timedelta
+from typing import Any, NoReturn
 from uuid import UUID
 
 from prefect.client.orchestration import SyncPrefectClient, get_client
@@ -15,9 +15,9 @@ from prefect.events import emit_event
 from prefect.exceptions import Pause
 from prefect.runtime import deployment, flow_run
 from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
-from prefect.states import Cancelled
+from prefect.states import Cancelled, Scheduled
 
-from flows.prefect.earlier import UNREACHABLE, runs_of_chain
+from flows.prefect.earlier import UNREACHABLE, Elsewhere, runs_of_chain
 from flows.prefect.server import is_temporary
 from tasks.services.run.attempts import ChainRun
 from tasks.services.run.uninterrupted import also_asking
@@ -31,6 +31,7 @@ CANCELLED = ("Cancelled", "Cancelling")
 """Names of the states in which a person's cancellation puts a run; those of ours have names of their own."""
 ANSWER_WITHIN_S, ASK_EVERY_S, ASK_AGAIN_AFTER_S = 3.0, 1.0, 30.0
 NEWEST_OF_CHAIN = 5
+LOOK_AGAIN_AFTER = timedelta(minutes=2)
 
 
 class Unwanted(UPSError):
@@ -94,6 +95,17 @@ def obeyed() -> Iterator[None]:
                 raise Unwanted(f"cancelled; {error}") from error
             announce_end(watch.run_id)
             raise Pause(str(error), state=watch.state) from error
+
+
+def look_again_later(error: Elsewhere) -> NoReturn:
+    """End this process, and have a worker begin the run again in a while, which may be on the right machine."""
+    run_id = UUID(str(flow_run.id))
+    state: State[Any] = Scheduled(scheduled_time=datetime.now(UTC) + LOOK_AGAIN_AFTER)
+    state = state.model_copy(update={"name": "AwaitingFiles", "message": str(error)})
+    with get_client(sync_client=True) as client:
+        client.set_flow_run_state(run_id, state, force=True)
+    announce_end(run_id)
+    raise Pause(str(error), state=state)
 
 
 def announce_end(run_id: UUID) -> None:

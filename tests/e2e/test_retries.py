@@ -3,7 +3,7 @@
 import pytest
 
 from harness.chaos.prefect_stack import prefect_stack
-from harness.chaos.retries import Runs, server_restarted, worker_and_flow_killed
+from harness.chaos.retries import Runs, files_elsewhere, server_restarted, worker_and_flow_killed
 
 
 @pytest.fixture(scope="module")
@@ -24,6 +24,7 @@ def runs(tmp_path_factory):
     ("scenario", "vanished_after_s"),
     [
         (worker_and_flow_killed, "40"),  # one missed heartbeat
+        (files_elsewhere, "300"),
         (server_restarted, "300"),  # a server that is slow to come back has heard none
     ],
 )

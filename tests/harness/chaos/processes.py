@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import subprocess
@@ -154,6 +155,7 @@ def _child(
         os.dup2(descriptor, 1)
         os.dup2(descriptor, 2)
         sys.stdout = sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)
+        logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr, force=True)
         if prepare is not None:
             prepare()
         arm_crash_points(hook)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from flows import ROOT
 from harness.chaos.checks import outcome
@@ -164,12 +166,37 @@ def called_crashed(runs: Runs, times: int) -> Row:
     return _row(runs, "called crashed, but alive", root, steps, [("Completed", 1), ("Completed", 2)], [])
 
 
+def files_elsewhere(runs: Runs, times: int) -> Row:
+    """The next attempt does not find what the killed one left, as on another machine: it waits, and never trains."""
+    root, aside = runs.start("elsewhere", 400), runs.scratch / "aside"
+    saved_at = runs.wait_for_steps(root)
+    for _ in range(times):
+        runs.kill(root)
+        root.rename(aside)
+        [*_, waiting] = runs.room.wait_for(lambda: _awaiting(runs.room, root), "an attempt that waits for its files")
+        trained = (root / "checkpoints").exists()
+        if trained:
+            return _row(runs, "files elsewhere: trained from nothing", root, 400, [], [])
+        shutil.rmtree(root, ignore_errors=True)
+        aside.rename(root)
+        now = {"state": {"type": "SCHEDULED"}, "force": True}  # two minutes later it would look again by itself
+        runs.room.ask("POST", f"/flow_runs/{waiting['id']}/set_state", json=now)
+        saved_at = runs.wait_for_steps(root, max(saved_at, _saved_at(root)))
+    expected = [("Crashed", n) for n in range(1, times + 1)] + [("Completed", times + 1)]
+    return _row(runs, "the files were elsewhere", root, 400, expected, [])
+
+
+def _awaiting(room: ControlRoom, root: Path) -> list[dict[str, Any]]:
+    return [run for run in room.attempts(root) if run["state"]["name"] == "AwaitingFiles"]
+
+
 SCENARIOS: dict[str, tuple[Callable[[Runs, int], Row], int]] = {
     "kills": (kills, 10),
     "at-once": (at_once, 3),
     "server": (server_restarted, 1),
     "worker": (worker_and_flow_killed, 1),
     "alive": (called_crashed, 1),
+    "elsewhere": (files_elsewhere, 1),
 }
 
 

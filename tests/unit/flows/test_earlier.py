@@ -1,13 +1,15 @@
 """What the server knows of earlier attempts: they count, and what they left is not trained again from nothing."""
 
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import httpx
 import pytest
-from prefect.client.schemas.objects import State
+from prefect.exceptions import Pause
 
 from flows.pipeline import train_pipeline
+from flows.prefect import wishes
 from flows.prefect.earlier import PLACE, WANDB, WHERE, Elsewhere, labels_of, with_earlier_runs, with_files
 from flows.requests.job import parse
 from flows.requests.train import TrainRequest
@@ -104,15 +106,18 @@ def test_an_attempt_never_begins_from_nothing_what_lies_on_another_machine(prefe
     assert list(tmp_path.iterdir()) == []
 
 
-def test_its_flow_run_is_scheduled_again(prefect_api, own, earlier, tmp_path):
+def test_its_flow_run_is_scheduled_again(prefect_api, own, earlier, tmp_path, monkeypatch):
+    ended: list[Any] = []
+    monkeypatch.setattr(wishes, "announce_end", ended.append)
     earlier(1, **{name.removeprefix("ups."): value for name, value in TRAINED.items()})
     prefect_api.add_states(own, "Scheduled", "Pending", "Running")
 
-    state = train_pipeline.fn(TrainRequest(config=SMOKE, run_dir=tmp_path), attempt=2, chain="abc")
+    with pytest.raises(Pause, match="operator:20"):
+        train_pipeline.fn(TrainRequest(config=SMOKE, run_dir=tmp_path), attempt=2, chain="abc")
 
-    assert isinstance(state, State)
-    assert (state.type.value, state.name) == ("SCHEDULED", "AwaitingFiles")
-    assert "operator:20" in str(state.message)
+    [state] = [body["state"] for path, body in prefect_api.told if path.endswith("/set_state")]
+    assert (state["type"], state["name"]) == ("SCHEDULED", "AwaitingFiles")
+    assert [str(run_id) for run_id in ended] == [own]
 
 
 def test_an_attempt_that_finds_its_files_or_whose_predecessor_left_none_just_begins(
