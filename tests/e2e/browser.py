@@ -23,7 +23,7 @@ from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
-from selenium.webdriver.support.ui import WebDriverWait
+from selenium.webdriver.support.ui import Select, WebDriverWait
 
 WITHIN_S = 45.0
 CHANGING = (ElementClickInterceptedException, NoSuchElementException, StaleElementReferenceException)
@@ -184,6 +184,10 @@ class Field:
         """Replace what the control holds."""
         self._control().send_keys(Keys.CONTROL, "a")
         self._control().send_keys(text)
+
+    def choose(self, text: str) -> None:
+        """Take this one of a list."""
+        Select(self._control()).select_by_visible_text(text)
 
     def _control(self) -> WebElement:
         return self.element.find_element(By.CSS_SELECTOR, "textarea, select, input")

@@ -133,3 +133,43 @@ def wait_for(path, process, drain=None):
             with contextlib.suppress(BlockingIOError):
                 os.read(drain, 65536)
         time.sleep(0.02)
+
+
+ENDS_AT_ONCE = """
+import sys, time
+from tasks.services.run.signals import end_at_once_on_sigterm
+from tasks.services.run.uninterrupted import uninterrupted
+
+def work(stop):
+    print("working", flush=True)
+    while not stop():
+        time.sleep(0.01)
+    print("saved", flush=True)
+
+end_at_once_on_sigterm("stopped by a signal")
+if sys.argv[1] == "working":
+    uninterrupted(work)
+else:
+    print("idle", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize(("when", "said"), [("working", ["working", "saved"]), ("idle", ["idle"])])
+def test_where_a_signal_would_end_the_process_work_is_finished_first(when, said):
+    process = subprocess.Popen(
+        [sys.executable, "-c", ENDS_AT_ONCE, when],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert process.stdout is not None
+    first = process.stdout.readline().strip()
+
+    process.send_signal(signal.SIGTERM)
+    rest, stderr = process.communicate(timeout=30)
+
+    assert process.returncode == 75
+    assert [first, *rest.split()] == said
+    assert stderr == "ups: stopped by a signal\n"

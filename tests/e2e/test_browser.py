@@ -59,7 +59,7 @@ def root(tmp_path_factory):
 def finished(ui, form, root):
     """The path of the page of a run that a person started from the form, and that is done."""
     fill(ui, form)
-    ui.field("Config (Optional)").fill("configs/smoke.yaml")
+    ui.field("Config (Optional)").choose("configs/smoke.yaml")
     ui.field("Run Dir (Optional)").fill(str(root))
     ui.press("Submit")
     ui.until(lambda: not ui.driver.current_url.endswith("/run") or again_where_busy(ui), "a run that is scheduled")
@@ -129,6 +129,7 @@ def test_the_form_shows_every_field_with_its_meaning_and_its_default(ui, form):
         shown = ui.field(f"{name.replace('_', ' ').title()} (Optional)").text()
         assert field["description"] in shown, shown
     assert ui.field("Config (Optional)").value() == "configs/quickstart.yaml"
+    assert ui.field("Config (Optional)").choices() == described["config"]["anyOf"][0]["enum"]
     assert ui.field("Run Dir (Optional)").value() == "."
     assert ui.field("Stage (Optional)").value() == "all"
     assert ui.field("Stage (Optional)").choices() == ["all", *SPECS]

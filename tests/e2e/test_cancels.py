@@ -4,10 +4,13 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 from flows import ROOT
 from harness import PYTHONPATH
 
 
+@pytest.mark.slow
 def test_what_a_person_cancels_stops_and_what_a_person_suspends_waits():
     command = [sys.executable, "-m", "harness.trust.cancels", "--cancels", "2", "--suspends", "1"]
 

@@ -3,15 +3,12 @@
 import contextvars
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 
 import pytest
 import torch
 
-from flows import ROOT
 from tasks.services.run.paths import RunDir
 from tasks.services.run.status import read_status
 from tasks.services.run.uninterrupted import leave_if_stopped, pause_unless_stopped, uninterrupted
@@ -195,43 +192,3 @@ def test_interrupted_at_any_moment_a_stage_ends_with_the_same_bits(tmp_path, smo
     assert interruptions == 1
     assert (run.checkpoints / "operator.pt").read_bytes() == (straight.checkpoints / "operator.pt").read_bytes()
     assert (run.checkpoints / "operator_ema.pt").read_bytes() == (straight.checkpoints / "operator_ema.pt").read_bytes()
-
-
-ENDS_AT_ONCE = """
-import sys, time
-from tasks.services.run.signals import end_at_once_on_sigterm
-from tasks.services.run.uninterrupted import uninterrupted
-
-def work(stop):
-    print("working", flush=True)
-    while not stop():
-        time.sleep(0.01)
-    print("saved", flush=True)
-
-end_at_once_on_sigterm("stopped by a signal")
-if sys.argv[1] == "working":
-    uninterrupted(work)
-else:
-    print("idle", flush=True)
-    time.sleep(60)
-"""
-
-
-@pytest.mark.parametrize(("when", "said"), [("working", ["working", "saved"]), ("idle", ["idle"])])
-def test_where_a_signal_would_end_the_process_work_is_finished_first(when, said):
-    process = subprocess.Popen(
-        [sys.executable, "-c", ENDS_AT_ONCE, when],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )
-    assert process.stdout is not None
-    first = process.stdout.readline().strip()
-
-    process.send_signal(signal.SIGTERM)
-    rest, stderr = process.communicate(timeout=30)
-
-    assert process.returncode == Preempted.exit_code
-    assert [first, *rest.split()] == said
-    assert stderr == "ups: stopped by a signal\n"
