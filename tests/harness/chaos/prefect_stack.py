@@ -106,6 +106,7 @@ class ControlRoom:
             [sys.executable, "-m", "flows.cli", "deploy", *arguments],
             env=self.environment,
             cwd=self.home,
+            stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
             check=False,

@@ -1,5 +1,7 @@
 """The Prefect server that our commands ask, in this process."""
 
+from typing import Any
+
 import httpx
 import pytest
 from prefect.client.orchestration import SyncPrefectClient
@@ -15,7 +17,7 @@ def prefect_api(monkeypatch: pytest.MonkeyPatch) -> PrefectApi:
     api = PrefectApi()
     monkeypatch.setenv("PREFECT_API_URL", URL)
 
-    def client_of(*, sync_client: bool) -> SyncPrefectClient:
+    def client_of(*, sync_client: bool, httpx_settings: dict[str, Any] | None = None) -> SyncPrefectClient:
         assert sync_client
         return SyncPrefectClient(URL, httpx_settings={"transport": httpx.MockTransport(api)})
 

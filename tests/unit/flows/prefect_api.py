@@ -43,7 +43,8 @@ class PrefectApi:
             "/flow_runs/filter": lambda: self._runs(body),
             "/events/filter": lambda: {"events": self._events(body), "total": 0},
             "/work_pools/filter": list,
-            "/deployments/filter": list,
+            "/flows/filter": list,
+            "/deployments/filter": lambda: self._deployments(body),
         }
         if path in answers:
             answer = answers[path]()
@@ -82,6 +83,11 @@ class PrefectApi:
         [resource] = body["filter"]["resource"]["id"]
         beat = self.heartbeats.get(resource.removeprefix("prefect.flow-run."))
         return [{"received": beat}] if beat else []
+
+    def _deployments(self, body: dict[str, Any]) -> Answer:
+        flows = body["flows"]["name"]["any_"]
+        found = [self._deployment(name) for name in sorted(self.deployments) if name.partition("/")[0] in flows]
+        return found[body["offset"] :]  # type: ignore[return-value]
 
     def _deployment(self, name: str) -> Answer:
         known = {"id": str(DEPLOYMENT), "flow_id": str(FLOW), "name": name.partition("/")[2]}
