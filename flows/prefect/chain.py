@@ -18,6 +18,7 @@ from pydantic import BaseModel, ValidationError
 
 from flows import PACKAGES
 from flows.prefect.client import why_away
+from flows.prefect.outcome import give_up_sending
 from flows.requests.train import first_fault
 from tasks.services.run import environment
 from tasks.services.run.attempts import ChainRun, Duplicate, GaveUp
@@ -117,11 +118,14 @@ def _wait_for_server() -> None:
     """Does nothing for a run from a terminal."""
     if deployment.id is None:
         return
-    began = time.monotonic()
-    while (away := why_away()) and time.monotonic() - began < SERVER_PATIENCE_S:
-        if time.monotonic() - began < SERVER_PAUSE_S:
-            logger.warning("%s; this run has ended, and waits up to %.0f s to report that", away, SERVER_PATIENCE_S)
+    away, until = why_away(), time.monotonic() + SERVER_PATIENCE_S
+    if away:
+        logger.warning("%s; this run has ended, and waits up to %.0f s to report that", away, SERVER_PATIENCE_S)
+    while away and time.monotonic() < until:
         time.sleep(SERVER_PAUSE_S)
+        away = why_away()
+    if away:
+        give_up_sending()
 
 
 def _tag(tag: str) -> None:
