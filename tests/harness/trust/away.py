@@ -12,6 +12,7 @@ from harness.chaos.prefect_stack import ControlRoom, prefect_stack
 from harness.chaos.workload import Workload, run_plainly
 from tasks.services.run.lock import is_owned
 from tasks.services.run.paths import RunDir
+from tasks.services.run.status import read_status
 
 MARGIN_S, PATIENCE_S = 60.0, 900.0
 SHORT, LONGER = 50, 450
@@ -50,7 +51,7 @@ def _trial(room: ControlRoom, workload: Workload, root: Path, seconds: float) ->
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         time.sleep(1.0)
-        if not wrong and not is_owned(run):
+        if not wrong and not is_owned(run) and not read_status(run.status).training_complete:
             wrong.append(f"it stopped training {seconds - (until - time.monotonic()):.0f} s after the server")
     room.start_server()
     if room.workers[-1].poll() is not None:
