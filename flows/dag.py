@@ -12,7 +12,7 @@ from tasks.services.data.datasets import require_named_files
 from tasks.services.run.attempts import ChainRun, recorded
 from tasks.services.run.config_file import is_kept, require_own_folder, write_config
 from tasks.services.run.history import History
-from tasks.services.run.lock import OwnedRun, owned
+from tasks.services.run.lock import OWNER_PATIENCE_S, OwnedRun, owned
 from tasks.services.run.signals import batch_signals_as_sigterm, redeliver_lost_signals
 from tasks.services.run.status import StatusStore
 from tasks.services.stages.descent import trained_config
@@ -119,13 +119,19 @@ def run_job(
 
     `loggers` get what is measured, beside W&B and the loggers that are installed.
 
-    Raises BadInput where the run is another process's, GaveUp and Duplicate where another run of the chain makes no
-    sense, Preempted, and what the stages raise.
+    A run of a chain waits for another owner. Raises BadInput where the run is another process's, GaveUp and Duplicate
+    where another run of the chain makes no sense, Preempted, and what the stages raise.
     """
     job.run.require_writable()
     require_own_folder(job.run, job.cfg)
     target = resume or ResumeTarget(allow_older=job.policy.force_train)
-    with batch_signals_as_sigterm(), owned(job.run) as run, redeliver_lost_signals(), _recorded(run, chain_run):
+    patience_s = OWNER_PATIENCE_S if chain_run is not None else 0.0
+    with (
+        batch_signals_as_sigterm(),
+        owned(job.run, patience_s=patience_s) as run,
+        redeliver_lost_signals(),
+        _recorded(run, chain_run),
+    ):
         snapshot, chain = read_snapshot(job.cfg, run), chain_run.chain if chain_run is not None else None
         job = resumed_in_chain(job, snapshot.status.forced_by, chain_run)
         plan = decide(job, snapshot)

@@ -20,7 +20,17 @@ from pydantic import Field
 from flows.dag import PlainSteps, run_job
 from flows.plain import restored
 from flows.prefect.artifacts import ArtifactLogger
-from flows.prefect.chain import BAD_INPUT, MAX_ATTEMPTS, chain_run_of, checked, ended, log_to_prefect, run_name
+from flows.prefect.chain import (
+    BAD_INPUT,
+    MAX_ATTEMPTS,
+    below_runs,
+    chain_run_of,
+    checked,
+    ended,
+    log_to_prefect,
+    reported_when_back,
+    run_name,
+)
 from flows.prefect.earlier import Elsewhere, with_earlier_runs, with_files
 from flows.prefect.outcome import Engine
 from flows.prefect.server import is_temporary
@@ -31,9 +41,11 @@ from flows.restore import restore_checkpoints
 from tasks.evaluate import evaluate
 from tasks.report import report
 from tasks.services.run.attempts import Duplicate, GaveUp
-from tasks.services.run.lock import wait_until_free
+from tasks.services.run.lock import OWNER_PATIENCE_S
 from tasks.services.stages.execution import report_is_current
+from tasks.services.stages.job import Job
 from tasks.services.stages.plan import Decision, EvaluationDecision
+from tasks.services.tracking.run_path import ResumeTarget
 from tasks.train import SKIPPED, train_stage
 from ups_models.errors import BadInput
 
@@ -63,6 +75,13 @@ class PrefectSteps(PlainSteps):
         return self.run.report
 
 
+def _restored(job: Job, patience_s: float) -> ResumeTarget:
+    def plainly() -> ResumeTarget:
+        return restored(job, patience_s=patience_s)
+
+    return Engine().run(restore_checkpoints, job, patience_s, plainly=plainly)  # type: ignore[no-any-return]
+
+
 @flow(name="train-pipeline", flow_run_name=run_name, validate_parameters=False)
 def train_pipeline(
     request: TrainRequest = TrainRequest(),  # noqa: B008 - it is frozen
@@ -81,17 +100,24 @@ def train_pipeline(
         chain: Names the chain; empty: this run begins one.
     """
     log_to_prefect()
+    with reported_when_back():
+        return _train(request, chain, attempt, max_attempts, max_attempts_per_day)
+
+
+def _train(
+    request: TrainRequest, chain: str | None, attempt: int, max_attempts: int, max_attempts_per_day: int
+) -> str | State:
     try:
         chain_run = chain_run_of(chain, attempt, max_attempts, max_attempts_per_day)
         if chain_run is not None:
             chain_run.check_limit()
         if (why := refusal(chain_run)) is not None:
             raise Unwanted(why)
+        request = checked(TrainRequest, request)
         chain_run, earlier = with_earlier_runs(chain_run)
-        job = with_files(parse(checked(TrainRequest, request)), earlier)
-        if chain_run is not None and chain_run.has_predecessor:
-            wait_until_free(job.run)
-        resume = Engine().run(restore_checkpoints, job, plainly=lambda: restored(job)) if job.source else None
+        job = with_files(parse(request.model_copy(update={"run_dir": below_runs(request.run_dir)})), earlier)
+        patience_s = OWNER_PATIENCE_S if chain_run is not None else 0.0
+        resume = _restored(job, patience_s) if job.source is not None else None
         loggers = {} if is_temporary() else {"Prefect": ArtifactLogger.of_flow_run}
         with obeyed():
             return str(run_job(job, PrefectSteps, resume=resume, chain_run=chain_run, loggers=loggers))

@@ -33,7 +33,7 @@ class RestoreSteps:
     install: Callable[..., Any] = restoring.put_in_place
 
 
-def restored(job: Job, steps: RestoreSteps = RestoreSteps()) -> ResumeTarget:
+def restored(job: Job, steps: RestoreSteps = RestoreSteps(), *, patience_s: float = 0.0) -> ResumeTarget:
     """Bring the checkpoints of the W&B run that the job names here; returns which run training resumes."""
     source = job.source
     if source is None:
@@ -41,7 +41,7 @@ def restored(job: Job, steps: RestoreSteps = RestoreSteps()) -> ResumeTarget:
     found = steps.find(source.path, source.mode, job.cfg)
     if found is None:
         return ResumeTarget(path=source.path)
-    with owned(job.run) as run:
+    with owned(job.run, patience_s=patience_s) as run:
         fetched = steps.download(found, source.mode, job.cfg, run)
         if fetched is not None:
             steps.install(steps.verify(*fetched, job.cfg), found, source.mode, run, force=source.force)

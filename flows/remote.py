@@ -9,7 +9,7 @@ from prefect.client.schemas.objects import FlowRun, State
 from pydantic import Field
 
 from flows.prefect.artifacts import RemoteStages, artifact_sender
-from flows.prefect.chain import MAX_ATTEMPTS, chain_run_of, checked, ended, log_to_prefect, remote_name
+from flows.prefect.chain import MAX_ATTEMPTS, below_runs, chain_run_of, checked, ended, log_to_prefect, remote_name
 from flows.prefect.server import is_temporary
 from flows.prefect.wishes import Unwanted, refusal
 from flows.requests.job import configs_of, require_tracking, source_of
@@ -61,6 +61,7 @@ def train_on_vast(
     log_to_prefect()
     this = chain_run_of(chain, attempt, max_attempts)
     request = checked(LaunchRequest, request)
+    request = request.model_copy(update={"run_dir": below_runs(request.run_dir)})
     try:
         if (why := refusal(this)) is not None:
             give_back(request)
@@ -80,7 +81,7 @@ def run_launch(request: LaunchRequest, listener: Listener | None = None, attempt
     """
     require_writable_journal(request.journal_path)
     provider = provider_of(request)
-    with exclusive_controller(request.journal_path, wait=attempt is not None and attempt.has_predecessor):
+    with exclusive_controller(request.journal_path, wait=attempt is not None):
         journal = Journal(request.journal_path)
         if attempt is not None:
             journal.join(attempt)

@@ -11,6 +11,6 @@ STEPS = RestoreSteps(find_run, download, verify, install)
 
 
 @flow(name="restore-checkpoints", validate_parameters=False)
-def restore_checkpoints(job: Job) -> ResumeTarget:
+def restore_checkpoints(job: Job, patience_s: float = 0.0) -> ResumeTarget:
     """Bring the checkpoints of the W&B run that the job names here; returns which run training resumes."""
-    return restored(job, STEPS)
+    return restored(job, STEPS, patience_s=patience_s)

@@ -37,19 +37,14 @@ PER_DAY = {"max_attempts_per_day": "{{ flow_run.parameters.get('max_attempts_per
 
 @dataclass(frozen=True)
 class RestartPolicy:
-    """A deployment whose runs are restarted automatically: after which final states, with which parameters.
+    """A flow whose deployments' runs are restarted automatically: after which final states, with which parameters.
 
     The names of its automations stand on the users' servers, where `ups deploy` finds what it made before by them.
     """
 
-    deployment: str
+    flow: str
     after: tuple[str, ...]
     parameters: Mapping[str, str]
-
-    @property
-    def flow(self) -> str:
-        """The flow's name."""
-        return self.deployment.partition("/")[0]
 
     @property
     def restart_name(self) -> str:
@@ -75,13 +70,13 @@ class RestartPolicy:
 
 
 RESTART_POLICIES = (
-    RestartPolicy("train-pipeline/train-pipeline", ("Crashed", "Failed"), {**CHAIN, **PER_DAY}),
-    RestartPolicy("train-on-vast/train-on-vast", ("Crashed",), CHAIN),
+    RestartPolicy("train-pipeline", ("Crashed", "Failed"), {**CHAIN, **PER_DAY}),
+    RestartPolicy("train-on-vast", ("Crashed",), CHAIN),
 )
 
 
-def restart_automation(policy: RestartPolicy, deployment: UUID, after_s: float) -> Automation:
-    """Start a new flow run, after a pause, when one died: Prefect's own retries do not see a crash.
+def restart_automation(policy: RestartPolicy, after_s: float) -> Automation:
+    """Start a new run of the same deployment, after a pause, when one died: Prefect's own retries do not see a crash.
 
     The new run decides whether that makes sense: it knows the outcome of the runs before it.
     """
@@ -89,16 +84,11 @@ def restart_automation(policy: RestartPolicy, deployment: UUID, after_s: float) 
         name: {"__prefect_kind": "json", "value": {"__prefect_kind": "jinja", "template": template}}
         for name, template in policy.parameters.items()
     }
-    action = RunDeployment(
-        source="selected",
-        deployment_id=deployment,
-        parameters=parameters,
-        schedule_after=timedelta(seconds=after_s),
-    )
-    return Automation(name=policy.restart_name, trigger=_when(policy.after, deployment), actions=[action])
+    action = RunDeployment(source="inferred", parameters=parameters, schedule_after=timedelta(seconds=after_s))
+    return Automation(name=policy.restart_name, trigger=_when(policy.after, policy), actions=[action])
 
 
-def heartbeat_automation(policy: RestartPolicy, deployment: UUID, after_s: float) -> Automation:
+def heartbeat_automation(policy: RestartPolicy, after_s: float) -> Automation:
     """Mark a run as crashed when its heartbeats stop, as when its machine or worker is lost: nothing else would."""
     return Automation(
         name=policy.heartbeat_name,
@@ -106,7 +96,7 @@ def heartbeat_automation(policy: RestartPolicy, deployment: UUID, after_s: float
             after={"prefect.flow-run.heartbeat"},
             expect={"prefect.flow-run.heartbeat", *_events((*ENDS, *SUSPENDED)), PROCESS_ENDED},
             match={"prefect.resource.id": "prefect.flow-run.*"},
-            match_related=_of(deployment),
+            match_related=_of(policy),
             for_each={"prefect.resource.id"},
             posture=Posture.Proactive,
             threshold=1,
@@ -116,24 +106,27 @@ def heartbeat_automation(policy: RestartPolicy, deployment: UUID, after_s: float
     )
 
 
-def notify_automation(policy: RestartPolicy, deployment: UUID, block: UUID) -> Automation:
+def notify_automation(policy: RestartPolicy, block: UUID) -> Automation:
     """Notify a person, through a notification block, of a run that needs one."""
     return Automation(
         name=policy.notify_name,
-        trigger=_when((GAVE_UP, BAD_INPUT, "Failed"), deployment),
+        trigger=_when((GAVE_UP, BAD_INPUT, "Failed"), policy),
         actions=[SendNotification(block_document_id=block, subject=SUBJECT, body=BODY)],
     )
 
 
-def _when(ends: tuple[str, ...], deployment: UUID) -> EventTrigger:
-    """Each time a run of the deployment ends in one of these states."""
-    return EventTrigger(expect=_events(ends), match_related=_of(deployment), posture=Posture.Reactive, threshold=1)
+def _when(ends: tuple[str, ...], policy: RestartPolicy) -> EventTrigger:
+    """Each time a run of a deployment of the flow ends in one of these states."""
+    return EventTrigger(expect=_events(ends), match_related=_of(policy), posture=Posture.Reactive, threshold=1)
 
 
 def _events(states: tuple[str, ...]) -> set[str]:
     return {f"prefect.flow-run.{state}" for state in states}
 
 
-def _of(deployment: UUID) -> dict[str, Any]:
-    """By id: heartbeats carry no name of the deployment."""
-    return {"prefect.resource.id": f"prefect.deployment.{deployment}"}
+def _of(policy: RestartPolicy) -> list[Any]:
+    """Any deployment of the flow, under whatever name: a heartbeat names the flow, and of the deployment the id."""
+    return [
+        {"prefect.resource.role": "flow", "prefect.resource.name": policy.flow},
+        {"prefect.resource.id": "prefect.deployment.*"},
+    ]

@@ -1,28 +1,39 @@
 """A flow run as one run of a chain: its name, its parameters, its number in the chain, its final state."""
 
 import logging
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
+import httpx
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State
+from prefect.exceptions import PrefectException
 from prefect.runtime import deployment, flow_run
 from prefect.states import Cancelled
 from pydantic import BaseModel, ValidationError
 
 from flows import PACKAGES
+from flows.prefect.client import why_away
 from flows.prefect.earlier import host_label
+from flows.prefect.outcome import give_up_sending
 from flows.prefect.wishes import Unwanted, end_if_cancelling
 from flows.requests.train import first_fault
+from tasks.services.run import environment
 from tasks.services.run.attempts import ChainRun, Duplicate, GaveUp
 from ups_models.errors import BadInput
+from ups_models.wording import first_line
+
+logger = logging.getLogger(__name__)
 
 Request = TypeVar("Request", bound=BaseModel)
 
 ID_LENGTH = 8
 MAX_ATTEMPTS = 500
 """Runs of a chain that the server itself refuses to exceed, should a run die before it can count."""
+SERVER_PATIENCE_S, SERVER_PAUSE_S = 3600.0, 5.0
 GAVE_UP, BAD_INPUT, DUPLICATE = "GaveUp", "BadInput", "Duplicate"
 """Names of final states after which no automation starts another run."""
 
@@ -88,8 +99,42 @@ def _request() -> Mapping[str, Any]:
     return given.model_dump() if isinstance(given, BaseModel) else given
 
 
+def below_runs(run_dir: Path) -> Path:
+    """Where a run directory lies under a worker: a relative one below UPS_RUNS, if that is set."""
+    runs = environment.get(environment.RUNS)
+    return Path(runs).expanduser() / run_dir if runs and deployment.id is not None else run_dir
+
+
+@contextmanager
+def reported_when_back() -> Iterator[None]:
+    """Under a worker: once the work has ended, well or not, wait for a server that is away, so that it hears of it."""
+    try:
+        yield
+    except Exception:
+        _wait_for_server()
+        raise
+    _wait_for_server()
+
+
+def _wait_for_server() -> None:
+    """Does nothing for a run from a terminal."""
+    if deployment.id is None:
+        return
+    away, until = why_away(), time.monotonic() + SERVER_PATIENCE_S
+    if away:
+        logger.warning("%s; this run has ended, and waits up to %.0f s to report that", away, SERVER_PATIENCE_S)
+    while away and time.monotonic() < until:
+        time.sleep(SERVER_PAUSE_S)
+        away = why_away()
+    if away:
+        give_up_sending()
+
+
 def _tag(tag: str) -> None:
     """Tag this run: the UI's list of runs finds all runs of a chain by it."""
-    with get_client(sync_client=True) as client:
-        tags = sorted({*flow_run.tags, tag})
-        client.request("PATCH", "/flow_runs/{id}", path_params={"id": flow_run.id}, json={"tags": tags})
+    try:
+        with get_client(sync_client=True) as client:
+            tags = sorted({*flow_run.tags, tag})
+            client.request("PATCH", "/flow_runs/{id}", path_params={"id": flow_run.id}, json={"tags": tags})
+    except (httpx.HTTPError, PrefectException) as error:
+        logger.warning("the run is not tagged as one of %s: %s", tag, first_line(error))

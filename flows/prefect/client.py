@@ -6,14 +6,17 @@ from typing import Any
 
 import httpx
 from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.filters import FlowFilter
+from prefect.client.schemas.responses import DeploymentResponse
 from prefect.exceptions import PrefectException, PrefectHTTPStatusError
-from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
+from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
 from flows.prefect.home import NoServer
 from tasks.services.run import environment
 from ups_models.errors import BadInput, UPSError
 from ups_models.wording import first_line, without_password
 
+PAGE = 200
 ANSWER = httpx.Timeout(5.0, connect=2.0)
 """How long a server may take to answer before a run, in seconds; Prefect connects up to four times."""
 
@@ -28,7 +31,7 @@ def require_api_url() -> str:
 
 def require_answer() -> None:
     """Raise NoServer, within seconds, where the server of PREFECT_API_URL does not answer a client that may use it."""
-    url = without_password(environment.get("PREFECT_API_URL"))
+    url = without_password(environment.get("PREFECT_API_URL") or PREFECT_API_URL.value() or "")
     try:
         with (
             temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}),
@@ -45,6 +48,15 @@ def require_answer() -> None:
         raise NoServer(f"{url}: is no address of a Prefect server ({first_line(error)})") from None
 
 
+def why_away() -> str:
+    """Why the server of PREFECT_API_URL does not answer; empty where it does."""
+    try:
+        require_answer()
+    except NoServer as fault:
+        return str(fault)
+    return ""
+
+
 @contextmanager
 def server_client() -> Iterator[SyncPrefectClient]:
     """A client of the server. Raises BadInput without address, answer or password, UPSError for what it refuses."""
@@ -58,6 +70,15 @@ def server_client() -> Iterator[SyncPrefectClient]:
         raise UPSError(f"{url}: refused ({error.response.text[:200]}); see the server's log") from error
     except httpx.TransportError as error:
         raise BadInput(f"{url}: does not answer ({type(error).__name__}); start it with `make server`") from None
+
+
+def deployments_of(client: SyncPrefectClient, *flows: str) -> list[DeploymentResponse]:
+    """All deployments of these flows, under whatever names."""
+    found: list[DeploymentResponse] = []
+    chosen = FlowFilter.model_validate({"name": {"any_": flows}})
+    while page := client.read_deployments(flow_filter=chosen, limit=PAGE, offset=len(found)):
+        found += page
+    return found
 
 
 def find_automation(client: SyncPrefectClient, name: str) -> dict[str, Any] | None:

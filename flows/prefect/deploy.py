@@ -1,26 +1,26 @@
 """Create or update our work pool, deployments and automations on a Prefect server; idempotent."""
 
-import subprocess
-import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 from uuid import UUID
 
 import yaml
 from prefect.automations import Automation
 from prefect.client.orchestration import SyncPrefectClient
-from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.client.schemas.actions import DeploymentScheduleCreate, WorkPoolCreate
+from prefect.client.schemas.objects import DeploymentSchedule
+from prefect.client.schemas.responses import DeploymentResponse
+from prefect.client.schemas.schedules import CronSchedule
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
+from prefect.flows import load_flow_from_entrypoint
 
-from flows import ROOT
+from flows import shipped
 from flows.prefect.automations import RESTART_POLICIES, heartbeat_automation, notify_automation, restart_automation
-from flows.prefect.client import find_automation, server_client
-from ups_models.errors import BadInput, UPSError
+from flows.prefect.client import deployments_of, find_automation, server_client
+from ups_models.errors import BadInput
 
 POOL = "ups"
-FILE = ROOT / "deployments" / "prefect.yaml"
-DRY_RUN_ID = UUID(int=0)
-"""In the place of a deployment that a dry run does not create."""
+FILE = "deployments/prefect.yaml"
 
 
 def deploy(
@@ -32,30 +32,30 @@ def deploy(
     notify: str | None,
 ) -> None:
     """Create or update everything, or say what would be created. Raises BadInput, UPSError."""
-    deployments = yaml.safe_load(FILE.read_text("utf-8"))["deployments"]
+    deployments = yaml.safe_load(shipped(FILE).read_text("utf-8"))["deployments"]
     _require_several_heartbeats(deployments[0], heartbeat_timeout_s)
     with server_client() as client:
         block = _block(client, notify) if notify is not None else None
         pool = any(one.name == POOL for one in client.read_work_pools())
-        existing = {one.name for one in client.read_deployments()}
+        known = {one.name: one for one in deployments_of(client, *(policy.flow for policy in RESTART_POLICIES))}
         if not dry_run:
             _create_pool(client)
-            _create_deployments()
         echo(f"{_verb(dry_run, pool)}: work pool {POOL} (type process)")
         for deployment in deployments:
-            echo(f"{_verb(dry_run, deployment['name'] in existing)}: deployment {deployment['name']}")
+            name = deployment["name"]
+            if not dry_run:
+                _put_deployment(client, deployment, known.get(name))
+            echo(f"{_verb(dry_run, name in known)}: deployment {_flow_name(deployment)}/{name}")
+        for line in _limited(known.values(), {deployment["name"] for deployment in deployments}):
+            echo(line)
         for policy in RESTART_POLICIES:
-            deployment_id = DRY_RUN_ID if dry_run else client.read_deployment_by_name(policy.deployment).id
-            automations = [
-                restart_automation(policy, deployment_id, retry_after_s),
-                heartbeat_automation(policy, deployment_id, heartbeat_timeout_s),
-            ]
-            automations += [notify_automation(policy, deployment_id, block)] if block is not None else []
+            automations = [restart_automation(policy, retry_after_s), heartbeat_automation(policy, heartbeat_timeout_s)]
+            automations += [notify_automation(policy, block)] if block is not None else []
             for automation in automations:
-                known = find_automation(client, automation.name)
+                made = find_automation(client, automation.name)
                 if not dry_run:
-                    _put(client, automation, known)
-                echo(f"{_verb(dry_run, known is not None)}: automation {automation.name!r}")
+                    _put(client, automation, made)
+                echo(f"{_verb(dry_run, made is not None)}: automation {automation.name!r}")
 
 
 def _require_several_heartbeats(deployment: Mapping[str, Any], timeout_s: float) -> None:
@@ -82,11 +82,62 @@ def _create_pool(client: SyncPrefectClient) -> None:
         return
 
 
-def _create_deployments() -> None:
-    command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--prefect-file", str(FILE), "--all"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise UPSError(f"{FILE}: could not be deployed: {(done.stderr or done.stdout).strip().splitlines()[-1:]}")
+def _flow_name(deployment: Mapping[str, Any]) -> str:
+    """`flows.pipeline.train_pipeline` is the flow train-pipeline."""
+    return str(deployment["entrypoint"]).rpartition(".")[2].replace("_", "-")
+
+
+def _put_deployment(client: SyncPrefectClient, deployment: Mapping[str, Any], known: DeploymentResponse | None) -> None:
+    """Create or update it: a module to import, no path of this machine; schedules that people made or switched stay."""
+    flow: Any = load_flow_from_entrypoint(deployment["entrypoint"], use_placeholder_flow=False)
+    schedules = _schedules(known.schedules if known is not None else [], deployment.get("schedules", ()))
+    client.create_deployment(
+        flow_id=client.create_flow_from_name(flow.name),
+        name=deployment["name"],
+        entrypoint=deployment["entrypoint"],
+        pull_steps=[],
+        description=deployment["description"],
+        tags=deployment["tags"],
+        parameters=deployment["parameters"],
+        parameter_openapi_schema=flow.parameters.model_dump_for_openapi(),
+        enforce_parameter_schema=True,
+        work_pool_name=deployment["work_pool"]["name"],
+        work_queue_name=deployment["work_pool"].get("work_queue_name"),
+        job_variables=deployment["work_pool"]["job_variables"],
+        schedules=schedules,
+        concurrency_limit=None,  # that of an older deployment is removed
+    )
+
+
+def _schedules(
+    known: Iterable[DeploymentSchedule], ours: Iterable[Mapping[str, Any]]
+) -> list[DeploymentScheduleCreate]:
+    """What is on the server, as it is, and those of ours that are not there."""
+    kept = [
+        DeploymentScheduleCreate(
+            schedule=one.schedule, active=one.active, parameters=one.parameters, slug=one.slug,
+            max_scheduled_runs=one.max_scheduled_runs,
+        )
+        for one in known
+    ]  # fmt: skip
+    slugs = {one.slug for one in kept}
+    made = [
+        DeploymentScheduleCreate(
+            schedule=CronSchedule(cron=one["cron"], timezone=one["timezone"]), active=one["active"], slug=one["slug"]
+        )
+        for one in ours
+        if one["slug"] not in slugs
+    ]
+    return kept + made
+
+
+def _limited(known: Iterable[DeploymentResponse], ours: set[str]) -> list[str]:
+    """Copies that still have a concurrency limit, in words."""
+    return [
+        f"note: deployment {one.name} has a concurrency limit: when the server is away for 5 minutes, it ends training"
+        for one in known
+        if one.name not in ours and one.global_concurrency_limit is not None
+    ]
 
 
 def _block(client: SyncPrefectClient, name: str) -> UUID:

@@ -1,4 +1,4 @@
-"""Prefect plugin: in this repository `prefect deployment run train-pipeline` means `train-pipeline/train-pipeline`."""
+"""Prefect plugin, where enabled: `prefect deployment run train-pipeline` means `train-pipeline/train-pipeline`."""
 
 import sys
 from collections.abc import Sequence

@@ -16,7 +16,7 @@ from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from prefect.states import Cancelled, Crashed
 
 from flows.prefect.automations import RESTART_POLICIES, RestartPolicy
-from flows.prefect.client import find_automation, require_api_url, server_client
+from flows.prefect.client import PAGE, deployments_of, find_automation, require_api_url, server_client
 from ups_models.errors import BadInput, UPSError
 
 LOOK_BACK = timedelta(days=1)
@@ -24,7 +24,6 @@ PENDING_PATIENCES = 10
 """A run that a worker took will not start any more when it has been pending for so many times the patience."""
 WITH_HEARTBEATS = (StateType.RUNNING, StateType.CANCELLING)
 """States in which a run sends heartbeats."""
-PAGE = 200
 REFUSALS = (httpx.codes.CONFLICT, httpx.codes.UNPROCESSABLE_ENTITY)
 """The server's answers to parameters that the deployment does not take."""
 
@@ -57,17 +56,16 @@ def check_runs(client: SyncPrefectClient, patience_s: float, up_for_s: float) ->
     Heartbeats are lost while the server is down: it must have been up for as long as a run may be silent.
     """
     for policy in RESTART_POLICIES:
-        try:
-            deployment = client.read_deployment_by_name(policy.deployment).id
-        except ObjectNotFound:
-            continue
-        silent_s = _enabled(client, policy.heartbeat_name).get("trigger", {}).get("within")
+        deployments = [one.id for one in deployments_of(client, policy.flow)]
+        silent_s = _enabled(client, policy.heartbeat_name).get("trigger", {}).get("within") if deployments else None
         if silent_s is not None and up_for_s > silent_s + patience_s:
             silent_s += patience_s
             limits = {StateType.PENDING: PENDING_PATIENCES * patience_s, **dict.fromkeys(WITH_HEARTBEATS, silent_s)}
-            yield from _end_silent(client, deployment, limits)
-        if _enabled(client, policy.restart_name):
-            yield from _restart_dead(client, policy, deployment, timedelta(seconds=patience_s))
+            for deployment in deployments:
+                yield from _end_silent(client, deployment, limits)
+        if deployments and _enabled(client, policy.restart_name):
+            for deployment in deployments:
+                yield from _restart_dead(client, policy, deployment, timedelta(seconds=patience_s))
 
 
 def has_successor(parameters: Mapping[str, Any], runs: Iterable[FlowRun]) -> bool:

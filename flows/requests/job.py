@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from flows import ROOT
+from flows import shipped
 from flows.requests.train import TrainRequest
 from tasks.services.data.datasets import require_named_files
 from tasks.services.run.config_file import kept_config, require_own_folder
@@ -77,9 +77,11 @@ def require_feasible(job: Job) -> None:
 
 
 def find_config(path: Path) -> Path:
-    """The path itself, or, where it does not exist, the config of that name that we ship."""
-    shipped = ROOT / path
-    return shipped if not path.exists() and shipped.is_file() else path
+    """The path itself, or, where it does not exist, the config that we ship: `configs/smoke.yaml`, or just `smoke`."""
+    if path.exists():
+        return path
+    names = [path, Path("configs") / path, Path("configs") / f"{path}.yaml"]
+    return next((shipped(name) for name in names if not path.is_absolute() and shipped(name).is_file()), path)
 
 
 def config_of_run(given: Path | None, run_dir: Path) -> Path:

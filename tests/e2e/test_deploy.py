@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import httpx
 import pytest
@@ -102,6 +103,7 @@ def test_deploying_twice_makes_everything_once(room):
     assert len({one["name"] for one in automations}) == len(automations) == 4
     [nightly] = room.deployment()["schedules"]
     assert nightly["active"] is False
+    assert "deployment train-pipeline/train-pipeline" in done.stdout
 
 
 def test_an_automation_that_was_switched_off_stays_off(room):
@@ -115,6 +117,41 @@ def test_an_automation_that_was_switched_off_stays_off(room):
     room.ask("PATCH", f"/automations/{automation['id']}", json={"enabled": True})
 
 
+def test_what_people_changed_of_a_deployment_stays_and_a_limit_is_lifted(room):
+    assert room.deploy("--retry-after", "1").returncode == 0
+    before = room.deployment()
+    address = f"/deployments/{before['id']}"
+    [nightly] = before["schedules"]
+    made = [{"schedule": {"cron": "5 4 * * *", "timezone": "Europe/Berlin"}, "active": True, "slug": "mine"}]
+    room.ask("PATCH", f"{address}/schedules/{nightly['id']}", json={"active": True})
+    room.ask("POST", f"{address}/schedules", json=made)
+    room.ask("PATCH", address, json={"concurrency_limit": 1})  # as an older version had it
+
+    done = room.deploy("--retry-after", "1")
+
+    after = room.deployment()
+    assert done.returncode == 0, done.stderr
+    assert {one["slug"]: one["active"] for one in after["schedules"]} == {"nightly": True, "mine": True}
+    assert after["global_concurrency_limit"] is None
+    assert str(ROOT) not in json.dumps(after)
+    for schedule in after["schedules"]:
+        room.ask("PATCH", f"{address}/schedules/{schedule['id']}", json={"active": False})
+
+
+def test_a_copy_under_another_name_is_watched_and_runs_where_its_worker_is(worked, tmp_path):
+    ours = worked.deployment()
+    kept = ("flow_id", "entrypoint", "parameters", "parameter_openapi_schema", "work_pool_name", "job_variables")
+    copy = worked.ask("POST", "/deployments/", json={name: ours[name] for name in kept} | {"name": "a-copy"})
+    request = {"config": "smoke", "auto_resume": True, "run_dir": "in-the-copy", "set": DIVERGES}
+
+    worked.run(request, "train-pipeline/a-copy")
+    ends = worked.settled(Path("in-the-copy"), ("GaveUp", 3))
+
+    assert ends == [("Failed", 1), ("Failed", 2), ("GaveUp", 3)]
+    assert {run["deployment_id"] for run in worked.attempts(Path("in-the-copy"))} == {copy["id"]}
+    assert (worked.home / "in-the-copy" / "checkpoints").is_dir()
+
+
 def test_a_short_name_runs_the_deployment_from_the_root_of_the_repository(room):
     environment = {name: value for name, value in room.environment.items() if name != "PREFECT_PLUGINS_ENABLED"}
 
@@ -126,6 +163,24 @@ def test_a_short_name_runs_the_deployment_from_the_root_of_the_repository(room):
     assert done.returncode == 0, done.stderr
     [run] = [one for one in room.runs() if one["state"]["name"] == "Scheduled"]
     assert run["deployment_id"] == room.deployment()["id"]
+    room.ask("DELETE", f"/flow_runs/{run['id']}")
+
+
+def test_short_names_work_in_every_directory_once_the_profile_allows_them(room, tmp_path):
+    asked = room.deploy("--short-names")
+    allowed = room.deploy("--short-names", "--yes")
+    environment = {name: value for name, value in room.environment.items() if name != "PREFECT_PLUGINS_ENABLED"}
+
+    done = subprocess.run(
+        [sys.executable, "-m", "prefect", "deployment", "run", "evaluate-only", "--start-in", "10 hours"],
+        env=environment, cwd=tmp_path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+    assert asked.returncode == 2
+    assert "--yes does it without asking" in asked.stderr
+    assert allowed.returncode == 0, allowed.stderr
+    assert done.returncode == 0, done.stdout + done.stderr
+    [run] = [one for one in room.runs() if one["state"]["name"] == "Scheduled"]
     room.ask("DELETE", f"/flow_runs/{run['id']}")
 
 

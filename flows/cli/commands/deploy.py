@@ -3,7 +3,7 @@
 import argparse
 
 from flows.cli.arguments import positive
-from flows.cli.views.console import echo
+from flows.cli.views.console import agreed, echo
 from flows.prefect.server import quiet_prefect
 
 
@@ -16,6 +16,9 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--notify", metavar="BLOCK", help=text)
     text = "seconds without a heartbeat after which a run has crashed (default: %(default)g)"
     parser.add_argument("--vanished-after", type=positive, default=90.0, metavar="SECONDS", help=text)
+    text = "let the active Prefect profile know our deployments by short names: `prefect deployment run train-pipeline`"
+    parser.add_argument("--short-names", action="store_true", help=text)
+    parser.add_argument("--yes", action="store_true", help="do not ask before the profile is changed")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -30,4 +33,17 @@ def run(arguments: argparse.Namespace) -> int:
         heartbeat_timeout_s=arguments.vanished_after,
         notify=arguments.notify,
     )
+    if arguments.short_names and not arguments.dry_run:
+        _enable_short_names(asked=not arguments.yes)
     return 0
+
+
+def _enable_short_names(*, asked: bool) -> None:
+    from flows.prefect.short_names import active_profile, enable_short_names
+
+    profile = active_profile()
+    if asked and not agreed(f"Enable the plugin `ups` in your Prefect profile {profile}?"):
+        echo(f"unchanged: Prefect profile {profile}")
+        return
+    enable_short_names()
+    echo(f"updated: Prefect profile {profile}: `prefect deployment run train-pipeline` works in every directory")

@@ -4,8 +4,9 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-CODE, GENERATION, RUN, LOG = "UPS_CODE", "UPS_GENERATION", "UPS_RUN", "UPS_LOG"
-"""Ours: version of the code and machine generation on a rented machine, its W&B run, the level of the log."""
+CODE, GENERATION, RUN, LOG, RUNS = "UPS_CODE", "UPS_GENERATION", "UPS_RUN", "UPS_LOG", "UPS_RUNS"
+"""Ours: version of the code and machine generation on a rented machine, its W&B run, the level of the log, and where
+the run directories of a worker lie."""
 
 
 def get(name: str, default: str = "") -> str:

@@ -25,6 +25,8 @@ from ups_models.wording import shortened
 logger = logging.getLogger(__name__)
 
 LOCK_TRIES, LOCK_PAUSE_S, OWNER_PAUSE_S = 5, 0.05, 1.0
+OWNER_PATIENCE_S = 3600.0
+"""A run under a worker waits for an owner that has written something within this time."""
 OWNER_BYTES = 100_000
 
 
@@ -55,10 +57,11 @@ class OwnedRun(RunDir):
 
 
 @contextmanager
-def owned(run: RunDir) -> Iterator[OwnedRun]:
+def owned(run: RunDir, *, patience_s: float = 0.0) -> Iterator[OwnedRun]:
     """Own the run until the block ends; the kernel releases the lock when the process dies.
 
-    Raises BadInput naming pid and host when another living process owns it.
+    Another living process that owns it is waited for as long as it writes at least that often; then, and at once
+    without patience, raises BadInput naming pid and host.
     """
     try:
         run.checkpoints.mkdir(parents=True, exist_ok=True)
@@ -66,10 +69,8 @@ def owned(run: RunDir) -> Iterator[OwnedRun]:
         raise BadInput(
             f"{run.checkpoints}: cannot be created or written ({error.strerror}); choose another --run-dir"
         ) from None
-    handle = open_lock(run.lock)
+    handle = _held_lock(run, patience_s)
     with os.fdopen(handle, "r+b", buffering=0) as file:
-        if not _locked(handle):
-            raise BadInput(owner_message(run))
         file.truncate(0)
         file.write(json.dumps(current_owner()).encode())
         _refuse_links(run)
@@ -77,6 +78,17 @@ def owned(run: RunDir) -> Iterator[OwnedRun]:
         _warn_if_shared(run.checkpoints)
         _clean(run)
         yield OwnedRun(run.root, run.checkpoints, file)
+
+
+def _held_lock(run: RunDir, patience_s: float) -> int:
+    while True:
+        handle = open_lock(run.lock)
+        if _locked(handle):
+            return handle
+        os.close(handle)
+        # of several that wait, one has it now, and is waited for in its turn
+        if not patience_s or not wait_until_free(run, patience_s):
+            raise BadInput(owner_message(run))
 
 
 def open_lock(path: Path) -> int:
@@ -131,13 +143,19 @@ def is_owned(run: RunDir) -> bool:
     return False
 
 
-def wait_until_free(run: RunDir, patience_s: float = 3600.0) -> None:
-    """Wait for the end of the living process that owns the run, unless it has written nothing for so long."""
+def wait_until_free(run: RunDir, patience_s: float = OWNER_PATIENCE_S) -> bool:
+    """Wait for the end of the living process that owns the run, unless it has written nothing for so long.
+
+    Returns whether nobody owned it at the end.
+    """
     began = time.time()
     if is_owned(run):
         logger.warning("%s: %s is still working on this run: waiting for its end", run.root, _owner(run.lock))
-    while is_owned(run) and time.time() - max(began, _last_written(run)) < patience_s:
+    while is_owned(run):
+        if time.time() - max(began, _last_written(run)) >= patience_s:
+            return False
         time.sleep(OWNER_PAUSE_S)
+    return True
 
 
 def _last_written(run: RunDir) -> float:

@@ -47,7 +47,6 @@ class ControlRoom:
             "PREFECT_HOME": str(home),
             "PREFECT_API_URL": self.url,
             "PREFECT_SERVER_UI_API_URL": self.url,
-            "PREFECT_SERVER_DEPLOYMENTS_CONCURRENCY_SLOT_WAIT_SECONDS": "5",  # as server.sh has it
             "PREFECT_WORKER_QUERY_SECONDS": "1",
             "PYTHONPATH": str(ROOT),
             "OMP_NUM_THREADS": "1",
@@ -106,6 +105,7 @@ class ControlRoom:
             [sys.executable, "-m", "flows.cli", "deploy", *arguments],
             env=self.environment,
             cwd=self.home,
+            stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
             check=False,

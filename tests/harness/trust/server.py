@@ -16,6 +16,7 @@ from flows import ROOT
 from harness.chaos.checks import differences, outcome, violations
 from harness.chaos.prefect_stack import ControlRoom
 from harness.chaos.workload import BRIEF, run_plainly
+from harness.trust.away import away
 from harness.trust.dying_server import DIED, POINTS
 from tasks.services.run.paths import RunDir
 
@@ -49,8 +50,13 @@ def main() -> int:
     """Run and tell."""
     parser = argparse.ArgumentParser(prog="harness.trust.server", description=__doc__)
     parser.add_argument("--points", type=int, default=len(POINTS), help="so many points, spread over all")
+    parser.add_argument(
+        "--away", type=float, metavar="SECONDS", help="only: a run under a worker, the server away so long"
+    )
     parser.add_argument("--servers", nargs="*", choices=(OWN, TEMPORARY), default=[OWN, TEMPORARY])
     given = parser.parse_args()
+    if given.away is not None:
+        return away(given.away)
     step = max(1, len(POINTS) // given.points)
     with tempfile.TemporaryDirectory(prefix="trust-server-") as folder:
         rows = list(_rows(Path(folder), [*POINTS][step - 1 :: step][: given.points], given.servers))

@@ -47,7 +47,8 @@ class PrefectApi:
             "/flow_run_states/": lambda: self.states.get(request.url.params["flow_run_id"], []),
             "/events/filter": lambda: {"events": self._events(body), "total": 0},
             "/work_pools/filter": list,
-            "/deployments/filter": list,
+            "/flows/filter": list,
+            "/deployments/filter": lambda: self._deployments(body),
         }
         if path in answers:
             answer = answers[path]()
@@ -103,6 +104,11 @@ class PrefectApi:
         [resource] = body["filter"]["resource"]["id"]
         beat = self.heartbeats.get(resource.removeprefix("prefect.flow-run."))
         return [{"received": beat}] if beat else []
+
+    def _deployments(self, body: dict[str, Any]) -> Answer:
+        flows = body["flows"]["name"]["any_"]
+        found = [self._deployment(name) for name in sorted(self.deployments) if name.partition("/")[0] in flows]
+        return found[body["offset"] :]  # type: ignore[return-value]
 
     def _deployment(self, name: str) -> Answer:
         known = {"id": str(DEPLOYMENT), "flow_id": str(FLOW), "name": name.partition("/")[2]}

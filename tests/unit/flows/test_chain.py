@@ -6,13 +6,24 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import httpx
 import pytest
 from prefect.client.schemas.objects import FlowRun
 from prefect.context import FlowRunContext
 
 from flows import PACKAGES
 from flows.pipeline import train_pipeline
-from flows.prefect.chain import chain_run_of, checked, ended, log_to_prefect, remote_name, run_name
+from flows.prefect import chain
+from flows.prefect.chain import (
+    below_runs,
+    chain_run_of,
+    checked,
+    ended,
+    log_to_prefect,
+    remote_name,
+    reported_when_back,
+    run_name,
+)
 from flows.prefect.earlier import host_label
 from flows.requests.train import TrainRequest
 from tasks.services.run.attempts import Duplicate, GaveUp
@@ -123,3 +134,43 @@ def test_a_chain_that_is_too_long_gives_up_before_the_run_is_looked_at(deployed,
 
     assert (state.type, state.name) == ("CANCELLED", "GaveUp")
     assert "5 attempts did not finish it" in state.message
+
+
+@pytest.mark.usefixtures("deployed")
+def test_a_relative_run_directory_lies_below_the_runs_of_the_worker(monkeypatch):
+    nowhere = below_runs(Path("a"))
+    monkeypatch.setenv("UPS_RUNS", "/runs")
+
+    assert nowhere == Path("a")
+    assert below_runs(Path("a")) == Path("/runs/a")
+    assert below_runs(Path("/elsewhere/a")) == Path("/elsewhere/a")
+
+
+def test_a_run_from_a_terminal_lies_where_it_was_asked_for(monkeypatch):
+    monkeypatch.setenv("UPS_RUNS", "/runs")
+
+    assert below_runs(Path("a")) == Path("a")
+
+
+def test_a_run_that_has_ended_waits_for_its_server_to_say_so(deployed, monkeypatch, caplog):
+    api, _ = deployed
+    answers = [httpx.ConnectError("refused"), httpx.ConnectError("refused"), httpx.Response(200, json=[])]
+    api.refusals["filter"] = lambda: answers.pop(0)
+    monkeypatch.setattr(chain, "SERVER_PAUSE_S", 0.001)
+
+    with reported_when_back():
+        pass
+
+    assert answers == []
+    assert "this run has ended, and waits up to 3600 s to report that" in caplog.text
+
+
+def test_a_run_that_cannot_be_tagged_is_a_run_all_the_same(deployed, caplog):
+    api, identity = deployed
+    api.refusals[identity] = httpx.ConnectError("refused")
+
+    chain_run = chain_run_of("chain", 1, 10)
+
+    assert chain_run is not None
+    assert chain_run.run_id == identity
+    assert "the run is not tagged as one of chain:chain" in caplog.text

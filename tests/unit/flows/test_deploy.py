@@ -22,6 +22,8 @@ def test_patience_shorter_than_a_heartbeat_is_refused(here, ups, prefect_api):
 
 
 def test_a_dry_run_makes_nothing(here, ups, prefect_api):
+    prefect_api.deployments = set()
+
     done = ups("deploy", "--dry-run")
 
     assert done.returncode == 0, done.stderr
@@ -31,6 +33,7 @@ def test_a_dry_run_makes_nothing(here, ups, prefect_api):
 
 def test_a_dry_run_tells_what_is_there_already(here, ups, prefect_api):
     name = "ups: train-pipeline again after a crash"
+    prefect_api.deployments = {"train-pipeline/a-copy"}
     prefect_api.automations[name] = {"name": name, "enabled": False}
 
     done = ups("deploy", "--dry-run")

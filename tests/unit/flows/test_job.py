@@ -72,6 +72,7 @@ def test_the_config_of_the_working_directory_comes_before_the_one_that_we_ship(h
 
     assert shipped == ROOT / SMOKE
     assert parse(request()).cfg.seed == 3
+    assert find_config(Path("smoke")) == find_config(Path("smoke.yaml")) == shipped
     assert find_config(Path("nowhere.yaml")) == Path("nowhere.yaml")
 
 

@@ -9,8 +9,8 @@ from prefect.client.schemas.objects import FlowRun
 from unit.flows.prefect_api import DEPLOYMENT
 
 from flows.prefect.automations import RESTART_POLICIES
-from flows.prefect.client import server_client
-from flows.prefect.watch import PAGE, check_runs, has_successor, last_seen, watch
+from flows.prefect.client import PAGE, server_client
+from flows.prefect.watch import check_runs, has_successor, last_seen, watch
 from ups_models.errors import BadInput, UPSError
 
 TRAIN, VAST = RESTART_POLICIES
@@ -205,7 +205,7 @@ class Enough(Exception):
 
 def test_a_server_that_does_not_answer_is_asked_again(watched, monkeypatch):
     said: list[str] = []
-    watched.refusals = {"train-pipeline": httpx.Response(503, text="starting")}
+    watched.refusals = {"filter": httpx.Response(503, text="starting")}
     monkeypatch.setattr("time.sleep", lambda seconds: stop_after(3, said))
 
     with pytest.raises(Enough):

@@ -165,6 +165,37 @@ def test_the_end_of_a_living_owner_is_waited_for(run, other_owner, monkeypatch, 
     assert "is still working on this run: waiting for its end" in caplog.text
 
 
+def test_of_two_that_wait_for_an_owner_one_after_the_other_has_the_run(run, other_owner, monkeypatch, caplog):
+    says(run)
+    monkeypatch.setattr(lock, "OWNER_PAUSE_S", 0.001)
+    inside, most = [], []
+
+    def work(name):
+        with owned(run, patience_s=WITHIN_S):
+            inside.append(name)
+            most.append(len(inside))
+            time.sleep(0.05)
+            inside.remove(name)
+
+    waiting = [threading.Thread(target=work, args=(name,)) for name in "ab"]
+    for thread in waiting:
+        thread.start()
+    until = time.monotonic() + WITHIN_S
+    while caplog.text.count("is still working on this run: waiting for its end") < 2 and time.monotonic() < until:
+        time.sleep(0.01)
+    other_owner()
+    for thread in waiting:
+        thread.join(WITHIN_S)
+
+    assert most == [1, 1]
+
+
+@pytest.mark.usefixtures("other_owner")
+def test_an_owner_that_stays_silent_is_named_to_whoever_waited(run):
+    with pytest.raises(BadInput, match="is working on this run"), owned(run, patience_s=0.01):
+        pass
+
+
 @pytest.mark.usefixtures("other_owner")
 def test_an_owner_that_has_written_nothing_for_so_long_is_not_waited_for(run):
     wait_until_free(run, patience_s=0)
