@@ -163,12 +163,12 @@ def test_a_signal_at_any_moment_is_raised_and_leaves_no_thread_behind():
         try:
             timer.start()
             uninterrupted(work)
-            time.sleep(0.01)
+            time.sleep(10)  # until the signal comes, which it does after the work
         except Raised:
             raised = True
+        timer.join()
         assert raised
         assert running == []
-        timer.join()
 
 
 @pytest.mark.parametrize("delay_s", [0.0, 0.003, 0.01, 0.02, 0.04, 0.08, 0.15])
