@@ -12,6 +12,7 @@ from ups_models.errors import Preempted, UPSError
 logger = logging.getLogger(__name__)
 
 STOPPED = "stopped by a signal; run the same command with --auto-resume to resume"
+CANCELLED = "stopped on the Prefect server, and saved; run the same command with --auto-resume to resume"
 STOPPED_EARLY = {"train": STOPPED, "launch": "stopped by a signal before a machine was rented"}
 """By command: what is said when SIGTERM arrives before the flow runs."""
 
@@ -42,13 +43,15 @@ def run_flow(load: Callable[[], Any], request: Any, *, stopped: str) -> str:
 
 
 def _run(flow: Callable[[Any], Any], request: Any, stopped: str) -> str:
-    from prefect.exceptions import TerminationSignal
+    from prefect.exceptions import CancelledRun, Pause, TerminationSignal
 
     signal.signal(signal.SIGTERM, _raise_preempted)
     try:
         return str(flow(request))
     except (TerminationSignal, KeyboardInterrupt, SystemExit):
         raise Preempted(stopped) from None
+    except (CancelledRun, Pause):
+        raise Preempted(CANCELLED) from None
     except UPSError:
         raise
     except Exception as error:
