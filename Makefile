@@ -116,6 +116,10 @@ chaos-uploads: $(STAMP) ## Kill tracked runs while they upload to W&B (on loopba
 chaos-retries: $(STAMP) ## Kill runs of a deployment, its worker and its server; each time another attempt must follow
 	@PYTHONPATH=tests $(VPY) -m harness.chaos.retries $(ARGS)
 
+.PHONY: trust
+trust: $(STAMP) ## Damage, mixtures, hostile files, cancels, a server that dies: nothing wrong may end well (ARGS="--sample" for minutes)
+	@PYTHONPATH=tests $(VPY) -m harness.trust $(ARGS)
+
 .PHONY: trust-server
 trust-server: $(STAMP) ## Kill the Prefect server at ten points of a small run, its own and a temporary one; all work must be done
 	@PYTHONPATH=tests $(VPY) -m harness.trust.server $(ARGS)

@@ -14,6 +14,7 @@ from ups_models.wording import first_line
 logger = logging.getLogger(__name__)
 
 STOPPED = "stopped by a signal; run the same command with --auto-resume to resume"
+CANCELLED = "stopped on the Prefect server, and saved; run the same command with --auto-resume to resume"
 STOPPED_EARLY = {"train": STOPPED, "launch": "stopped by a signal before a machine was rented"}
 """By command: what is said when SIGTERM arrives before the flow runs."""
 
@@ -91,23 +92,25 @@ def _run(work: Callable[[], Any], stopped: str) -> str:
         raise Preempted(stopped) from None
     except UPSError:
         raise
-    except Exception as error:
+    except BaseException as error:
+        if (preempted := _stopped_by_prefect(error, stopped)) is not None:
+            raise preempted from None
+        if not isinstance(error, Exception):
+            raise
         logger.debug("the run failed", exc_info=True)
         detail = (str(error).splitlines() or [""])[0]
         raise UPSError(f"{type(error).__name__}: {detail}; set UPS_LOG=debug for the traceback") from error
-    except BaseException as error:
-        if isinstance(error, _signals_of_prefect()):
-            raise Preempted(stopped) from None
-        raise
 
 
-def _signals_of_prefect() -> tuple[type[BaseException], ...]:
-    """What Prefect raises in the place of SIGTERM; nothing where it was not imported."""
+def _stopped_by_prefect(error: BaseException, stopped: str) -> Preempted | None:
+    """What a person or a signal wants, where Prefect raises it in its own words; it may not have been imported."""
     if "prefect.exceptions" not in sys.modules:
-        return ()
-    from prefect.exceptions import TerminationSignal
+        return None
+    from prefect.exceptions import CancelledRun, Pause, TerminationSignal
 
-    return (TerminationSignal,)
+    if isinstance(error, TerminationSignal):
+        return Preempted(stopped)
+    return Preempted(CANCELLED) if isinstance(error, CancelledRun | Pause) else None
 
 
 def _raise_preempted(_number: int, _frame: FrameType | None) -> NoReturn:

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from prefect._internal.concurrency.services import QueueService
 from prefect.client.schemas.objects import State
-from prefect.exceptions import Abort
+from prefect.exceptions import Abort, CancelledRun
 
 from ups_models.wording import first_line
 
@@ -51,10 +51,17 @@ class Outcome:
 
         return recorded
 
+    @property
+    def cancelled(self) -> bool:
+        """Whether it returned a state that says so, as the engine then says by an exception."""
+        return isinstance(self.value, State) and self.value.is_cancelled()
+
     def result(self) -> Any:
         """What it returned; raises what it raised, or what the state that it returned holds."""
         if self.error is not None:
             raise self.error
+        if self.cancelled:
+            raise CancelledRun(self.value.message)
         return self.value
 
 
@@ -79,7 +86,7 @@ class Engine:
                 raise
             self._warn(coat, error, began=True)
         except Exception as error:  # noqa: BLE001 - whatever the engine raises; our own error is raised below
-            if error is not outcome.error:
+            if error is not outcome.error and not outcome.cancelled:
                 self._warn(coat, error, began=outcome.began)
         return outcome.result() if outcome.began else plainly()
 

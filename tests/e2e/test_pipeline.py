@@ -92,6 +92,30 @@ def test_a_run_stopped_by_a_signal_has_crashed_and_exits_75(tmp_path, stopped_pi
     assert tasks["operator"][0] == "Crashed"
 
 
+def test_a_run_without_a_worker_that_is_cancelled_on_the_server_stops_where_it_saves(
+    tmp_path, stopped_pipeline, prefect_server
+):
+    slow = ["--set", "stages.operator.steps_per_epoch=1000", "--set", "checkpoint.save_every_steps=20"]
+
+    def cancelled():
+        if not (tmp_path / "reports" / "metrics.jsonl").exists():
+            return False
+        newest = api(prefect_server, "/flow_runs/filter", {"sort": "START_TIME_DESC", "limit": 1})[0]
+        wish = {"state": {"type": "CANCELLING", "name": "Cancelling"}}
+        api(prefect_server, f"/flow_runs/{newest['id']}/set_state", wish)
+        return True
+
+    nothing = signal.SIGCONT
+    code, stderr = stopped_pipeline(
+        "--config", "configs/smoke.yaml", *slow, cwd=tmp_path, number=nothing, after=cancelled
+    )
+
+    flow_run, _ = task_runs(prefect_server, 1)
+    assert code == 75, stderr
+    assert "ups: stopped on the Prefect server, and saved" in stderr.splitlines()[-1]
+    assert flow_run["state"]["name"] == "Cancelled"
+
+
 def test_without_a_server_the_temporary_one_is_quiet_and_gone_afterwards(tmp_path, finished_run):
     shutil.copytree(finished_run, tmp_path / "run")
     environment = {**os.environ, **QUIET, "PREFECT_HOME": str(tmp_path / "home")}

@@ -71,14 +71,16 @@ def test_a_cancelled_launch_gives_its_machines_back_and_nothing_rents_after_it(r
     first = room.run(request, FLOW)
     room.wait_for(cloud.live, "a machine")
 
-    if hangs:
-        for process in controllers_of(first):
-            os.kill(process, signal.SIGSTOP)
+    stopped = list(controllers_of(first)) if hangs else []
+    for process in stopped:
+        os.kill(process, signal.SIGSTOP)
     cancelling = {"state": {"type": "CANCELLING", "name": "Cancelling"}}
     room.ask("POST", f"/flow_runs/{first}/set_state", json=cancelling)
     room.settled(root, ("Cancelled", 1))
     room.wait_for(lambda: not cloud.live(), "the end of all machines")
     time.sleep(8)  # an automation answers within a second or two, if it does
+    for process in set(stopped) & set(controllers_of(first)):  # children of the one that the worker killed
+        os.kill(process, signal.SIGKILL)
 
     assert {name for name, _ in room.states(root)} == {"Cancelled"}
     assert (len(cloud.instances), cloud.live()) == (1, [])
