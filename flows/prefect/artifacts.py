@@ -95,7 +95,7 @@ class ArtifactSender:
                     self._send(client, *taken)
                 except (httpx.HTTPError, PrefectException) as error:
                     if not self.failed:
-                        logger.warning("Prefect does not accept an artifact: %s", type(error).__name__)
+                        logger.info("Prefect does not accept an artifact: %s", type(error).__name__)
                     self.failed = True
 
     def _next(self) -> tuple[str, Artifact | dict[str, str]] | None:

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import httpx
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State
+from prefect.context import FlowRunContext
 from prefect.exceptions import PrefectException
 from prefect.runtime import deployment, flow_run
 from prefect.states import Cancelled
@@ -76,9 +77,17 @@ def remote_name() -> str:
     return f"{where} · attempt {flow_run.parameters.get('attempt', 1)}"
 
 
+def is_deployed() -> bool:
+    """Whether a deployment made this flow run; read from the run, because Prefect's runtime may ask the server."""
+    context = FlowRunContext.get()
+    if context is not None and context.flow_run is not None:
+        return context.flow_run.deployment_id is not None
+    return deployment.id is not None
+
+
 def chain_run_of(chain: str | None, number: int, most: int, most_per_day: int = MAX_ATTEMPTS) -> ChainRun | None:
     """This flow run as a run of a chain; None where no deployment made it: such a run is not restarted."""
-    if deployment.id is None:
+    if not is_deployed():
         return None
     identity = str(flow_run.id)
     again = (flow_run.run_count or 1) > 1
@@ -102,7 +111,7 @@ def _request() -> Mapping[str, Any]:
 def below_runs(run_dir: Path) -> Path:
     """Where a run directory lies under a worker: a relative one below UPS_RUNS, if that is set."""
     runs = environment.get(environment.RUNS)
-    return Path(runs).expanduser() / run_dir if runs and deployment.id is not None else run_dir
+    return Path(runs).expanduser() / run_dir if runs and is_deployed() else run_dir
 
 
 @contextmanager
@@ -118,7 +127,7 @@ def reported_when_back() -> Iterator[None]:
 
 def _wait_for_server() -> None:
     """Does nothing for a run from a terminal."""
-    if deployment.id is None:
+    if not is_deployed():
         return
     away, until = why_away(), time.monotonic() + SERVER_PATIENCE_S
     if away:
