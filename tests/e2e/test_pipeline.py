@@ -48,7 +48,7 @@ def test_tasks_are_named_after_stages_and_end_as_skipped_with_the_reason(
     done = pipeline("--config", "configs/smoke.yaml", "--auto-resume", cwd=tmp_path)
 
     assert done.returncode == 0, done.stderr
-    assert done.stderr.count(": skip: completed at") == 4
+    assert done.stderr.count(": skip: completed at") == 6
     assert "Training Complete:        ✅ Yes" in done.stdout
     assert "Report: reports/report.html" in done.stdout
     assert content(tmp_path) == before

@@ -8,7 +8,7 @@ frames of others in between (Prefect, contextlib) are passed over. Entering a ge
 manager does, is a call too. What runs while a module is imported or a log line is written does not count.
 
 Bytes: what Python's file objects get from the kernel, reading ahead included; torch.load reads through one too. A
-checkpoint opened in any other way (os.open, "rb+") counts as a whole.
+checkpoint opened in any other way (os.open without os.fdopen, "rb+") counts as a whole.
 """
 
 import builtins
@@ -98,12 +98,16 @@ def counted_open(file: Any, mode: str = "r", *rest: Any, **options: Any) -> Any:
 
 def count_opening(event: str, arguments: tuple[Any, ...]) -> None:
     """An audit hook: count a checkpoint as a whole where it is opened to be read, in whatever way."""
-    if event == "open" and is_checkpoint(arguments[0]) and arguments[2] & os.O_ACCMODE != os.O_WRONLY:
+    if event != "open" or isinstance(arguments[0], int):  # of what is open already
+        return
+    if is_checkpoint(arguments[0]) and arguments[2] & os.O_ACCMODE != os.O_WRONLY:
         Checkpoint.read_bytes += Path(os.fsdecode(arguments[0])).stat().st_size
 
 
 def is_checkpoint(file: Any) -> bool:
-    """Whether this names a checkpoint that exists."""
+    """Whether this names a checkpoint that exists, or is open on one."""
+    if isinstance(file, int):
+        file = os.readlink(f"/proc/self/fd/{file}")
     path = Path(os.fsdecode(file) if isinstance(file, str | bytes | os.PathLike) else "")
     return path.suffix == ".pt" and path.is_file()
 

@@ -3,8 +3,8 @@
 from types import SimpleNamespace
 
 import pytest
-from prefect.exceptions import Abort
-from prefect.states import Failed
+from prefect.exceptions import Abort, CancelledRun
+from prefect.states import Cancelled, Failed
 
 from flows.prefect.outcome import Engine
 from ups_models.errors import BadInput
@@ -78,3 +78,14 @@ def test_a_state_that_holds_an_error_is_that_error():
 def test_a_run_that_was_called_off_before_it_began_is_not_done_without_prefect():
     with pytest.raises(Abort):
         Engine().run(Coat(never, before=Abort("cancelled")), plainly=never)
+
+
+def test_code_that_calls_itself_cancelled_is_no_failure_of_the_engine(caplog):
+    engine = Engine()
+    cancelled = Coat(lambda: Cancelled(message="a person did it"), after=CancelledRun("a person did it"))
+
+    with pytest.raises(CancelledRun, match="a person did it"):
+        engine.run(cancelled, plainly=never)
+
+    assert not engine.failed
+    assert caplog.messages == []
