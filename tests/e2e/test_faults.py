@@ -162,7 +162,8 @@ except UPSError as error:
     ("limit", "remove", "victim"),
     [
         (60_000, ["checkpoints", "reports"], "resume/operator.pt"),
-        (300, ["checkpoints", "reports"], "stage_status.json"),
+        (300, ["checkpoints", "reports"], "config.yaml"),
+        (9_000, ["reports/full_eval.json"], "stage_status.json"),
         (20_000, ["reports/report.html", "reports/full_eval.json"], "full_eval.npz"),
     ],
 )

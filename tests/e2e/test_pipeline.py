@@ -166,7 +166,7 @@ def test_a_completed_pipeline_imports_nothing_that_only_work_needs(tmp_path, fin
     assert done.stderr.splitlines()[-1] == ""
 
 
-def test_a_completed_run_started_again_reads_each_checkpoint_at_most_once(tmp_path, finished_run, prefect_server):
+def test_a_completed_run_started_again_reads_each_checkpoint_once_and_its_header(tmp_path, finished_run, prefect_server):
     shutil.copytree(finished_run, tmp_path / "run")
     checkpoints = list((tmp_path / "run" / "checkpoints").rglob("*.pt"))
     seen = tmp_path / "seen.json"
@@ -177,7 +177,7 @@ def test_a_completed_run_started_again_reads_each_checkpoint_at_most_once(tmp_pa
     assert done.returncode == 0, done.stderr
     counted = json.loads(seen.read_text("utf-8"))
     assert counted["end"] == "end of the flow"
-    assert 0 < counted["bytes"] <= sum(path.stat().st_size for path in checkpoints)
+    assert 0 < counted["bytes"] <= 1.1 * sum(path.stat().st_size for path in checkpoints)
 
 
 def run_python(*arguments, cwd, environment):
