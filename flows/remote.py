@@ -13,7 +13,7 @@ from flows.prefect.chain import MAX_ATTEMPTS, below_runs, chain_run_of, checked,
 from flows.prefect.server import is_temporary
 from flows.prefect.wishes import Unwanted, refusal
 from flows.requests.job import configs_of, require_tracking, source_of
-from flows.requests.launch import LaunchRequest, provider_of
+from flows.requests.launch import LaunchRequest, provider_of, require_same_run
 from tasks.services.rental.bundle import onstart
 from tasks.services.rental.code import code_to_send
 from tasks.services.rental.controller import Controller, Show
@@ -25,7 +25,6 @@ from tasks.services.rental.provider import Provider
 from tasks.services.rental.view import view
 from tasks.services.run.attempts import ChainRun, Duplicate, GaveUp
 from ups_models.config.schema import PipelineConfig
-from ups_models.errors import BadInput
 
 logger = logging.getLogger(__name__)
 
@@ -130,11 +129,7 @@ def job_of(request: LaunchRequest, provider: Provider, unfinished: Mapping[str, 
     source = source_of(request.train, cfg)
     if unfinished is not None:
         published = Published.parse(unfinished, cfg.tracking)
-        if source is not None and source.id != published.path.id:
-            raise BadInput(
-                f"{request.journal_path}: the launch of run {published.path} was stopped before its end and comes "
-                "first: launch without --resume-from-wandb to resume it, or choose another --run-dir"
-            )
+        require_same_run(request, published, source)
         logger.warning("the launch of run %s was stopped before its end: going on with it", published.path)
     else:
         arguments = ["--stage", request.train.stage] if request.train.stage != "all" else []

@@ -9,11 +9,17 @@ from pydantic import ConfigDict, Field, field_validator, model_validator
 from flows.requests.flat import FLAGS, FlatRequest
 from flows.requests.job import configs_of, require_tracking, source_of
 from flows.requests.train import TrainRequest
-from tasks.services.rental.code import GIT
+from tasks.services.rental.code import GIT, code_to_send
+from tasks.services.rental.job import Published, require_portable_data
+from tasks.services.rental.journal import Journal
 from tasks.services.rental.limits import Limits
+from tasks.services.rental.lock import require_writable_journal
 from tasks.services.rental.provider import MachineSpec, Provider
 from tasks.services.rental.providers import registry
 from tasks.services.run.paths import JOURNAL
+from tasks.services.tracking.restoring import look_up
+from tasks.services.tracking.run_path import RunPath
+from ups_models.errors import BadInput
 
 TRAIN = ("config", "resume_from_wandb", "resume_mode", "stage", "set")
 """What a launch may be asked about the training itself; the rest is decided by the machine's job."""
@@ -141,5 +147,29 @@ def require_sound(request: LaunchRequest) -> None:
     """Raise BadInput or ProviderRefused for what can be known to be wrong before anything is started or contacted."""
     cfg, _ = configs_of(request.train)
     require_tracking(cfg)
-    source_of(request.train, cfg)
+    source = source_of(request.train, cfg)
+    require_portable_data(cfg)
     provider_of(request)
+    require_writable_journal(request.journal_path)
+    unfinished = Journal(request.journal_path).open_job
+    if unfinished is not None:
+        require_same_run(request, Published.parse(unfinished, cfg.tracking), source)
+
+
+def require_found(request: LaunchRequest) -> None:
+    """Raise for what a launch refuses once it asks: no such W&B run, no such code. Changes nothing anywhere."""
+    cfg, _ = configs_of(request.train)
+    source = source_of(request.train, cfg)
+    if source is not None:
+        look_up(source, request.train.resume_mode, cfg)
+    with code_to_send(request.code):
+        return
+
+
+def require_same_run(request: LaunchRequest, unfinished: Published, source: RunPath | None) -> None:
+    """Raise BadInput where a launch that was stopped before its end is of another run than the one asked for."""
+    if source is not None and source.id != unfinished.path.id:
+        raise BadInput(
+            f"{request.journal_path}: the launch of run {unfinished.path} was stopped before its end and comes "
+            "first: launch without --resume-from-wandb to resume it, or choose another --run-dir"
+        )

@@ -99,8 +99,9 @@ def test_a_dry_run_shows_offer_cost_and_script_and_rents_nothing(ups_there, clou
         (("--set", "data.files=[here.hdf5]"), "names files of this machine"),
     ],
 )
-def test_bad_input_is_one_line_and_nothing_is_rented(ups_there, cloud, tmp_path, arguments, named):
-    done = ups_there("launch", *SMOKE, "--poll-s", "1", *arguments, cwd=tmp_path)
+@pytest.mark.parametrize("dry_run", [(), ("--dry-run",)], ids=["launch", "dry run"])
+def test_bad_input_is_one_line_and_nothing_is_rented(ups_there, cloud, tmp_path, arguments, named, dry_run):
+    done = ups_there("launch", *SMOKE, "--poll-s", "1", *arguments, *dry_run, cwd=tmp_path)
 
     assert done.returncode == 2, done.stderr
     assert named in done.stderr

@@ -166,7 +166,7 @@ def test_a_completed_pipeline_imports_nothing_that_only_work_needs(tmp_path, fin
     assert done.stderr.splitlines()[-1] == ""
 
 
-def test_a_completed_run_started_again_reads_each_checkpoint_once_and_its_header(tmp_path, finished_run, prefect_server):
+def test_a_completed_run_reads_each_checkpoint_once_and_its_header(tmp_path, finished_run, prefect_server):
     shutil.copytree(finished_run, tmp_path / "run")
     checkpoints = list((tmp_path / "run" / "checkpoints").rglob("*.pt"))
     seen = tmp_path / "seen.json"

@@ -10,7 +10,7 @@ from flows.cli.fields import add_fields, request_of
 from flows.cli.runner import run_flow
 from flows.cli.views.console import echo
 from flows.cli.views.machines import plan_of
-from flows.requests.launch import LaunchRequest, require_sound
+from flows.requests.launch import LaunchRequest, require_found, require_sound
 
 STOPPED = "stopped by a signal; the machines are destroyed; run the same command to resume"
 
@@ -21,7 +21,9 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--on-demand", dest="interruptible", action="store_false", default=argparse.SUPPRESS, help="not --interruptible"
     )
-    parser.add_argument("--dry-run", action="store_true", help="show offer, cost and script; rent nothing")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="show offer, cost and script, refuse what a launch would; rent nothing"
+    )
     parser.add_argument("--detach", action="store_true", help="continue in the background")
 
 
@@ -30,8 +32,10 @@ def run(arguments: argparse.Namespace) -> int:
     request = request_of(LaunchRequest, arguments)
     if arguments.dry_run:
         echo(plan_of(request))
-        return 0
     require_sound(request)
+    if arguments.dry_run:
+        require_found(request)
+        return 0
     if arguments.detach:
         plan_of(request)  # what is wrong is said here, where somebody reads it
         return _detach(request.run_dir)

@@ -116,6 +116,15 @@ class RemoteJob(Published):
         return {**variables, **environment.selected((WANDB_KEY,))}
 
 
+def require_portable_data(cfg: PipelineConfig) -> None:
+    """Raise BadInput for data that only this machine has."""
+    if cfg.data.files or cfg.steady_data.files:
+        raise BadInput(
+            "data.files: names files of this machine, which a rented one does not have; let it fetch them "
+            "(data.downloads: url and sha256) or generate its data (leave both empty)"
+        )
+
+
 def publish(
     cfg: PipelineConfig,
     evaluations: dict[str, EvalConfig],
@@ -129,11 +138,7 @@ def publish(
 
     Raises RunNotFound under `must`, TrackingUnavailable, UploadFailed, BadInput for data that only this machine has.
     """
-    if cfg.data.files or cfg.steady_data.files:
-        raise BadInput(
-            "data.files: names files of this machine, which a rented one does not have; let it fetch them "
-            "(data.downloads: url and sha256) or generate its data (leave both empty)"
-        )
+    require_portable_data(cfg)
     found = look_up(source, mode, cfg) if source is not None else None
     path = path_of(None, cfg.tracking) if source is None or mode == "never" else source
     resumed = found if mode != "never" else None

@@ -107,7 +107,7 @@ def count_opening(event: str, arguments: tuple[Any, ...]) -> None:
 def is_checkpoint(file: Any) -> bool:
     """Whether this names a checkpoint that exists, or is open on one."""
     if isinstance(file, int):
-        file = os.readlink(f"/proc/self/fd/{file}")
+        file = Path(f"/proc/self/fd/{file}").readlink()
     path = Path(os.fsdecode(file) if isinstance(file, str | bytes | os.PathLike) else "")
     return path.suffix == ".pt" and path.is_file()
 
