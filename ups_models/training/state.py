@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from torch import nn
 
 from ups_models.archives import DAMAGES
 from ups_models.config.schema import PipelineConfig
-from ups_models.errors import ArchitectureMismatch, BadInput, CheckpointError
+from ups_models.errors import ArchitectureMismatch, BadInput, CheckpointError, StorageError
 from ups_models.files import keep_previous, previous_of
 from ups_models.stages.lineage import Lineage, read_lineage, unusable
 from ups_models.stages.spec import check_architecture
@@ -28,6 +29,8 @@ logger = logging.getLogger(__name__)
 
 COPIES = 5
 """Of every parameter: network, average, gradient, and two of AdamW's."""
+FILES, COPIES_SAVED = 2, 4
+"""Of every parameter on disk: in the two checkpoints, and in a saved state, which holds no gradient."""
 NEEDED = frozenset({"stage", "arch", "config_hash", "exactness", "step", "state_dict", "ema", "optimiser"})
 
 
@@ -66,10 +69,27 @@ def start_state(
     return TrainState(net, ema, adamw(net, cfg.stages.of(stage.spec.name)))
 
 
+def n_parameters(stage: Stage, cfg: PipelineConfig) -> int:
+    """Of the stage's network, which is not made for that."""
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        return sum(value.numel() for value in stage.build(cfg).parameters())
+
+
+def require_disk(folder: Path, stage: Stage, cfg: PipelineConfig) -> None:
+    """Raise StorageError where the disk of a folder has no room for what the stage will write there."""
+    states = 1 + 1 + cfg.checkpoint.keep_previous  # one is being written beside the others
+    needed = 4 * n_parameters(stage, cfg) * (FILES + COPIES_SAVED * states)
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise StorageError(
+            f"{folder}: stage {stage.spec.name} will write {needed / 1e9:,.3g} GB, and the disk has {free / 1e9:,.3g} GB; "
+            "free some space (ups clean), or set checkpoint.keep_previous=false"
+        )
+
+
 def require_memory(stage: Stage, cfg: PipelineConfig) -> None:
     """Say what a large network needs before it is built. Raises BadInput for one that no memory here can hold."""
-    with torch.random.fork_rng(devices=[]), torch.device("meta"):
-        numbers = sum(value.numel() for value in stage.build(cfg).parameters())
+    numbers = n_parameters(stage, cfg)
     needed, total = COPIES * 4 * numbers, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     what = f"{stage.spec.name}: a network of {numbers:,} parameters needs {needed / 1e9:,.3g} GB to be trained"
     if needed > total:

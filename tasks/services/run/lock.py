@@ -83,7 +83,7 @@ def owned(run: RunDir, *, patience_s: float = 0.0) -> Iterator[OwnedRun]:
 def _held_lock(run: RunDir, patience_s: float) -> int:
     while True:
         handle = open_lock(run.lock)
-        if _locked(handle):
+        if _locked(handle, run.lock):
             return handle
         os.close(handle)
         # of several that wait, one has it now, and is waited for in its turn
@@ -109,13 +109,16 @@ def open_lock(path: Path) -> int:
     return handle
 
 
-def _locked(handle: int) -> bool:
+def _locked(handle: int, path: Path) -> bool:
     """Take the lock; `is_owned` holds it for a moment, so a refusal counts only if it lasts."""
     for _ in range(LOCK_TRIES):
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             time.sleep(LOCK_PAUSE_S)
+        except OSError as error:
+            os.close(handle)
+            raise BadInput(_no_locks(path, error)) from None
         else:
             return True
     return False
@@ -138,9 +141,18 @@ def is_owned(run: RunDir) -> bool:
         fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
+    except OSError as error:
+        raise BadInput(_no_locks(run.lock, error)) from None
     finally:
         os.close(handle)
     return False
+
+
+def _no_locks(path: Path, error: OSError) -> str:
+    return (
+        f"{path}: this file system has no locks ({error.strerror or error}), and without one two processes could work "
+        "on the run; mount it as NFSv4, or choose another --run-dir"
+    )
 
 
 def wait_until_free(run: RunDir, patience_s: float = OWNER_PATIENCE_S) -> bool:

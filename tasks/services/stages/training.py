@@ -30,7 +30,7 @@ from ups_models.stages.stage import Data
 from ups_models.training.checkpoint import load_network, save_network
 from ups_models.training.loop import Hooks, Progress, fit
 from ups_models.training.parallel import World
-from ups_models.training.state import TrainState
+from ups_models.training.state import TrainState, require_disk
 
 logger = logging.getLogger(__name__)
 
@@ -89,6 +89,7 @@ class _Training:
 
     def _run(self, stop: StopRequest, *, fresh: bool) -> None:
         device = select_device(self.cfg)
+        require_disk(self.run.checkpoints, STAGES[self.spec.name], self.cfg)
         data = training_data(self.spec, self.cfg, self.run)
         frozen = {name: load_stage(name, self.cfg, self.run, device) for name in self.spec.needs}
         lineage = Lineage.of(self.spec, self.cfg, read_inputs(self.spec, self.cfg, self.run))

@@ -1,5 +1,6 @@
 """Who owns a run: one process, which is named, and which records nothing once the run is not its own any more."""
 
+import errno
 import fcntl
 import json
 import os
@@ -264,3 +265,20 @@ def test_a_folder_of_checkpoints_that_others_can_write_is_told_once(run, caplog)
     told = [record.getMessage() for record in caplog.records if "can replace checkpoints" in record.getMessage()]
     assert len(told) == 1
     assert f"chmod o-w {run.checkpoints}" in told[0]
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_is_refused_by_name(run, monkeypatch, number):
+    """As NFS answers where no lock service runs; there is none here to try."""
+    run.checkpoints.mkdir(parents=True)
+    run.lock.touch()
+
+    def refuse(_handle, _operation):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+
+    with pytest.raises(BadInput, match=r"\.owner: this file system has no locks .*NFSv4"), owned(run):
+        pass
+    with pytest.raises(BadInput, match="has no locks"):
+        is_owned(run)

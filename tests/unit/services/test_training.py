@@ -2,7 +2,9 @@
 
 import json
 import os
+import shutil
 import signal
+from types import SimpleNamespace
 
 import pytest
 
@@ -10,7 +12,7 @@ from tasks.services.run.history import History
 from tasks.services.run.paths import RunDir
 from tasks.services.run.status import read_status
 from tasks.services.stages import training
-from ups_models.errors import ConfigError, Preempted, TrainingDiverged
+from ups_models.errors import ConfigError, Preempted, StorageError, TrainingDiverged
 from ups_models.training import loop as train
 
 
@@ -158,3 +160,12 @@ def test_an_adopted_stage_is_recorded_with_its_architecture(run, smoke):
     assert record.arch is not None
     assert record.arch["latent_dim"] == smoke.latent.dim
     assert set(record.files or {}) == {"operator.pt", "operator_ema.pt"}
+
+
+def test_a_disk_without_room_is_named_before_the_stage_starts(run, smoke, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda _folder: SimpleNamespace(free=1_000))
+
+    with pytest.raises(StorageError, match=r"checkpoints: stage operator will write .* GB, and the disk has 1e-06 GB"):
+        training.train_stage_files("operator", smoke, run, fresh=True)
+
+    assert read_status(run.status).stage("operator").status == "not_started"
