@@ -18,11 +18,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from flows import dag
+from flows import ROOT, dag
+from flows.prefect import chain as chains
+from flows.prefect import earlier, outcome, wishes
+from harness.chaos import retries
 from harness.chaos.__main__ import echo, isolate
 from harness.chaos.campaign import Campaign
+from harness.chaos.checks import outcome as outcome_of_run
 from harness.chaos.faulted_run import Setting
-from harness.trust import damage, mixed
+from harness.chaos.prefect_stack import TooSlow, prefect_stack
+from harness.chaos.uploads import ENTITY
+from harness.chaos.workload import BRIEF, run_plainly
+from harness.emulators.wandb.server import WandbServer
+from harness.trust import cancels, damage, mixed, rows
+from harness.trust.server import TEMPORARY, trial
 from tasks.services.data import datasets
 from tasks.services.run import jsonl, signals
 from tasks.services.run import lock as locks
@@ -36,13 +45,17 @@ from tasks.services.stages import snapshot as snapshots
 from tasks.services.stages.job import Job
 from tasks.services.stages.plan import EvaluationDecision
 from tasks.services.stages.snapshot import Snapshot, changed_input
+from tasks.services.tracking.wandb_loggers import OnlineLogger
 from ups_models import files
 from ups_models.stages import lineage
 from ups_models.training import checkpoint, loop
 from ups_models.training import state as train_state
 from ups_models.training.state import TrainState
 
-MOST_KILLS = 64
+MOST_KILLS, MUTATED_WITHIN_S = 64, 120.0
+EARLY = ("pending", "importing", "beginning")
+"""Phases in which nobody but the run itself can hear that it is cancelled."""
+MUTATED_PATH = (ROOT, ROOT / "tests", ROOT / "tests" / "harness" / "mutated")
 
 
 def write_in_place() -> None:
@@ -190,6 +203,28 @@ def newest_state_only() -> None:
     _replace(locks, "set_aside", lambda _path: None)
 
 
+def lost_rows() -> None:
+    """What an earlier process could not send to W&B is not sent."""
+    _replace(OnlineLogger, "catch_up", lambda _self: None)
+
+
+def no_wishes() -> None:
+    """What a person wishes of a run is not asked."""
+    _replace(wishes, "refusal", lambda _attempt: None)
+    _replace(chains, "end_if_cancelling", lambda: None)
+    _replace(wishes.StateWatch, "__call__", lambda _self, *, saved: saved and False)
+
+
+def engine_decides() -> None:
+    """What Prefect's engine raises ends the work."""
+    _replace(outcome.Engine, "run", lambda _self, coat, *arguments, plainly: coat(*arguments))
+
+
+def from_nothing() -> None:
+    """An attempt that does not find the run's files begins from nothing."""
+    _replace(earlier, "with_files", lambda job, _runs: job)
+
+
 Notice = Callable[[Path, int, Callable[[], None]], list[str]]
 """Runs part of the harness with a protection switched off: what it found, or nothing."""
 
@@ -236,6 +271,70 @@ def by_evaluating(scratch: Path, _seed: int, switch_off: Callable[[], None]) -> 
     return [text for texts in found for text in texts]
 
 
+def by_rows(scratch: Path, seed: int, switch_off: Callable[[], None]) -> list[str]:
+    """A tracked run that is killed after its first stage."""
+    with mutated(switch_off), WandbServer(entity=ENTITY) as server:
+        return rows.chain(scratch, server, seed, 2)
+
+
+def by_a_dying_server(scratch: Path, _seed: int, switch_off: Callable[[], None]) -> list[str]:
+    """A run whose temporary server is killed in its first stage."""
+    room = {name: value for name, value in os.environ.items() if name != "PREFECT_API_URL"}
+    run_plainly(BRIEF, scratch / "undisturbed")
+    expected = outcome_of_run(RunDir.of(scratch / "undisturbed", Path("checkpoints")))
+    with mutated(switch_off) as more:
+        row = trial(TEMPORARY, "in operator", scratch / "run", expected, {**room, **more}, 0)
+    return [] if row.well else [str(row)]
+
+
+def by_retries(scenario: Callable[[retries.Runs, int], retries.Row]) -> Notice:
+    """A scenario of `harness.chaos.retries`, once."""
+
+    def notice(scratch: Path, _seed: int, switch_off: Callable[[], None]) -> list[str]:
+        home = scratch / "home"
+        home.mkdir()
+        with mutated(switch_off) as more, prefect_stack(home, more, within_s=MUTATED_WITHIN_S) as room:
+            room.deploy("--retry-after", "1", "--vanished-after", "300").check_returncode()
+            room.start_worker()
+            try:
+                row = scenario(retries.Runs(room, scratch), 1)
+            except TooSlow as error:
+                return [str(error)]
+        return [] if row.well else [str(row)]
+
+    return notice
+
+
+def by_cancels(scratch: Path, _seed: int, switch_off: Callable[[], None]) -> list[str]:
+    """Runs that are cancelled in two phases."""
+    home = scratch / "home"
+    home.mkdir()
+    with mutated(switch_off) as more, prefect_stack(home, more, within_s=MUTATED_WITHIN_S) as room:
+        room.deploy("--retry-after", "3", "--vanished-after", "40").check_returncode()
+        room.start_worker()
+        try:
+            cases = cancels.cancel_all(cancels.Person(room, scratch), len(EARLY), EARLY)
+        except TooSlow as error:
+            return [str(error)]
+    return [f"{case}" for case in cases if case.trouble]
+
+
+@contextmanager
+def mutated(switch_off: Callable[[], None]) -> Iterator[dict[str, str]]:
+    """An environment in which our processes start with a protection switched off; it is also that of this process."""
+    more = {"HARNESS_MUTATION": switch_off.__name__, "PYTHONPATH": os.pathsep.join(map(str, MUTATED_PATH))}
+    before = {name: os.environ.get(name) for name in more}
+    os.environ.update(more)
+    try:
+        yield more
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
 @dataclass(frozen=True)
 class Mutation:
     """How a protection is switched off, and the part of the harness that has to notice."""
@@ -263,6 +362,10 @@ MUTATIONS = {
     "lost raw weights are told": Mutation(silent_raw_weights, by_damage("finished*operator.pt: flip")),
     "a record costs itself": Mutation(every_file_needed, by_damage("*metrics.jsonl: folder")),
     "no link in the place of a lock": Mutation(follow_links, by_damage("*.owner: link")),
+    "rows are caught up in W&B": Mutation(lost_rows, by_rows),
+    "the engine's errors are not ours": Mutation(engine_decides, by_a_dying_server),
+    "no attempt begins from nothing": Mutation(from_nothing, by_retries(retries.files_elsewhere)),
+    "a person's wish": Mutation(no_wishes, by_cancels),
     "what is no saved state makes way": Mutation(newest_state_only, by_damage("half-way*resume/*: folder")),
 }
 

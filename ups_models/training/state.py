@@ -82,8 +82,8 @@ def require_disk(folder: Path, stage: Stage, cfg: PipelineConfig) -> None:
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise StorageError(
-            f"{folder}: stage {stage.spec.name} will write {needed / 1e9:,.3g} GB, and the disk has {free / 1e9:,.3g} GB; "
-            "free some space (ups clean), or set checkpoint.keep_previous=false"
+            f"{folder}: stage {stage.spec.name} will write {needed / 1e9:,.3g} GB; the disk has {free / 1e9:,.3g} GB. "
+            "Free some space (ups clean), or set checkpoint.keep_previous=false"
         )
 
 

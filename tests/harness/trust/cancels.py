@@ -204,11 +204,14 @@ def wait_for_phase(person: Person, case: Case) -> None:
         time.sleep(0.002 if case.phase == "saving" else POLL_S)
 
 
-def cancel_all(person: Person, count: int) -> list[Case]:
-    """Cancel one run after the other, then look whether any came further, then start each again."""
-    cases = []
+def cancel_all(person: Person, count: int, few: tuple[str, ...] = ("in a step", "importing")) -> list[Case]:
+    """Cancel one run after the other, then look whether any came further, then start each again.
+
+    With fewer runs than there are phases, only in the `few`.
+    """
+    cases, phases = [], [*PHASES] if count >= len(PHASES) else [*few]
     for number in range(count):
-        phase = list(PHASES)[number % len(PHASES)] if count >= len(PHASES) else ("in a step", "importing")[number % 2]
+        phase = phases[number % len(phases)]
         route = ("UI", "command line")[number // len(PHASES) % 2]
         case = Case(phase, route, person.scratch / f"cancel-{number}")
         cases.append(case)

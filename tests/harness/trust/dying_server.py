@@ -16,6 +16,7 @@ from flows.cli import main as cli
 from flows.cli import runner
 from flows.prefect import server as temporary
 from harness.chaos.workload import BRIEF
+from harness.mutated import switch_off
 from ups_models.stages.spec import SPECS
 
 DIED = "the server died"
@@ -78,6 +79,7 @@ def disturbed(point: str, pid: int, root: Path) -> int:
 
     def armed(load: Callable[[], Any]) -> Any:
         flow = answered(load)
+        switch_off()
         place = POINTS[point]
         if place is None:
             die()

@@ -165,7 +165,7 @@ def test_an_adopted_stage_is_recorded_with_its_architecture(run, smoke):
 def test_a_disk_without_room_is_named_before_the_stage_starts(run, smoke, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda _folder: SimpleNamespace(free=1_000))
 
-    with pytest.raises(StorageError, match=r"checkpoints: stage operator will write .* GB, and the disk has 1e-06 GB"):
+    with pytest.raises(StorageError, match=r"checkpoints: stage operator will write .* GB; the disk has 1e-06 GB"):
         training.train_stage_files("operator", smoke, run, fresh=True)
 
     assert read_status(run.status).stage("operator").status == "not_started"
