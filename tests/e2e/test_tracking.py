@@ -296,7 +296,7 @@ def test_an_older_copy_of_a_run_does_not_hide_what_was_trained_since(tmp_path, s
 def test_sync_with_another_config_is_refused(tmp_path, straight, tracked_ups):
     shutil.copytree(straight, tmp_path, dirs_exist_ok=True)
 
-    done = tracked_ups("sync", ".", cwd=tmp_path)
+    done = tracked_ups("sync", ".", "--config", "configs/quickstart.yaml", cwd=tmp_path)
 
     assert done.returncode == 2
     assert "was trained with another config" in done.stderr
