@@ -25,7 +25,7 @@ SMOKE = ("--config", "configs/smoke.yaml", "--set", "runtime.device=cpu")
 def seen(tmp_path_factory):
     """A training that was disturbed in every way, and the folder where everything of it lies."""
     scratch = tmp_path_factory.mktemp("launch")
-    return train_remotely(scratch, DISTURBANCES, echo=lambda _: None, steps_per_epoch=800), scratch
+    return train_remotely(scratch, DISTURBANCES, echo=lambda _: None, steps_per_epoch=2400), scratch
 
 
 @pytest.fixture
