@@ -22,7 +22,7 @@ MAKEFILE = (ROOT / "Makefile").read_text("utf-8")
 RECIPES = dict(re.findall(r"^([a-z0-9-]+):.*\n((?:\t.*\n)*)", MAKEFILE, re.MULTILINE))
 """What each target runs."""
 CI = (ROOT / ".ci" / "run").read_text("utf-8")
-IN_CI = re.compile(r"make (test.*|coverage|lint|demo-.*|chaos.*|bench-.*)")
+IN_CI = re.compile(r"make (test.*|coverage|lint|demo-.*|chaos.*|trust.*|bench-.*)")
 """Of the commands, those that are steps of CI, with small arguments."""
 IN_A_TEST = ("make server",)
 """test_server.py starts it, and presses Ctrl-C."""
