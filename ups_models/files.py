@@ -176,9 +176,9 @@ def set_aside(path: Path) -> None:
         path.rename(aside)
 
 
-def remove_stale_temporaries(*directories: Path) -> list[Path]:
-    """Delete what killed writers left behind in these, and name it. Only for the directories' owner."""
-    stale = [path for directory in directories for path in sorted(directory.glob(f".*{TEMPORARY_SUFFIX}"))]
+def remove_stale_temporaries(*directories: Path, name: str = "") -> list[Path]:
+    """Delete what killed writers left behind in these, of all files or of one, and name it. Only for their owner."""
+    stale = [path for directory in directories for path in sorted(directory.glob(f".{name}*{TEMPORARY_SUFFIX}"))]
     for path in stale:
         path.unlink(missing_ok=True)
     return stale

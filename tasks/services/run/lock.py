@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from tasks.services.run.clock import PROCESS_STARTED_AT
-from tasks.services.run.paths import RunDir
+from tasks.services.run.paths import CONFIG, RunDir
 from ups_models.errors import BadInput, RunLost
 from ups_models.files import remove_stale_temporaries, set_aside
 from ups_models.reading import Unreadable, open_handle, parse_json, read_text
@@ -225,7 +225,8 @@ def _clean(run: RunDir) -> None:
     for path in sorted((run.checkpoints / "resume").glob("*.pt")):
         set_aside(path)
     shutil.rmtree(run.staging, ignore_errors=True)
-    for path in remove_stale_temporaries(run.checkpoints, run.checkpoints / "resume", run.reports, run.data):
+    stale = remove_stale_temporaries(run.checkpoints, run.checkpoints / "resume", run.reports, run.data)
+    for path in [*stale, *remove_stale_temporaries(run.root, name=CONFIG)]:  # other files there are not ours
         logger.info("removed %s, left behind by a process that was killed", path)
 
 

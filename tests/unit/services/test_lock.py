@@ -282,3 +282,13 @@ def test_a_file_system_without_locks_is_refused_by_name(run, monkeypatch, number
         pass
     with pytest.raises(BadInput, match="has no locks"):
         is_owned(run)
+
+
+def test_half_a_config_is_removed_and_a_file_of_somebody_else_beside_it_is_not(run):
+    run.checkpoints.mkdir(parents=True)
+    ours, theirs = run.root / ".config.yaml.x1.tmp~", run.root / ".notes.x1.tmp~"
+    for path in (ours, theirs):
+        path.touch()
+
+    with owned(run):
+        assert (ours.exists(), theirs.exists()) == (False, True)
