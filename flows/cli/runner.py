@@ -36,17 +36,21 @@ def run_flow(
     plainly: Callable[[Any], str],
     stopped: str,
     require_server: bool = False,
+    idle: bool = False,
 ) -> str:
     """Load a flow and run it, on Prefect's temporary server unless one is configured; its result as text.
 
-    Where no server can record it, `plainly` does the same without Prefect, unless `require_server` forbids that.
+    Where no server can record it, `plainly` does the same without Prefect, unless `require_server` forbids that; and
+    where it is `idle`, so that a temporary server would record that there was nothing to do.
     Raises Preempted with the message `stopped` when a signal ended it, UPSError for any other failure.
     """
-    from flows.prefect.home import NoServer
+    from flows.prefect.home import NoServer, named_server
     from flows.prefect.server import quiet_prefect, server_of_run
 
     if caveat := platform_caveat(sys.platform):
         logger.warning("%s", caveat)
+    if idle and named_server().url is None:
+        return _run(lambda: plainly(request), stopped)
     quiet_prefect()
     logging.raiseExceptions = False  # log lines that a server does not take are no news
     with ExitStack() as stack:

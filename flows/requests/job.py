@@ -61,8 +61,8 @@ def plan_of(job: Job) -> Plan:
     return decide(job, read_snapshot(job.cfg, job.run))
 
 
-def require_feasible(job: Job) -> None:
-    """Refuse what can be refused without a server, before one is started.
+def require_feasible(job: Job) -> bool:
+    """Refuse what can be refused without a server, before one is started; returns whether there is anything to do.
 
     Nothing is written; what was read of the run and of named data files is remembered for the work itself. Raises
     BadInput, ArchitectureMismatch, CheckpointError, DataError.
@@ -71,9 +71,12 @@ def require_feasible(job: Job) -> None:
     require_own_folder(job.run, job.cfg)
     if is_owned(job.run):
         raise BadInput(owner_message(job.run))
-    # where checkpoints are restored first, what there is to do shows when they are here
-    stages = SPECS if job.source is not None else plan_of(job).needs_data
-    require_named_files(job.cfg, job.run, stages)
+    if job.source is not None:  # what there is to do shows when the checkpoints are here
+        require_named_files(job.cfg, job.run, SPECS)
+        return True
+    plan = plan_of(job)
+    require_named_files(job.cfg, job.run, plan.needs_data)
+    return not plan.idle
 
 
 def find_config(path: Path) -> Path:

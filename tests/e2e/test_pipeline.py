@@ -190,3 +190,14 @@ def run_python(*arguments, cwd, environment):
         timeout=240,
         check=False,
     )
+
+
+def test_where_nothing_is_left_to_do_no_server_is_started_to_record_that(tmp_path, finished_run):
+    shutil.copytree(finished_run, tmp_path / "run")
+    words = ["train", "--config", "configs/smoke.yaml", "--auto-resume"]
+    script = f"import sys; from flows.cli.main import main; code = main({words}); print(code, 'prefect' in sys.modules)"
+
+    done = run_python("-c", script, cwd=tmp_path / "run", environment={"PREFECT_API_URL": "", "HOME": str(tmp_path)})
+
+    assert done.stdout.splitlines()[-1] == "0 False", done.stderr
+    assert done.stderr.count(": skip: completed at") == 6

@@ -25,8 +25,14 @@ def run(arguments: argparse.Namespace) -> int:
     """Refuse what can be refused without a server, then import Prefect and run the flow."""
     request = request_of(TrainRequest, arguments)
     job = parse(request)
-    require_feasible(job)
-    report = run_flow(_flow, request, plainly=train_plainly, stopped=STOPPED, require_server=arguments.require_server)
+    report = run_flow(
+        _flow,
+        request,
+        plainly=train_plainly,
+        stopped=STOPPED,
+        require_server=arguments.require_server,
+        idle=not require_feasible(job),
+    )
     echo(status_table(job.run.checkpoints))
     if missed := _missed_checks(job.run):
         echo(missed)

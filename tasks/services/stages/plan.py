@@ -69,6 +69,12 @@ class Plan:
     """Why stages that hold something start again, those included that depend on one that does."""
     unknown_descents: tuple[str, ...] = ()
 
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is left to do, but perhaps a report."""
+        at_rest = all(decision.action in ("skip", "disabled") for decision in self.stages)
+        return at_rest and not any(evaluation.run for evaluation in self.evaluations)
+
     def replaces(self, stage: str) -> bool:
         """Whether the stage's weights will be others than there are now."""
         return any(item.stage == stage and item.action == "train" for item in self.stages)
