@@ -17,6 +17,8 @@ from harness.trust.server import trial
 from tasks.services.run.paths import RunDir
 
 SMOKE = ("--config", "configs/smoke.yaml")
+A_LITTLE = ("--auto-resume", "--redo-small-eval")
+"""Of a finished run: without anything to do, no server of its own is started."""
 RECORD = "this run goes on without Prefect's record"
 
 
@@ -67,7 +69,7 @@ def test_a_damaged_database_and_broken_profiles_of_the_user_are_not_used(tmp_pat
 def test_a_home_that_is_not_there_is_not_missed(tmp_path, finished_run):
     shutil.copytree(finished_run, tmp_path / "run")
 
-    done = train(tmp_path / "run", "--auto-resume", environment={"HOME": "/proc/no-home", "PREFECT_HOME": __file__})
+    done = train(tmp_path / "run", *A_LITTLE, environment={"HOME": "/proc/no-home", "PREFECT_HOME": __file__})
 
     assert_whole(tmp_path / "run", finished_run, done, warnings=1)
     assert "is a file where Prefect needs a folder" in done.stderr
@@ -79,7 +81,7 @@ def test_without_loopback_the_run_is_not_recorded_and_done(tmp_path, finished_ru
         pytest.skip("this machine lets nobody take the network away")
     shutil.copytree(finished_run, tmp_path / "run")
 
-    done = train(tmp_path / "run", "--auto-resume", wrap=[apart, "-n"])
+    done = train(tmp_path / "run", *A_LITTLE, wrap=[apart, "-n"])
 
     assert_whole(tmp_path / "run", finished_run, done, warnings=1)
 
