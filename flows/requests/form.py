@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from flows import ROOT
+from flows import shipped
 
 MODES = {"resume": "auto_resume", "retrain": "force_train", "evaluate only": "skip_training"}
 """What may be done, and the switch that says so on the command line and in schedules made earlier."""
@@ -52,14 +52,14 @@ def accepted_beside(properties: Mapping[str, Any]) -> dict[str, Any]:
     return {f"^{name}$": {"type": "boolean"} for name in MODES.values() if name in properties}
 
 
-def shipped(*, evaluations: bool) -> list[str]:
+def shipped_configs(*, evaluations: bool) -> list[str]:
     """The configs that come with the software, of evaluations or of the pipeline."""
-    found = sorted((ROOT / "configs").glob("*.yaml"))
+    found = sorted(shipped("configs").glob("*.yaml"))
     return [f"configs/{path.name}" for path in found if path.stem.endswith("_eval") == evaluations]
 
 
 def _chosen(described: dict[str, Any], *, evaluations: bool) -> dict[str, Any]:
     """One of the shipped configs, or any path."""
     rest = {key: value for key, value in described.items() if key not in ("type", "format")}
-    choice = {"title": "Shipped", "type": "string", "enum": shipped(evaluations=evaluations)}
+    choice = {"title": "Shipped", "type": "string", "enum": shipped_configs(evaluations=evaluations)}
     return {**rest, "anyOf": [choice, {"title": "Path", "type": "string", "format": "path"}]}

@@ -11,7 +11,7 @@ import os
 import random
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -241,12 +241,16 @@ def by_kills(scratch: Path, seed: int, switch_off: Callable[[], None]) -> list[s
     return harness.counts.trouble
 
 
+def _wrong_of(verdicts: Iterable[damage.Verdict | mixed.Verdict]) -> list[str]:
+    return [f"{verdict.case}: {text}" for verdict in verdicts for text in verdict.wrong]
+
+
 def by_damage(only: str) -> Notice:
     """The cases of `harness.trust.damage` that are named like this."""
 
     def notice(scratch: Path, _seed: int, switch_off: Callable[[], None]) -> list[str]:
         verdicts = damage.damage_all(scratch, only=only, prepare=switch_off)
-        return [f"{verdict.case}: {text}" for verdict in verdicts for text in verdict.wrong]
+        return _wrong_of(verdicts)
 
     return notice
 
@@ -256,7 +260,7 @@ def by_mixing(only: str) -> Notice:
 
     def notice(scratch: Path, _seed: int, switch_off: Callable[[], None]) -> list[str]:
         verdicts = mixed.mix_all(scratch, mixed.pairs_of_runs(scratch), only=only, prepare=switch_off)
-        return [f"{verdict.case}: {text}" for verdict in verdicts for text in verdict.wrong]
+        return _wrong_of(verdicts)
 
     return notice
 

@@ -1,6 +1,7 @@
 """The Prefect server that our commands ask, in this process."""
 
 from typing import Any
+from uuid import uuid4
 
 import httpx
 import pytest
@@ -24,3 +25,12 @@ def prefect_api(monkeypatch: pytest.MonkeyPatch) -> PrefectApi:
     for module in ASKING:
         monkeypatch.setattr(f"flows.prefect.{module}.get_client", client_of)
     return api
+
+
+@pytest.fixture
+def own_run(prefect_api: PrefectApi, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The id of the flow run that this process is."""
+    identity = str(uuid4())
+    monkeypatch.setenv("PREFECT__RUNTIME__DEPLOYMENT__ID", str(uuid4()))
+    monkeypatch.setenv("PREFECT__RUNTIME__FLOW_RUN__ID", identity)
+    return identity
