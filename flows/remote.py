@@ -32,16 +32,16 @@ Listener = Callable[[RemoteJob, PipelineConfig], Show]
 """Makes something else that is shown how a job proceeds."""
 
 
-def give_back_when_cancelled(flow: Flow[Any, Any], flow_run: FlowRun, state: State[Any]) -> None:
+def destroy_when_cancelled(flow: Flow[Any, Any], flow_run: FlowRun, state: State[Any]) -> None:
     """Prefect's worker calls this once the process of a cancelled run is gone, however it went."""
-    give_back(checked(LaunchRequest, flow_run.parameters["request"]))
+    destroy_rented(checked(LaunchRequest, flow_run.parameters["request"]))
 
 
 @flow(
     name="train-on-vast",
     flow_run_name=remote_name,
     validate_parameters=False,
-    on_cancellation=[give_back_when_cancelled],
+    on_cancellation=[destroy_when_cancelled],
 )
 def train_on_vast(
     request: LaunchRequest,
@@ -63,7 +63,7 @@ def train_on_vast(
     request = request.model_copy(update={"run_dir": below_runs(request.run_dir)})
     try:
         if (why := refusal(this)) is not None:
-            give_back(request)
+            destroy_rented(request)
             raise Unwanted(why)
         if is_temporary():
             return str(run_launch(request, attempt=this).path)
@@ -109,7 +109,7 @@ def run_launch(request: LaunchRequest, listener: Listener | None = None, attempt
     return job
 
 
-def give_back(request: LaunchRequest) -> None:
+def destroy_rented(request: LaunchRequest) -> None:
     """Destroy what an unfinished launch still rents; it stays open, and a later start resumes it."""
     journal = Journal(request.journal_path)
     if journal.open_job is not None:
