@@ -21,6 +21,7 @@ from typing import Any
 from flows import ROOT, dag
 from flows.prefect import chain as chains
 from flows.prefect import earlier, outcome, wishes
+from flows.prefect.server import temporary_server
 from harness.chaos import retries
 from harness.chaos.__main__ import echo, isolate
 from harness.chaos.campaign import Campaign
@@ -277,7 +278,7 @@ def by_evaluating(scratch: Path, _seed: int, switch_off: Callable[[], None]) -> 
 
 def by_rows(scratch: Path, seed: int, switch_off: Callable[[], None]) -> list[str]:
     """A tracked run that is killed after its first stage."""
-    with mutated(switch_off), WandbServer(entity=ENTITY) as server:
+    with temporary_server(), mutated(switch_off), WandbServer(entity=ENTITY) as server:
         return rows.chain(scratch, server, seed, 2)
 
 
