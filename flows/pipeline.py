@@ -1,9 +1,10 @@
 """The DAG as a Prefect flow: each step a task, the run a link of a chain, its state in Prefect's words."""
 
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Any
 
 if not __package__:  # started as a script: the packages beside flows/ are ours, whatever is installed
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
@@ -15,14 +16,12 @@ if __name__ == "__main__":
 from prefect import flow
 from prefect.client.schemas.objects import State
 from prefect.states import Failed
-from pydantic import Field
 
 from flows.dag import PlainSteps, run_job
 from flows.plain import restored
 from flows.prefect.artifacts import ArtifactLogger
 from flows.prefect.chain import (
     BAD_INPUT,
-    MAX_ATTEMPTS,
     below_runs,
     chain_run_of,
     checked,
@@ -35,6 +34,7 @@ from flows.prefect.earlier import Elsewhere, with_earlier_runs, with_files
 from flows.prefect.outcome import Engine
 from flows.prefect.server import is_temporary
 from flows.prefect.wishes import Unwanted, look_again_later, obeyed, refusal
+from flows.requests.attempts import GROUP, TrainingAttempts, as_given
 from flows.requests.job import parse
 from flows.requests.train import TrainRequest
 from flows.restore import restore_checkpoints
@@ -85,30 +85,31 @@ def _restored(job: Job, patience_s: float) -> ResumeTarget:
 @flow(name="train-pipeline", flow_run_name=run_name, validate_parameters=False)
 def train_pipeline(
     request: TrainRequest = TrainRequest(),  # noqa: B008 - it is frozen
-    attempt: Annotated[int, Field(ge=1, le=MAX_ATTEMPTS)] = 1,
-    max_attempts: Annotated[int, Field(ge=1, le=MAX_ATTEMPTS)] = 100,
-    max_attempts_per_day: Annotated[int, Field(ge=1, le=MAX_ATTEMPTS)] = 30,
+    attempts: TrainingAttempts = TrainingAttempts(),  # noqa: B008
+    attempt: int | None = None,
+    max_attempts: int | None = None,
+    max_attempts_per_day: int | None = None,
     chain: str | None = None,
 ) -> str | State:
     """Train what is missing, evaluate what changed, and return the path of the HTML report.
 
     Args:
         request: What to train and evaluate, and where.
-        attempt: Counts the runs of a chain, each started by itself after the one before died.
-        max_attempts: Give up after so many runs of a chain.
-        max_attempts_per_day: Give up after so many runs of a chain in 24 hours.
-        chain: Names the chain; empty: this run begins one.
+        attempts: Which run of its chain this is, and how many there may be.
+        attempt: As in attempts; in schedules made earlier.
+        max_attempts: The same.
+        max_attempts_per_day: The same.
+        chain: The same.
     """
     log_to_prefect()
+    earlier = {"attempt": attempt, "max_attempts": max_attempts, "max_attempts_per_day": max_attempts_per_day}
     with reported_when_back():
-        return _train(request, chain, attempt, max_attempts, max_attempts_per_day)
+        return _train(request, as_given({GROUP: attempts, "chain": chain, **earlier}))
 
 
-def _train(
-    request: TrainRequest, chain: str | None, attempt: int, max_attempts: int, max_attempts_per_day: int
-) -> str | State:
+def _train(request: TrainRequest, attempts: Mapping[str, Any]) -> str | State:
     try:
-        chain_run = chain_run_of(chain, attempt, max_attempts, max_attempts_per_day)
+        chain_run = chain_run_of(checked(TrainingAttempts, attempts, GROUP))
         if chain_run is not None:
             chain_run.check_limit()
         if (why := refusal(chain_run)) is not None:

@@ -2,16 +2,16 @@
 
 import logging
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any
+from typing import Any
 
 from prefect import Flow, flow
 from prefect.client.schemas.objects import FlowRun, State
-from pydantic import Field
 
 from flows.prefect.artifacts import RemoteStages, artifact_sender
-from flows.prefect.chain import MAX_ATTEMPTS, below_runs, chain_run_of, checked, ended, log_to_prefect, remote_name
+from flows.prefect.chain import below_runs, chain_run_of, checked, ended, log_to_prefect, remote_name
 from flows.prefect.server import is_temporary
 from flows.prefect.wishes import Unwanted, refusal
+from flows.requests.attempts import GROUP, Attempts, as_given
 from flows.requests.job import configs_of, require_tracking, source_of
 from flows.requests.launch import LaunchRequest, provider_of, require_same_run
 from tasks.services.rental.bundle import onstart
@@ -45,20 +45,23 @@ def destroy_when_cancelled(flow: Flow[Any, Any], flow_run: FlowRun, state: State
 )
 def train_on_vast(
     request: LaunchRequest,
-    attempt: Annotated[int, Field(ge=1, le=MAX_ATTEMPTS)] = 1,
-    max_attempts: Annotated[int, Field(ge=1, le=MAX_ATTEMPTS)] = 100,
+    attempts: Attempts = Attempts(),  # noqa: B008 - it is frozen
+    attempt: int | None = None,
+    max_attempts: int | None = None,
     chain: str | None = None,
 ) -> str | State:
     """Train on rented machines to the end, whatever becomes of them; returns the W&B run.
 
     Args:
         request: What to train, on which machines, for how much.
-        attempt: Counts the controllers of a chain, each begun by itself after the one before died.
-        max_attempts: Give up after so many controllers of a chain.
-        chain: Names the chain; empty: this run begins one.
+        attempts: Which controller of its chain this is, and how many there may be.
+        attempt: As in attempts; in schedules made earlier.
+        max_attempts: The same.
+        chain: The same.
     """
     log_to_prefect()
-    this = chain_run_of(chain, attempt, max_attempts)
+    given = as_given({GROUP: attempts, "attempt": attempt, "max_attempts": max_attempts, "chain": chain})
+    this = chain_run_of(checked(Attempts, given, GROUP))
     request = checked(LaunchRequest, request)
     request = request.model_copy(update={"run_dir": below_runs(request.run_dir)})
     try:
@@ -67,7 +70,7 @@ def train_on_vast(
             raise Unwanted(why)
         if is_temporary():
             return str(run_launch(request, attempt=this).path)
-        with artifact_sender() as sender:
+        with artifact_sender(request.run_dir) as sender:
             return str(run_launch(request, lambda job, cfg: RemoteStages(sender, cfg, job.status), this).path)
     except (GaveUp, Duplicate, Unwanted) as error:
         return ended(error)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -24,7 +27,7 @@ from tasks.services.run.attempts import progress_marker
 from tasks.services.run.history import Row
 from tasks.services.run.paths import RunDir
 from tasks.services.run.status import Status, StatusError, read_status
-from tasks.services.stages.overview import Overview, StageRow, keep_picture, overview, overview_of, report_in
+from tasks.services.stages.overview import Overview, StageRow, overview, overview_of, report_in
 from tasks.services.tracking.protocols import MetricLogger, ReportPayload, TrackingUnavailable
 from ups_models.config.schema import PipelineConfig
 
@@ -50,11 +53,13 @@ class Artifact:
 class ArtifactSender:
     """Sends the artifacts of one flow run in a thread of its own: a server that is slow or down delays nothing.
 
-    They go to the server that is configured when the sender is made, whatever the environment names later.
+    Their keys end in the run directory, so that the history of a key in the UI is that of one directory. They go to
+    the server that is configured when the sender is made, whatever the environment names later.
     """
 
-    def __init__(self, flow_run_id: UUID, *, close_within_s: float = CLOSE_WITHIN_S) -> None:
+    def __init__(self, flow_run_id: UUID, root: Path, *, close_within_s: float = CLOSE_WITHIN_S) -> None:
         self.flow_run_id, self.close_within_s = flow_run_id, close_within_s
+        self.ending = key_ending(root)
         self.server = PREFECT_API_URL.value()
         self.waiting: dict[str, Artifact | dict[str, str]] = {}
         self.known: dict[str, UUID] = {}
@@ -120,7 +125,7 @@ class ArtifactSender:
             )
             return
         created = ArtifactCreate(
-            key=key,
+            key=f"{key}-{self.ending}",
             type=artifact.kind,
             data=artifact.data,
             description=artifact.description,
@@ -141,7 +146,7 @@ class ArtifactLogger(MetricLogger):
     @classmethod
     def of_flow_run(cls, cfg: PipelineConfig, run: RunDir) -> ArtifactLogger:
         """For the flow run in progress."""
-        return cls(ArtifactSender(UUID(str(flow_run.id))), cfg, run)
+        return cls(ArtifactSender(UUID(str(flow_run.id)), run.root), cfg, run)
 
     def begin(self, stage: str) -> None:
         """The stage is in progress."""
@@ -172,12 +177,7 @@ class ArtifactLogger(MetricLogger):
         self._stages()
 
     def report(self, gather: Callable[[], ReportPayload]) -> None:
-        """Send the report, with one picture of it."""
-        from tasks.services.stages.reporting import rollout_picture
-
-        picture = rollout_picture(self.run)
-        if picture is not None:
-            keep_picture(self.run, picture)
+        """Send the report."""
         self._report()
 
     def close(self, *, failed: bool) -> None:
@@ -200,9 +200,9 @@ class ArtifactLogger(MetricLogger):
 
 
 @contextmanager
-def artifact_sender() -> Iterator[ArtifactSender]:
+def artifact_sender(root: Path) -> Iterator[ArtifactSender]:
     """The sender of the current flow run's artifacts."""
-    sender = ArtifactSender(UUID(str(flow_run.id)))
+    sender = ArtifactSender(UUID(str(flow_run.id)), root)
     try:
         yield sender
     except Exception:  # what waits is sent, and the error raised again; a signal leaves no time for that
@@ -274,6 +274,13 @@ def cells_of(found: Overview) -> list[Cells]:
         for row in found.evaluations
     ]
     return stages + evaluations
+
+
+def key_ending(root: Path) -> str:
+    """What the keys of a run directory's artifacts end in: its name and a digest of its path."""
+    path = root.absolute()
+    name = re.sub(r"[^a-z0-9]+", "-", path.name.lower()).strip("-") or "run"
+    return f"{name}-{hashlib.sha256(str(path).encode()).hexdigest()[:6]}"
 
 
 def _seconds(seconds: float | None) -> str:

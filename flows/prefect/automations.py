@@ -1,7 +1,7 @@
 """Automations of the Prefect server: restart a run that died, mark a run without heartbeats as crashed, notify."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -12,8 +12,9 @@ from prefect.automations import Automation, EventTrigger, Posture
 from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.events.actions import ChangeFlowRunState, RunDeployment, SendNotification
 
-from flows.prefect.chain import BAD_INPUT, DUPLICATE, GAVE_UP
+from flows.prefect.chain import BAD_INPUT, DUPLICATE, GAVE_UP, ID_LENGTH, launch_name, training_name
 from flows.prefect.wishes import PROCESS_ENDED
+from flows.requests.attempts import GROUP, Attempts, TrainingAttempts
 from ups_models.errors import BadInput
 
 REQUEST = "{{ flow_run.parameters['request'] | tojson }}"
@@ -25,14 +26,16 @@ SUSPENDED = ("Suspended", "Paused")
 SUBJECT = "{{ flow_run.name }}: {{ flow_run.state.name }}"
 BODY = "{{ flow_run.state.message }}\n{{ flow_run | ui_url }}"
 
-CHAIN = {
-    "request": REQUEST,
-    "attempt": "{{ flow_run.parameters.get('attempt', 1) + 1 }}",
-    "max_attempts": "{{ flow_run.parameters.get('max_attempts', 100) }}",
-    "chain": "{{ (flow_run.parameters.get('chain') or (flow_run.id | string)[:8]) | tojson }}",
-}
-"""Parameters of the next run, as templates that the server renders to JSON."""
-PER_DAY = {"max_attempts_per_day": "{{ flow_run.parameters.get('max_attempts_per_day', 30) }}"}
+
+def next_attempts(schema: type[Attempts]) -> str:
+    """The group of attempts of the next run, as a template that the server renders to JSON."""
+    limits = {name: schema.model_fields[name].default for name in schema.model_fields if name.startswith("max_")}
+    known = "".join(f", '{name}': given.get('{name}') or {default}" for name, default in limits.items())
+    return (
+        f"{{% set given = flow_run.parameters.get('{GROUP}') or flow_run.parameters %}}"  # of earlier schedules
+        "{{ {'attempt': (given.get('attempt') or 1) + 1, "
+        f"'chain': given.get('chain') or (flow_run.id | string)[:{ID_LENGTH}]{known}}} | tojson }}}}"
+    )
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,8 @@ class RestartPolicy:
     flow: str
     after: tuple[str, ...]
     parameters: Mapping[str, str]
+    run_name: Callable[[Mapping[str, Any]], str]
+    """The name of a run with these parameters."""
 
     @property
     def restart_name(self) -> str:
@@ -70,8 +75,18 @@ class RestartPolicy:
 
 
 RESTART_POLICIES = (
-    RestartPolicy("train-pipeline", ("Crashed", "Failed"), {**CHAIN, **PER_DAY}),
-    RestartPolicy("train-on-vast", ("Crashed",), CHAIN),
+    RestartPolicy(
+        "train-pipeline",
+        ("Crashed", "Failed"),
+        {"request": REQUEST, GROUP: next_attempts(TrainingAttempts)},
+        training_name,
+    ),
+    RestartPolicy(
+        "train-on-vast",
+        ("Crashed",),
+        {"request": REQUEST, GROUP: next_attempts(Attempts)},
+        launch_name,
+    ),
 )
 
 

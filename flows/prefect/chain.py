@@ -21,6 +21,7 @@ from flows.prefect.client import why_away
 from flows.prefect.earlier import host_label
 from flows.prefect.outcome import give_up_sending
 from flows.prefect.wishes import Unwanted, end_if_cancelling
+from flows.requests.attempts import Attempts, number_in
 from flows.requests.train import first_fault
 from tasks.services.run import environment
 from tasks.services.run.attempts import ChainRun, Duplicate, GaveUp
@@ -32,21 +33,19 @@ logger = logging.getLogger(__name__)
 Request = TypeVar("Request", bound=BaseModel)
 
 ID_LENGTH = 8
-MAX_ATTEMPTS = 500
-"""Runs of a chain that the server itself refuses to exceed, should a run die before it can count."""
 SERVER_PATIENCE_S, SERVER_PAUSE_S = 3600.0, 5.0
 GAVE_UP, BAD_INPUT, DUPLICATE = "GaveUp", "BadInput", "Duplicate"
 """Names of final states after which no automation starts another run."""
 
 
-def checked(schema: type[Request], given: Request | Mapping[str, Any]) -> Request:
-    """A flow's `request`, validated. Prefect does not: what it refuses is Failed, and a failed run is restarted."""
+def checked(schema: type[Request], given: Request | Mapping[str, Any], name: str = "request") -> Request:
+    """A parameter of a flow, validated. Prefect does not: what it refuses is Failed, and a failed run is restarted."""
     if isinstance(given, schema):
         return given
     try:
         return schema.model_validate(given)
     except ValidationError as error:
-        raise BadInput(f"request: {first_fault(error)}") from None
+        raise BadInput(f"{name}: {first_fault(error)}") from None
 
 
 def log_to_prefect() -> None:
@@ -63,18 +62,28 @@ def run_name() -> str:
     Prefect asks for the name before it begins the run, which makes this the last moment to end one that never will.
     """
     end_if_cancelling()
-    values = _request()
-    config, folder = Path(str(values.get("config", "quickstart"))).stem, Path(str(values.get("run_dir", ""))).name
-    where = f" in {folder}" if folder else ""
-    return f"{config}{where} · attempt {flow_run.parameters.get('attempt', 1)} · {host_label()}"
+    return f"{training_name(flow_run.parameters)} · {host_label()}"
 
 
 def remote_name() -> str:
     """`burgers_32dim on vast · attempt 2`; the same holds."""
     end_if_cancelling()
-    values = _request()
+    return launch_name(flow_run.parameters)
+
+
+def training_name(parameters: Mapping[str, Any]) -> str:
+    """The name of a run of train-pipeline with these parameters, as far as it is known before a worker has it."""
+    values = _request(parameters)
+    config, folder = Path(str(values.get("config", "quickstart"))).stem, Path(str(values.get("run_dir", ""))).name
+    where = f" in {folder}" if folder else ""
+    return f"{config}{where} · attempt {number_in(parameters)}"
+
+
+def launch_name(parameters: Mapping[str, Any]) -> str:
+    """The name of a run of train-on-vast with these parameters."""
+    values = _request(parameters)
     where = f"{Path(str(values.get('config', 'burgers_32dim'))).stem} on {values.get('provider', 'vast')}"
-    return f"{where} · attempt {flow_run.parameters.get('attempt', 1)}"
+    return f"{where} · attempt {number_in(parameters)}"
 
 
 def is_deployed() -> bool:
@@ -85,13 +94,20 @@ def is_deployed() -> bool:
     return deployment.id is not None
 
 
-def chain_run_of(chain: str | None, number: int, most: int, most_per_day: int = MAX_ATTEMPTS) -> ChainRun | None:
+def chain_run_of(attempts: Attempts) -> ChainRun | None:
     """This flow run as a run of a chain; None where no deployment made it: such a run is not restarted."""
     if not is_deployed():
         return None
     identity = str(flow_run.id)
     again = (flow_run.run_count or 1) > 1
-    chain_run = ChainRun(chain or identity[:ID_LENGTH], identity, number, most, most_per_day, again)
+    chain_run = ChainRun(
+        attempts.chain or identity[:ID_LENGTH],
+        identity,
+        attempts.attempt,
+        attempts.max_attempts,
+        attempts.most_per_day,
+        again,
+    )
     _tag(f"chain:{chain_run.chain}")
     return chain_run
 
@@ -102,10 +118,10 @@ def ended(error: GaveUp | Duplicate | Unwanted) -> State:
     return Cancelled(name=names[type(error)], message=str(error))
 
 
-def _request() -> Mapping[str, Any]:
-    """The flow's `request`, validated or as given."""
-    given = flow_run.parameters.get("request") or {}
-    return given.model_dump() if isinstance(given, BaseModel) else given
+def _request(parameters: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The flow's `request`, validated or as given; empty where it is none."""
+    given = parameters.get("request")
+    return given.model_dump() if isinstance(given, BaseModel) else given if isinstance(given, Mapping) else {}
 
 
 def below_runs(run_dir: Path) -> Path:

@@ -17,6 +17,7 @@ from prefect.flows import load_flow_from_entrypoint
 from flows import shipped
 from flows.prefect.automations import RESTART_POLICIES, heartbeat_automation, notify_automation, restart_automation
 from flows.prefect.client import deployments_of, find_automation, server_client
+from flows.requests.attempts import without_earlier
 from ups_models.errors import BadInput
 
 POOL = "ups"
@@ -99,7 +100,7 @@ def _put_deployment(client: SyncPrefectClient, deployment: Mapping[str, Any], kn
         description=deployment["description"],
         tags=deployment["tags"],
         parameters=deployment["parameters"],
-        parameter_openapi_schema=flow.parameters.model_dump_for_openapi(),
+        parameter_openapi_schema=without_earlier(flow.parameters.model_dump_for_openapi()),
         enforce_parameter_schema=True,
         work_pool_name=deployment["work_pool"]["name"],
         work_queue_name=deployment["work_pool"].get("work_queue_name"),

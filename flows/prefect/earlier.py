@@ -14,6 +14,7 @@ from prefect.client.schemas.sorting import FlowRunSort
 from prefect.exceptions import PrefectException
 from prefect.runtime import deployment
 
+from flows.requests.attempts import as_given, number_in
 from flows.requests.job import require_tracking
 from tasks.services.run import environment
 from tasks.services.run.attempts import ChainRun, progress_marker
@@ -129,7 +130,7 @@ def _before(attempt: ChainRun, runs: Iterable[FlowRun]) -> list[EarlierRun]:
 
 
 def _earlier_run(run: FlowRun) -> EarlierRun | None:
-    number = run.parameters.get("attempt", 1)
+    number = number_in(run.parameters)
     began = run.start_time or (run.expected_start_time if run.state_type in DIED else None)
     if began is None or run.state is None or run.state_name in NEVER_WORKED or not isinstance(number, int):
         return None
@@ -138,4 +139,4 @@ def _earlier_run(run: FlowRun) -> EarlierRun | None:
 
 
 def _is_of(run: FlowRun, attempt: ChainRun) -> bool:
-    return run.parameters.get("chain") == attempt.chain or str(run.id).startswith(attempt.chain)
+    return as_given(run.parameters).get("chain") == attempt.chain or str(run.id).startswith(attempt.chain)

@@ -1,6 +1,7 @@
 """`ups watch`: do what an automation failed to do because its event was lost (docs/adr/0007)."""
 
 import math
+import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
@@ -17,9 +18,12 @@ from prefect.states import Cancelled, Crashed
 
 from flows.prefect.automations import RESTART_POLICIES, RestartPolicy
 from flows.prefect.client import PAGE, deployments_of, find_automation, require_api_url, server_client
+from flows.requests.attempts import as_given
 from ups_models.errors import BadInput, UPSError
 
-LOOK_BACK = timedelta(days=1)
+LOOK_BACK = LOOK_AHEAD = timedelta(days=1)
+MADE_UP = re.compile(r"[a-z]+-[a-z]+")
+"""Names that the server gives to runs."""
 PENDING_PATIENCES = 10
 """A run that a worker took will not start any more when it has been pending for so many times the patience."""
 WITH_HEARTBEATS = (StateType.RUNNING, StateType.CANCELLING)
@@ -51,12 +55,15 @@ def watch(echo: Callable[[str], None], *, every_s: float, patience_s: float, onc
 
 
 def check_runs(client: SyncPrefectClient, patience_s: float, up_for_s: float) -> Iterator[str]:
-    """End silent runs and restart dead ones, where the automation is enabled and late; yields what was done.
+    """Name those that wait, end silent ones and restart dead ones; yields what was done.
 
-    Heartbeats are lost while the server is down: it must have been up for as long as a run may be silent.
+    The last two where the automation is enabled and late. Heartbeats are lost while the server is down: it must have
+    been up for as long as a run may be silent.
     """
     for policy in RESTART_POLICIES:
         deployments = [one.id for one in deployments_of(client, policy.flow)]
+        for deployment in deployments:
+            _name_waiting(client, policy, deployment)
         silent_s = _enabled(client, policy.heartbeat_name).get("trigger", {}).get("within") if deployments else None
         if silent_s is not None and up_for_s > silent_s + patience_s:
             silent_s += patience_s
@@ -70,8 +77,10 @@ def check_runs(client: SyncPrefectClient, patience_s: float, up_for_s: float) ->
 
 def has_successor(parameters: Mapping[str, Any], runs: Iterable[FlowRun]) -> bool:
     """Whether one of the runs has these parameters of a next run, or comes later in the same chain."""
-    attempts = (run.parameters.get("attempt") for run in runs if run.parameters.get("chain") == parameters["chain"])
-    return any(isinstance(attempt, int) and attempt >= parameters["attempt"] for attempt in attempts)
+    wanted = as_given(parameters)
+    others = [as_given(run.parameters) for run in runs]
+    numbers = [given.get("attempt") for given in others if given.get("chain") == wanted["chain"]]
+    return any(isinstance(number, int) and number >= wanted["attempt"] for number in numbers)
 
 
 def last_seen(run: FlowRun, heartbeat: datetime | None) -> datetime | None:
@@ -88,6 +97,15 @@ def _enabled(client: SyncPrefectClient, name: str) -> dict[str, Any]:
     """The automation of this name if it is enabled, else nothing."""
     automation = find_automation(client, name)
     return automation if automation is not None and automation["enabled"] else {}
+
+
+def _name_waiting(client: SyncPrefectClient, policy: RestartPolicy, deployment: UUID) -> None:
+    """Give those that a worker will begin soon the name that they will have, where the server has made one up."""
+    soon = {"before_": datetime.now(UTC) + LOOK_AHEAD}
+    for run in _runs(client, deployment, state={"type": {"any_": [StateType.SCHEDULED]}}, expected_start_time=soon):
+        if MADE_UP.fullmatch(run.name):
+            name = policy.run_name(run.parameters)
+            client.request("PATCH", "/flow_runs/{id}", path_params={"id": run.id}, json={"name": name})
 
 
 def _end_silent(client: SyncPrefectClient, deployment: UUID, limits: Mapping[StateType, float]) -> Iterator[str]:
@@ -124,7 +142,10 @@ def _restart_dead(
                 continue
             # The key is the same for two watches. If the automation acts after all, its run ends as `Duplicate`.
             created = client.create_flow_run_from_deployment(
-                deployment, parameters=parameters, idempotency_key=f"after {run.id}"
+                deployment,
+                name=policy.run_name(parameters),
+                parameters=parameters,
+                idempotency_key=f"after {run.id}",
             )
         except BadInput as error:
             yield f"{run.name}: {run.state_name}, and cannot be restarted: {error}"

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from e2e.browser import browser
 
+from flows.prefect.artifacts import key_ending
+from flows.requests.attempts import number_in
 from flows.requests.train import TrainRequest
 from harness.chaos.prefect_stack import prefect_stack, trainer_of
 from ups_models.stages.spec import SPECS
@@ -135,18 +137,18 @@ def test_the_form_shows_every_field_with_its_meaning_and_its_default(ui, form):
     assert ui.field("Stage (Optional)").choices() == ["all", *SPECS]
     assert ui.field("Mode (Optional)").value() == "resume"
     assert ui.field("Mode (Optional)").choices() == described["mode"]["enum"]
-    assert ui.field("attempt (Optional)").value() == "1"
-    assert "Counts the runs of a chain" in ui.field("attempt (Optional)").text()
+    assert ui.field("Attempt (Optional)").value() == "1"
+    assert "Counts the runs of a chain" in ui.field("Attempt (Optional)").text()
 
 
 def test_the_form_refuses_a_value_that_makes_no_sense_and_says_why(ui, form, room):
     fill(ui, form)
     before = len(room.runs())
 
-    ui.field("attempt (Optional)").fill("1.5")
+    ui.field("Attempt (Optional)").fill("1.5")
     ui.press("Submit")
 
-    ui.until(lambda: "1.5 is not of type 'integer'" in ui.field("attempt (Optional)").text(), "what is wrong")
+    ui.until(lambda: "1.5 is not of type 'integer'" in ui.field("Attempt (Optional)").text(), "what is wrong")
     ui.picture("form-refused")
     assert len(room.runs()) == before
 
@@ -180,7 +182,7 @@ def open_artifact(ui, key):
 
 
 def test_the_table_of_stages_names_each_stage_its_status_and_its_checkpoint(ui, finished, root):
-    open_artifact(ui, "stage-status")
+    open_artifact(ui, f"stage-status-{key_ending(root)}")
     ui.picture("stage-status")
 
     head, *rows = ui.table()
@@ -193,7 +195,7 @@ def test_the_table_of_stages_names_each_stage_its_status_and_its_checkpoint(ui, 
 
 
 def test_the_report_shows_the_results_of_the_evaluation(ui, finished, root):
-    open_artifact(ui, "pipeline-report")
+    open_artifact(ui, f"pipeline-report-{key_ending(root)}")
     ui.until(ui.images, "a drawing")
     ui.picture("pipeline-report")
 
@@ -233,7 +235,7 @@ def test_the_attempts_of_a_chain_are_told_apart_by_name_and_state(ui, form, cras
 
 
 def test_an_attempt_tells_the_stages_it_trained_from_those_that_it_found(ui, room, crashed):
-    later = [run for run in room.runs() if run["parameters"].get("attempt") == 2 and run["start_time"]]
+    later = [run for run in room.runs() if number_in(run["parameters"]) == 2 and run["start_time"]]
     second = min(later, key=lambda run: run["start_time"])
 
     see_tasks(

@@ -13,6 +13,7 @@ import httpx
 import pytest
 
 from flows import ROOT
+from flows.prefect.artifacts import key_ending
 from harness.chaos.checks import outcome
 from harness.chaos.prefect_stack import FINAL, prefect_stack, trainer_of
 from harness.chaos.retries import modified
@@ -208,15 +209,15 @@ def test_a_run_that_is_killed_is_run_again_by_itself_to_the_same_weights(worked,
     assert all(run["name"].startswith(f"smoke in killed · attempt {n} · ") for n, run in enumerate(runs, start=1))
     chain = f"chain:{runs[0]['id'][:8]}"
     assert all(chain in run["tags"] for run in runs)
-    assert_shown(worked, runs[-1]["id"])
+    assert_shown(worked, runs[-1]["id"], f"-{key_ending(killed)}")
     logged = worked.ask("POST", "/logs/filter", json={"logs": {"flow_run_id": {"any_": [runs[-1]["id"]]}}})
     assert any("operator: completed" in line["message"] for line in logged)
 
 
-def assert_shown(room, flow_run):
+def assert_shown(room, flow_run, ending):
     """The table of stages, a full bar for each stage that trained, and the report."""
     wanted = {"artifacts": {"flow_run_id": {"any_": [flow_run]}}}
-    found = {one["key"]: one for one in room.ask("POST", "/artifacts/filter", json=wanted)}
+    found = {one["key"].removesuffix(ending): one for one in room.ask("POST", "/artifacts/filter", json=wanted)}
     rows = {row["stage"]: row for row in json.loads(found["stage-status"]["data"])}
     assert list(rows) == [*SPECS, "small_eval", "full_eval"]
     assert {row["status"] for row in rows.values()} == {"completed"}
@@ -227,6 +228,7 @@ def assert_shown(room, flow_run):
     assert found["steady-prior"]["data"] == 100
     assert "HTML report: " in found["pipeline-report"]["data"]
     assert "nRMSE" in found["pipeline-report"]["data"]
+    assert "](data:image/svg+xml;base64," in found["pipeline-report"]["data"]
 
 
 def ended(room, flow_run):

@@ -9,6 +9,7 @@ from uuid import uuid4
 import pytest
 
 from flows.prefect.automations import RESTART_POLICIES
+from flows.requests.attempts import number_in
 from harness.chaos.prefect_stack import prefect_stack
 
 TRAIN = RESTART_POLICIES[0]
@@ -55,7 +56,7 @@ def test_a_crash_whose_event_was_lost_is_followed_by_one_restart(room, tmp_path)
     assert (off.stdout, early.stdout, again.stdout) == ("", "", "")
     assert late.stdout.count("Crashed, and no run followed: created ") == 1, late.stderr
     _, second = room.runs(root=tmp_path)
-    assert (second["parameters"]["chain"], second["parameters"]["attempt"]) == (first[:8], 2)
+    assert (second["parameters"]["attempts"]["chain"], second["parameters"]["attempts"]["attempt"]) == (first[:8], 2)
     assert second["state"]["name"] == "Scheduled"
 
 
@@ -72,7 +73,7 @@ def test_a_crash_that_cannot_be_restarted_is_reported_and_the_others_are_restart
     assert done.returncode == 0, done.stderr
     assert "cannot be restarted" in done.stdout
     assert "501 is greater than the maximum of 500" in done.stdout
-    assert [one["parameters"].get("attempt", 1) for one in room.runs(root=tmp_path)].count(2) == 1
+    assert [number_in(one["parameters"]) for one in room.runs(root=tmp_path)].count(2) == 1
 
 
 def test_a_run_that_went_silent_is_ended_although_no_automation_did(room, tmp_path):

@@ -1,6 +1,6 @@
 """The plots of a report by section, each an SVG (or PNG) without an external resource."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from typing import Literal
 
 import matplotlib as mpl
@@ -17,9 +17,8 @@ def pictures(
     arrays: Arrays,
     history: History,
     image_format: Literal["svg", "png"] = "svg",
-    only: Collection[str] | None = None,
 ) -> dict[str, tuple[Picture, ...]]:
-    """Every plot that the input allows, by section; or those of the sections in `only`."""
+    """Every plot that the input allows, by section."""
     makers: dict[str, Callable[[], list[Picture | None]]] = {
         "panels": lambda: [space_time(arrays)],
         "horizon": lambda: [error_by_horizon(result)],
@@ -31,7 +30,5 @@ def pictures(
     }
     with mpl.rc_context({**STYLE, "savefig.format": image_format}):
         return {
-            section: tuple(picture for picture in make() if picture is not None)
-            for section, make in makers.items()
-            if only is None or section in only
+            section: tuple(picture for picture in make() if picture is not None) for section, make in makers.items()
         }

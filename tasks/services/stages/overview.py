@@ -1,6 +1,5 @@
 """A run at a glance, for whoever shows it: rows of plain values, and its report as Markdown."""
 
-import base64
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -11,11 +10,11 @@ from tasks.services.run.status import EVALUATIONS, Owner, StageRecord, Status, r
 from ups_models.config.schema import PipelineConfig
 from ups_models.evaluation.parts import main_error
 from ups_models.evaluation.result import read_result
-from ups_models.files import write_atomically
+from ups_models.report.page import pictures_in
 from ups_models.stages.spec import SPECS
 
-MAX_IMAGE_BYTES = 200_000
-PICTURE = "rollout_error.png"
+MAX_PICTURES = 8_000_000
+"""Most characters of pictures that a server is sent."""
 
 
 @dataclass(frozen=True)
@@ -92,26 +91,28 @@ def overview_of(run: RunDir, cfg: PipelineConfig) -> Overview:
     return overview(read_status(run.status), cfg, losses, errors)
 
 
-def keep_picture(run: RunDir, picture: bytes) -> None:
-    """Keep the picture that `report_in` shows."""
-    write_atomically(run.reports / PICTURE, lambda file: file.write(picture))
-
-
 def report_in(run: RunDir) -> str:
-    """Where everything is, one picture, and the newest evaluation in full."""
-    path = run.reports / PICTURE
-    picture = path.read_bytes() if path.is_file() else None
+    """Where everything is, every evaluation in full, the newest first, and the pictures of the HTML report."""
     status = read_status(run.status)
     wandb = status.wandb.url if status.wandb is not None else None
     lines = [f"HTML report: `{run.report.absolute()}`", ""]
     lines += [f"W&B run: [{wandb}]({wandb})", ""] if wandb else []
-    if picture is not None and len(picture) <= MAX_IMAGE_BYTES:
-        lines += [f"![Rollout error](data:image/png;base64,{base64.b64encode(picture).decode()})", ""]
-    for name in reversed(EVALUATIONS):
-        path = run.result(name, ".md")
-        if status.evaluation(name).status == "completed" and path.is_file():
-            return "\n".join([*lines, path.read_text("utf-8")])
-    return "\n".join([*lines, "Nothing is evaluated yet."])
+    done = [name for name in reversed(EVALUATIONS) if status.evaluation(name).status == "completed"]
+    texts = [path.read_text("utf-8") for name in done if (path := run.result(name, ".md")).is_file()]
+    return "\n".join([*lines, *(texts or ["Nothing is evaluated yet."]), *_pictures(run)])
+
+
+def _pictures(run: RunDir) -> list[str]:
+    page = run.report.read_text("utf-8") if run.report.is_file() else ""
+    found = pictures_in(page)
+    if sum(len(address) for _, _, address in found) > MAX_PICTURES:
+        return ["", "The pictures are too large to be shown here; open the HTML report."]
+    lines: list[str] = []
+    for number, (section, description, address) in enumerate(found):
+        if number == 0 or section != found[number - 1][0]:
+            lines += ["", f"## {section}"]
+        lines += ["", f"![{description}]({address})"]
+    return lines
 
 
 def _stage_row(name: str, record: StageRecord, cfg: PipelineConfig | None, loss: float | None) -> StageRow:

@@ -2,7 +2,7 @@
 
 import logging
 import platform
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +24,6 @@ from ups_models.stages.lineage import read_lineage
 
 logger = logging.getLogger(__name__)
 
-ROLLOUT_SECTION = "horizon"
-
 
 def write_report(run: RunDir) -> Path:
     """Render reports/report.html from what lies in the run, and return its path.
@@ -42,11 +40,6 @@ def report_payload(run: RunDir) -> ReportPayload:
     report = report_of(run)
     metrics = {result.name: numbers_of(result) for result in reversed(report.evaluations)}
     return ReportPayload(metrics, _images(report), run.report.read_text("utf-8"))
-
-
-def rollout_picture(run: RunDir) -> bytes | None:
-    """The error of the rollout over time, as PNG; None where no operator was evaluated."""
-    return _images(report_of(run), only=[ROLLOUT_SECTION]).get(ROLLOUT_SECTION)
 
 
 def report_of(run: RunDir) -> ReportInput:
@@ -84,9 +77,9 @@ def environment(device: torch.device) -> dict[str, str]:
     return facts
 
 
-def _images(report: ReportInput, only: Collection[str] | None = None) -> dict[str, bytes]:
+def _images(report: ReportInput) -> dict[str, bytes]:
     main = report.full or report.small or EvaluationResult()
-    drawn = pictures(main, report.arrays, report.history, "png", only)
+    drawn = pictures(main, report.arrays, report.history, "png")
     return {
         f"{section}{number or ''}": picture.image
         for section, found in drawn.items()

@@ -20,6 +20,7 @@ from flows import ROOT
 from flows.prefect.automations import ENDS, RESTART_POLICIES
 from flows.prefect.chain import DUPLICATE
 from flows.prefect.server import QUIET
+from flows.requests.attempts import number_in
 
 DEPLOYMENT = "train-pipeline/train-pipeline"
 FLOWS = [policy.flow for policy in RESTART_POLICIES]
@@ -134,7 +135,7 @@ class ControlRoom:
 
     def states(self, root: Path) -> list[tuple[str, int]]:
         """(name of the state, attempt) of each of them, oldest first."""
-        return [(run["state"]["name"], run["parameters"].get("attempt", 1)) for run in self.attempts(root)]
+        return [(run["state"]["name"], number_in(run["parameters"])) for run in self.attempts(root)]
 
     def settled(self, root: Path, last: tuple[str, int]) -> list[tuple[str, int]]:
         """The same once the last of them has ended so and nothing waits any more, such as an answer given twice."""

@@ -5,6 +5,7 @@ import re
 import shutil
 import threading
 from contextlib import nullcontext
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from uuid import uuid4
@@ -14,9 +15,11 @@ import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from flows.prefect import artifacts
-from flows.prefect.artifacts import Artifact, ArtifactLogger, ArtifactSender, RemoteStages, cells_of
+from flows.prefect.artifacts import Artifact, ArtifactLogger, ArtifactSender, RemoteStages, cells_of, key_ending
 from tasks.services.run.paths import RunDir
-from tasks.services.stages.overview import keep_picture, overview_of, report_in
+from tasks.services.stages import overview as overview_module
+from tasks.services.stages.overview import overview_of, report_in
+from tasks.services.stages.reporting import write_report
 from tasks.services.tracking.protocols import TrackingUnavailable
 from ups_models.stages.spec import SPECS
 
@@ -77,14 +80,22 @@ def test_a_failed_stage_says_so(run, smoke):
     assert rows["steady_prior"]["checkpoint"] == "\N{EN DASH}"
 
 
-def test_the_report_holds_the_newest_evaluation_and_one_picture(run):
-    keep_picture(run, b"png")
-    text = report_in(run)
-    keep_picture(run, b"x" * 1_000_000)
+def test_the_report_can_be_read_without_its_files_every_evaluation_and_every_picture(run):
+    write_report(run)
+    page, text = run.report.read_text("utf-8"), report_in(run)
 
-    assert "![Rollout error](data:image/png;base64,cG5n)" in text
-    assert (run.reports / "full_eval.md").read_text("utf-8") in text
+    for name in ("full_eval", "small_eval"):
+        assert (run.reports / f"{name}.md").read_text("utf-8") in text
+    assert re.findall(r'src="(data:image[^"]+)"', page) == re.findall(r"!\[.+\]\((data:image.+)\)", text) != []
+    assert re.findall(r"^## (.+)$", text.partition("\n## Space and time")[2], re.MULTILINE)[0] == "Error by horizon"
+
+
+def test_pictures_that_are_too_many_for_a_server_are_left_in_the_report(run, monkeypatch):
+    write_report(run)
+    monkeypatch.setattr(overview_module, "MAX_PICTURES", 100)
+
     assert "data:image" not in report_in(run)
+    assert "The pictures are too large to be shown here; open the HTML report." in report_in(run)
 
 
 def test_bars_grow_and_are_full_when_a_stage_is_done(run, smoke):
@@ -127,7 +138,7 @@ def test_the_report_is_shown_when_it_is_written_and_the_table_once_more_at_the_e
     sender.artifacts.clear()
     logger.close(failed=False)
 
-    assert "![Rollout error](data:image/png;base64," in reported.data
+    assert "](data:image/svg+xml;base64," in reported.data
     assert sender.artifacts.keys() == {"stage-status", "pipeline-report"}
     assert sender.closed
 
@@ -172,7 +183,7 @@ def test_a_server_that_does_not_answer_holds_up_nothing(prefect_api):
         return httpx.Response(400)
 
     prefect_api.refusals["artifacts"] = silent
-    sender = ArtifactSender(uuid4(), close_within_s=0.1)
+    sender = ArtifactSender(uuid4(), Path("run"), close_within_s=0.1)
     sender.put("one", Artifact("markdown", "text", "description"))
     assert asked.wait(WITHIN_S)
     for key in ("two", "one", "two"):
@@ -203,20 +214,30 @@ class FakeClient:
 def test_an_artifact_is_made_once_and_then_updated(monkeypatch):
     client = FakeClient()
     monkeypatch.setattr(artifacts, "get_client", lambda sync_client: nullcontext(client))
-    sender = ArtifactSender(uuid4(), close_within_s=WITHIN_S)
+    sender = ArtifactSender(uuid4(), Path("run"), close_within_s=WITHIN_S)
     for text in ("first", "second"):
         sender.put("one", Artifact("markdown", text, "description"))
         with sender.changed:
             assert sender.changed.wait_for(lambda: not sender.waiting and not sender.busy, WITHIN_S)
     sender.close()
 
-    assert [(one.key, one.data, one.flow_run_id) for one in client.created] == [("one", "first", sender.flow_run_id)]
+    [made] = client.created
+    assert (made.key, made.data) == (f"one-{key_ending(Path('run'))}", "first")
+    assert made.flow_run_id == sender.flow_run_id
     assert [one.data for one in client.updated] == ["second"]
+
+
+def test_the_keys_of_two_run_directories_differ_though_both_have_one_name():
+    endings = [key_ending(Path(path)) for path in ("/a/Run_7 (new)", "/b/Run_7 (new)", "/")]
+
+    assert all(re.fullmatch(r"run-7-new-[0-9a-f]{6}", ending) for ending in endings[:2])
+    assert re.fullmatch(r"run-[0-9a-f]{6}", endings[2])
+    assert len(set(endings)) == 3
 
 
 def test_what_is_sent_goes_to_the_server_that_the_sender_was_made_for():
     with temporary_settings(NOBODY_LISTENS):
-        sender = ArtifactSender(uuid4(), close_within_s=60.0)
+        sender = ArtifactSender(uuid4(), Path("run"), close_within_s=60.0)
 
     sender.put("one", Artifact("markdown", "text", "description"))  # asked now, Prefect would start a server of its own
     sender.close()

@@ -25,6 +25,7 @@ from flows.prefect.chain import (
     run_name,
 )
 from flows.prefect.earlier import host_label
+from flows.requests.attempts import Attempts, TrainingAttempts
 from flows.requests.train import TrainRequest
 from tasks.services.run.attempts import Duplicate, GaveUp
 from ups_models.errors import BadInput
@@ -59,6 +60,8 @@ def run_with(**parameters):
     [
         ({}, "quickstart · attempt 1 · "),
         ({"request": {"config": "a/b.yaml"}, "attempt": 3}, "b · attempt 3 · "),
+        ({"request": {"config": "a/b.yaml"}, "attempts": {"attempt": 3}, "attempt": None}, "b · attempt 3 · "),
+        ({"attempts": TrainingAttempts(attempt=2), "request": None}, "quickstart · attempt 2 · "),
         ({"request": {"config": "a/b.yaml", "run_dir": "/runs/seven"}}, "b in seven · attempt 1 · "),
         ({"request": TrainRequest(run_dir=Path("runs/a"))}, "quickstart in a · attempt 1 · "),
     ],
@@ -89,14 +92,14 @@ def test_a_request_is_taken_as_it_is_or_validated():
 
 
 def test_a_run_that_no_deployment_made_is_in_no_chain():
-    assert chain_run_of(None, 1, 100) is None
+    assert chain_run_of(Attempts()) is None
 
 
 @pytest.mark.parametrize(("given", "chain"), [(None, None), ("abc", "abc")])
 def test_a_deployed_run_begins_a_chain_or_goes_on_with_its_own_and_is_tagged(deployed, given, chain):
     server, identity = deployed
 
-    run = chain_run_of(given, 2, 100, 30)
+    run = chain_run_of(TrainingAttempts(chain=given, attempt=2))
 
     assert run is not None
     assert run.chain == (chain or identity[:8])
@@ -130,10 +133,18 @@ def test_a_flow_that_is_asked_for_nonsense_ends_as_bad_input_which_no_automation
 
 
 def test_a_chain_that_is_too_long_gives_up_before_the_run_is_looked_at(deployed, here):
-    state = run_flow({"config": "nowhere.yaml"}, attempt=6, max_attempts=5)
+    for given in ({"attempts": {"attempt": 6, "max_attempts": 5}}, {"attempt": 6, "max_attempts": 5}):
+        state = run_flow({"config": "nowhere.yaml"}, **given)
 
-    assert (state.type, state.name) == ("CANCELLED", "GaveUp")
-    assert "5 attempts did not finish it" in state.message
+        assert (state.type, state.name) == ("CANCELLED", "GaveUp")
+        assert "5 attempts did not finish it" in state.message
+
+
+def test_attempts_that_are_none_are_bad_input():
+    state = run_flow({"config": "configs/smoke.yaml"}, attempts={"attempt": 0})
+
+    assert (state.type, state.name) == ("FAILED", "BadInput")
+    assert "attempts: --attempt: Input should be greater than or equal to 1" in state.message
 
 
 @pytest.mark.usefixtures("deployed")
@@ -169,7 +180,7 @@ def test_a_run_that_cannot_be_tagged_is_a_run_all_the_same(deployed, caplog):
     api, identity = deployed
     api.refusals[identity] = httpx.ConnectError("refused")
 
-    chain_run = chain_run_of("chain", 1, 10)
+    chain_run = chain_run_of(Attempts(chain="chain"))
 
     assert chain_run is not None
     assert chain_run.run_id == identity

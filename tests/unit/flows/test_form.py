@@ -9,9 +9,11 @@ from prefect.utilities.schema_tools.validation import is_valid_schema, validate
 from pydantic import ValidationError
 
 from flows.pipeline import train_pipeline
+from flows.requests.attempts import without_earlier
 from flows.requests.train import TrainRequest
 
 SCHEMA = parameter_schema(train_pipeline).model_dump_for_openapi()
+PARAMETERS = without_earlier(SCHEMA)
 
 
 def form():
@@ -20,6 +22,10 @@ def form():
 
 def refused_by_server(**request):
     return [str(error.message) for error in validate({"request": request}, SCHEMA)]
+
+
+def refused(parameters):
+    return [str(error.message) for error in validate(parameters, PARAMETERS)]
 
 
 def test_it_offers_the_shipped_configs_and_takes_any_path():
@@ -69,3 +75,15 @@ def test_it_names_no_flag_of_the_command_line():
 def test_an_empty_mode_is_none():
     assert TrainRequest.model_validate({"mode": None}) == TrainRequest()
     assert TrainRequest(config=Path("configs/smoke.yaml")).auto_resume is False
+
+
+def test_what_counts_attempts_is_one_group_at_the_end():
+    assert list(PARAMETERS["properties"]) == ["request", "attempts"]
+    assert refused({"attempts": {"attempt": 2, "chain": "abc", "max_attempts": 7, "max_attempts_per_day": 3}}) == []
+    assert refused({"attempts": {"attempt": 0}}) == ["0 is less than the minimum of 1"]
+
+
+def test_attempts_beside_the_group_are_checked_as_those_in_it_and_others_refused():
+    assert refused({"attempt": 2, "chain": None, "max_attempts": 7, "max_attempts_per_day": 3}) == []
+    assert refused({"attempt": 501}) == ["501 is greater than the maximum of 500"]
+    assert refused({"attemp": 2}) != []

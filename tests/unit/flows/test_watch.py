@@ -27,11 +27,11 @@ def run(state=None, age_s=0, **parameters):
 
 
 def test_the_next_run_of_a_chain_has_its_request_its_bounds_and_the_next_number():
-    first = run(max_attempts=7)
+    for first in (run(attempts={"max_attempts": 7}), run(max_attempts=7)):
+        wanted = {"attempt": 2, "max_attempts": 7, "chain": str(first.id)[:8]}
 
-    wanted = {"request": REQUEST, "attempt": 2, "max_attempts": 7, "chain": str(first.id)[:8]}
-    assert VAST.next_parameters(first) == wanted
-    assert TRAIN.next_parameters(first) == {**wanted, "max_attempts_per_day": 30}
+        assert VAST.next_parameters(first) == {"request": REQUEST, "attempts": wanted}
+        assert TRAIN.next_parameters(first) == {"request": REQUEST, "attempts": {**wanted, "max_attempts_per_day": 30}}
 
 
 def test_parameters_of_something_else_are_bad_input():
@@ -47,6 +47,7 @@ def test_a_run_is_followed_by_the_next_attempt_of_its_chain_or_a_later_one_whate
     assert not has_successor(wanted, [first, run(attempt=2, chain="another"), run(attempt="x", chain=chain)])
     assert has_successor(wanted, [first, run(attempt=2, chain=chain, max_attempts=7)])
     assert has_successor(wanted, [first, run(attempt=3, chain=chain)])
+    assert has_successor(wanted, [first, run(attempts={"attempt": 3, "chain": chain})])
 
 
 def test_a_run_that_a_person_retried_is_alive_although_its_heartbeats_are_old():
@@ -85,8 +86,18 @@ def test_a_crash_that_nothing_followed_is_followed_by_one_run_with_the_next_numb
     assert said == ["run-0: Crashed, and no run followed: created made"]
     [(path, body)] = watched.told
     assert path == f"/deployments/{DEPLOYMENT}/create_flow_run"
-    assert (body["parameters"]["chain"], body["parameters"]["attempt"]) == (dead[:8], 2)
-    assert body["idempotency_key"] == f"after {dead}"
+    attempts = body["parameters"]["attempts"]
+    assert (attempts["chain"], attempts["attempt"]) == (dead[:8], 2)
+    assert (body["name"], body["idempotency_key"]) == ("smoke in a<b>'& · attempt 2", f"after {dead}")
+
+
+def test_a_run_that_waits_has_its_name_before_a_worker_begins_it_unless_a_person_gave_it_one(watched):
+    waiting = watched.add_run("Scheduled", timestamp=MINUTE_AGO, request=REQUEST)
+    watched.add_run("Scheduled", timestamp=MINUTE_AGO, request=REQUEST)
+    watched.runs[0]["name"], watched.runs[1]["name"] = "cunning-otter", "the one for the paper"
+
+    assert checked() == []
+    assert watched.told == [(f"/flow_runs/{waiting}", {"name": "smoke in a<b>'& · attempt 1"})]
 
 
 def test_a_crash_whose_chain_went_on_is_left_alone(watched):

@@ -269,9 +269,7 @@ def test_names_of_panels_are_no_formulas(smoke_report):
     names = smoke_report.arrays["panel_names"].copy()
     names[-1] = "nu=$0.01$ <b>"
 
-    (panels,) = pictures(EvaluationResult(), {**smoke_report.arrays, "panel_names": names}, {}, only=["panels"])[
-        "panels"
-    ]
+    (panels,) = pictures(EvaluationResult(), {**smoke_report.arrays, "panel_names": names}, {})["panels"]
 
     assert b"mathdefault" not in panels.image
 
