@@ -9,8 +9,11 @@ import argparse
 import multiprocessing
 import os
 import random
+import signal
+import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
@@ -18,8 +21,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from prefect.client.schemas.actions import DeploymentUpdate
+
 from flows import ROOT, dag
 from flows.prefect import chain as chains
+from flows.prefect import deploy as deploying
 from flows.prefect import earlier, outcome, wishes
 from flows.prefect.server import temporary_server
 from harness.chaos import retries
@@ -29,9 +35,10 @@ from harness.chaos.checks import outcome as outcome_of_run
 from harness.chaos.faulted_run import Setting
 from harness.chaos.prefect_stack import TooSlow, prefect_stack
 from harness.chaos.uploads import ENTITY
-from harness.chaos.workload import BRIEF, run_plainly
+from harness.chaos.workload import BRIEF, STOPPED, run_plainly
 from harness.emulators.wandb.server import WandbServer
 from harness.trust import cancels, damage, mixed, rows
+from harness.trust.away import away
 from harness.trust.server import TEMPORARY, trial
 from tasks.services.data import datasets
 from tasks.services.run import jsonl, signals
@@ -39,7 +46,7 @@ from tasks.services.run import lock as locks
 from tasks.services.run.history import History
 from tasks.services.run.lock import OwnedRun
 from tasks.services.run.paths import RunDir
-from tasks.services.run.status import StatusStore
+from tasks.services.run.status import EVALUATIONS, StatusStore
 from tasks.services.stages import descent, execution, training
 from tasks.services.stages import plan as planning
 from tasks.services.stages import snapshot as snapshots
@@ -48,12 +55,14 @@ from tasks.services.stages.plan import EvaluationDecision
 from tasks.services.stages.snapshot import Snapshot, changed_input
 from tasks.services.tracking.wandb_loggers import OnlineLogger
 from ups_models import files
+from ups_models.errors import TrainingDiverged
 from ups_models.stages import lineage
+from ups_models.stages.spec import SPECS
 from ups_models.training import checkpoint, loop
 from ups_models.training import state as train_state
 from ups_models.training.state import TrainState
 
-MOST_KILLS, MUTATED_WITHIN_S = 64, 120.0
+MOST_KILLS, MUTATED_WITHIN_S, LONGER_THAN_A_LEASE_S = 64, 120.0, 360.0
 EARLY = ("pending", "importing", "beginning")
 """Phases in which nobody but the run itself can hear that it is cancelled."""
 MUTATED_PATH = (ROOT, ROOT / "tests", ROOT / "tests" / "harness" / "mutated")
@@ -226,6 +235,29 @@ def from_nothing() -> None:
     _replace(earlier, "with_files", lambda job, _runs: job)
 
 
+def default_signals() -> None:
+    """What a batch system sends ends the process where it stands."""
+    _replace(signals, "BATCH_SIGNALS", ())
+
+
+def every_stage_needed() -> None:
+    """A stage that fails takes with it what does not need it."""
+    _replace(dag, "SPECS", {name: replace(spec, optional=False) for name, spec in SPECS.items()})
+
+
+def concurrency_limit() -> None:
+    """The deployments have a limit, which is a lease of five minutes."""
+    put = deploying._put_deployment
+
+    def put_limited(client: Any, deployment: Any, known: Any) -> None:
+        put(client, deployment, known)
+        flow = deployment["entrypoint"].rpartition(".")[2].replace("_", "-")
+        made = client.read_deployment_by_name(f"{flow}/{deployment['name']}")
+        client.update_deployment(made.id, DeploymentUpdate(concurrency_limit=1))
+
+    _replace(deploying, "_put_deployment", put_limited)
+
+
 Notice = Callable[[Path, int, Callable[[], None]], list[str]]
 """Runs part of the harness with a protection switched off: what it found, or nothing."""
 
@@ -290,6 +322,40 @@ def by_a_dying_server(scratch: Path, _seed: int, switch_off: Callable[[], None])
     with mutated(switch_off) as more:
         row = trial(TEMPORARY, "in operator", scratch / "run", expected, {**room, **more}, 0)
     return [] if row.well else [str(row)]
+
+
+def by_batch_signals(scratch: Path, _seed: int, switch_off: Callable[[], None]) -> list[str]:
+    """A run that is told by SIGUSR1 that its time is over."""
+    run = RunDir.of(scratch, Path("checkpoints"))
+    command = [sys.executable, str(ROOT / "flows" / "pipeline.py"), "--config", "configs/smoke.yaml", "--run-dir"]
+    with mutated(switch_off):
+        process = subprocess.Popen([*command, str(scratch), "--set", "stages.operator.steps_per_epoch=4000"])
+        try:
+            until = time.monotonic() + MUTATED_WITHIN_S
+            while not run.resume("operator").is_file() and process.poll() is None and time.monotonic() < until:
+                time.sleep(0.1)
+            process.send_signal(signal.SIGUSR1)
+            code = process.wait(MUTATED_WITHIN_S)
+        finally:
+            process.kill()
+    return [] if code == STOPPED else [f"SIGUSR1 ended it with {code}, not with {STOPPED}"]
+
+
+def by_a_failing_stage(scratch: Path, _seed: int, switch_off: Callable[[], None]) -> list[str]:
+    """A run whose last stage diverges."""
+    more = ("lr=1", "grad_clip=1e30", "warmup_steps=0", "steps_per_epoch=60")
+    workload = replace(BRIEF, more=tuple(f"stages.steady_prior.{setting}" for setting in more))
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("fork"), initializer=switch_off) as pool:
+        error = pool.submit(run_plainly, workload, scratch).exception()
+    run = RunDir.of(scratch, Path("checkpoints"))
+    wrong = [] if isinstance(error, TrainingDiverged) else [f"it ended with {error!r}"]
+    return wrong + [f"{name} was not done" for name in EVALUATIONS if not run.result(name).is_file()]
+
+
+def by_being_away(_scratch: Path, _seed: int, switch_off: Callable[[], None]) -> list[str]:
+    """A run whose server is away for longer than the lease of a limit."""
+    with mutated(switch_off) as more:
+        return ["it did not train on to the same end"] if away(LONGER_THAN_A_LEASE_S, more) else []
 
 
 def by_retries(scenario: Callable[[retries.Runs, int], retries.Row]) -> Notice:
@@ -371,6 +437,9 @@ MUTATIONS = {
     "the engine's errors are not ours": Mutation(engine_decides, by_a_dying_server),
     "no attempt begins from nothing": Mutation(from_nothing, by_retries(retries.files_elsewhere)),
     "a person's wish": Mutation(no_wishes, by_cancels),
+    "batch signals": Mutation(default_signals, by_batch_signals),
+    "an optional stage": Mutation(every_stage_needed, by_a_failing_stage),
+    "no lease": Mutation(concurrency_limit, by_being_away),
     "what is no saved state makes way": Mutation(newest_state_only, by_damage("half-way*resume/*: folder")),
 }
 
