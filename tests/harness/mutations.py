@@ -328,8 +328,9 @@ def by_batch_signals(scratch: Path, _seed: int, switch_off: Callable[[], None]) 
     """A run that is told by SIGUSR1 that its time is over."""
     run = RunDir.of(scratch, Path("checkpoints"))
     command = [sys.executable, str(ROOT / "flows" / "pipeline.py"), "--config", "configs/smoke.yaml", "--run-dir"]
-    with mutated(switch_off):
-        process = subprocess.Popen([*command, str(scratch), "--set", "stages.operator.steps_per_epoch=4000"])
+    settings = ("--set", "stages.operator.steps_per_epoch=4000", "--set", "checkpoint.save_every_steps=50")
+    with temporary_server(), mutated(switch_off):
+        process = subprocess.Popen([*command, str(scratch), *settings])
         try:
             until = time.monotonic() + MUTATED_WITHIN_S
             while not run.resume("operator").is_file() and process.poll() is None and time.monotonic() < until:

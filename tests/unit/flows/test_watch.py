@@ -1,5 +1,6 @@
 """What `ups watch` does about runs that ended, or went silent, without anybody's answer."""
 
+import re
 from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
@@ -161,7 +162,7 @@ def test_a_run_whose_heartbeats_stopped_has_crashed_and_one_that_never_had_any_i
 
     [said] = checked()
 
-    assert said.startswith("run-0: no heartbeat for 3")
+    assert re.fullmatch(r"run-0: no heartbeat for \d+ s: crashed", said)
     assert said.endswith(" s: crashed")
     [(path, body)] = watched.told
     assert (path, body["state"]["type"]) == (f"/flow_runs/{silent}/set_state", "CRASHED")
