@@ -137,7 +137,7 @@ def run_job(
         plan = decide(job, snapshot)
         require_named_files(job.cfg, run, SPECS if job.source is not None else plan.needs_data)
         announce(plan)
-        History(run).tell_strange(snapshot.status)
+        History(run).warn_of_strange(snapshot.status)
         _record_request(plan, run, snapshot, chain)
         with tracked(job.cfg, run, target, loggers) as tracker:
             return run_pipeline(plan, steps(job.cfg, run, tracker))

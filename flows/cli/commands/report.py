@@ -20,6 +20,6 @@ def run(arguments: argparse.Namespace) -> int:
     from tasks.services.stages.reporting import write_report
 
     run = RunDir.of(arguments.run_dir, Path("checkpoints"))
-    History(run).tell_strange(read_status(run.status))
+    History(run).warn_of_strange(read_status(run.status))
     echo(f"Report: {write_report(run)}")
     return 0

@@ -82,7 +82,7 @@ def recorded(run: OwnedRun, attempt: ChainRun) -> Iterator[float]:
     try:
         yield wait_s
     except Exception as error:  # noted for the next attempt, and raised on
-        if path.is_file():  # a run that was removed is not made again by a ghost
+        if path.is_file():  # never recreate a deleted run directory
             text = f"{type(error).__name__}: {error}"
             _note(path, attempt, "failed", progress_marker(read_status(run.status)), error=text)
         raise

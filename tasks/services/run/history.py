@@ -59,7 +59,7 @@ class History:
         known = {name: record.history for name, record in status.stages.items() if record.status == "completed"}
         return tuple(name for name, rows in known.items() if rows not in (None, _digest(by_stage.get(name, []))))
 
-    def tell_strange(self, status: Status) -> None:
+    def warn_of_strange(self, status: Status) -> None:
         """Warn of the stages that are `strange`."""
         if strange := self.strange(status):
             logger.warning(

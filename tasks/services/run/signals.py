@@ -61,11 +61,11 @@ class EndAtOnce:
     """A signal handler that ends this process, with one line on stderr."""
 
     def __init__(self, message: str) -> None:
-        self.last_words = f"ups: {message}\n".encode()
+        self.message = f"ups: {message}\n".encode()
 
     def __call__(self, _number: int, _frame: FrameType | None) -> NoReturn:
         """Without an exception, which would be raised in whatever runs."""
-        os.write(2, self.last_words)
+        os.write(2, self.message)
         os._exit(Preempted.exit_code)
 
 

@@ -115,6 +115,6 @@ def _pair(setting: Setting, index: int) -> Counts:
 
 @contextmanager
 def _workers(jobs: int) -> Iterator[ProcessPoolExecutor]:
-    """Processes forked from this one, which is warm; each forks the lives of its runs."""
+    """Processes forked from this one, which is warm; each forks the processes of its runs."""
     with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("fork")) as pool:
         yield pool

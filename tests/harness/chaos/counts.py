@@ -57,7 +57,7 @@ def table(counts: Counts, seconds: float) -> str:
         ("runs", counts.runs + counts.pairs),
         ("  with weights, figures and history identical", counts.identical),
         ("pairs started together", counts.pairs),
-        ("bits flipped between lives", counts.flips),
+        ("bits flipped between processes", counts.flips),
         ("bits flipped in finished checkpoints", counts.finished_flips),
         ("  noticed before use", counts.finished_flips_noticed),
         ("crash points tried one by one", counts.points),

@@ -45,12 +45,12 @@ class Setting:
 
     @property
     def log(self) -> Path:
-        """What the lives say."""
+        """What the processes say."""
         return self.scratch / "children.log"
 
 
 def faulted_run(setting: Setting, number: int) -> Counts:
-    """End up to KILLS_PER_RUN lives of run `number`, let the last one finish, and compare with the undisturbed run."""
+    """End up to KILLS_PER_RUN processes of run `number`, let the last one finish, and compare with the undisturbed run."""
     return _Run(setting, number).live()
 
 
@@ -194,7 +194,7 @@ class _Run:
         if self.counts.trouble:
             said = self.log.read_text("utf-8", "replace")[-LOG_CHARACTERS:] if self.log.exists() else ""
             self.counts.trouble.append(
-                f"run {self.number}, its lives: {'; '.join(self.processes)}; it said last:\n{said}"
+                f"run {self.number}, its processes: {'; '.join(self.processes)}; it said last:\n{said}"
             )
         else:
             self.log.unlink(missing_ok=True)
