@@ -49,6 +49,8 @@ def fetch(
         logger.warning("%s: has sha256 %s, but the config names %s: it is fetched again", path, found, download.sha256)
     folder.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + PARTIAL_SUFFIX)
+    if partial.is_symlink():
+        raise DataError(f"{partial}: is a link, and nothing is downloaded through one; remove it")
     pause = partial_of(pause_unless_stopped, what=f"fetch {download.name}")
     retrying(retry_after_s, Unreachable, pause=pause)(_bring, download, partial, tracking)
     found = digest_of(partial).sha256

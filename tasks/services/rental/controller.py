@@ -26,6 +26,7 @@ from tasks.services.run.retry import retrying
 from tasks.services.tracking.protocols import RemoteProgress, TrackingUnavailable
 from ups_models.errors import UPSError
 from ups_models.files import write_text
+from ups_models.wording import plain
 
 logger = logging.getLogger(__name__)
 
@@ -200,7 +201,7 @@ class Controller:
         if not look_at_logs:
             return None
         lines = self.provider.logs(instance_id).splitlines()
-        self.log = lines[-LOG_LINES:]
+        self.log = [plain(line) for line in lines[-LOG_LINES:]]
         return exit_code_in(lines, generation)
 
     def _keep_log(self, instance_id: int) -> None:

@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+from ups_models.wording import shortened
+
 ONSTART = "ups-onstart: "
 """How the lines of onstart.sh begin."""
 EXIT = f"{ONSTART}exit "
@@ -19,4 +21,4 @@ def exit_code_in(lines: Sequence[str], generation: int) -> int | None:
 def last_line_of(text: str) -> str:
     """The last line of the job itself, fit to be quoted in a message; empty when it wrote nothing."""
     lines = [line.strip() for line in text.splitlines() if line.strip() and ONSTART not in line]
-    return "".join(letter if letter.isprintable() else " " for letter in lines[-1])[:MAX_LINE] if lines else ""
+    return shortened(lines[-1], MAX_LINE) if lines else ""

@@ -1,5 +1,6 @@
 """Which W&B run is meant, and whether there is tracking at all: from config, environment, netrc and status."""
 
+import configparser
 import logging
 import netrc
 import re
@@ -18,7 +19,7 @@ from tasks.services.run import environment
 from tasks.services.run.status import WandbRecord
 from ups_models.config.schema import TrackingConfig
 from ups_models.errors import BadInput
-from ups_models.reading import require_regular
+from ups_models.reading import Unreadable, read_text, require_regular
 from ups_models.wording import shortened, shown, without_password
 
 logger = logging.getLogger(__name__)
@@ -146,23 +147,49 @@ def has_key() -> bool:
 
 
 def base_url() -> str:
-    """The address of the W&B server, without a password that may stand in it."""
-    return without_password(environment.get(BASE_URL, DEFAULT_URL))
+    """The address of the W&B server, without a password that may stand in it: WANDB_BASE_URL, or what W&B has kept."""
+    return without_password(_address()[1])
+
+
+def chosen_address() -> dict[str, str]:
+    """W&B's own setting for the address; empty where the environment names it, which may hold a password."""
+    return {} if environment.is_set(BASE_URL) else {"base_url": base_url()}
+
+
+def _address() -> tuple[str, str]:
+    """Where the address of the W&B server is written, and the address: what W&B itself would use, in its order."""
+    if environment.is_set(BASE_URL):
+        return BASE_URL, environment.get(BASE_URL)
+    for path in (Path("wandb") / "settings", environment.path("WANDB_CONFIG_DIR", "~/.config/wandb") / "settings"):
+        if path.exists() and (address := _setting(path, "base_url")):
+            return str(path), address
+    return BASE_URL, DEFAULT_URL
+
+
+def _setting(path: Path, name: str) -> str | None:
+    """Of a file that `wandb login --host` or `wandb init` wrote; None where it cannot be read, and W&B ignores it."""
+    parser = configparser.ConfigParser(interpolation=None)
+    try:
+        parser.read_string(read_text(path))
+    except (Unreadable, configparser.Error):
+        return None
+    return parser.get("default", name, fallback=None)
 
 
 def require_safe_address() -> None:
     """Raise BadInput for a W&B server on another machine that is not reached over https: the key would be readable."""
-    address = base_url()
+    source, address = _address()
+    address = without_password(address)
     try:
         parts = urlparse(address)
         host = parts.hostname or ""
     except ValueError:
         parts, host = None, ""
     if parts is None or not host or parts.scheme not in ("http", "https"):
-        raise BadInput(f"{BASE_URL}: {shortened(address)} is no address; write it as https://HOST")
+        raise BadInput(f"{source}: {shortened(address)} is no address; write it as https://HOST")
     if parts.scheme == "http" and not _is_this_machine(host):
         raise BadInput(
-            f"{BASE_URL}: {shortened(address)} would send your W&B key over the network for anyone to read; use "
+            f"{source}: {shortened(address)} would send your W&B key over the network for anyone to read; use "
             "https://, or a server on this machine"
         )
 

@@ -10,7 +10,7 @@ from tasks.services.checkpoints.uploads import UploadFailed
 from tasks.services.run import environment
 from tasks.services.run.paths import RunDir
 from tasks.services.tracking.protocols import ReportPayload, TrackingUnavailable
-from tasks.services.tracking.run_path import RunPath, base_url, require_safe_address
+from tasks.services.tracking.run_path import RunPath, base_url, chosen_address, require_safe_address
 from ups_models.config.schema import TrackingConfig
 from ups_models.stages.spec import SPECS
 from ups_models.wording import first_line
@@ -92,7 +92,7 @@ class Client:
         """What the server knows of runs and artifacts; no answer is awaited longer than the config says."""
         require_safe_address()
         try:
-            return _wandb().Api(timeout=int(cfg.connect_timeout_s))
+            return _wandb().Api(overrides=chosen_address(), timeout=int(cfg.connect_timeout_s))
         finally:
             environment.drop("WANDB_SERVICE")  # a child that inherited it would die with our client
 
@@ -101,7 +101,7 @@ class Client:
         require_safe_address()
         wandb = _wandb()
         try:
-            return wandb.init(settings=wandb.Settings(**settings), **run)
+            return wandb.init(settings=wandb.Settings(**settings, **chosen_address()), **run)
         except Exception:
             wandb.teardown()
             raise

@@ -50,7 +50,7 @@ class Setting:
 
 
 def faulted_run(setting: Setting, number: int) -> Counts:
-    """End up to KILLS_PER_RUN processes of run `number`, let the last one finish, and compare with the undisturbed run."""
+    """End up to KILLS_PER_RUN processes of a run, let the last one finish, and compare with the undisturbed run."""
     return _Run(setting, number).live()
 
 

@@ -1,4 +1,4 @@
-"""`python -m harness.chaos.retries`: kill runs, their worker and server; every chain must end with undisturbed weights."""
+"""`python -m harness.chaos.retries`: kill runs, their worker and server; every chain must end as if undisturbed."""
 
 from __future__ import annotations
 

@@ -80,6 +80,19 @@ def test_what_an_earlier_process_fetched_is_not_fetched_again(server, tmp_path):
     assert server.asked == [len(CONTENT)]
 
 
+def test_nothing_is_downloaded_through_a_link(server, tmp_path):
+    other, folder = tmp_path / "other", tmp_path / "data"
+    other.write_bytes(b"somebody's")
+    folder.mkdir()
+    (folder / "data.hdf5.part").symlink_to(other)
+
+    with pytest.raises(DataError, match=r"data\.hdf5\.part: is a link, .*; remove it"):
+        fetch(wanted(), folder, UNASKED)
+
+    assert other.read_bytes() == b"somebody's"
+    assert server.asked == []
+
+
 def test_a_file_that_is_not_the_one_named_is_not_used(server, tmp_path):
     with pytest.raises(DataError, match=r"has sha256 .* but the config names"):
         fetch(wanted(content=b"another"), tmp_path, UNASKED)

@@ -118,9 +118,9 @@ def test_the_newest_exit_code_of_this_generation_is_read_from_the_log(lines, cod
 def test_the_last_line_is_the_jobs_own_and_fit_to_be_quoted():
     long = "x" * 1000
 
-    assert last_line_of("a\n  ups: no \x1b[31mfield \n\nups-onstart: exit 2 generation 1\n") == "ups: no  [31mfield"
+    assert last_line_of("a\n  ups: no \x1b[31mfield \n\nups-onstart: exit 2 generation 1\n") == "ups: no field"
     assert last_line_of("ups-onstart: exit 2 generation 1\n") == ""
-    assert last_line_of(long) == long[:MAX_LINE]
+    assert last_line_of(long) == long[: MAX_LINE - 1] + "…"
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from tasks.services.tracking.run_path import RUN_ID, RunPath, base_url, has_key, path_of, tracking_mode
+from tasks.services.tracking.run_path import RUN_ID, RunPath, base_url, chosen_address, has_key, path_of, tracking_mode
 from tasks.services.tracking.wandb_client import Client
 from ups_models.config.schema import TrackingConfig
 from ups_models.errors import BadInput
@@ -106,6 +106,30 @@ def test_a_server_over_https_or_on_this_machine_is_used(monkeypatch, address):
     monkeypatch.setenv("WANDB_BASE_URL", address)
 
     assert tracking_mode(CFG) == "online"
+
+
+def test_an_address_that_wandb_keeps_in_a_file_is_used_and_checked_like_the_variable(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("WANDB_API_KEY", "k")
+    monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path))
+    (tmp_path / "settings").write_text("[default]\nbase_url = https://wandb.example.org\n", encoding="utf-8")
+
+    assert chosen_address() == {"base_url": "https://wandb.example.org"}
+    (tmp_path / "wandb").mkdir()
+    (tmp_path / "wandb" / "settings").write_text("[default]\nbase_url = http://10.0.0.5\n", encoding="utf-8")
+    with pytest.raises(BadInput, match=r"^wandb/settings: http://10\.0\.0\.5 would send your W&B key over the network"):
+        Client().api(CFG)
+    monkeypatch.setenv("WANDB_BASE_URL", "https://me:secret@127.0.0.1")
+    assert (base_url(), chosen_address()) == ("https://127.0.0.1", {})
+
+
+@pytest.mark.parametrize("text", ["base_url = http://a", "[default]\nmode = online\n", "\0"])
+def test_settings_of_wandb_without_an_address_change_nothing(monkeypatch, tmp_path, text):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path))
+    (tmp_path / "settings").write_text(text, encoding="utf-8")
+
+    assert base_url() == "https://api.wandb.ai"
 
 
 def test_a_password_in_the_address_is_not_shown(monkeypatch):
