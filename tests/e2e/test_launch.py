@@ -1,11 +1,13 @@
 """`ups launch`, `ups instances`, `ups destroy`: the real command against Vast.ai's emulator and W&B on loopback."""
 
 import os
+import shlex
 import subprocess
 import sys
 import time
 
 import pytest
+import yaml
 
 from flows import ROOT
 from harness.chaos.demo import train_remotely
@@ -88,6 +90,44 @@ def test_a_dry_run_shows_offer_cost_and_script_and_rents_nothing(ups_there, clou
     assert "USD in 10 h" in done.stdout
     assert "#!/usr/bin/env bash" in done.stdout
     assert cloud.instances == []
+
+
+def commands_with_the_shipped_config():
+    """`ups launch` as README, the page on Vast.ai and the guide have it; dry, for this one costs."""
+    pages = ("README.md", "docs/vast.md")
+    lines = [line for page in pages for line in (ROOT / page).read_text("utf-8").splitlines()]
+    written = [
+        line.partition("#")[0] for line in lines if line.startswith("ups launch --config configs/burgers_32dim.yaml")
+    ]
+    guide = (
+        "ups launch --config configs/burgers_32dim.yaml --resume-from-wandb train-20251028_120000 --resume-mode allow"
+    )
+    return [shlex.split(line.removesuffix("--dry-run"))[1:] for line in (*written, f"{guide} --auto-shutdown")]
+
+
+@pytest.mark.parametrize("words", commands_with_the_shipped_config(), ids=" ".join)
+def test_what_the_docs_tell_a_reader_to_launch_would_be_launched(ups_there, cloud, tmp_path, words):
+    done = ups_there(*[word for word in words if word != "--dry-run"], "--dry-run", cwd=tmp_path)
+
+    assert done.returncode == 0, done.stderr
+    assert "USD/h" in done.stdout
+    assert cloud.instances == []
+
+
+def test_data_of_this_machine_are_uploaded_and_fetched_by_another(ups_there, tmp_path):
+    made = ups_there(
+        "data", "generate", "burgers1d", "--n", "24", "--nt", "11", "--nx", "64", "--out", "a.hdf5", cwd=tmp_path
+    )
+    assert made.returncode == 0, made.stderr
+
+    uploaded = ups_there("data", "upload", "a.hdf5", "--name", "burgers", cwd=tmp_path)
+    assert uploaded.returncode == 0, uploaded.stderr
+    [entry] = yaml.safe_load(uploaded.stdout)["downloads"]
+    setting = ("--set", f"data.downloads=[{{url: '{entry['url']}', sha256: {entry['sha256']}}}]")
+    trained = ups_there("train", "--stage", "operator", *SMOKE, *setting, "--run-dir", "run", cwd=tmp_path)
+
+    assert trained.returncode == 0, trained.stderr
+    assert (tmp_path / "run" / "data" / "a.hdf5").read_bytes() == (tmp_path / "a.hdf5").read_bytes()
 
 
 @pytest.mark.parametrize(

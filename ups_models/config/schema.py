@@ -59,15 +59,30 @@ class DownloadConfig(Section):
     """A data file to fetch: once, resumed after an interruption, and checked before it is used."""
 
     url: Annotated[str, Field(pattern=rf"^({WEB_ADDRESS}|{ARTIFACT_ADDRESS})$")] = Field(
-        description="http(s) address of the file, or wandb-artifact://ENTITY/PROJECT/NAME:VERSION/FILE; its last part "
-        "is the name that the file gets."
+        description="http(s) address of the file, or wandb-artifact://ENTITY/PROJECT/NAME:VERSION/FILE."
     )
-    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] = Field(description="sha256 of the whole file.")
+    file: Annotated[str, Field(pattern=rf"^{FILE_NAME}$")] | None = Field(
+        None, description="Name that the file gets; null: the last part of the address."
+    )
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = Field(
+        None, description="sha256 of the whole file; it or md5 is needed."
+    )
+    md5: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")] | None = Field(
+        None, description="MD5 of the whole file, where its publisher names no sha256."
+    )
 
     @property
     def name(self) -> str:
         """The file's name."""
-        return self.url.partition("?")[0].rpartition("/")[2]
+        return self.file or self.url.partition("?")[0].rpartition("/")[2]
+
+    @model_validator(mode="after")
+    def _is_told_apart(self) -> Self:
+        if self.sha256 is None and self.md5 is None:
+            raise ValueError("a digest is missing: give the sha256 or the md5 that the file's publisher names")
+        if self.name.isdecimal():
+            raise ValueError(f"the address ends in {self.name}, which names no kind of file: give file: NAME.hdf5")
+        return self
 
 
 class DataConfig(Section):
@@ -319,6 +334,7 @@ class PipelineConfig(Section):
             )
         if not self.data.files and not self.data.downloads:
             self.check_times((self.data.generate.nt - 1) // self.data.reduced_resolution_t + 1)
+        _check_names(self.data.downloads + self.steady_data.downloads)
         _check_rows("data", self.data)
         _check_rows("steady_data", self.steady_data)
         return self
@@ -330,6 +346,13 @@ class PipelineConfig(Section):
             raise ValueError(
                 f"stages.operator.unroll={longest} steps need more than {longest} times in the data, which has {times}"
             )
+
+
+def _check_names(downloads: tuple[DownloadConfig, ...]) -> None:
+    names = [download.name for download in downloads]
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"two downloads get the name {name}: give one of them another file:")
 
 
 def _check_rows(section: str, data: DataConfig | SteadyDataConfig) -> None:

@@ -1,18 +1,22 @@
-"""`ups data generate`, `ups data info`: generate and inspect data files."""
+"""`ups data generate`, `ups data info`, `ups data upload`: generate, inspect and publish data files."""
 
 import argparse
+import re
 from collections.abc import Callable
 from pathlib import Path
+
+import yaml
 
 from flows.cli.arguments import count, positive, require_writable, seed
 from flows.cli.views.console import echo
 from flows.cli.views.data import print_file_info
+from ups_models.config.schema import TrackingConfig
 from ups_models.errors import BadInput
 from ups_models.problems.registry import PROBLEMS
 
 
 def add(parser: argparse.ArgumentParser) -> None:
-    """The two commands below `ups data`."""
+    """The commands below `ups data`."""
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     generate = commands.add_parser("generate", help="Solve a PDE and write a PDEBench-layout file.")
     generate.add_argument("family", choices=tuple(PROBLEMS), help="equation")
@@ -29,10 +33,14 @@ def add(parser: argparse.ArgumentParser) -> None:
     info = commands.add_parser("info", help="Show what a data file holds, and what is wrong with it.")
     info.add_argument("file", type=Path, help="PDEBench-layout HDF5 file")
     info.set_defaults(act=_info)
+    upload = commands.add_parser("upload", help="Put data files into W&B, for rented machines to fetch.")
+    upload.add_argument("files", type=Path, nargs="+", metavar="FILE", help="file to upload")
+    upload.add_argument("--name", type=_artifact_name, default="data", help="W&B artifact (default: %(default)s)")
+    upload.set_defaults(act=_upload)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Generate, or inspect."""
+    """Generate, inspect, or upload."""
     act: Callable[[argparse.Namespace], None] = arguments.act
     act(arguments)
     return 0
@@ -69,6 +77,20 @@ def _generate(arguments: argparse.Namespace) -> None:
             on_progress=lambda done: update(done, "solved"),
         )
     echo(f"{arguments.out}")
+
+
+def _artifact_name(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}", text):
+        raise argparse.ArgumentTypeError("letters, digits, dots, dashes and underscores alone, at most 128")
+    return text
+
+
+def _upload(arguments: argparse.Namespace) -> None:
+    from tasks.services.data.upload import upload
+
+    downloads = upload(arguments.files, arguments.name, TrackingConfig())
+    entries = [download.model_dump(exclude_none=True) for download in downloads]
+    echo(yaml.safe_dump({"downloads": entries}, sort_keys=False, width=1000).rstrip())
 
 
 def _info(arguments: argparse.Namespace) -> None:

@@ -4,6 +4,7 @@ import hashlib
 import json
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from ups_models.errors import StorageError
@@ -12,9 +13,20 @@ from ups_models.reading import open_file, parse_json, read_text
 
 SAMPLED_BLOCKS, BLOCK_BYTES = 64, 64 * 1024
 PREFIX = "sha256:"
-SHA256, RECORD_BYTES = re.compile(r"[0-9a-f]{64}"), 10_000
+SHA256, MD5, RECORD_BYTES = re.compile(r"[0-9a-f]{64}"), re.compile(r"[0-9a-f]{32}"), 10_000
 
 _Stamp = tuple[int, int, int, int]
+
+
+@dataclass(frozen=True)
+class _Record:
+    """What is kept beside a data file; nothing where that is damaged."""
+
+    sha256: str | None = None
+    stamp: tuple[object, ...] = ()
+    md5: str | None = None
+
+
 _known: dict[tuple[Path, _Stamp], FileDigest] = {}
 
 
@@ -46,6 +58,19 @@ def digest_in(path: Path, *, keep: bool = False) -> FileDigest:
         if keep:
             _write_beside(path, key[1], digest)
     return digest
+
+
+def md5_in(path: Path, *, keep: bool = False) -> str:
+    """The MD5 of a data file, by which its publisher may name it; kept and remembered like its sha256."""
+    digest, stamp = digest_in(path, keep=keep), _stamp(path)
+    known = _record_beside(path)
+    if known.md5 is not None and (known.sha256, known.stamp) == (digest.sha256, stamp):
+        return known.md5
+    with open_file(path) as file:
+        md5 = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+    if keep and stamp == _stamp(path):
+        _write_beside(path, stamp, digest, md5)
+    return md5
 
 
 def sampled_identity_of(paths: Sequence[Path]) -> str | None:
@@ -84,26 +109,30 @@ def forget(path: Path) -> None:
 
 def _recorded(path: Path) -> str | None:
     """The sha256 beside a file, whatever the file holds now."""
-    return _record_beside(path)[0]
+    return _record_beside(path).sha256
 
 
 def _read_beside(path: Path, stamp: _Stamp) -> FileDigest | None:
-    sha256, known = _record_beside(path)
-    return FileDigest(sha256, stamp[0]) if sha256 is not None and known == stamp else None
+    known = _record_beside(path)
+    return FileDigest(known.sha256, stamp[0]) if known.sha256 is not None and known.stamp == stamp else None
 
 
-def _record_beside(path: Path) -> tuple[str | None, tuple[object, ...]]:
+def _record_beside(path: Path) -> _Record:
     try:
         record = parse_json(read_text(_beside(path), limit=RECORD_BYTES, follow_links=False))
-        return (record["sha256"] if SHA256.fullmatch(record["sha256"]) else None), tuple(record["stamp"])
-    except (OSError, ValueError, KeyError, TypeError):  # the file is read again
-        return None, ()
+        sha256, md5 = record["sha256"], record.get("md5", "")
+        return _Record(
+            sha256 if SHA256.fullmatch(sha256) else None, tuple(record["stamp"]), md5 if MD5.fullmatch(md5) else None
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # the file is read again
+        return _Record()
 
 
-def _write_beside(path: Path, stamp: _Stamp, digest: FileDigest) -> None:
-    if _read_beside(path, stamp) == digest:
+def _write_beside(path: Path, stamp: _Stamp, digest: FileDigest, md5: str | None = None) -> None:
+    if md5 is None and _read_beside(path, stamp) == digest:
         return
+    record = {"sha256": digest.sha256, "stamp": stamp} | ({"md5": md5} if md5 is not None else {})
     try:
-        write_text(_beside(path), json.dumps({"sha256": digest.sha256, "stamp": stamp}) + "\n")
+        write_text(_beside(path), json.dumps(record) + "\n")
     except (StorageError, OSError):
         return  # a folder of somebody else's: the next process reads the file again

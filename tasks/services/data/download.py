@@ -6,7 +6,7 @@ from pathlib import Path
 
 import httpx
 
-from tasks.services.data.digests import digest_in
+from tasks.services.data.digests import digest_in, md5_in
 from tasks.services.run.progress import progress_of
 from tasks.services.run.retry import retrying
 from tasks.services.run.uninterrupted import leave_if_stopped, pause_unless_stopped
@@ -14,7 +14,6 @@ from tasks.services.tracking.protocols import TrackingUnavailable
 from tasks.services.tracking.store import download_artifact_file
 from ups_models.config.schema import WANDB_ARTIFACT, DownloadConfig, TrackingConfig
 from ups_models.errors import DataError, StorageError, UPSError
-from ups_models.files import digest_of
 from ups_models.reading import remedy
 from ups_models.wording import plain, without_password
 
@@ -43,22 +42,31 @@ def fetch(
     """
     path, url = folder / download.name, without_password(download.url)
     if path.is_file():
-        found = digest_in(path).sha256
-        if found == download.sha256:
+        difference = _difference(path, download)
+        if difference is None:
             return path
-        logger.warning("%s: has sha256 %s, but the config names %s: it is fetched again", path, found, download.sha256)
+        logger.warning("%s: %s: it is fetched again", path, difference)
     folder.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + PARTIAL_SUFFIX)
     if partial.is_symlink():
         raise DataError(f"{partial}: is a link, and nothing is downloaded through one; remove it")
     pause = partial_of(pause_unless_stopped, what=f"fetch {download.name}")
     retrying(retry_after_s, Unreachable, pause=pause)(_bring, download, partial, tracking)
-    found = digest_of(partial).sha256
-    if found != download.sha256:
+    difference = _difference(partial, download, keep=False)
+    if difference is not None:
         partial.unlink()
-        raise DataError(f"{url}: has sha256 {found}, but the config names {download.sha256}; correct one of them")
+        raise DataError(f"{url}: {difference}; correct one of them")
     partial.replace(path)
     return path
+
+
+def _difference(path: Path, download: DownloadConfig, *, keep: bool = True) -> str | None:
+    """The first digest of a file that is not what the config names, in words; `keep` it beside the file."""
+    if download.sha256 not in (None, found := digest_in(path, keep=keep).sha256):
+        return f"has sha256 {found}, but the config names {download.sha256}"
+    if download.md5 is not None and (found := md5_in(path, keep=keep)) != download.md5:
+        return f"has md5 {found}, but the config names {download.md5}"
+    return None
 
 
 def _bring(download: DownloadConfig, partial: Path, tracking: TrackingConfig) -> None:

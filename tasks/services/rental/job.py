@@ -121,7 +121,7 @@ def require_portable_data(cfg: PipelineConfig) -> None:
     if cfg.data.files or cfg.steady_data.files:
         raise BadInput(
             "data.files: names files of this machine, which a rented one does not have; let it fetch them "
-            "(data.downloads: url and sha256) or generate its data (leave both empty)"
+            "(data.downloads; `ups data upload` puts them into W&B) or generate its data (leave both empty)"
         )
 
 

@@ -62,7 +62,7 @@ def actions_of(parser):
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_shows_every_default_and_every_choice(command, ups, tmp_path):
-    below = [[command, "generate"], [command, "info"]] if command == "data" else [[command]]
+    below = [[command, name] for name in ("generate", "info", "upload")] if command == "data" else [[command]]
     shown = words(" ".join(ups(*path, "--help", cwd=tmp_path).stdout for path in below))
 
     for action in actions_of(build_parser(command)):
@@ -102,7 +102,7 @@ def test_a_choice_of_a_request_is_shown_and_anything_else_refused(field, ups, tm
         (["trian"], "invalid choice: 'trian' (choose from 'train', "),
         (["--nonsense"], "the following arguments are required: COMMAND"),
         (["data"], "the following arguments are required: COMMAND; see `ups data --help`"),
-        (["data", "generat"], "invalid choice: 'generat' (choose from 'generate', 'info')"),
+        (["data", "generat"], "invalid choice: 'generat' (choose from 'generate', 'info', 'upload')"),
         (["status", "--nonsense"], "unrecognized arguments: --nonsense"),
         (["train", "--auto-resume", "--force-train"], "--auto-resume and --force-train contradict each other"),
         (["train", "--config", "nowhere.yaml"], "nowhere.yaml: no such config file"),

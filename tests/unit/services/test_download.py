@@ -1,6 +1,7 @@
 """Data files from the network: whole, resumed, and what they must be."""
 
 import hashlib
+import json
 
 import httpx
 import pytest
@@ -78,6 +79,30 @@ def test_what_an_earlier_process_fetched_is_not_fetched_again(server, tmp_path):
 
     assert fetch(wanted(), tmp_path, UNASKED).read_bytes() == CONTENT
     assert server.asked == [len(CONTENT)]
+
+
+def test_a_file_may_be_named_and_checked_as_its_publisher_does(server, tmp_path):
+    md5 = hashlib.md5(CONTENT, usedforsecurity=False).hexdigest()
+    published = DownloadConfig(url="http://files.test/datafile/268190", file="burgers.hdf5", md5=md5)
+
+    path = fetch(published, tmp_path, UNASKED)
+    fetch(published, tmp_path, UNASKED)
+
+    assert path == tmp_path / "burgers.hdf5"
+    assert server.asked == [0]
+    kept = json.loads((tmp_path / ".burgers.hdf5.digest.json").read_text("utf-8"))
+    assert (kept["md5"], kept["sha256"]) == (md5, hashlib.sha256(CONTENT).hexdigest())
+
+
+def test_a_file_that_is_not_what_its_publisher_names_is_fetched_again_or_not_used(server, tmp_path, caplog):
+    md5 = hashlib.md5(CONTENT, usedforsecurity=False).hexdigest()
+    published = DownloadConfig(url="http://files.test/files/data.hdf5", md5=md5)
+    (tmp_path / "data.hdf5").write_bytes(b"an older version of the file")
+
+    assert fetch(published, tmp_path, UNASKED).read_bytes() == CONTENT
+    assert f"but the config names {md5}: it is fetched again" in caplog.text
+    with pytest.raises(DataError, match=rf"has md5 {md5}, but the config names {'0' * 32}; correct one of them"):
+        fetch(published.model_copy(update={"md5": "0" * 32}), tmp_path, UNASKED)
 
 
 def test_nothing_is_downloaded_through_a_link(server, tmp_path):

@@ -83,12 +83,26 @@ def test_an_unknown_key_in_a_list_of_sections_is_named(tmp_path):
     path = tmp_path / "c.yaml"
     path.write_text(f"data: {{downloads: [{{url: http://host/u.hdf5, sha: {'a' * 64}}}]}}", encoding="utf-8")
 
-    with pytest.raises(ConfigError, match=r"data\.downloads\.0\.sha256: field required"):
-        load_config(path, schema=PipelineConfig)
     with pytest.raises(ConfigError, match=r"unknown key data\.downloads\.0\.sha; did you mean .*\.0\.sha256\?"):
-        load_config(
-            path, [f"data.downloads=[{{url: http://host/u, sha256: {'a' * 64}, sha: 1}}]"], schema=PipelineConfig
-        )
+        load_config(path, schema=PipelineConfig)
+
+
+@pytest.mark.parametrize(
+    ("downloads", "said"),
+    [
+        ("[{url: http://host/u.hdf5}]", r"downloads\.0: .*give the sha256 or the md5 that the file's publisher names"),
+        (f"[{{url: 'http://host/42', md5: {'a' * 32}}}]", r"the address ends in 42, .*: give file: NAME\.hdf5"),
+        (f"[{{url: 'http://host/42', file: ../x, md5: {'a' * 32}}}]", r"downloads\.0\.file: "),
+        (f"[{{url: 'http://host/u.h5', md5: {'a' * 64}}}]", r"downloads\.0\.md5: "),
+        (
+            f"[{{url: 'http://a/u.h5', md5: {'a' * 32}}}, {{url: 'http://b/u.h5', md5: {'b' * 32}}}]",
+            r"two downloads get the name u\.h5: give one of them another file:",
+        ),
+    ],
+)
+def test_a_download_that_cannot_be_checked_or_named_is_refused(downloads, said):
+    with pytest.raises(ConfigError, match=said):
+        load_config(ROOT / "configs" / "smoke.yaml", [f"data.downloads={downloads}"], schema=PipelineConfig)
 
 
 RENAMED = [
