@@ -92,6 +92,10 @@ bench-wandb: $(STAMP) ## Training throughput and start with W&B online (on loopb
 bench-flow: $(STAMP) ## What the Prefect flow costs over the same functions in plain Python, in one run
 	@PYTHONPATH=tests $(VPY) -m harness.bench.flow $(ARGS)
 
+.PHONY: bench-market
+bench-market: $(STAMP) ## What policies pay for a deadline on replayed markets, beside greedy, Uniform Progress and the optimum
+	@PYTHONPATH=tests $(VPY) -m harness.bench.market $(ARGS)
+
 .PHONY: same-bits
 same-bits: $(STAMP) ## Train and evaluate here and at BASE=<revision>, interrupted and resumed, and compare every bit (CONFIG=...)
 	@PYTHONPATH=tests $(VPY) -m harness.bench.same_bits --base $(BASE) --config $(CONFIG) $(ARGS)

@@ -1,0 +1,1 @@
+"""What a training with a deadline costs on rented machines, replayed over traces of a market."""
