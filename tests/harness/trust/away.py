@@ -28,7 +28,7 @@ def away(seconds: float, more: Mapping[str, str] = MappingProxyType({})) -> int:
         workload = _workload(int(_steps_per_second(scratch) * (seconds + MARGIN_S)))
         home = scratch / "home"
         home.mkdir()
-        with prefect_stack(home, {"PREFECT_WORKER_QUERY_SECONDS": "15", **more}, seconds + PATIENCE_S) as room:
+        with prefect_stack(home, {"PREFECT_WORKER_QUERY_SECONDS": "15", **more}, 3 * seconds + PATIENCE_S) as room:
             wrong = _trial(room, workload, scratch / "run", seconds)
             if wrong:
                 print(room.log())
