@@ -7,6 +7,7 @@ import pytest
 
 from harness.bench.market.baselines import Greedy, OnDemand, UniformProgress
 from harness.bench.market.optimum import optimum
+from harness.bench.market.product import ExpectedCost
 from harness.bench.market.replay import replay
 from harness.bench.market.traces import AVAILABILITIES, OUTAGE_H, PRICES, SLACKS, TICK_H, Trace, trace
 
@@ -32,7 +33,7 @@ def test_a_trace_has_the_statistics_that_it_names(availability):
     assert trace(3, availability, 100) == trace(3, availability, 100) != trace(4, availability, 100)
 
 
-@pytest.mark.parametrize("policy", [OnDemand, Greedy, UniformProgress])
+@pytest.mark.parametrize("policy", [OnDemand, Greedy, UniformProgress, ExpectedCost])
 @pytest.mark.parametrize("slack", SLACKS)
 def test_every_policy_is_in_time_and_none_is_cheaper_than_the_optimum(policy, slack):
     deadline = round(slack * WORK)

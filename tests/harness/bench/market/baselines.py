@@ -1,6 +1,12 @@
 """Policies to compare with: on demand only, greedy, and Uniform Progress of "Can't Be Late" (NSDI 2024)."""
 
-from harness.bench.market.replay import Machine, View
+from tasks.services.rental.deadline import Machine, Situation
+
+
+def must_buy(view: Situation) -> bool:
+    """Whether only a machine on demand, from now on or from the next tick on, is sure to be in time."""
+    begun = view.ready_in if view.machine == "on demand" else view.changeover
+    return view.work_left + begun >= view.time_left
 
 
 class OnDemand:
@@ -9,7 +15,7 @@ class OnDemand:
     def __init__(self, work: int, deadline: int) -> None:
         del work, deadline
 
-    def __call__(self, view: View) -> Machine:
+    def __call__(self, view: Situation) -> Machine:
         """Always the same."""
         return "on demand"
 
@@ -21,9 +27,9 @@ class Greedy:
         del work, deadline
         self.bought = False
 
-    def __call__(self, view: View) -> Machine:
+    def __call__(self, view: Situation) -> Machine:
         """Once on demand, it stays so."""
-        self.bought = self.bought or view.must_buy
+        self.bought = self.bought or must_buy(view)
         if self.bought:
             return "on demand"
         return "spot" if view.available else "none"
@@ -39,9 +45,9 @@ class UniformProgress:
     def __init__(self, work: int, deadline: int) -> None:
         self.work, self.deadline = work, deadline
 
-    def __call__(self, view: View) -> Machine:
+    def __call__(self, view: Situation) -> Machine:
         """Its five rules."""
-        if view.must_buy and not (view.machine == "spot" and not view.ready_in):
+        if must_buy(view) and not (view.machine == "spot" and not view.ready_in):
             return "on demand"
         now, done = self.deadline - view.time_left, self.work - view.work_left
         if view.machine == "on demand":

@@ -2,37 +2,16 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Protocol
 
 from harness.bench.market.traces import TICK_H, Trace
-
-Machine = Literal["none", "spot", "on demand"]
-
-
-@dataclass(frozen=True)
-class View:
-    """What a policy knows at the beginning of a tick; times are in ticks, prices in that of a tick on demand."""
-
-    machine: Machine
-    ready_in: int
-    """Ticks until the machine trains; 0: it does."""
-    available: bool
-    price: float
-    work_left: int
-    time_left: int
-    changeover: int
-
-    @property
-    def must_buy(self) -> bool:
-        """Whether only a machine on demand, from now on or from the next tick on, is sure to be in time."""
-        begun = self.ready_in if self.machine == "on demand" else self.changeover
-        return self.work_left + begun >= self.time_left
+from tasks.services.rental.deadline import Machine, Situation
 
 
 class Policy(Protocol):
     """Chooses the machine of every tick; a new one is made for every replay."""
 
-    def __call__(self, view: View) -> Machine:
+    def __call__(self, view: Situation) -> Machine:
         """`spot` only while one is available."""
 
 
@@ -47,12 +26,14 @@ class Outcome:
 
 def replay(trace: Trace, work: int, deadline: int, make: Callable[[int, int], Policy]) -> Outcome:
     """Train `work` ticks before `deadline`; a policy is made with both."""
-    policy, machine, ready_in, cost, changeovers = make(work, deadline), "none", 0, 0.0, 0
-    left = work
+    policy, ready_in, cost, changeovers, left = make(work, deadline), 0, 0.0, 0, work
+    machine: Machine = "none"
     for now in range(deadline):
         if machine == "spot" and not trace.available[now]:
             machine = "none"
-        view = View(machine, ready_in, trace.available[now], trace.price[now], left, deadline - now, trace.changeover)  # type: ignore[arg-type]
+        view = Situation(
+            machine, ready_in, trace.available[now], trace.price[now], left, deadline - now, trace.changeover
+        )
         chosen = policy(view)
         if chosen == "spot" and not trace.available[now]:
             raise AssertionError("a machine was chosen that is not to be had")
