@@ -58,20 +58,17 @@ class PrefectSteps(PlainSteps):
 
     def train(self, decision: Decision) -> bool:
         """A task run named after the stage."""
-        given = (decision, self.cfg, self.run, self.tracker)
-        state = self.engine.run(train_stage, *given, plainly=lambda: train_stage.fn(*given))
+        state = self.engine.run(train_stage, decision, self.cfg, self.run, self.tracker)
         return state is None or state.name != SKIPPED
 
     def evaluate(self, decision: EvaluationDecision) -> bool:
         """A task run named after the evaluation."""
-        given = (decision, self.cfg, self.run)
-        return self.engine.run(evaluate, *given, plainly=lambda: evaluate.fn(*given)) is None
+        return self.engine.run(evaluate, decision, self.cfg, self.run) is None
 
     def report(self, *, changed: bool) -> Path:
         """A task run, where there is something to render."""
         if changed or not report_is_current(self.run):
-            given = (self.run, self.tracker)
-            self.engine.run(report, *given, plainly=lambda: report.fn(*given))
+            self.engine.run(report, self.run, self.tracker)
         return self.run.report
 
 

@@ -71,24 +71,31 @@ class Engine:
     def __init__(self) -> None:
         self.failed = False
 
-    def run(self, coat: Coat, *arguments: Any, plainly: Callable[[], Any]) -> Any:
-        """The result of the code of a flow or task, run by the engine; where that cannot begin it, of `plainly`.
+    def run(self, coat: Coat, *arguments: Any, plainly: Callable[[], Any] | None = None) -> Any:
+        """The result of the code of a flow or task, run by the engine; where that cannot begin it, by itself.
 
-        What the engine raises once the code has begun is not ours: what the code returned or raised counts.
+        What the engine raises once the code has begun is not ours: what the code returned or raised counts. A flow
+        whose code needs the engine has something else to be done `plainly`.
         """
-        if self.failed:
-            return plainly()
         outcome = Outcome()
+        if not self.failed:
+            self._try(coat, arguments, outcome)
+        if not outcome.began:
+            if plainly is not None:
+                return plainly()
+            outcome.of(coat.fn)(*arguments)
+        return outcome.result()
+
+    def _try(self, coat: Coat, arguments: tuple[Any, ...], outcome: Outcome) -> None:
         try:
             _recorded(coat, outcome)(*arguments)
         except Abort as error:  # the server wants it to end, as when it was called off before it began
             if not outcome.began:
                 raise
             self._warn(coat, error, began=True)
-        except Exception as error:  # noqa: BLE001 - whatever the engine raises; our own error is raised below
+        except Exception as error:  # noqa: BLE001 - whatever the engine raises; our own error is what counts
             if error is not outcome.error and not outcome.cancelled:
                 self._warn(coat, error, began=outcome.began)
-        return outcome.result() if outcome.began else plainly()
 
     def _warn(self, coat: Coat, error: BaseException, *, began: bool) -> None:
         self.failed = True

@@ -227,7 +227,7 @@ def no_wishes() -> None:
 
 def engine_decides() -> None:
     """What Prefect's engine raises ends the work."""
-    _replace(outcome.Engine, "run", lambda _self, coat, *arguments, plainly: coat(*arguments))
+    _replace(outcome.Engine, "run", lambda _self, coat, *arguments, plainly=None: coat(*arguments))
 
 
 def from_nothing() -> None:

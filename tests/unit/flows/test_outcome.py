@@ -57,7 +57,9 @@ def test_what_the_engine_could_not_begin_is_done_without_it_and_so_is_the_rest(c
     first = engine.run(Coat(never, before=ConnectionError("refused")), plainly=lambda: "plainly")
     second = engine.run(Coat(never), plainly=lambda: "this too")
 
-    assert (first, second) == ("plainly", "this too")
+    third = engine.run(Coat(lambda x: x + 1), 1)
+
+    assert (first, second, third) == ("plainly", "this too", 2)
     assert len(caplog.records) == 1
 
 
