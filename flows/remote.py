@@ -128,7 +128,7 @@ def job_of(request: LaunchRequest, provider: Provider, unfinished: Mapping[str, 
     An unfinished launch resumes with its recorded job: one of its machines may still be writing to the run.
     """
     cfg, evaluations = configs_of(request.train)
-    require_tracking(cfg)
+    require_tracking(cfg.tracking)
     source = source_of(request.train, cfg)
     if unfinished is not None:
         published = Published.parse(unfinished, cfg.tracking)

@@ -32,6 +32,7 @@ COMMANDS = {
     "train": Command("Train the four stages and evaluate them.", logs=True),
     "status": Command("Show which stages are trained."),
     "sync": Command("Upload whatever W&B is missing from a run: rows, checkpoints, the report.", logs=True),
+    "pull": Command("Bring checkpoints, evaluations, report and loss history of a W&B run here.", logs=True),
     "evaluate": Command("Evaluate checkpoint files.", logs=True),
     "launch": Command("Train on rented machines, and destroy them afterwards.", logs=True),
     "instances": Command("List the machines that we rent."),

@@ -146,7 +146,7 @@ def provider_of(request: LaunchRequest) -> Provider:
 def require_sound(request: LaunchRequest) -> None:
     """Raise BadInput or ProviderRefused for what can be known to be wrong before anything is started or contacted."""
     cfg, _ = configs_of(request.train)
-    require_tracking(cfg)
+    require_tracking(cfg.tracking)
     source = source_of(request.train, cfg)
     require_portable_data(cfg)
     provider_of(request)
