@@ -53,7 +53,7 @@ def _flow() -> Any:
 def _launch_plainly(request: LaunchRequest) -> str:
     from flows.remote import run_launch
 
-    return str(run_launch(request).path)
+    return str(run_launch(request))
 
 
 def _detach(run_dir: Path) -> int:

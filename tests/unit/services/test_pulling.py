@@ -51,6 +51,7 @@ def test_weights_history_evaluations_and_report_arrive_as_they_were(brought, upl
     pulled = brought()
 
     there, here = read_status(uploaded.status), read_status(pulled.run.status)
+    assert there.upload is not None
     assert pulled.checkpoints == f"ckpt-r1:{there.upload.version}"
     assert pulled.report == "report-r1:v0"
     assert here.stages == there.stages
