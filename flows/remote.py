@@ -22,6 +22,7 @@ from tasks.services.rental.fleet import Fleet, label_prefix
 from tasks.services.rental.job import WANDB_KEY, Published, RemoteJob, publish
 from tasks.services.rental.journal import Journal
 from tasks.services.rental.lock import exclusive_controller, require_writable_journal
+from tasks.services.rental.notices import noticed
 from tasks.services.rental.provider import Provider
 from tasks.services.rental.view import view
 from tasks.services.run.attempts import ChainRun, Duplicate, GaveUp
@@ -123,7 +124,8 @@ def run_launch(request: LaunchRequest, listener: Listener | None = None, attempt
             if attempt is not None and attempt.exceeds_limit:
                 controller.give_up()
                 attempt.check_limit()
-            controller.run()
+            with noticed(request.notify, str(job.path), journal):
+                controller.run()
     return job.path
 
 

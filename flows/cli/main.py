@@ -38,6 +38,8 @@ COMMANDS = {
     "launches": Command("List what was launched: stage, step, machine, cost."),
     "logs": Command("Show what a rented machine writes."),
     "stop": Command("End a launch, and destroy its machines.", logs=True),
+    "ssh": Command("Log in to a rented machine."),
+    "cost": Command("Show what rented machines have cost, and what the account has left."),
     "instances": Command("List the machines that we rent."),
     "destroy": Command("Destroy rented machines."),
     "deploy": Command("Create or update work pool, deployments and automations on the Prefect server."),

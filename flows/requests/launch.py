@@ -16,6 +16,7 @@ from tasks.services.rental.job import Published, require_portable_data
 from tasks.services.rental.journal import Journal
 from tasks.services.rental.limits import Limits
 from tasks.services.rental.lock import require_writable_journal
+from tasks.services.rental.notices import require_safe_webhook
 from tasks.services.rental.provider import MachineSpec, Provider
 from tasks.services.rental.providers import registry
 from tasks.services.run.paths import JOURNAL
@@ -76,6 +77,9 @@ class LaunchRequest(FlatRequest):
     takeover: bool = Field(
         False, description="Take the run and its machines over from the launch that works on it elsewhere."
     )
+    notify: str | None = Field(
+        None, description="Tell this webhook how the launch ended: https, or http on this machine."
+    )
     code: str | None = Field(
         None, pattern=GIT, description="Send this commit, git:URL@COMMIT, instead of the checkout as it is."
     )
@@ -110,6 +114,13 @@ class LaunchRequest(FlatRequest):
         if others:
             raise ValueError(f"{others[0]}: has no meaning on a rented machine; leave it out")
         return train
+
+    @field_validator("notify")
+    @classmethod
+    def _is_safe(cls, notify: str | None) -> str | None:
+        if notify is not None:
+            require_safe_webhook(notify)
+        return notify
 
     @field_validator("provider")
     @classmethod
@@ -169,15 +180,21 @@ def require_sound(request: LaunchRequest) -> None:
         require_same_run(request, Published.parse(unfinished, cfg.tracking), source)
 
 
-def require_found(request: LaunchRequest) -> None:
-    """Raise for what a launch refuses once it asks: no such W&B run, no such code. Changes nothing anywhere."""
+def require_found(request: LaunchRequest) -> RunPath | None:
+    """Raise for what a launch refuses once it asks: no such W&B run, no such code. Changes nothing anywhere.
+
+    Returns the run where nothing of it is left to do.
+    """
     cfg, _ = configs_of(request.train)
     source = source_of(request.train, cfg)
     if source is not None:
         look_up(source, request.train.resume_mode, cfg)
-    claim_on(request, Journal(request.journal_path), cfg)
+    journal = Journal(request.journal_path)
+    if (complete := complete_run(request, journal, cfg)) is not None:
+        return complete
+    claim_on(request, journal, cfg)
     with code_to_send(request.code):
-        return
+        return None
 
 
 def claim_on(request: LaunchRequest, journal: Journal, cfg: PipelineConfig) -> ControllerRecord | None:

@@ -1,15 +1,19 @@
 """What a user of rented machines types all day, as it is typed, against Vast.ai's emulator and W&B on loopback."""
 
+import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from contextlib import suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
+from flows import ROOT
 from harness.chaos import remote
 from harness.chaos.remote import VAST_KEY, WANDB_KEY
 from harness.commands import command
@@ -206,6 +210,42 @@ def test_what_is_not_there_is_one_line(day, words):
     assert done.stderr.count("\n") == 1
 
 
+def test_what_was_spent_is_shown_by_launch_machine_and_day_beside_the_credit(day):
+    shown = {by: day.type("cost", "--by", by) for by in ("launch", "machine", "day")}
+
+    assert [done.returncode for done in shown.values()] == [0, 0, 0], shown
+    assert run_of(day) in shown["launch"].stdout
+    assert f"{day.cloud.live()[0].id} (RTX 4090)" in shown["machine"].stdout
+    assert len(shown["day"].stdout.splitlines()) >= 5
+    assert "Credit: 9" in shown["launch"].stdout
+    assert "USD by vast" in shown["launch"].stdout
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_the_command_to_log_in_is_printed(day, named):
+    machine = day.cloud.live()[0]
+
+    done = day.type("ssh", *([str(machine.id)] if named else []), "--print")
+
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("ssh -F none ")
+    assert done.stdout.endswith(f"-p {machine.ssh_port} root@127.0.0.1\n")
+
+
+def test_a_machine_that_nobody_can_log_in_to_is_one_line(day):
+    done = day.type("ssh")
+
+    assert done.returncode == 1
+    assert "ssh could not log in" in done.stderr.splitlines()[-1]
+
+
+def test_no_such_instance_to_log_in_to_is_one_line(day):
+    done = day.type("ssh", "999999999", "--print")
+
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+
+
 def test_a_second_launch_of_the_run_is_refused_and_names_the_first(day, tmp_path):
     done = day.type("launch", *remote.ARGUMENTS, "--resume-from-wandb", run_of(day), at=tmp_path)
 
@@ -279,3 +319,95 @@ def test_a_launch_whose_controller_is_dead_is_stopped_too(day):
     assert done.returncode == 0, done.stderr
     assert f"Destroyed: {machine.id}" in done.stdout
     assert day.cloud.live() == []
+
+
+# ----------------------------------------------------------------------------------------------------- without a launch
+
+
+@pytest.fixture
+def cloud(tmp_path):
+    with VastEmulator(tmp_path / "cloud", api_key=VAST_KEY) as emulator:
+        emulator.default_market()
+        yield emulator
+
+
+@pytest.fixture
+def ups_there(cloud, wandb_environment, tmp_path):
+    """`ups`, with accounts and nothing launched."""
+    account = {"VAST_URL": cloud.url, "VAST_API_KEY": VAST_KEY, "HOME": str(tmp_path)}
+    return command("-m", "flows.cli", PYTHONPATH=str(ROOT), **wandb_environment, **account)
+
+
+def test_where_nothing_was_launched_tables_are_empty_and_the_rest_is_one_line(ups_there, tmp_path):
+    listed, cost = ups_there("launches", cwd=tmp_path), ups_there("cost", cwd=tmp_path)
+
+    assert (listed.returncode, listed.stdout) == (0, "no launches\n")
+    assert (cost.returncode, "Credit: 100.00 USD by vast" in cost.stdout) == (0, True)
+    for words in (["logs"], ["logs", "-f"], ["stop"], ["ssh"]):
+        done = ups_there(*words, cwd=tmp_path)
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+        assert "nothing was launched from here" in done.stderr
+
+
+@pytest.mark.parametrize("dry_run", [(), ("--dry-run",)], ids=["launch", "dry run"])
+def test_less_credit_than_the_first_hour_costs_rents_nothing(ups_there, cloud, tmp_path, dry_run):
+    cloud.set_credit(0.01)
+
+    done = ups_there("launch", *SMOKE, "--set", "runtime.device=cpu", "--poll-s", "1", *dry_run, cwd=tmp_path)
+
+    assert done.returncode == 2, done.stderr
+    assert "less than the first hour of the machine costs" in done.stderr
+    assert cloud.instances == []
+
+
+@pytest.mark.parametrize("dry_run", [(), ("--dry-run",)], ids=["launch", "dry run"])
+def test_a_run_that_is_complete_is_never_rented_for(trained, ups_there, cloud, tmp_path, dry_run):
+    record = status_in(trained).wandb
+
+    done = ups_there("launch", *SMOKE, "--resume-from-wandb", record.id, *dry_run, cwd=tmp_path)
+
+    assert done.returncode == 0, done.stderr
+    assert f"{record.id} is complete: nothing is rented for it" in done.stdout + done.stderr
+    assert cloud.instances == []
+
+
+@pytest.fixture
+def hook():
+    """A webhook on loopback: its address, and what it was told."""
+    told = []
+
+    class Hook(BaseHTTPRequestHandler):
+        def do_POST(self):
+            told.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(204)
+            self.end_headers()
+
+        def log_message(self, *_arguments):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Hook)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}/hook", told
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_webhook_is_told_that_a_launch_gave_up(ups_there, cloud, tmp_path, hook):
+    cloud.faults.no_credit = -1
+    url, said = hook
+
+    done = ups_there("launch", *SMOKE, "--set", "runtime.device=cpu", "--poll-s", "1", "--notify", url, cwd=tmp_path)
+
+    assert done.returncode == 2, done.stderr
+    [told] = said
+    assert (told["event"], told["machines"]) == ("bad input", 0)
+    assert "no credit" in told["text"]
+    assert VAST_KEY not in str(told)
+
+
+def test_a_webhook_that_anybody_could_read_is_refused(ups_there, tmp_path):
+    done = ups_there("launch", *SMOKE, "--notify", "http://example.org/hook", cwd=tmp_path)
+
+    assert done.returncode == 2
+    assert "--notify" in done.stderr
+    assert "https://" in done.stderr

@@ -4,6 +4,7 @@ import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
+from tasks.services.rental.costs import Total
 from tasks.services.rental.launches import Known
 from tasks.services.tracking.protocols import RemoteProgress
 from ups_models.wording import plain
@@ -22,6 +23,18 @@ def launch_table(rows: Sequence[Row]) -> str:
     return "\n".join(
         "  ".join(f"{text:<{width}}" for text, width in zip(row, widths, strict=True)).rstrip() for row in cells
     )
+
+
+def cost_table(by: str, rows: Sequence[Total]) -> str:
+    """One line each: hours, GPU, disk, and both together, in USD."""
+    names = [by, *(plain(row.name) for row in rows)]
+    width = max(map(len, names))
+    head = f"{by:<{width}}{'hours':>9}{'GPU':>10}{'disk':>10}{'USD':>10}"
+    lines = [
+        f"{name:<{width}}{row.hours:>9.2f}{row.gpu_usd:>10.4f}{row.disk_usd:>10.4f}{row.usd:>10.4f}"
+        for name, row in zip(names[1:], rows, strict=True)
+    ]
+    return "\n".join([head, *lines, "GPU at the agreed price; disk as its offer named it; bandwidth is not included"])
 
 
 def when(seconds: float) -> str:

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from tasks.services.rental.claims import Claim, TakenOver
+from tasks.services.rental.credit import CreditWatch
 from tasks.services.rental.fleet import Fleet
 from tasks.services.rental.health import START, Observation, Position, Verdict, verdict_of, verdict_on_exit
 from tasks.services.rental.job import Job
@@ -69,6 +70,7 @@ class Controller:
     kept: bool = False
 
     def __post_init__(self) -> None:
+        self.credit = CreditWatch(self.provider)
         self.fleet = Fleet(self.provider, self.journal, self.job.run_id, self.limits, self.pause)
 
     def run(self) -> None:
@@ -159,6 +161,7 @@ class Controller:
             self._require_budget(renting=True)
             offer = self._search(failures)
             if offer is not None:
+                self.credit.require_hour(offer.usd_per_hour)
                 generation = self._next_generation()
                 self.show("RENTING", {"offer": asdict(offer), "generation": generation})
                 self._acquire_fence(generation)
@@ -294,6 +297,7 @@ class Controller:
 
     def _report(self, instance: Instance | None, progress: RemoteProgress | None) -> None:
         stage, step = _position(progress)
+        self.credit.warn(self.journal.machines[self.journal.generation].usd_per_hour)
         machine = self.journal.machines[self.journal.generation]
         facts = {
             "instance": instance.id if instance else None,

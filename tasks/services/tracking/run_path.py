@@ -190,14 +190,15 @@ def require_safe_address() -> None:
         parts, host = None, ""
     if parts is None or not host or parts.scheme not in ("http", "https"):
         raise BadInput(f"{source}: {shortened(address)} is no address; write it as https://HOST")
-    if parts.scheme == "http" and not _is_this_machine(host):
+    if parts.scheme == "http" and not is_this_machine(host):
         raise BadInput(
             f"{source}: {shortened(address)} would send your W&B key over the network for anyone to read; use "
             "https://, or a server on this machine"
         )
 
 
-def _is_this_machine(host: str) -> bool:
+def is_this_machine(host: str) -> bool:
+    """Whether a host is this machine's loopback."""
     try:
         return ip_address(host).is_loopback
     except ValueError:
