@@ -281,15 +281,18 @@ def test_a_launch_is_stopped_from_another_terminal_and_its_log_is_followed_to_th
     day.again()
     [machine], follower = day.cloud.live(), day.start("logs", "-f", "--every-s", "1")
 
-    done = day.type("stop")
+    try:
+        done = day.type("stop")
+        followed, errors = follower.communicate(timeout=120)
+    finally:
+        follower.kill()
 
     assert done.returncode == 0, done.stderr
     assert f"process {day.pid} on " in done.stdout
     assert f"Destroyed: {machine.id}" in done.stdout
     assert "Spent: 0." in done.stdout
     assert day.cloud.live() == []
-    assert not alive(day.pid)
-    followed, errors = follower.communicate(timeout=60)
+    day.wait(lambda: not alive(day.pid))
     assert follower.returncode == 0, errors
     assert "checkpoints uploaded" in followed
     assert "closed" in day.type("launches").stdout.splitlines()[-1]
