@@ -18,7 +18,7 @@ from tasks.services.rental.bundle import onstart
 from tasks.services.rental.claims import new_claim
 from tasks.services.rental.code import code_to_send
 from tasks.services.rental.controller import Controller, Show
-from tasks.services.rental.fleet import Fleet, label_prefix
+from tasks.services.rental.fleet import Fleet, label_prefix, name_kept
 from tasks.services.rental.job import WANDB_KEY, Published, RemoteJob, publish
 from tasks.services.rental.journal import Journal
 from tasks.services.rental.lock import exclusive_controller, require_writable_journal
@@ -95,14 +95,14 @@ def run_launch(request: LaunchRequest, listener: Listener | None = None, attempt
                 attempt.check_limit()
         cfg, _ = configs_of(request.train)
         if (complete := complete_run(request, journal, cfg)) is not None:
-            logger.info(
-                "run %s is complete, and nothing is rented for it; `ups pull %s` brings it here", complete, complete
-            )
+            logger.info("run %s is complete: nothing is rented for it; bring it here with `ups pull`", complete)
             return complete
+        name_kept(provider, journal)
         before = claim_on(request, journal, cfg)
         left = _left_elsewhere(before, provider, journal)
         job = job_of(request, provider, journal.open_job or left)
         claim = new_claim(job, before, job.identity(), journal.controllers)
+        journal.note("claims", controller=claim.record.id)
         claim.take()
         logger.info("run %s; if this launch is stopped: --resume-from-wandb %s", job.path, job.path)
         with view(cfg, str(job.path), request.max_total_cost) as panel:
@@ -130,12 +130,7 @@ def run_launch(request: LaunchRequest, listener: Listener | None = None, attempt
 
 
 def _left_elsewhere(before: ControllerRecord | None, provider: Provider, journal: Journal) -> Mapping[str, str] | None:
-    """The job whose machines another controller has left, or is made to leave; names the machines that were kept."""
-    for machine in journal.kept_machines():
-        logger.warning(
-            "instance %s of an earlier launch was kept as asked: it costs %.3f USD/h until `ups destroy %s`",
-            machine.id, machine.usd_per_hour, machine.id,
-        )  # fmt: skip
+    """The job whose machines another controller has left, or is made to leave."""
     if before is None or not before.seen_at or not before.job or journal.open_job is not None:
         return None
     run_id = before.job.get("run", "").rpartition("/")[2]

@@ -228,16 +228,13 @@ def complete_run(request: LaunchRequest, journal: Journal, cfg: PipelineConfig) 
     found = find_run(path, cfg.tracking) if path is not None else None
     if found is None:
         return None
-    progress, status = (
-        WandbCoordination(found.path, cfg.tracking).progress(),
-        WandbStore(found.path, cfg.tracking).status(),
-    )
+    progress = WandbCoordination(found.path, cfg.tracking).progress()
+    status = WandbStore(found.path, cfg.tracking).status()
     ended_well = progress.outcome[1] == 0 if progress.outcome is not None else progress.state == "finished"
     wanted = [name for name in SPECS if cfg.stages.of(name).epochs > 0 and request.train.stage in ("all", name)]
     if status is None or not ended_well:
         return None
-    done = (status.stage(name) for name in wanted)
-    return found.path if all(map(_is_done, done, wanted, [cfg] * len(wanted))) else None
+    return found.path if all(_is_done(status.stage(name), name, cfg) for name in wanted) else None
 
 
 def _is_done(record: StageRecord, stage: str, cfg: PipelineConfig) -> bool:

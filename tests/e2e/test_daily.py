@@ -324,6 +324,21 @@ def test_a_launch_whose_controller_is_dead_is_stopped_too(day):
     assert day.cloud.live() == []
 
 
+def test_a_launch_is_stopped_from_another_folder_by_its_run_and_its_controller_rents_no_more(day, tmp_path):
+    day.again()
+    first, machines = day.pid, len(day.cloud.instances)
+
+    done = day.type("stop", run_of(day), at=tmp_path)
+
+    assert done.returncode == 0, done.stderr
+    assert f"process {first} on " in done.stdout
+    assert "Spent: not known here" in done.stdout
+    assert day.cloud.live() == []
+    day.wait(lambda: not alive(first))
+    assert len(day.cloud.instances) == machines
+    assert "has taken over" in (day.at / "launch.log").read_text("utf-8")
+
+
 # ----------------------------------------------------------------------------------------------------- without a launch
 
 

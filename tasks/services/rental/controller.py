@@ -78,8 +78,7 @@ class Controller:
 
         Raises TakenOver where another controller has taken the run over: the machines are that one's then.
         """
-        claim = self.claim.record.id if self.claim is not None else ""
-        self.journal.note("began", job=self.job.identity(), provider=self.provider_name, controller=claim)
+        self.journal.note("began", job=self.job.identity(), provider=self.provider_name)
         try:
             self._train()
         finally:

@@ -38,6 +38,25 @@ def label_of(run_id: str, generation: int) -> str:
     return f"{label_prefix(run_id)}{generation}"
 
 
+def name_kept(provider: Provider, journal: Journal) -> None:
+    """Name the machines of earlier launches that were kept as asked, for they cost; one that is gone is noted."""
+    for machine in journal.kept_machines():
+        try:
+            is_gone = machine.id is None or provider.describe(machine.id) is None
+        except UnknownOutcome:
+            is_gone = False
+        if is_gone:
+            journal.note("given back", machine.generation, id=machine.id)
+            continue
+        logger.warning(
+            "instance %s of an earlier launch was kept as asked and is left alone: it costs %.3f USD/h until "
+            "`ups destroy %s`",
+            machine.id,
+            machine.usd_per_hour,
+            machine.id,
+        )
+
+
 @dataclass
 class Fleet:
     """What the journal and the label know of a run's machines. All that is rented is destroyed through it."""
@@ -77,6 +96,7 @@ class Fleet:
     def _note_unknown(self, found: Sequence[Instance]) -> Machine | None:
         """Write the newest machine that is of use into the journal, at its price, from now on."""
         usable = [one for one in found if one.state in ("running", "booting")]
+        usable = [one for one in usable if self._generation_of(one) >= self.journal.generation]
         if not usable:
             return None
         newest = max(usable, key=self._generation_of)

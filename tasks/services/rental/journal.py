@@ -15,19 +15,12 @@ from ups_models.wording import first_line
 HOURS_A_MONTH = 730.0
 
 Event = Literal[
-    "began",
-    "answers",
-    "renting",
-    "rented",
-    "excluded",
-    "market exhausted",
-    "given back",
-    "kept",
-    "handed over",
-    "closed",
-]
-"""As the file spells them. answers: a chain of flow runs works on the launch; given back: the machine is destroyed;
-kept: it is left running, as its owner asked; handed over: another controller has it now."""
+    "claims", "began", "answers", "renting", "rented", "excluded", "market exhausted", "given back", "kept",
+    "handed over", "closed",
+]  # fmt: skip
+"""As the file spells them. claims: a controller is about to name itself in the run; answers: a chain of flow runs works
+on the launch; given back: the machine is destroyed; kept: it is left running, as its owner asked; handed over: another
+controller has it now."""
 
 
 @dataclass
@@ -155,6 +148,8 @@ class Journal:
         match entry["event"]:
             case "began":
                 self._begin(entry)
+            case "claims":
+                self.controllers.add(str(entry["controller"]))
             case "answers":
                 self.chains.add(str(entry["chain"]))
                 self.closed_chains -= self.chains
@@ -171,7 +166,6 @@ class Journal:
 
     def _begin(self, entry: Mapping[str, Any]) -> None:
         self.provider = str(entry.get("provider") or self.provider)
-        self.controllers |= {str(entry["controller"])} if entry.get("controller") else set()
         if self.open_job != entry["job"]:
             self.open_job, self.started_at = dict(entry["job"]), float(entry["time"])
 

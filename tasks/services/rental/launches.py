@@ -94,6 +94,14 @@ class Place:
         what = "several launches run elsewhere" if chosen else f"{self.run_dir}: nothing was launched from here"
         raise BadInput(f"{what}; name a run or an instance, or --run-dir; `ups launches` lists them")
 
+    def note_destroyed(self, instance_id: int) -> None:
+        """Note that a machine that was kept has been destroyed by its owner, in the journal that knows it."""
+        for path in self._journals():
+            journal = Journal(path)
+            for machine in journal.kept_machines():
+                if machine.id == instance_id:
+                    journal.note("given back", machine.generation, id=instance_id)
+
     def again(self, known: Known) -> Known:
         """What has become of it. One of which only labels were known may have come to its end: no machines then."""
         if known.journal is not None:

@@ -4,8 +4,9 @@ import pytest
 
 from tasks.services.rental.claims import DEAD_AFTER_S, HEARTBEAT_S, TakenOver, new_claim, require_free
 from tasks.services.rental.controller import Controller
-from tasks.services.rental.fleet import Fleet, label_of
+from tasks.services.rental.fleet import Fleet, label_of, name_kept
 from tasks.services.rental.journal import Journal
+from tasks.services.rental.launches import Place
 from tasks.services.rental.limits import Limits
 from tasks.services.rental.outcome import record
 from tasks.services.rental.provider import Instance, MachineSpec
@@ -255,20 +256,61 @@ def test_a_machine_that_no_journal_knows_is_named_before_it_is_destroyed(tmp_pat
     assert "instance 1001 of the run is not in" in caplog.text
 
 
-def test_a_machine_that_was_kept_is_left_alone_by_the_next_launch(tmp_path):
-    cloud = Cloud(1)
+@pytest.fixture
+def kept(tmp_path):
+    """The journal of a launch whose machine was kept."""
     journal = Journal(tmp_path / "rented.jsonl")
     journal.note("began", job=JOB)
     journal.note("renting", 1, label=label_of("r1", 1), offer={"id": 1, "machine_id": 7}, usd_per_hour=0.2)
     journal.note("rented", id=1001)
     journal.note("kept")
     journal.note("closed")
-    fleet = fleet_of(cloud, journal)
+    return journal
+
+
+def named(cloud, journal):
+    name_kept(cloud, journal)
+    return journal
+
+
+def test_a_machine_that_was_kept_is_named_and_left_alone_by_the_next_launch(kept, caplog):
+    cloud = Cloud(1)
+    fleet = fleet_of(cloud, named(cloud, kept))
 
     assert fleet.adopt() is None
     fleet.destroy_all()
 
     assert cloud.destroyed == []
+    assert "instance 1001 of an earlier launch was kept as asked" in caplog.text
+    assert "`ups destroy 1001`" in caplog.text
+
+
+def test_a_machine_that_was_kept_and_is_gone_is_noted_and_named_no_more(kept, caplog):
+    named(Cloud(), kept)
+
+    assert Journal(kept.path).kept_machines() == []
+    assert caplog.text == ""
+
+
+def test_a_machine_that_its_owner_destroys_is_noted(kept, tmp_path):
+    Place(tmp_path).note_destroyed(1001)
+
+    assert Journal(kept.path).kept_machines() == []
+
+
+def test_a_machine_older_than_what_the_journal_knows_is_not_gone_on_with(kept):
+    cloud = Cloud(1, 2)
+    kept.note("began", job=JOB)
+    kept.generation = 3
+
+    assert fleet_of(cloud, kept).adopt(unknown=True) is None
+    assert cloud.destroyed == [1002]
+
+
+def test_a_controller_is_in_its_journal_before_it_names_itself_in_the_run(kept):
+    kept.note("claims", controller="c1")
+
+    assert Journal(kept.path).controllers == {"c1"}
 
 
 class Undone:
