@@ -26,6 +26,7 @@ from tasks.services.tracking.protocols import ControllerRecord, TrackingUnavaila
 from tasks.services.tracking.restoring import look_up
 from tasks.services.tracking.run_path import RunPath
 from tasks.services.tracking.store import WandbStore
+from tasks.services.tracking.wandb_client import CLIENT, Client
 from ups_models.config.schema import PipelineConfig
 from ups_models.errors import BadInput
 from ups_models.stages.spec import SPECS
@@ -197,15 +198,18 @@ def require_found(request: LaunchRequest) -> RunPath | None:
         return None
 
 
-def claim_on(request: LaunchRequest, journal: Journal, cfg: PipelineConfig) -> ControllerRecord | None:
+def claim_on(
+    request: LaunchRequest, journal: Journal, cfg: PipelineConfig, client: Client = CLIENT
+) -> ControllerRecord | None:
     """What the run that is to be resumed says of its last controller; None for a new run.
 
     Raises BadInput where that one is at work, and is not to be taken over.
     """
     path = resumed_run(request, journal, cfg)
     try:
-        found = find_run(path, cfg.tracking) if path is not None else None
-        record = WandbCoordination(found.path, cfg.tracking).progress().controller if found is not None else None
+        found = find_run(path, cfg.tracking, client) if path is not None else None
+        run = WandbCoordination(found.path, cfg.tracking, client) if found is not None else None
+        record = run.progress().controller if run is not None else None
     except TrackingUnavailable as error:
         if journal.open_job is None:
             raise
@@ -222,14 +226,16 @@ def resumed_run(request: LaunchRequest, journal: Journal, cfg: PipelineConfig) -
     return source_of(request.train, cfg) if request.train.resume_mode != "never" else None
 
 
-def complete_run(request: LaunchRequest, journal: Journal, cfg: PipelineConfig) -> RunPath | None:
+def complete_run(
+    request: LaunchRequest, journal: Journal, cfg: PipelineConfig, client: Client = CLIENT
+) -> RunPath | None:
     """The run that is to be resumed, where nothing of it is left to do. Raises TrackingUnavailable, StatusError."""
     path = resumed_run(request, journal, cfg) if journal.open_job is None else None
-    found = find_run(path, cfg.tracking) if path is not None else None
+    found = find_run(path, cfg.tracking, client) if path is not None else None
     if found is None:
         return None
-    progress = WandbCoordination(found.path, cfg.tracking).progress()
-    status = WandbStore(found.path, cfg.tracking).status()
+    progress = WandbCoordination(found.path, cfg.tracking, client).progress()
+    status = WandbStore(found.path, cfg.tracking, client).status()
     ended_well = progress.outcome[1] == 0 if progress.outcome is not None else progress.state == "finished"
     wanted = [name for name in SPECS if cfg.stages.of(name).epochs > 0 and request.train.stage in ("all", name)]
     if status is None or not ended_well:
