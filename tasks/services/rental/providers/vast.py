@@ -185,11 +185,14 @@ class VastProvider:
         return SshAddress("root", str(host), int(port))
 
     def credit(self) -> float | None:
-        """Of users/current; a key without the right to read it says nothing."""
+        """Of users/current, asked once: nobody waits for it. A key without the right to read it says nothing."""
         try:
-            found = self._ask(self.client.show_user)
-        except ProviderRefused:
-            return None
+            found = self.client.show_user()
+        except SDK_ERRORS as error:
+            status, _ = _answer(error)
+            if status in (401, 403):
+                return None
+            raise UnknownOutcome(f"Vast.ai does not say what credit is left ({status or 'no answer'})") from None
         credit = found.get("credit") if isinstance(found, dict) else None
         return float(credit) if isinstance(credit, int | float) and not isinstance(credit, bool) else None
 
