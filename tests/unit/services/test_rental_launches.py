@@ -1,7 +1,6 @@
 """What a user sees of launches from another terminal: which there are, where they stand, what their machines write."""
 
 import os
-import socket
 
 import pytest
 
@@ -12,6 +11,7 @@ from tasks.services.rental.lock import controller_of, exclusive_controller
 from tasks.services.rental.logs import MachineLogs
 from tasks.services.rental.machine_log import fresh_lines, whole_lines
 from tasks.services.rental.provider import Instance, UnknownOutcome
+from tasks.services.run.lock import current_owner
 from ups_models.errors import BadInput
 
 OFFER = {"id": 100, "machine_id": 7, "disk_usd_per_gb_month": 0.15}
@@ -121,7 +121,7 @@ def test_who_works_on_a_journal_is_known_while_it_does(tmp_path):
         owner, [known] = controller_of(journal.path), Place(tmp_path).here()
 
     assert owner is not None
-    assert (owner.pid, owner.host) == (os.getpid(), socket.gethostname())
+    assert (owner.pid, owner.host) == (os.getpid(), str(current_owner()["host"]))
     assert (known.state, known.controller) == ("running", owner)
     assert controller_of(journal.path) is None
 

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 from dataclasses import replace
 
 import pytest
@@ -13,6 +12,7 @@ from tasks.services.rental.launches import Known, Place
 from tasks.services.rental.lock import Owner, exclusive_controller
 from tasks.services.rental.provider import Instance, ProviderError
 from tasks.services.rental.stopping import stop
+from tasks.services.run.lock import current_owner
 from ups_models.errors import BadInput
 
 RUN = "p/r1"
@@ -113,7 +113,7 @@ def test_a_controller_here_is_told_and_waited_for(tmp_path, journal):
 
 
 def test_a_controller_that_is_gone_by_then_is_no_obstacle(tmp_path, journal):
-    gone = Owner(2**22 - 1, socket.gethostname(), "2026-11-28T12:00:00Z")
+    gone = Owner(2**22 - 1, str(current_owner()["host"]), "2026-11-28T12:00:00Z")
     known = replace(known_in(tmp_path), controller=gone)
 
     assert ended(known, Cloud(1001)).machines == (1001,)
