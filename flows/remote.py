@@ -32,6 +32,8 @@ from ups_models.config.schema import PipelineConfig
 
 logger = logging.getLogger(__name__)
 
+JOB_KEYS = frozenset({"run", "artifact", "digest"})
+"""What a claim must say of a job that is gone on with."""
 Listener = Callable[[RemoteJob, PipelineConfig], Show]
 """Makes something else that is shown how a job proceeds."""
 
@@ -131,10 +133,9 @@ def run_launch(request: LaunchRequest, listener: Listener | None = None, attempt
 
 def _left_elsewhere(before: ControllerRecord | None, provider: Provider, journal: Journal) -> Mapping[str, str] | None:
     """The job whose machines another controller has left, or is made to leave."""
-    if before is None or not before.seen_at or not before.job or journal.open_job is not None:
+    if before is None or not before.seen_at or journal.open_job is not None or not before.job.keys() >= JOB_KEYS:
         return None
-    run_id = before.job.get("run", "").rpartition("/")[2]
-    return before.job if provider.list_instances(label_prefix(run_id)) else None
+    return before.job if provider.list_instances(label_prefix(before.job["run"].rpartition("/")[2])) else None
 
 
 def destroy_rented(request: LaunchRequest) -> None:

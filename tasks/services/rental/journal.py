@@ -12,7 +12,7 @@ from tasks.services.run.clock import utc_now
 from ups_models.errors import BadInput
 from ups_models.wording import first_line
 
-HOURS_A_MONTH = 730.0
+HOURS_A_MONTH, LATEST_S = 730.0, 2.0**36
 
 Event = Literal[
     "claims", "began", "answers", "renting", "rented", "excluded", "market exhausted", "given back", "kept",
@@ -34,13 +34,9 @@ class Machine:
     rented_at: float
     id: int | None = None
     destroyed_at: float | None = None
-    disk_gb: float = 0.0
+    disk_usd_per_hour: float = 0.0
+    """Beside the price of the machine, by what the offer named; 0 where it named nothing."""
     kept: bool = False
-
-    @property
-    def disk_usd_per_hour(self) -> float:
-        """What its disk costs beside it, by the price that the offer named; 0 where it named none."""
-        return self.disk_gb * float(self.offer.get("disk_usd_per_gb_month") or 0.0) / HOURS_A_MONTH
 
     def usd(self, now: float) -> float:
         """What it has cost until now, by our own clock and the price that was agreed."""
@@ -154,20 +150,18 @@ class Journal:
                 self.chains.add(str(entry["chain"]))
                 self.closed_chains -= self.chains
             case "closed":
-                self._close(float(entry["time"]))
+                self._close(_time(entry))
             case "market exhausted":
                 self.excluded = set()  # every machine on offer has failed once: trying one again beats waiting
             case "renting":
-                label, price, disk_gb = str(entry["label"]), float(entry["usd_per_hour"]), entry.get("disk_gb", 0.0)
-                offer, at = dict(entry["offer"]), float(entry["time"])
-                self.machines[number] = Machine(number, label, offer, price, at, disk_gb=float(disk_gb))
+                self.machines[number] = _ordered(number, entry)
             case event:
                 self._apply_to(number, event, entry)
 
     def _begin(self, entry: Mapping[str, Any]) -> None:
         self.provider = str(entry.get("provider") or self.provider)
         if self.open_job != entry["job"]:
-            self.open_job, self.started_at = dict(entry["job"]), float(entry["time"])
+            self.open_job, self.started_at = dict(entry["job"]), _time(entry)
 
     def _close(self, at: float) -> None:
         if self.open_job is not None:
@@ -188,4 +182,18 @@ class Journal:
             case "kept":
                 machine.kept = True
             case "given back" | "handed over":
-                machine.destroyed_at = float(entry["time"])
+                machine.destroyed_at = _time(entry)
+
+
+def _ordered(number: int, entry: Mapping[str, Any]) -> Machine:
+    offer, price = dict(entry["offer"]), float(entry["usd_per_hour"])
+    disk_usd = float(entry.get("disk_gb", 0.0)) * float(offer.get("disk_usd_per_gb_month") or 0.0) / HOURS_A_MONTH
+    return Machine(number, str(entry["label"]), offer, price, _time(entry), disk_usd_per_hour=disk_usd)
+
+
+def _time(entry: Mapping[str, Any]) -> float:
+    """When it was written, in seconds since 1970. Raises ValueError for what is no time."""
+    seconds = float(entry["time"])
+    if not 0 <= seconds < LATEST_S:
+        raise ValueError(f"time {seconds:g} is none")
+    return seconds

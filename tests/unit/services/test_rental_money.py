@@ -7,7 +7,7 @@ import pytest
 
 from tasks.services.rental.costs import costs_of, total, totals
 from tasks.services.rental.credit import LOOK_EVERY_S, CreditWatch, credit_of
-from tasks.services.rental.journal import HOURS_A_MONTH, Journal, Launch, Machine
+from tasks.services.rental.journal import Journal, Launch, Machine
 from tasks.services.rental.launches import Known
 from tasks.services.rental.limits import BudgetSpent
 from tasks.services.rental.logins import address_of, in_words, ssh_command
@@ -21,9 +21,9 @@ HOOK = "https://hooks.example.org/T0KEN"
 
 
 def machine(generation, number, began_h, ended_h=None, usd=0.2):
-    offer = {"machine_id": 7, "gpu": "RTX 4090", "disk_usd_per_gb_month": 0.1}
+    offer = {"machine_id": 7, "gpu": "RTX 4090"}
     ended = None if ended_h is None else MIDNIGHT + 3600 * ended_h
-    return Machine(generation, "l", offer, usd, MIDNIGHT + 3600 * began_h, number, ended, disk_gb=HOURS_A_MONTH)
+    return Machine(generation, "l", offer, usd, MIDNIGHT + 3600 * began_h, number, ended, 0.1)
 
 
 def known(tmp_path, run, *machines):
