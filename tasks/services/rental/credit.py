@@ -51,7 +51,8 @@ class CreditWatch:
     def _ask(self) -> float | None:
         self.looked_at = self.clock()
         try:
-            return credit_of(self.provider)
+            credit = credit_of(self.provider)
+            return None if credit is None else round(credit, 2) + 0.0  # not -0.00
         except (UnknownOutcome, ProviderRefused) as error:
             logger.warning("%s: how much credit is left is not known", error)
             return None
