@@ -13,21 +13,27 @@ from flows.prefect.server import is_temporary
 from flows.prefect.wishes import Unwanted, refusal
 from flows.requests.attempts import GROUP, Attempts, as_given
 from flows.requests.job import configs_of, require_tracking, source_of
-from flows.requests.launch import LaunchRequest, provider_of, require_same_run
+from flows.requests.launch import LaunchRequest, claim_on, complete_run, provider_of, require_same_run
 from tasks.services.rental.bundle import onstart
+from tasks.services.rental.claims import new_claim
 from tasks.services.rental.code import code_to_send
 from tasks.services.rental.controller import Controller, Show
-from tasks.services.rental.fleet import Fleet
+from tasks.services.rental.fleet import Fleet, label_prefix, name_kept
 from tasks.services.rental.job import WANDB_KEY, Published, RemoteJob, publish
 from tasks.services.rental.journal import Journal
 from tasks.services.rental.lock import exclusive_controller, require_writable_journal
+from tasks.services.rental.notices import noticed
 from tasks.services.rental.provider import Provider
 from tasks.services.rental.view import view
 from tasks.services.run.attempts import ChainRun, Duplicate, GaveUp
+from tasks.services.tracking.protocols import ControllerRecord
+from tasks.services.tracking.run_path import RunPath
 from ups_models.config.schema import PipelineConfig
 
 logger = logging.getLogger(__name__)
 
+JOB_KEYS = frozenset({"run", "artifact", "digest"})
+"""What a claim must say of a job that is gone on with."""
 Listener = Callable[[RemoteJob, PipelineConfig], Show]
 """Makes something else that is shown how a job proceeds."""
 
@@ -69,15 +75,15 @@ def train_on_vast(
             destroy_rented(request)
             raise Unwanted(why)
         if is_temporary():
-            return str(run_launch(request, attempt=this).path)
+            return str(run_launch(request, attempt=this))
         with artifact_sender(request.run_dir) as sender:
-            return str(run_launch(request, lambda job, cfg: RemoteStages(sender, cfg, job.status), this).path)
+            return str(run_launch(request, lambda job, cfg: RemoteStages(sender, cfg, job.status), this))
     except (GaveUp, Duplicate, Unwanted) as error:
         return ended(error)
 
 
-def run_launch(request: LaunchRequest, listener: Listener | None = None, attempt: ChainRun | None = None) -> RemoteJob:
-    """Rent, train, destroy; returns when the training is complete.
+def run_launch(request: LaunchRequest, listener: Listener | None = None, attempt: ChainRun | None = None) -> RunPath:
+    """Rent, train, destroy; returns the run when the training is complete.
 
     Raises GaveUp and Duplicate where another attempt makes no sense; what the ones before rented is destroyed then.
     """
@@ -90,7 +96,16 @@ def run_launch(request: LaunchRequest, listener: Listener | None = None, attempt
             if journal.open_job is None:
                 attempt.check_limit()
         cfg, _ = configs_of(request.train)
-        job = job_of(request, provider, journal.open_job)
+        if (complete := complete_run(request, journal, cfg)) is not None:
+            logger.info("run %s is complete: nothing is rented for it; bring it here with `ups pull`", complete)
+            return complete
+        name_kept(provider, journal)
+        before = claim_on(request, journal, cfg)
+        left = _left_elsewhere(before, provider, journal)
+        job = job_of(request, provider, journal.open_job or left)
+        claim = new_claim(job, before, job.identity(), journal.controllers)
+        journal.note("claims", controller=claim.record.id)
+        claim.take()
         logger.info("run %s; if this launch is stopped: --resume-from-wandb %s", job.path, job.path)
         with view(cfg, str(job.path), request.max_total_cost) as panel:
             show = panel if listener is None else _both(panel, listener(job, cfg))
@@ -104,12 +119,23 @@ def run_launch(request: LaunchRequest, listener: Listener | None = None, attempt
                 keep_on_failure=request.keep_on_failure,
                 auto_shutdown=request.auto_shutdown,
                 show=show,
+                provider_name=request.provider,
+                claim=claim,
+                adopt_unknown=left is not None,
             )
             if attempt is not None and attempt.exceeds_limit:
                 controller.give_up()
                 attempt.check_limit()
-            controller.run()
-    return job
+            with noticed(request.notify, str(job.path), journal):
+                controller.run()
+    return job.path
+
+
+def _left_elsewhere(before: ControllerRecord | None, provider: Provider, journal: Journal) -> Mapping[str, str] | None:
+    """The job whose machines another controller has left, or is made to leave."""
+    if before is None or not before.seen_at or journal.open_job is not None or not before.job.keys() >= JOB_KEYS:
+        return None
+    return before.job if provider.list_instances(label_prefix(before.job["run"].rpartition("/")[2])) else None
 
 
 def destroy_rented(request: LaunchRequest) -> None:
@@ -128,7 +154,7 @@ def job_of(request: LaunchRequest, provider: Provider, unfinished: Mapping[str, 
     An unfinished launch resumes with its recorded job: one of its machines may still be writing to the run.
     """
     cfg, evaluations = configs_of(request.train)
-    require_tracking(cfg)
+    require_tracking(cfg.tracking)
     source = source_of(request.train, cfg)
     if unfinished is not None:
         published = Published.parse(unfinished, cfg.tracking)

@@ -114,7 +114,7 @@ def with_files(job: Job, earlier: Iterable[EarlierRun]) -> Job:
     left = f"{job.run.root}: holds nothing of what was trained before ({newest[PLACE]}, on {newest.get(WHERE, '?')})"
     if WANDB not in newest:
         raise Elsewhere(f"{left}; this run waits for a worker on that machine; cancel it to give that work up")
-    require_tracking(job.cfg)
+    require_tracking(job.cfg.tracking)
     logger.warning("%s; going on with what is in the W&B run %s", left, newest[WANDB])
     return replace(job, source=Source(RunPath.parse(newest[WANDB], job.cfg.tracking), "must"))
 

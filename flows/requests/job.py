@@ -14,7 +14,7 @@ from tasks.services.stages.plan import Plan, decide
 from tasks.services.stages.snapshot import read_snapshot
 from tasks.services.tracking.run_path import RunPath, has_key, tracking_mode
 from ups_models.config.loading import load_config
-from ups_models.config.schema import EvalConfig, PipelineConfig
+from ups_models.config.schema import EvalConfig, PipelineConfig, TrackingConfig
 from ups_models.errors import BadInput
 from ups_models.stages.spec import SPECS
 
@@ -28,7 +28,7 @@ def parse(request: TrainRequest) -> Job:
     path, source = source_of(request, cfg), None
     if path is not None:
         source = Source(path, request.resume_mode, request.force)
-        require_tracking(cfg)
+        require_tracking(cfg.tracking)
     return Job(
         cfg,
         RunDir.of(request.run_dir, cfg.checkpoint.dir),
@@ -94,11 +94,11 @@ def config_of_run(given: Path | None, run_dir: Path) -> Path:
     return kept_config(RunDir.of(run_dir, Path())) or find_config(QUICKSTART)
 
 
-def require_tracking(cfg: PipelineConfig) -> None:
+def require_tracking(tracking: TrackingConfig, what: str = "--resume-from-wandb") -> None:
     """Raise BadInput when a W&B run is to be restored without a way to ask for it."""
-    if tracking_mode(cfg.tracking) != "online":
+    if tracking_mode(tracking) != "online":
         raise BadInput(
-            "--resume-from-wandb needs W&B online, but "
+            f"{what} needs W&B online, but "
             + ("no key is set: put it into WANDB_API_KEY" if not has_key() else "tracking.mode or WANDB_MODE says not")
         )
 

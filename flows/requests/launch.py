@@ -1,5 +1,6 @@
 """What training on rented machines may be asked for, and what the request comes to; nothing is started here."""
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,17 +10,28 @@ from pydantic import ConfigDict, Field, field_validator, model_validator
 from flows.requests.flat import FLAGS, FlatRequest
 from flows.requests.job import configs_of, require_tracking, source_of
 from flows.requests.train import TrainRequest
+from tasks.services.rental.claims import require_free
 from tasks.services.rental.code import GIT, code_to_send
 from tasks.services.rental.job import Published, require_portable_data
 from tasks.services.rental.journal import Journal
 from tasks.services.rental.limits import Limits
 from tasks.services.rental.lock import require_writable_journal
+from tasks.services.rental.notices import require_safe_webhook
 from tasks.services.rental.provider import MachineSpec, Provider
 from tasks.services.rental.providers import registry
 from tasks.services.run.paths import JOURNAL
+from tasks.services.run.status import StageRecord
+from tasks.services.tracking.coordination import WandbCoordination, find_run
+from tasks.services.tracking.protocols import ControllerRecord, TrackingUnavailable
 from tasks.services.tracking.restoring import look_up
 from tasks.services.tracking.run_path import RunPath
+from tasks.services.tracking.store import WandbStore
+from tasks.services.tracking.wandb_client import CLIENT, Client
+from ups_models.config.schema import PipelineConfig
 from ups_models.errors import BadInput
+from ups_models.stages.spec import SPECS
+
+logger = logging.getLogger(__name__)
 
 TRAIN = ("config", "resume_from_wandb", "resume_mode", "stage", "set")
 """What a launch may be asked about the training itself; the rest is decided by the machine's job."""
@@ -63,6 +75,12 @@ class LaunchRequest(FlatRequest):
         description="Who rents the machines out; local: this machine, to try it without an account.",
         json_schema_extra=_choices,
     )
+    takeover: bool = Field(
+        False, description="Take the run and its machines over from the launch that works on it elsewhere."
+    )
+    notify: str | None = Field(
+        None, description="Tell this webhook how the launch ended: https, or http on this machine."
+    )
     code: str | None = Field(
         None, pattern=GIT, description="Send this commit, git:URL@COMMIT, instead of the checkout as it is."
     )
@@ -97,6 +115,13 @@ class LaunchRequest(FlatRequest):
         if others:
             raise ValueError(f"{others[0]}: has no meaning on a rented machine; leave it out")
         return train
+
+    @field_validator("notify")
+    @classmethod
+    def _is_safe(cls, notify: str | None) -> str | None:
+        if notify is not None:
+            require_safe_webhook(notify)
+        return notify
 
     @field_validator("provider")
     @classmethod
@@ -146,7 +171,7 @@ def provider_of(request: LaunchRequest) -> Provider:
 def require_sound(request: LaunchRequest) -> None:
     """Raise BadInput or ProviderRefused for what can be known to be wrong before anything is started or contacted."""
     cfg, _ = configs_of(request.train)
-    require_tracking(cfg)
+    require_tracking(cfg.tracking)
     source = source_of(request.train, cfg)
     require_portable_data(cfg)
     provider_of(request)
@@ -156,14 +181,70 @@ def require_sound(request: LaunchRequest) -> None:
         require_same_run(request, Published.parse(unfinished, cfg.tracking), source)
 
 
-def require_found(request: LaunchRequest) -> None:
-    """Raise for what a launch refuses once it asks: no such W&B run, no such code. Changes nothing anywhere."""
+def require_found(request: LaunchRequest) -> RunPath | None:
+    """Raise for what a launch refuses once it asks: no such W&B run, no such code. Changes nothing anywhere.
+
+    Returns the run where nothing of it is left to do.
+    """
     cfg, _ = configs_of(request.train)
     source = source_of(request.train, cfg)
     if source is not None:
         look_up(source, request.train.resume_mode, cfg)
+    journal = Journal(request.journal_path)
+    if (complete := complete_run(request, journal, cfg)) is not None:
+        return complete
+    claim_on(request, journal, cfg)
     with code_to_send(request.code):
-        return
+        return None
+
+
+def claim_on(
+    request: LaunchRequest, journal: Journal, cfg: PipelineConfig, client: Client = CLIENT
+) -> ControllerRecord | None:
+    """What the run that is to be resumed says of its last controller; None for a new run.
+
+    Raises BadInput where that one is at work, and is not to be taken over.
+    """
+    path = resumed_run(request, journal, cfg)
+    try:
+        found = find_run(path, cfg.tracking, client) if path is not None else None
+        run = WandbCoordination(found.path, cfg.tracking, client) if found is not None else None
+        record = run.progress().controller if run is not None else None
+    except TrackingUnavailable as error:
+        if journal.open_job is None:
+            raise
+        logger.warning("%s: whether another launch works on it is not known", error)
+        return None
+    require_free(str(path), record, journal.controllers, takeover=request.takeover)
+    return record
+
+
+def resumed_run(request: LaunchRequest, journal: Journal, cfg: PipelineConfig) -> RunPath | None:
+    """The W&B run that a launch would go on with; None for a new one."""
+    if journal.open_job is not None:
+        return Published.parse(journal.open_job, cfg.tracking).path
+    return source_of(request.train, cfg) if request.train.resume_mode != "never" else None
+
+
+def complete_run(
+    request: LaunchRequest, journal: Journal, cfg: PipelineConfig, client: Client = CLIENT
+) -> RunPath | None:
+    """The run that is to be resumed, where nothing of it is left to do. Raises TrackingUnavailable, StatusError."""
+    path = resumed_run(request, journal, cfg) if journal.open_job is None else None
+    found = find_run(path, cfg.tracking, client) if path is not None else None
+    if found is None:
+        return None
+    progress = WandbCoordination(found.path, cfg.tracking, client).progress()
+    status = WandbStore(found.path, cfg.tracking, client).status()
+    ended_well = progress.outcome[1] == 0 if progress.outcome is not None else progress.state == "finished"
+    wanted = [name for name in SPECS if cfg.stages.of(name).epochs > 0 and request.train.stage in ("all", name)]
+    if status is None or not ended_well:
+        return None
+    return found.path if all(_is_done(status.stage(name), name, cfg) for name in wanted) else None
+
+
+def _is_done(record: StageRecord, stage: str, cfg: PipelineConfig) -> bool:
+    return record.status == "completed" and SPECS[stage].is_config_hash(record.config_hash, cfg)
 
 
 def require_same_run(request: LaunchRequest, unfinished: Published, source: RunPath | None) -> None:

@@ -90,7 +90,8 @@ def run_of(checkout):
     """The W&B run of what was trained in the checkout, or from there on a machine; empty before that."""
     journal, status = checkout / "rented.jsonl", checkout / "checkpoints" / "stage_status.json"
     if journal.exists():
-        return json.loads(journal.read_text("utf-8").splitlines()[0])["job"]["run"]
+        entries = map(json.loads, journal.read_text("utf-8").splitlines())
+        return next(entry["job"]["run"] for entry in entries if entry["event"] == "began")
     return json.loads(status.read_text("utf-8"))["wandb"]["id"] if status.exists() else ""
 
 

@@ -7,6 +7,7 @@ from harness.emulators.vast.faults import DROP
 from tasks.services.rental.provider import (
     MachineSpec,
     NoOffer,
+    NoSuchInstance,
     OfferGone,
     ProviderError,
     ProviderRefused,
@@ -250,6 +251,47 @@ def test_nothing_that_we_keep_of_an_instance_carries_a_secret(vast):
     described = vast.describe(rent(vast))
 
     assert "canary" not in repr(described)
+
+
+def test_the_credit_of_the_account_is_known(vast, cloud):
+    cloud.set_credit(12.5)
+
+    assert vast.credit() == pytest.approx(12.5, abs=0.01)
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_key_that_may_not_read_the_account_says_nothing_of_its_credit(vast, cloud, status):
+    cloud.faults.next_status = [("user", status)]
+
+    assert vast.credit() is None
+
+
+def test_an_account_that_does_not_answer_is_uncertain(vast, cloud):
+    cloud.faults.next_status = [("user", 500)] * 20
+
+    with pytest.raises(UnknownOutcome):
+        vast.credit()
+
+
+def test_where_to_log_in_is_known_once_the_machine_is_up(vast, cloud):
+    number = rent(vast)
+
+    address = vast.ssh_address(number)
+
+    assert (address.user, address.host) == ("root", "127.0.0.1")
+    assert address.port > 0
+    cloud.host_offline(number, kill=False)
+    with pytest.raises(ProviderError, match="takes no logins yet"):
+        vast.ssh_address(number)
+    vast.destroy(number)
+    with pytest.raises(NoSuchInstance, match=f"instance {number}"):
+        vast.ssh_address(number)
+
+
+def test_the_price_of_a_disk_comes_with_its_offer(vast, cloud):
+    offer = vast.search(WANTED)[0]
+
+    assert offer.disk_usd_per_gb_month == cloud.offers[offer.id].storage_cost > 0
 
 
 def test_this_machine_rents_lists_and_gives_back_too(tmp_path):

@@ -6,6 +6,7 @@ from flows.cli.arguments import count
 from flows.cli.commands import instances
 from flows.cli.views.console import agreed, echo
 from flows.cli.views.machines import instance_table, our_instances
+from tasks.services.rental.launches import Place
 from tasks.services.rental.providers.registry import provider_for
 from ups_models.errors import BadInput
 
@@ -30,8 +31,10 @@ def run(arguments: argparse.Namespace) -> int:
     echo(instance_table(chosen))
     if not (arguments.yes or (chosen and agreed("Destroy?"))):
         return 0
+    place = Place(arguments.run_dir)
     provider = provider_for(arguments.provider, arguments.run_dir)
     for one in chosen:
         provider.destroy(one.id)
+        place.note_destroyed(one.id)
         echo(f"{one.id}: destroyed")
     return 0

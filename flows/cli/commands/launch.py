@@ -34,7 +34,8 @@ def run(arguments: argparse.Namespace) -> int:
         echo(plan_of(request))
     require_sound(request)
     if arguments.dry_run:
-        require_found(request)
+        if (complete := require_found(request)) is not None:
+            echo(f"Run {complete} is complete: nothing is rented for it")
         return 0
     if arguments.detach:
         plan_of(request)  # what is wrong is said here, where somebody reads it
@@ -53,7 +54,7 @@ def _flow() -> Any:
 def _launch_plainly(request: LaunchRequest) -> str:
     from flows.remote import run_launch
 
-    return str(run_launch(request).path)
+    return str(run_launch(request))
 
 
 def _detach(run_dir: Path) -> int:

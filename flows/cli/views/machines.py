@@ -6,6 +6,7 @@ from pathlib import Path
 from flows.requests.job import configs_of
 from flows.requests.launch import LaunchRequest, provider_of
 from tasks.services.rental.bundle import onstart
+from tasks.services.rental.credit import CreditWatch
 from tasks.services.rental.fleet import LABEL
 from tasks.services.rental.provider import Instance
 from tasks.services.rental.providers.registry import provider_for
@@ -37,6 +38,7 @@ def plan_of(request: LaunchRequest) -> str:
     provider = provider_of(request)
     offers = provider.search(request.machine())
     first, is_bid = offers[0], request.interruptible and provider.supports_bids
+    CreditWatch(provider).require_hour(first.usd_per_hour)
     most = min(request.max_total_cost, request.max_hours * first.usd_per_hour)
     return "\n".join(
         [

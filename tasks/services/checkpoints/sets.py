@@ -66,16 +66,16 @@ def take_snapshot(run: RunDir, folder: Path) -> Status:
     (folder / "resume").mkdir()
     for name in names:
         if run.checkpoint(name).is_file():
-            _link(run.checkpoint(name), folder / name)
+            link(run.checkpoint(name), folder / name)
     if run.history.is_file():
         shutil.copyfile(run.history, folder / HISTORY)
     write_text(folder / STATUS, text_of(status))
     return status
 
 
-def write_manifest(folder: Path) -> None:
+def write_manifest(folder: Path, names: frozenset[str] = NAMES) -> None:
     """Write the manifest of a snapshot: sha256 and size of each file. It holds no time: equal sets have equal bytes."""
-    digests = {name: known_digest(folder / name) for name in sorted(NAMES - {MANIFEST}) if (folder / name).is_file()}
+    digests = {name: known_digest(folder / name) for name in sorted(names - {MANIFEST}) if (folder / name).is_file()}
     content = {name: {"sha256": digest.sha256, "bytes": digest.bytes} for name, digest in digests.items()}
     write_text(folder / MANIFEST, json.dumps(content, indent=1, sort_keys=True) + "\n")
 
@@ -85,7 +85,7 @@ def verify_set(folder: Path, cfg: PipelineConfig, origin: str) -> RestoredSet:
 
     Raises CheckpointError, ArchitectureMismatch, StatusError.
     """
-    manifest = _read_manifest(folder, origin)
+    manifest = read_manifest(folder, origin)
     require_no_links(folder, origin)
     for name, digest in manifest.items():
         if not (folder / name).is_file() or known_digest(folder / name) != digest:
@@ -172,14 +172,15 @@ def install_set(restored: RestoredSet, run: OwnedRun, wandb: WandbRecord | None)
     shutil.rmtree(restored.folder)
 
 
-def _read_manifest(folder: Path, origin: str) -> dict[str, FileDigest]:
+def read_manifest(folder: Path, origin: str, names: frozenset[str] = NAMES) -> dict[str, FileDigest]:
+    """The manifest of a downloaded set, which may name these files. Raises CheckpointError."""
     try:
         raw = parse_json(read_text(folder / MANIFEST, follow_links=False))
         manifest = {str(name): FileDigest(str(item["sha256"]), int(item["bytes"])) for name, item in raw.items()}
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         what = first_line(error)
         raise CheckpointError(f"{origin}: its manifest cannot be read ({what}); choose another") from None
-    unknown = sorted(manifest.keys() - NAMES)
+    unknown = sorted(manifest.keys() - names)
     if unknown or STATUS not in manifest:
         what = f"names {shown(unknown[0])}, which does not belong in a set" if unknown else f"does not name {STATUS}"
         raise CheckpointError(f"{origin}: its manifest {what}; choose another")
@@ -205,7 +206,8 @@ def _weights_differ(local: Status, remote: Status, stage: str) -> bool:
     return bool(mine.files and theirs.files and mine.files != theirs.files)
 
 
-def _link(source: Path, target: Path) -> None:
+def link(source: Path, target: Path) -> None:
+    """The same file under another name, for files that are replaced and never changed in place."""
     try:
         os.link(source, target)
     except OSError:  # a file system without hard links

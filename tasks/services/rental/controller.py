@@ -7,12 +7,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from tasks.services.rental.claims import Claim, TakenOver
+from tasks.services.rental.credit import CreditWatch
 from tasks.services.rental.fleet import Fleet
 from tasks.services.rental.health import START, Observation, Position, Verdict, verdict_of, verdict_on_exit
 from tasks.services.rental.job import Job
 from tasks.services.rental.journal import Journal
 from tasks.services.rental.limits import Limits
-from tasks.services.rental.machine_log import exit_code_in, last_line_of
+from tasks.services.rental.machine_log import exit_code_in, last_line_of, saved_log
 from tasks.services.rental.provider import (
     Instance,
     MachineSpec,
@@ -30,6 +32,7 @@ from ups_models.wording import plain
 
 logger = logging.getLogger(__name__)
 
+CLAIM_AGAIN_S = 60.0
 LOG_LINES = 8
 """So many of the machine's last lines are shown."""
 Show = Callable[[str, Mapping[str, Any]], None]
@@ -53,6 +56,10 @@ class Controller:
     keep_on_failure: bool = False
     auto_shutdown: bool = True
     show: Show = lambda state, facts: None
+    provider_name: str = ""
+    claim: Claim | None = None
+    adopt_unknown: bool = False
+    """Whether a machine of the run that another controller rented is gone on with."""
     pause: Callable[[float], None] = time.sleep
     errors: int = 0
     """In a row, without progress."""
@@ -63,19 +70,31 @@ class Controller:
     kept: bool = False
 
     def __post_init__(self) -> None:
+        self.credit = CreditWatch(self.provider)
         self.fleet = Fleet(self.provider, self.journal, self.job.run_id, self.limits, self.pause)
 
     def run(self) -> None:
-        """Train to the end. Raises TrainingFailed, BudgetSpent, NoOffer, ProviderRefused; no machine is left then."""
-        self.journal.note("began", job=self.job.identity())
+        """Train to the end. Raises TrainingFailed, BudgetSpent, NoOffer, ProviderRefused; no machine is left then.
+
+        Raises TakenOver where another controller has taken the run over: the machines are that one's then.
+        """
+        self.journal.note("began", job=self.job.identity(), provider=self.provider_name)
         try:
             self._train()
         finally:
             error = sys.exception()
-            if not self.kept:
+            if isinstance(error, TakenOver):
+                self._hand_over()
+            elif not self.kept:
                 self.fleet.destroy_all()
+            if self.claim is not None and not isinstance(error, TakenOver):
+                self.claim.release()
             if error is None or isinstance(error, Exception):  # after a signal the launch stays open for the next one
                 self.journal.note("closed")  # a machine that was kept is its owner's business
+
+    def _hand_over(self) -> None:
+        for machine in self.journal.not_destroyed():
+            self.journal.note("handed over", machine.generation)
 
     def give_up(self) -> None:
         """Destroy everything that an earlier controller left, and close the launch. Raises ProviderError."""
@@ -83,7 +102,7 @@ class Controller:
         self.journal.note("closed")
 
     def _train(self) -> None:
-        instance_id = self.fleet.adopt()
+        instance_id = self.fleet.adopt(unknown=self.adopt_unknown)
         if instance_id is None and self._has_finished():
             return  # while nobody was watching
         while True:
@@ -93,8 +112,10 @@ class Controller:
                 self.log, self.last_log_line = [], ""
             verdict = self._watch(instance_id)
             if verdict.end == "completed":
+                self._save_log(instance_id)
                 self.kept = not self.auto_shutdown
                 if self.kept:
+                    self.journal.note("kept")
                     logger.warning("the training is complete; %s", self._keeps(instance_id))
                 return
             self._after(verdict, instance_id)
@@ -108,8 +129,11 @@ class Controller:
             self.journal.note("excluded")
         if verdict.is_error:
             self._keep_log(instance_id)
+        else:
+            self._save_log(instance_id)
         if verdict.end == "failed" and self.keep_on_failure:
             self.kept = True
+            self.journal.note("kept")
             raise TrainingFailed(f"the training failed{self.last_log_line}; {self._keeps(instance_id)}")
         self.show("DESTROYING", {"id": instance_id})
         self.fleet.destroy(instance_id)
@@ -127,7 +151,7 @@ class Controller:
         if verdict.fatal or self.errors >= self.limits.max_errors:
             why = verdict.fatal or f"{self.errors} errors without progress, the last machine {verdict.why}"
             raise TrainingFailed(f"the training failed: {why}{self.last_log_line or '; see the W&B run'}")
-        self.pause(self.limits.backoff(self.errors - 1))
+        self._wait(self.limits.backoff(self.errors - 1))
 
     def _rent(self) -> int:
         """Search and rent, until there is a machine or a limit is reached."""
@@ -136,6 +160,7 @@ class Controller:
             self._require_budget(renting=True)
             offer = self._search(failures)
             if offer is not None:
+                self.credit.require_hour(offer.usd_per_hour)
                 generation = self._next_generation()
                 self.show("RENTING", {"offer": asdict(offer), "generation": generation})
                 self._acquire_fence(generation)
@@ -144,7 +169,7 @@ class Controller:
                 if instance_id is not None:
                     self._require_bid(instance_id)
                     return instance_id
-            self.pause(self.limits.backoff(failures))
+            self._wait(self.limits.backoff(failures))
             failures += 1
 
     def _search(self, failures: int) -> Offer | None:
@@ -205,13 +230,18 @@ class Controller:
         return exit_code_in(lines, generation)
 
     def _keep_log(self, instance_id: int) -> None:
-        """Save what a machine wrote before it failed beside the journal: it says why, and goes with the machine."""
-        text = self.provider.logs(instance_id)
-        if last := last_line_of(text):
-            path = self.journal.path.with_name(f"machine-{self.journal.generation}.log")
-            write_text(path, text)
+        """Say what a machine wrote before it failed: it says why."""
+        if last := last_line_of(self._save_log(instance_id)):
+            path = saved_log(self.journal.path, self.journal.generation)
             self.last_log_line = f"; its last line: {last}; the lines before it: {path}"
             logger.warning("machine %d failed%s", self.journal.generation, self.last_log_line)
+
+    def _save_log(self, instance_id: int) -> str:
+        """Save what a machine wrote beside the journal, for it goes with the machine; returns it."""
+        text = self.provider.logs(instance_id)
+        if last_line_of(text):
+            write_text(saved_log(self.journal.path, self.journal.generation), text)
+        return text
 
     def _keeps(self, instance_id: int) -> str:
         price = self.journal.machines[self.journal.generation].usd_per_hour
@@ -242,10 +272,22 @@ class Controller:
     def _progress(self, pauses_s: tuple[float, ...] = ()) -> RemoteProgress | None:
         """How far the run is; None where it cannot be asked, even after the pauses."""
         try:
-            return retrying(pauses_s, TrackingUnavailable, pause=self.pause)(self.job.progress)
+            progress = retrying(pauses_s, TrackingUnavailable, pause=self.pause)(self.job.progress)
         except TrackingUnavailable as error:
             logger.warning("%s", error)
             return None
+        if self.claim is not None:
+            self.claim.keep(progress)
+        return progress
+
+    def _wait(self, seconds: float) -> None:
+        """Pause, and keep the claim on the run meanwhile. Raises TakenOver."""
+        while self.claim is not None and seconds > 0:
+            self.pause(min(seconds, CLAIM_AGAIN_S))
+            seconds -= CLAIM_AGAIN_S
+            self._progress()
+        if self.claim is None:
+            self.pause(seconds)
 
     def _require_budget(self, *, renting: bool = False) -> None:
         spent, hours, rented = self.journal.spent_usd(), self.journal.hours(), self.journal.rented()
@@ -254,6 +296,7 @@ class Controller:
 
     def _report(self, instance: Instance | None, progress: RemoteProgress | None) -> None:
         stage, step = _position(progress)
+        self.credit.warn(self.journal.machines[self.journal.generation].usd_per_hour)
         machine = self.journal.machines[self.journal.generation]
         facts = {
             "instance": instance.id if instance else None,

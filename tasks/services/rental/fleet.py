@@ -3,10 +3,10 @@
 import hashlib
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
-from tasks.services.rental.journal import Journal
+from tasks.services.rental.journal import Journal, Machine
 from tasks.services.rental.limits import Limits
 from tasks.services.rental.provider import (
     Instance,
@@ -38,6 +38,25 @@ def label_of(run_id: str, generation: int) -> str:
     return f"{label_prefix(run_id)}{generation}"
 
 
+def name_kept(provider: Provider, journal: Journal) -> None:
+    """Name the machines of earlier launches that were kept as asked, for they cost; one that is gone is noted."""
+    for machine in journal.kept_machines():
+        try:
+            is_gone = machine.id is None or provider.describe(machine.id) is None
+        except UnknownOutcome:
+            is_gone = False
+        if is_gone:
+            journal.note("given back", machine.generation, id=machine.id)
+            continue
+        logger.warning(
+            "instance %s of an earlier launch was kept as asked and is left alone: it costs %.3f USD/h until "
+            "`ups destroy %s`",
+            machine.id,
+            machine.usd_per_hour,
+            machine.id,
+        )
+
+
 @dataclass
 class Fleet:
     """What the journal and the label know of a run's machines. All that is rented is destroyed through it."""
@@ -48,19 +67,25 @@ class Fleet:
     limits: Limits
     pause: Callable[[float], None] = time.sleep
 
-    def adopt(self) -> int | None:
-        """After a restart: the newest machine, if it is of use; all others are destroyed. Raises ProviderError."""
+    def adopt(self, *, unknown: bool = False) -> int | None:
+        """After a restart: the newest machine, if it is of use; all others are destroyed. Raises ProviderError.
+
+        With `unknown`, a machine that only the label knows is gone on with: another controller rented it.
+        """
+        found = self._found()
         newest = self.journal.machines.get(self.journal.generation)
+        if newest is None and unknown:
+            newest = self._note_unknown(found)
         label = newest.label if newest is not None and newest.destroyed_at is None else None
         adopted = None
-        for instance in self._found():
+        for instance in found:
             if instance.label == label and adopted is None and instance.state in ("running", "booting"):
                 if newest is not None and newest.id is None:
                     self.journal.note("rented", id=instance.id)
                 adopted = instance.id
                 logger.info("going on with instance %d, rented before", instance.id)
             else:
-                self.destroy(instance.id, self._generation_of(instance))
+                self._destroy_found(instance)
         for machine in self.journal.not_destroyed():
             if machine.id != adopted:
                 if machine.id is not None:
@@ -68,12 +93,27 @@ class Fleet:
                 self.journal.note("given back", machine.generation)
         return adopted
 
+    def _note_unknown(self, found: Sequence[Instance]) -> Machine | None:
+        """Write the newest machine that is of use into the journal, at its price, from now on."""
+        usable = [one for one in found if one.state in ("running", "booting")]
+        usable = [one for one in usable if self._generation_of(one) >= self.journal.generation]
+        if not usable:
+            return None
+        newest = max(usable, key=self._generation_of)
+        generation = self._generation_of(newest)
+        offer = {"id": 0, "machine_id": newest.machine_id}
+        self.journal.note("renting", generation, label=newest.label, offer=offer, usd_per_hour=newest.usd_per_hour)
+        self.journal.note("rented", generation, id=newest.id)
+        return self.journal.machines[generation]
+
     def rent(
         self, offer: Offer, spec: MachineSpec, generation: int, onstart: str, environment: Mapping[str, str]
     ) -> int | None:
         """Order once; after a lost reply the label says whether there is a machine. None: there is none."""
         label, price = label_of(self.run_id, generation), offer.usd_per_hour
-        self.journal.note("renting", generation, label=label, offer=asdict(offer), usd_per_hour=price)
+        self.journal.note(
+            "renting", generation, label=label, offer=asdict(offer), usd_per_hour=price, disk_gb=spec.disk_gb
+        )
         instance_id = self._order(offer, spec, label, onstart, environment)
         if instance_id is None:
             self.journal.note("given back")
@@ -107,6 +147,12 @@ class Fleet:
         if errors:
             raise ProviderError("; ".join(dict.fromkeys(errors)))
 
+    def _destroy_found(self, instance: Instance) -> None:
+        generation = self._generation_of(instance)
+        if generation not in self.journal.machines:
+            logger.warning("instance %d of the run is not in %s: destroying it", instance.id, self.journal.path)
+        self.destroy(instance.id, generation)
+
     def _try_to_destroy(self, instance_id: int, generation: int, errors: list[str]) -> None:
         try:
             self.destroy(instance_id, generation)
@@ -138,7 +184,9 @@ class Fleet:
     def _found(self) -> list[Instance]:
         """All machines with the run's label; listed repeatedly while it is not known whether an order succeeded."""
         is_unknown = any(machine.id is None for machine in self.journal.not_destroyed())
-        return self._list(label_prefix(self.run_id), LIST_TRIES if is_unknown else 1)
+        kept = {machine.id for machine in self.journal.kept_machines()}
+        found = self._list(label_prefix(self.run_id), LIST_TRIES if is_unknown else 1)
+        return [one for one in found if one.id not in kept]
 
     def _list(self, prefix: str, tries: int, *, exact: bool = False) -> list[Instance]:
         """What the label finds; an empty list is asked for again."""

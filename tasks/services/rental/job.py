@@ -13,7 +13,7 @@ from tasks.services.run import environment
 from tasks.services.run.paths import RunDir
 from tasks.services.run.status import Status
 from tasks.services.tracking.coordination import WandbCoordination
-from tasks.services.tracking.protocols import RemoteProgress
+from tasks.services.tracking.protocols import ControllerRecord, RemoteProgress
 from tasks.services.tracking.restoring import ResumeMode, fetch, look_up
 from tasks.services.tracking.run_path import RunPath, path_of
 from tasks.services.tracking.store import WandbStore, publish_job
@@ -83,6 +83,10 @@ class RemoteJob(Published):
     def acquire_fence(self, generation: int) -> None:
         """Name the generation in the run."""
         WandbCoordination(self.path, self.cfg).acquire_fence(generation)
+
+    def claim(self, record: ControllerRecord) -> None:
+        """Name the controller in the run."""
+        WandbCoordination(self.path, self.cfg).claim(record)
 
     def progress(self) -> RemoteProgress:
         """How far the run is."""

@@ -12,8 +12,15 @@ from tasks.services.run.clock import utc_now
 from ups_models.errors import BadInput
 from ups_models.wording import first_line
 
-Event = Literal["began", "answers", "renting", "rented", "excluded", "market exhausted", "given back", "closed"]
-"""As the file spells them. answers: a chain of flow runs works on the launch; given back: the machine is destroyed."""
+HOURS_A_MONTH, LATEST_S = 730.0, 2.0**36
+
+Event = Literal[
+    "claims", "began", "answers", "renting", "rented", "excluded", "market exhausted", "given back", "kept",
+    "handed over", "closed",
+]  # fmt: skip
+"""As the file spells them. claims: a controller is about to name itself in the run; answers: a chain of flow runs works
+on the launch; given back: the machine is destroyed; kept: it is left running, as its owner asked; handed over: another
+controller has it now."""
 
 
 @dataclass
@@ -27,10 +34,33 @@ class Machine:
     rented_at: float
     id: int | None = None
     destroyed_at: float | None = None
+    disk_usd_per_hour: float = 0.0
+    """Beside the price of the machine, by what the offer named; 0 where it named nothing."""
+    kept: bool = False
 
     def usd(self, now: float) -> float:
         """What it has cost until now, by our own clock and the price that was agreed."""
         return self.usd_per_hour * max(0.0, (self.destroyed_at or now) - self.rented_at) / 3600
+
+
+@dataclass(frozen=True)
+class Launch:
+    """One training on rented machines, from its beginning to its end; without an end it may be resumed."""
+
+    run: str
+    provider: str
+    started_at: float
+    closed_at: float | None
+    machines: tuple[Machine, ...]
+
+    @property
+    def newest(self) -> Machine | None:
+        """The machine that was ordered last."""
+        return self.machines[-1] if self.machines else None
+
+    def usd(self, now: float) -> float:
+        """What its machines have cost until now."""
+        return sum(machine.usd(now) for machine in self.machines)
 
 
 class Journal:
@@ -45,6 +75,9 @@ class Journal:
         self.chains: set[str] = set()
         self.closed_chains: set[str] = set()
         self.excluded: set[int] = set()
+        self.provider = ""
+        self.controllers: set[str] = set()
+        self.finished: list[Launch] = []
         for number, entry in enumerate(jsonl.read(path, optional=False), start=1):
             try:
                 self._apply(entry)
@@ -92,31 +125,75 @@ class Journal:
         """Since the launch began."""
         return (time.time() - self.started_at) / 3600
 
+    def launches(self) -> list[Launch]:
+        """Every launch that was noted, oldest first."""
+        return [*self.finished, self._launch(None)] if self.open_job is not None else list(self.finished)
+
+    def kept_machines(self) -> list[Machine]:
+        """Machines of earlier launches that were left running, as their owner asked."""
+        machines = [machine for launch in self.finished for machine in launch.machines]
+        return [machine for machine in machines if machine.kept and machine.destroyed_at is None]
+
+    def _launch(self, closed_at: float | None) -> Launch:
+        machines = tuple(self.machines[number] for number in sorted(self.machines))
+        return Launch((self.open_job or {}).get("run", ""), self.provider, self.started_at, closed_at, machines)
+
     def _apply(self, entry: Mapping[str, Any]) -> None:
         number = int(entry["generation"])
         self.generation = max(self.generation, number)
         match entry["event"]:
-            case "began" if self.open_job != entry["job"]:
-                self.open_job, self.started_at = dict(entry["job"]), float(entry["time"])
+            case "began":
+                self._begin(entry)
+            case "claims":
+                self.controllers.add(str(entry["controller"]))
             case "answers":
                 self.chains.add(str(entry["chain"]))
                 self.closed_chains -= self.chains
             case "closed":
-                self.closed_chains, self.chains = self.closed_chains | self.chains, set()
-                self.machines, self.open_job, self.excluded = {}, None, set()  # the next launch has its own budget
+                self._close(_time(entry))
             case "market exhausted":
                 self.excluded = set()  # every machine on offer has failed once: trying one again beats waiting
             case "renting":
-                label, price = str(entry["label"]), float(entry["usd_per_hour"])
-                self.machines[number] = Machine(number, label, dict(entry["offer"]), price, float(entry["time"]))
-            case event if number in self.machines:
-                self._apply_to(self.machines[number], event, entry)
+                self.machines[number] = _ordered(number, entry)
+            case event:
+                self._apply_to(number, event, entry)
 
-    def _apply_to(self, machine: Machine, event: str, entry: Mapping[str, Any]) -> None:
+    def _begin(self, entry: Mapping[str, Any]) -> None:
+        self.provider = str(entry.get("provider") or self.provider)
+        if self.open_job != entry["job"]:
+            self.open_job, self.started_at = dict(entry["job"]), _time(entry)
+
+    def _close(self, at: float) -> None:
+        if self.open_job is not None:
+            self.finished.append(self._launch(at))
+        self.closed_chains, self.chains = self.closed_chains | self.chains, set()
+        self.machines, self.open_job, self.excluded = {}, None, set()  # the next launch has its own budget
+
+    def _apply_to(self, number: int, event: Event, entry: Mapping[str, Any]) -> None:
+        kept = {machine.generation: machine for machine in self.kept_machines()}  # their owner may destroy them later
+        machine = self.machines.get(number) or kept.get(number)
+        if machine is None:
+            return
         match event:
             case "rented":
                 machine.id = int(entry["id"])
             case "excluded":
                 self.excluded.add(int(machine.offer["machine_id"]))
-            case "given back":
-                machine.destroyed_at = float(entry["time"])
+            case "kept":
+                machine.kept = True
+            case "given back" | "handed over":
+                machine.destroyed_at = _time(entry)
+
+
+def _ordered(number: int, entry: Mapping[str, Any]) -> Machine:
+    offer, price = dict(entry["offer"]), float(entry["usd_per_hour"])
+    disk_usd = float(entry.get("disk_gb", 0.0)) * float(offer.get("disk_usd_per_gb_month") or 0.0) / HOURS_A_MONTH
+    return Machine(number, str(entry["label"]), offer, price, _time(entry), disk_usd_per_hour=disk_usd)
+
+
+def _time(entry: Mapping[str, Any]) -> float:
+    """When it was written, in seconds since 1970. Raises ValueError for what is no time."""
+    seconds = float(entry["time"])
+    if not 0 <= seconds < LATEST_S:
+        raise ValueError(f"time {seconds:g} is none")
+    return seconds

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 from ups_models.errors import BadInput, UPSError
 
@@ -59,6 +59,7 @@ class Offer:
     num_gpus: int
     usd_per_hour: float
     region: str
+    disk_usd_per_gb_month: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,31 @@ class Instance:
     detail: str
     is_bid: bool
     usd_per_hour: float
+
+
+@dataclass(frozen=True)
+class SshAddress:
+    """Where a machine takes logins."""
+
+    user: str
+    host: str
+    port: int
+
+
+@runtime_checkable
+class Reachable(Protocol):
+    """A provider that knows how to log in to its machines; not every one does."""
+
+    def ssh_address(self, instance_id: int) -> SshAddress | None:
+        """Where to log in; None: it is this machine. Raises NoSuchInstance, and ProviderError before it is up."""
+
+
+@runtime_checkable
+class Accounted(Protocol):
+    """A provider with an account that is charged; not every one has one."""
+
+    def credit(self) -> float | None:
+        """What the account has left, in USD; None where it does not say. Raises UnknownOutcome, ProviderRefused."""
 
 
 class Provider(Protocol):

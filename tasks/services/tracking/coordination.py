@@ -1,17 +1,25 @@
 """What W&B knows of a run: whether it exists, how far it is, which machine may write to it, how the last one ended."""
 
-from dataclasses import dataclass
+import json
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from tasks.services.run import environment
-from tasks.services.tracking.protocols import Coordination, FencedOut, RemoteProgress, TrackingUnavailable
+from tasks.services.tracking.protocols import (
+    ControllerRecord,
+    Coordination,
+    FencedOut,
+    RemoteProgress,
+    TrackingUnavailable,
+)
 from tasks.services.tracking.run_path import KEY, ExistingRun, Received, RunPath, base_url
 from tasks.services.tracking.wandb_client import CLIENT, GLOBAL_STEP, Client, reason, unavailable
 from ups_models.config.schema import TrackingConfig
+from ups_models.reading import parse_json
 from ups_models.stages.spec import SPECS
 
 BASE, ROWS_BEFORE = "base", "rows_before"  # in the summary, by stage: the global step that it starts at; older rows
-GENERATION, OUTCOME = "ups_generation", "ups_outcome"  # keys in the config of a run
+GENERATION, OUTCOME, CONTROLLER = "ups_generation", "ups_outcome", "ups_controller"  # keys in the config of a run
 
 
 def find_run(path: RunPath, cfg: TrackingConfig, client: Client = CLIENT) -> ExistingRun | None:
@@ -82,7 +90,13 @@ class WandbCoordination(Coordination):
                 stage,
                 int(sent.get(f"{stage}/step", 0)),
                 str(run.state),
+                _controller(run.config.get(CONTROLLER)),
             )
+
+    def claim(self, record: ControllerRecord) -> None:
+        """As JSON."""
+        with unavailable(f"run {self.path} could not be told who works on it"):
+            self._update({CONTROLLER: json.dumps(asdict(record))})
 
     def _update(self, values: dict[str, int | str]) -> None:
         run = self._run()
@@ -91,6 +105,18 @@ class WandbCoordination(Coordination):
 
     def _run(self) -> Any:
         return self.client.api(self.cfg).run(str(self.path))
+
+
+def _controller(text: object) -> ControllerRecord | None:
+    """What the config holds; None where that is nothing, or nothing of ours."""
+    try:
+        raw = parse_json(str(text or ""), allow_nan=False)
+        job = {str(name): str(value) for name, value in raw["job"].items()}
+        seen_at, names = float(raw["seen_at"]), ("id", "host", "started_at")
+        told = {name: str(raw[name]) for name in names}
+        return ControllerRecord(number=int(raw["number"]), pid=int(raw["pid"]), seen_at=seen_at, job=job, **told)
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
+        return None
 
 
 def _sent(run: Any) -> dict[str, float | str]:

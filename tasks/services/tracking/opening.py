@@ -61,10 +61,10 @@ def open_online(cfg: PipelineConfig, run: OwnedRun, resume: ResumeTarget, client
     source = _source(resume, known)
     StatusStore(run).record_wandb(record_of(session.path, name=str(session.run.name), url=session.url, source=source))
     logger.info("W&B: %s (%.1f s)", session.url, time.monotonic() - started)
-    publish, every_s = WandbStore(session.path, cfg.tracking, client, session).publish, cfg.tracking.upload_every_s
-    uploads = Uploads(run, publish, every_s=every_s, timeout_s=cfg.tracking.upload_timeout_s)
+    store, every_s = WandbStore(session.path, cfg.tracking, client, session), cfg.tracking.upload_every_s
+    uploads = Uploads(run, store.publish, every_s=every_s, timeout_s=cfg.tracking.upload_timeout_s)
     known_rows = received(found, cfg.tracking, client) if found is not None else Received()
-    tracker = Tracker({"W&B": OnlineLogger(run, session, known_rows, _starts(cfg))}, uploads)
+    tracker = Tracker({"W&B": OnlineLogger(run, session, known_rows, _starts(cfg), store.publish_report)}, uploads)
     tracker.catch_up()
     return tracker
 

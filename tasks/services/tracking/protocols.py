@@ -1,7 +1,7 @@
 """What experiment tracking is to the rest of the program: metric loggers, a store of checkpoints, coordination."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -72,6 +72,21 @@ class CheckpointStore(Protocol):
 
 
 @dataclass(frozen=True)
+class ControllerRecord:
+    """Who works on a run's machines, as the run itself says; of two, the one with the higher number counts."""
+
+    number: int
+    id: str
+    host: str
+    pid: int
+    started_at: str
+    seen_at: float
+    """When it was last heard of, in seconds since 1970; 0: it has let go."""
+    job: Mapping[str, str] = field(default_factory=dict)
+    """What its machines run, as a launch notes it; it holds no secret."""
+
+
+@dataclass(frozen=True)
 class RemoteProgress:
     """How far a run is, as seen from another machine; `outcome` is (generation, exit code) of what ended last."""
 
@@ -80,6 +95,7 @@ class RemoteProgress:
     stage: str
     step: int
     state: str
+    controller: ControllerRecord | None = None
 
 
 class Coordination(Protocol):
@@ -93,6 +109,9 @@ class Coordination(Protocol):
 
     def record_exit(self, generation: int, code: int) -> None:
         """Record how a generation ended, unless a later one has the run."""
+
+    def claim(self, record: ControllerRecord) -> None:
+        """Write who works on the run's machines."""
 
     def progress(self) -> RemoteProgress:
         """How far the run is."""

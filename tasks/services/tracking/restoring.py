@@ -39,15 +39,19 @@ def look_up(path: RunPath, mode: ResumeMode, cfg: PipelineConfig, client: Client
     """The run to restore from. Raises RunNotFound where the mode insists on it, TrackingUnavailable."""
     found = find_run(path, cfg.tracking, client)
     if found is None and mode != "allow":
-        key = "set" if environment.is_set(KEY) else "not set (a key in ~/.netrc is used if there is one)"
-        raise RunNotFound(
-            f"WandB run not found: {path} at {base_url()}. Check the id on the dashboard, that your key has access to "
-            f"the project, and the entity (WANDB_ENTITY, or write entity/project/id); {KEY} is {key}. "
-            "With --resume-mode allow a new run with this id begins"
-        )
+        raise not_found(path, ". With --resume-mode allow a new run with this id begins")
     if found is None:
         logger.warning("WandB run not found: %s; a new run with this id begins", path)
     return found
+
+
+def not_found(path: RunPath, advice: str = "") -> RunNotFound:
+    """The error for a run that W&B does not have, and what to check."""
+    key = "set" if environment.is_set(KEY) else "not set (a key in ~/.netrc is used if there is one)"
+    return RunNotFound(
+        f"WandB run not found: {path} at {base_url()}. Check the id on the dashboard, that your key has access to "
+        f"the project, and the entity (WANDB_ENTITY, or write entity/project/id); {KEY} is {key}{advice}"
+    )
 
 
 def fetch(

@@ -46,8 +46,11 @@ class RunPath:
         return "/".join(part for part in (self.entity, self.project, name) if part)
 
     @classmethod
-    def parse(cls, text: str, cfg: TrackingConfig) -> Self:
-        """From `id`, `project/id`, `entity/project/id` or the address of a run's page. Raises BadInput."""
+    def parse(cls, text: str, cfg: TrackingConfig, given_as: str = "--resume-from-wandb ") -> Self:
+        """From `id`, `project/id`, `entity/project/id` or the address of a run's page. Raises BadInput.
+
+        `given_as` is how an error names the place where the text was given.
+        """
         try:
             path = urlparse(text).path if text.startswith(("https://", "http://")) else text
         except ValueError:
@@ -57,7 +60,7 @@ class RunPath:
             del parts[2]
         if not 1 <= len(parts) <= 3 or not RUN_ID.fullmatch(parts[-1]) or not all(map(NAME.fullmatch, parts[:-1])):
             raise BadInput(
-                f"--resume-from-wandb {shown(text)}: is not a W&B run; write id, project/id or entity/project/id "
+                f"{given_as}{shown(text)}: is not a W&B run; write id, project/id or entity/project/id "
                 "(letters, digits, dot, dash and underscore, a letter or digit first)"
             )
         project, entity = parts[-2] if len(parts) > 1 else None, parts[0] if len(parts) == 3 else None
@@ -187,14 +190,15 @@ def require_safe_address() -> None:
         parts, host = None, ""
     if parts is None or not host or parts.scheme not in ("http", "https"):
         raise BadInput(f"{source}: {shortened(address)} is no address; write it as https://HOST")
-    if parts.scheme == "http" and not _is_this_machine(host):
+    if parts.scheme == "http" and not is_this_machine(host):
         raise BadInput(
             f"{source}: {shortened(address)} would send your W&B key over the network for anyone to read; use "
             "https://, or a server on this machine"
         )
 
 
-def _is_this_machine(host: str) -> bool:
+def is_this_machine(host: str) -> bool:
+    """Whether a host is this machine's loopback."""
     try:
         return ip_address(host).is_loopback
     except ValueError:

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tasks.services.checkpoints import report_sets
 from tasks.services.checkpoints.sets import NAMES
 from tasks.services.checkpoints.uploads import UploadFailed
-from tasks.services.run.paths import STATUS
+from tasks.services.run.paths import STATUS, RunDir
 from tasks.services.run.status import Status, parse_status
 from tasks.services.tracking.coordination import WandbCoordination
 from tasks.services.tracking.protocols import CheckpointStore, TrackingUnavailable
@@ -23,6 +24,7 @@ from ups_models.wording import shown
 logger = logging.getLogger(__name__)
 
 ABSENT = ("not found in", "does not contain artifact", "could not find artifact")  # W&B has no class for this error
+REPORT_KIND = "evaluation-report"
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,11 @@ class WandbStore(CheckpointStore):
         return f"ckpt-{self.path.id}"
 
     @property
+    def report_name(self) -> str:
+        """The collection that holds the evaluations and the report."""
+        return f"report-{self.path.id}"
+
+    @property
     def newest(self) -> str:
         """The full name of the newest set."""
         return self.path.qualified(f"{self.name}:latest")
@@ -50,17 +57,26 @@ class WandbStore(CheckpointStore):
             raise UploadFailed(f"run {self.path} is not open for writing")
         WandbCoordination(self.path, self.cfg, self.client).check_fence()
         name = self.session.upload(folder, self.name, "model", ("latest", *aliases))
-        try:
-            self._delete_old_sets()
-        except TrackingUnavailable as error:
-            logger.warning("%s", error)
+        self._delete_old("model", self.name, self.cfg.keep_versions)
         return name.rpartition(":")[2]
+
+    def publish_report(self, run: RunDir) -> None:
+        """Upload evaluations and report; a set that W&B has is not sent again. Raises UploadFailed, FencedOut."""
+        if self.session is None:
+            raise UploadFailed(f"run {self.path} is not open for writing")
+        WandbCoordination(self.path, self.cfg, self.client).check_fence()
+        folder = run.staging / "report"
+        shutil.rmtree(folder, ignore_errors=True)
+        report_sets.take_report(run, folder)
+        self.session.upload(folder, self.report_name, REPORT_KIND, ("latest",), within_s=self.cfg.finish_timeout_s)
+        self._delete_old(REPORT_KIND, self.report_name, 1)
+        shutil.rmtree(folder, ignore_errors=True)
 
     def status(self) -> Status | None:
         """Only the status is downloaded."""
         failing = unavailable(f"the newest set of {self.path} could not be read")
         with tempfile.TemporaryDirectory() as folder, failing:
-            artifact = self._newest_set()
+            artifact = self._newest(self.name, "model")
             if artifact is None:
                 return None
             text = read_text(
@@ -70,16 +86,11 @@ class WandbStore(CheckpointStore):
 
     def download_set(self, folder: Path) -> str | None:
         """Only names that a set may hold are fetched, whatever the server lists."""
-        with unavailable(f"{self.newest} could not be downloaded", "; try again"):
-            artifact = self._newest_set()
-            if artifact is None:
-                return None
-            for name in artifact.manifest.entries:
-                if name in NAMES:
-                    artifact.get_entry(name).download(root=str(folder), skip_cache=True)
-                else:
-                    logger.warning("%s: %s does not belong in a set and was not downloaded", self.newest, shown(name))
-            return f"{self.name}:{artifact.version}"
+        return self._download(self.name, "model", NAMES, folder)
+
+    def download_report(self, folder: Path) -> str | None:
+        """Download the evaluations and the report; the name of their set, or None where there is none."""
+        return self._download(self.report_name, REPORT_KIND, report_sets.NAMES, folder)
 
     def download_files(self, folder: Path) -> list[str]:
         """They lie in the run's own checkpoints/."""
@@ -94,21 +105,38 @@ class WandbStore(CheckpointStore):
             shutil.rmtree(folder / "files", ignore_errors=True)
         return found
 
-    def _newest_set(self) -> Any:
+    def _download(self, collection: str, kind: str, names: frozenset[str], folder: Path) -> str | None:
+        newest = self.path.qualified(f"{collection}:latest")
+        with unavailable(f"{newest} could not be downloaded", "; try again"):
+            artifact = self._newest(collection, kind)
+            if artifact is None:
+                return None
+            for name in artifact.manifest.entries:
+                if name in names:
+                    artifact.get_entry(name).download(root=str(folder), skip_cache=True)
+                else:
+                    logger.warning("%s: %s does not belong in a set and was not downloaded", newest, shown(name))
+            return f"{collection}:{artifact.version}"
+
+    def _newest(self, collection: str, kind: str) -> Any:
         """None where W&B says that there is none: an answer that says nothing is an error."""
         try:
-            return self.client.api(self.cfg).artifact(self.newest, type="model")
+            return self.client.api(self.cfg).artifact(self.path.qualified(f"{collection}:latest"), type=kind)
         except Exception as error:
             if _is_absent(error):
                 return None
             raise
 
-    def _delete_old_sets(self) -> None:
-        with unavailable("W&B: old sets of checkpoints could not be deleted"):
-            newest_first = self.client.api(self.cfg).artifacts("model", self.path.qualified(self.name))
-            for number, artifact in enumerate(newest_first, start=1):
-                if number > self.cfg.keep_versions and not artifact.aliases:
-                    artifact.delete()
+    def _delete_old(self, kind: str, collection: str, keep: int) -> None:
+        """Delete versions without an alias but the newest ones; it may fail, and is a warning then."""
+        try:
+            with unavailable(f"W&B: old versions of {collection} could not be deleted"):
+                newest_first = self.client.api(self.cfg).artifacts(kind, self.path.qualified(collection))
+                for number, artifact in enumerate(newest_first, start=1):
+                    if number > keep and not artifact.aliases:
+                        artifact.delete()
+        except TrackingUnavailable as error:
+            logger.warning("%s", error)
 
 
 def publish_job(session: Session, folder: Path) -> str:

@@ -45,15 +45,20 @@ class Session:
         """Values that stand for the whole run."""
         self.run.summary.update(dict(values))
 
-    def upload(self, folder: Path, collection: str, kind: str, aliases: tuple[str, ...]) -> str:
-        """Upload a folder as one version and wait until it is committed; its full name. Raises UploadFailed."""
+    def upload(
+        self, folder: Path, collection: str, kind: str, aliases: tuple[str, ...], *, within_s: float | None = None
+    ) -> str:
+        """Upload a folder as one version and wait until it is committed; its full name. Raises UploadFailed.
+
+        Without `within_s` the wait is as long as tracking.upload_timeout_s says.
+        """
         try:
             artifact = _wandb().Artifact(collection, type=kind)
             for path in sorted(item for item in folder.rglob("*") if item.is_file()):
                 name = path.relative_to(folder).as_posix()
                 artifact.add_file(str(path), name=name, policy="immutable", skip_cache=True)
             logged = self.run.log_artifact(artifact, aliases=list(aliases))
-            logged.wait(timeout=int(self.cfg.upload_timeout_s))
+            logged.wait(timeout=int(self.cfg.upload_timeout_s if within_s is None else within_s))
             state, version = str(logged.state), str(logged.version)
         except Exception as error:
             raise UploadFailed(f"{collection} was not uploaded to W&B ({reason(error)})") from error

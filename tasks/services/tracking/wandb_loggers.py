@@ -19,8 +19,19 @@ logger = logging.getLogger(__name__)
 class OnlineLogger(MetricLogger):
     """Sends every row that W&B does not have: reports/metrics.jsonl is complete, W&B may be behind."""
 
-    def __init__(self, run: RunDir, session: Session, received: Received, starts_at: Mapping[str, int]) -> None:
-        """`starts_at` is the global step at which each stage begins: the steps of all stages before it."""
+    def __init__(
+        self,
+        run: RunDir,
+        session: Session,
+        received: Received,
+        starts_at: Mapping[str, int],
+        publish_report: Callable[[RunDir], None] = lambda _run: None,
+    ) -> None:
+        """`starts_at` is the global step at which each stage begins: the steps of all stages before it.
+
+        `publish_report` uploads evaluations and report as files that `ups pull` brings back.
+        """
+        self.publish_report = publish_report
         self.run, self.session, self.summary, self.starts_at = run, session, dict(received.summary), starts_at
         self.arrived = {stage: len(rows) for stage, rows in received.rows.items()}
         self.newest = max((now for rows in received.rows.values() for _, now in rows), default=0)
@@ -59,8 +70,9 @@ class OnlineLogger(MetricLogger):
         self._send()
 
     def report(self, gather: Callable[[], ReportPayload]) -> None:
-        """Metrics in tables and in the summary, figures, and the page."""
+        """Metrics in tables and in the summary, figures, the page, and the files of them all. Training is over."""
         self.session.report(gather(), self.run.staging / "media")
+        self.publish_report(self.run)
 
     def preempted(self) -> None:
         """Send the last rows, and say that the machine goes away."""

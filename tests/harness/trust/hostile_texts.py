@@ -9,11 +9,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from flows.cli.views.launches import launch_table
 from flows.cli.views.status import status_json, status_table
 from harness.trust.cases import Case, Reader, changed
 from tasks.services.checkpoints.sets import verify_set
 from tasks.services.data.digests import digest_in
+from tasks.services.rental.costs import costs_of
 from tasks.services.rental.journal import Journal
+from tasks.services.rental.launches import in_journal
 from tasks.services.run.attempts import ChainRun, Duplicate, GaveUp, backoff_before, entries
 from tasks.services.run.history import History
 from tasks.services.run.lock import is_owned, owned, owner_message
@@ -158,12 +161,18 @@ def _readers() -> dict[str, tuple[Any, Reader]]:
         "config.yaml": (CONFIG, lambda path: load_config(path, schema=PipelineConfig)),
         "checkpoints/.owner": (OWNER, _read_owner),
         "set/manifest.json": ({"stage_status.json": {"sha256": SHA, "bytes": 2}}, _read_set),
-        "rented.jsonl": (ENTRIES["rented.jsonl"], lambda path: Journal(path).spent_usd()),
+        "rented.jsonl": (ENTRIES["rented.jsonl"], _read_journal),
         "reports/metrics.jsonl": (ENTRIES["metrics.jsonl"], _read_history),
         "reports/attempts.jsonl": (ENTRIES["attempts.jsonl"], _read_attempts),
         "reports/small_eval.json": (RESULT, lambda path: read_result(path).to_json()),
         "data/.a.hdf5.digest.json": ({"sha256": SHA, "stamp": [1, 2, 3, 4]}, _read_digest),
     }
+
+
+def _read_journal(path: Path) -> None:
+    known = in_journal(path)
+    costs_of(known, Journal(path).spent_usd())
+    launch_table([(one, None) for one in known])
 
 
 def _read_status(path: Path) -> None:

@@ -173,7 +173,7 @@ def test_old_sets_that_cannot_be_deleted_are_a_warning(wandb, store, folder, mon
 
     assert store.publish(folder, ()) == "v0"
 
-    assert "old sets of checkpoints could not be deleted" in caplog.text
+    assert "old versions of ckpt-r1 could not be deleted" in caplog.text
 
 
 def test_a_set_counts_only_when_wandb_has_committed_it(wandb, store, folder):

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Self
 
-from tasks.services.rental.provider import Instance, MachineSpec, Offer, ProviderError
+from tasks.services.rental.provider import Instance, MachineSpec, NoSuchInstance, Offer, ProviderError
 from tasks.services.run import environment
 from ups_models.files import write_text
 from ups_models.reading import parse_json, read_text
@@ -100,6 +100,11 @@ class LocalProvider:
     def has_account_variable(self, name: str) -> bool:
         """No variable is handed on by itself."""
         return False
+
+    def ssh_address(self, instance_id: int) -> None:
+        """There is none: it is this machine. Raises NoSuchInstance."""
+        if self.describe(instance_id) is None:
+            raise NoSuchInstance(f"instance {instance_id}: is not running here; `ups instances` lists them")
 
     def _folders(self) -> list[Path]:
         return [path for path in self.root.glob("[0-9]*") if path.name.isdecimal()]

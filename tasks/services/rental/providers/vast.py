@@ -18,6 +18,7 @@ from tasks.services.rental.provider import (
     OfferGone,
     ProviderError,
     ProviderRefused,
+    SshAddress,
     State,
     UnknownOutcome,
 )
@@ -173,6 +174,28 @@ class VastProvider:
             return False
         return isinstance(found, dict) and name in found
 
+    def ssh_address(self, instance_id: int) -> SshAddress:
+        """Of the row: its proxy, whose address does not change."""
+        row = self._ask(lambda: self.client.show_instance(id=instance_id))
+        if not row:
+            raise NoSuchInstance(f"instance {instance_id}: Vast.ai has none; `ups instances` lists them")
+        host, port = row.get("ssh_host"), row.get("ssh_port")
+        if not host or not port:
+            raise ProviderError(f"instance {instance_id}: takes no logins yet ({_instance(row).state}); try again")
+        return SshAddress("root", str(host), int(port))
+
+    def credit(self) -> float | None:
+        """Of users/current, asked once: nobody waits for it. A key without the right to read it says nothing."""
+        try:
+            found = self.client.show_user()
+        except SDK_ERRORS as error:
+            status, _ = _answer(error)
+            if status in (401, 403):
+                return None
+            raise UnknownOutcome(f"Vast.ai does not say what credit is left ({status or 'no answer'})") from None
+        credit = found.get("credit") if isinstance(found, dict) else None
+        return float(credit) if isinstance(credit, int | float) and not isinstance(credit, bool) else None
+
     def _drop(self, instance_id: object) -> None:
         """Destroy the instance that an error left behind, for it costs."""
         if isinstance(instance_id, int):
@@ -206,6 +229,7 @@ def _offer(row: Mapping[str, Any], usd_per_hour: float) -> Offer:
         int(row["num_gpus"]),
         usd_per_hour,
         str(row.get("geolocation") or ""),
+        float(row.get("storage_cost") or 0.0),
     )
 
 

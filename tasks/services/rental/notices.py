@@ -1,0 +1,71 @@
+"""Telling somebody how a launch ended: a small JSON to a webhook."""
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from urllib.parse import urlparse
+
+import httpx
+
+from tasks.services.rental.journal import Journal
+from tasks.services.rental.limits import BudgetSpent
+from tasks.services.tracking.run_path import is_this_machine
+from ups_models.errors import BadInput
+from ups_models.wording import first_line, shortened
+
+logger = logging.getLogger(__name__)
+
+WITHIN_S, LONGEST = 10.0, 500
+
+
+def require_safe_webhook(url: str) -> None:
+    """Raise ValueError for an address that is not https, or http on this machine."""
+    try:
+        parts = urlparse(url)
+        host = parts.hostname or ""
+    except ValueError:
+        parts, host = None, ""
+    if parts is None or not host or not (parts.scheme == "https" or (parts.scheme == "http" and is_this_machine(host))):
+        raise ValueError("is no https:// address of a webhook (http:// only on this machine)")
+
+
+Post = Callable[..., httpx.Response]
+
+
+@contextmanager
+def noticed(url: str | None, run: str, journal: Journal, post: Post = httpx.post) -> Iterator[None]:
+    """Tell the webhook, if there is one, how what is done in the block ended; it is raised all the same."""
+    event, message = "completed", "the training is complete"
+    try:
+        yield
+    except Exception as error:
+        event, message = _event_of(error), first_line(error)
+        raise
+    except BaseException:
+        event, message = "stopped", "stopped by a signal; the machines are destroyed"
+        raise
+    finally:
+        if url is not None:
+            _tell(post, url, event, run, journal, message)
+
+
+def _event_of(error: Exception) -> str:
+    if isinstance(error, BudgetSpent):
+        return "budget spent"
+    return "bad input" if isinstance(error, BadInput) else "gave up"
+
+
+def _tell(post: Post, url: str, event: str, run: str, journal: Journal, message: str) -> None:
+    launches = journal.launches()
+    spent = launches[-1].usd(time.time()) if launches else 0.0
+    hours, machines = journal.hours(), sum(machine.id is not None for one in launches[-1:] for machine in one.machines)
+    text = f"{event}: run {run}: {shortened(message, LONGEST)} ({spent:.2f} USD, {hours:.1f} h)"
+    content = {"event": event, "run": run, "usd": round(spent, 4), "hours": round(hours, 3), "machines": machines}
+    try:
+        answer = post(url, json={"text": text, **content}, timeout=WITHIN_S, follow_redirects=False)
+        answer.raise_for_status()
+    except httpx.HTTPStatusError as error:
+        logger.warning("the webhook of --notify answered HTTP %d: nobody was told", error.response.status_code)
+    except httpx.HTTPError as error:
+        logger.warning("the webhook of --notify could not be reached (%s): nobody was told", type(error).__name__)

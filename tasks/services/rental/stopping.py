@@ -1,0 +1,126 @@
+"""Ending a launch from outside of its controller: it is told, its machines are destroyed and confirmed gone."""
+
+import logging
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from tasks.services.rental.claims import new_claim
+from tasks.services.rental.fleet import Fleet
+from tasks.services.rental.journal import Journal, Machine
+from tasks.services.rental.launches import Known
+from tasks.services.rental.limits import Limits
+from tasks.services.rental.lock import Owner, controller_of, exclusive_controller
+from tasks.services.rental.machine_log import last_line_of, saved_log
+from tasks.services.rental.provider import Provider
+from tasks.services.tracking.coordination import WandbCoordination
+from tasks.services.tracking.protocols import TrackingUnavailable
+from tasks.services.tracking.run_path import RunPath, tracking_mode
+from ups_models.config.schema import TrackingConfig
+from ups_models.errors import BadInput, UPSError
+from ups_models.files import write_text
+
+logger = logging.getLogger(__name__)
+
+WITHIN_S, LOOK_S = 300.0, 0.5
+"""A controller destroys its machines before it ends."""
+
+
+@dataclass(frozen=True)
+class Stopped:
+    """What was ended, and what it came to."""
+
+    run: str
+    controller: str
+    machines: tuple[int, ...]
+    usd: float | None
+    """None where no journal here tells."""
+
+
+def stop(known: Known, run: str, provider: Provider, *, pause: Callable[[float], None] = time.sleep) -> Stopped:
+    """End a launch. Raises BadInput where it has ended, ProviderError for a machine that stays, UPSError.
+
+    `run` names the W&B run, for a launch that no journal here knows.
+    """
+    live = [machine for machine in known.launch.machines if machine.destroyed_at is None and machine.id is not None]
+    if not known.is_open and not live:
+        raise BadInput(f"run {known.launch.run}: its launch has ended, and none of its machines is left")
+    told = ""
+    _save_logs(known, live, provider)
+    if known.controller is not None and known.controller.host == socket.gethostname():
+        told = str(known.controller)
+        _end(known.journal, known.controller, pause)
+    elif known.controller is not None or known.journal is None:
+        told = _claim(run)
+    if known.journal is not None:
+        usd = _close(known.journal, known, provider, live)
+    else:
+        usd = None
+        for machine in live:
+            provider.destroy(machine.id or 0)
+    return Stopped(known.launch.run, told, tuple(machine.id or 0 for machine in live), usd)
+
+
+def _save_logs(known: Known, live: list[Machine], provider: Provider) -> None:
+    """Keep what the machines wrote: it goes with them."""
+    for machine in live:
+        text = provider.logs(machine.id or 0) if known.journal is not None else ""
+        if known.journal is not None and last_line_of(text):
+            write_text(saved_log(known.journal, machine.generation), text)
+
+
+def _end(journal: Path | None, owner: Owner, pause: Callable[[float], None]) -> None:
+    """Send the controller SIGTERM, and wait until it has destroyed its machines and is gone."""
+    if journal is None:
+        return
+    try:
+        os.kill(owner.pid, signal.SIGTERM)
+    except ProcessLookupError:
+        return
+    except PermissionError:
+        raise UPSError(f"{owner}: is another user's process; have its user stop it") from None
+    deadline = time.monotonic() + WITHIN_S
+    while controller_of(journal) == owner:
+        if time.monotonic() > deadline:
+            raise UPSError(f"{owner}: does not end; end it with `kill -9 {owner.pid}`, then `ups stop` again")
+        pause(LOOK_S)
+
+
+def _claim(run: str) -> str:
+    """Take the run from a controller elsewhere, which stops at its next look; who that was. It may be nobody."""
+    cfg = TrackingConfig()
+    if tracking_mode(cfg) != "online":
+        logger.warning("W&B cannot be told that run %s is stopped: a controller elsewhere may rent again", run)
+        return ""
+    try:
+        coordination = WandbCoordination(RunPath.parse(run, cfg, ""), cfg)
+        before = coordination.progress().controller
+        claim = new_claim(coordination, before, before.job if before is not None else {})
+        claim.take()
+        claim.release()
+    except TrackingUnavailable as error:
+        logger.warning("%s: a controller elsewhere may rent again", error)
+        return ""
+    return f"process {before.pid} on {before.host}" if before is not None and before.seen_at else ""
+
+
+def _close(path: Path, known: Known, provider: Provider, live: list[Machine]) -> float:
+    """Destroy all machines of a launch that nobody controls any more, and close it; what it has cost, in USD."""
+    with exclusive_controller(path):
+        journal = Journal(path)
+        fleet = Fleet(provider, journal, known.run_id, Limits())
+        if known.is_open:
+            fleet.destroy_all()
+        for machine in live:
+            if not known.is_open:
+                fleet.destroy(machine.id or 0, machine.generation)
+        if journal.open_job is not None and known.is_open:
+            journal.note("closed")
+        now = time.time()
+        return next(
+            launch.usd(now) for launch in reversed(journal.launches()) if launch.started_at == known.launch.started_at
+        )
