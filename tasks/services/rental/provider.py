@@ -18,6 +18,10 @@ class ProviderRefused(BadInput):
     """What the owner of the account must cure: the key, its rights, the credit."""
 
 
+class KeyRefused(ProviderRefused):
+    """The key, or its rights, are refused. Once is no proof while a machine runs: it may have been a proxy."""
+
+
 class NoOffer(BadInput):
     """No machine on offer fits."""
 

@@ -160,6 +160,8 @@ def rows_of(cloud: VastCloud, instances: list[Instance]) -> list[Row]:
     rows = [one.row(now, cloud.faults, cloud.account_env) for one in instances]
     if rows and cloud.faults.take("null_start_date"):
         rows[0]["start_date"] = None
+    if rows and cloud.faults.next_rows:
+        rows[0] |= cloud.faults.next_rows.pop(0)
     return rows
 
 
