@@ -7,6 +7,7 @@ from pathlib import Path
 import httpx
 
 from tasks.services.data.digests import digest_in
+from tasks.services.run.phase import announce
 from tasks.services.run.progress import progress_of
 from tasks.services.run.retry import retrying
 from tasks.services.run.uninterrupted import leave_if_stopped, pause_unless_stopped
@@ -47,6 +48,7 @@ def fetch(
         if found == download.sha256:
             return path
         logger.warning("%s: has sha256 %s, but the config names %s: it is fetched again", path, found, download.sha256)
+    announce("downloading")
     folder.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + PARTIAL_SUFFIX)
     if partial.is_symlink():

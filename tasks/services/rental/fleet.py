@@ -10,6 +10,7 @@ from tasks.services.rental.journal import Journal
 from tasks.services.rental.limits import Limits
 from tasks.services.rental.provider import (
     Instance,
+    KeyRefused,
     MachineSpec,
     Offer,
     OfferGone,
@@ -24,6 +25,8 @@ logger = logging.getLogger(__name__)
 
 LABEL = "ups-"
 """How the label of every machine of ours begins."""
+REFUSED_AGAIN_AFTER_S = (10.0, 20.0, 30.0, 60.0, 60.0, 120.0)
+"""A controller that comes back to machines does not leave them for one refusal of the key."""
 LIST_TRIES = 3
 """One empty list proves nothing: they have been wrong."""
 
@@ -53,7 +56,8 @@ class Fleet:
         newest = self.journal.machines.get(self.journal.generation)
         label = newest.label if newest is not None and newest.destroyed_at is None else None
         adopted = None
-        for instance in self._found():
+        pauses_s = REFUSED_AGAIN_AFTER_S if self.journal.not_destroyed() else ()
+        for instance in retrying(pauses_s, KeyRefused, pause=self.pause)(self._found):
             if instance.label == label and adopted is None and instance.state in ("running", "booting"):
                 if newest is not None and newest.id is None:
                     self.journal.note("rented", id=instance.id)
@@ -74,7 +78,11 @@ class Fleet:
         """Order once; after a lost reply the label says whether there is a machine. None: there is none."""
         label, price = label_of(self.run_id, generation), offer.usd_per_hour
         self.journal.note("renting", generation, label=label, offer=asdict(offer), usd_per_hour=price)
-        instance_id = self._order(offer, spec, label, onstart, environment)
+        try:
+            instance_id = self._order(offer, spec, label, onstart, environment)
+        except KeyRefused:
+            self.journal.note("given back")  # it was not rented, and must not be paid for
+            raise
         if instance_id is None:
             self.journal.note("given back")
             return None

@@ -32,13 +32,17 @@ finish() {
 
 # The controller may be gone for good: the machine ends by itself.
 ( sleep "$UPS_MAX_SECONDS" && say "the time limit is reached" && destroy_machine ) &
+# The log shows that this script lives, however silent its job is.
+( while kill -0 $$ 2> /dev/null; do say "alive $SECONDS s"; sleep "${UPS_HEARTBEAT_S:-60}"; done ) &
 
 if [[ "$UPS_DEVICE" != cpu ]]; then
   python3 -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' || finish 76 120
 fi
 
 if [[ ! -f "ready-$UPS_JOB" ]]; then
+  say "phase installing"
   python3 -c 'import wandb' 2> /dev/null || python3 -m pip install --quiet 'wandb>=0.31' || finish 77 120
+  say "phase downloading"
   rm -rf job code
   python3 - << 'PY' || finish 77 120
 import os, wandb
@@ -46,6 +50,7 @@ wandb.Api().artifact(os.environ["UPS_ARTIFACT"], type="training-job").download(r
 PY
   echo "$UPS_JOB  job/SHA256SUMS" | sha256sum --check --quiet - || finish 77 120
   (cd job && sha256sum --check --quiet SHA256SUMS) || finish 77 120
+  say "phase installing"
   python3 -m pip install --quiet --no-deps --no-index --target code job/*.whl || finish 77 120
   if ! PYTHONPATH=code python3 -c 'import flows.pipeline, h5py, matplotlib, torch' 2> /dev/null; then
     say "installing the dependencies"

@@ -175,7 +175,7 @@ def run_case(case: Case, scratch: Path, reference: Mapping[str, str]) -> Row:
             scratch / "cloud",
             api_key=remote.VAST_KEY,
             instance_path=path,
-            instance_env={"OMP_NUM_THREADS": "1"} | server(),
+            instance_env={"OMP_NUM_THREADS": "1", "UPS_HEARTBEAT_S": "1"} | server(),
         ) as cloud,
     ):
         cloud.default_market()

@@ -32,6 +32,7 @@ class Call:
     query: Body
     container: Instance | None = None  # the instance whose own key it carries
     drop_reply: bool = False
+    broken_reply: str = ""
     after_reply: list[Callable[[], None]] = field(default_factory=list)
 
 
@@ -105,6 +106,7 @@ def create(cloud: VastCloud, call: Call) -> Body:
         raise low_bid(cloud, offer, call.body)
     one = cloud.create(offer, price=price, **contract(call.body))
     call.drop_reply = cloud.faults.take("lose_reply_to_create")
+    call.broken_reply, cloud.faults.break_reply_to_create = cloud.faults.break_reply_to_create, ""
     return {"success": True, "new_contract": one.id, "instance_api_key": one.api_key}
 
 

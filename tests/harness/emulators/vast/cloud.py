@@ -2,6 +2,7 @@
 
 import logging
 import random
+import signal
 import threading
 import time
 import uuid
@@ -232,10 +233,10 @@ class VastCloud:
         with self.changing():
             self.instance(instance_id).kill()
 
-    def stall(self, instance_id: int, name: str = "python") -> None:
-        """The container's processes whose command has this in its first word stand still; the others live on."""
+    def stall(self, instance_id: int, name: str = "python", *, number: signal.Signals = signal.SIGSTOP) -> None:
+        """The container's processes whose command has this in its first word stand still, or go on; others live on."""
         with self.changing():
-            self.instance(instance_id).stop_processes(name)
+            self.instance(instance_id).send(name, number)
 
     def set_credit(self, usd: float) -> None:
         """The account's credit from now on."""

@@ -40,6 +40,7 @@ class Faults:
 
     # -- renting
     lose_reply_to_create: int = 0  # count: made, then the connection is closed
+    break_reply_to_create: str = ""  # made, then answered with this of BROKEN, once
     offer_gone: int = 0  # count: somebody else was faster
     low_bid: int = 0  # count: a bid counts as too low, whatever it is
     low_bid_status: int = 400  # 200: the error comes in a body with success false

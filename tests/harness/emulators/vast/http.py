@@ -130,8 +130,8 @@ class Handler(BaseHTTPRequestHandler):
         time.sleep(self.cloud.faults.answer_delay_s)
         if call.drop_reply:
             self.drop(route.endpoint)
-        elif forced is not None:
-            self.reply_forced(route.endpoint, forced)
+        elif forced is not None or call.broken_reply:
+            self.reply_forced(route.endpoint, forced or call.broken_reply)
         else:
             self.reply(route.endpoint, status, body)
         for action in call.after_reply:
