@@ -150,7 +150,7 @@ class Controller:
                 generation = self._next_generation()
                 self.show("RENTING", {"offer": asdict(offer), "generation": generation})
                 self._acquire_fence(generation)
-                environment = self.job.environment(generation)
+                environment = self.job.environment(generation) | offer.environment()
                 instance_id = self._order(offer, generation, environment)
                 if instance_id is not None:
                     self._require_bid(instance_id)

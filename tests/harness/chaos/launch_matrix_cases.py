@@ -31,6 +31,7 @@ from harness.chaos.launch_matrix_scripts import (
     signalled_at,
     stalled_at,
     switched,
+    trained_on_gpu,
     zombie,
 )
 from harness.chaos.trial import LONG, Case
@@ -283,6 +284,32 @@ MACHINES = (
         demand=no_machine_twice,
         said="3 errors without progress",
     ),
+    Case(
+        "no-cuda-auto",
+        "no machine has CUDA, and the config says device auto: nobody trains on the processor of a GPU machine",
+        arguments=("--set", "runtime.device=auto"),
+        code=1,
+        machines=(3,),
+        demand=no_machine_twice,
+        said="had no CUDA device",
+    ),
+    Case(
+        "image-older-torch",
+        "the image has an older PyTorch, which the driver fits; the one that is pinned would see no GPU",
+        arguments=("--set", "runtime.device=auto"),
+        image="2.6.0+cu124",
+        demand=trained_on_gpu,
+    ),
+    Case(
+        "image-newer-torch",
+        "the PyTorch of the image needs a newer driver",
+        arguments=("--set", "runtime.device=auto"),
+        image="2.13.0",
+        code=1,
+        machines=(3,),
+        demand=no_machine_twice,
+        said="had no CUDA device",
+    ),
     Case("slow-boot", "the image takes three seconds", faults={"boot_delay_s": 3.0}),
     *(
         Case(
@@ -341,7 +368,7 @@ MACHINES = (
             f"stands-still-{phase}",
             f"nothing happens any more while {phase}",
             stalled_at(f"phase {phase}", until=next_machine),
-            arguments=(flag, "4"),
+            arguments=(flag, "20"),
             machines=(2,),
             said=f"while {phase}",
         )

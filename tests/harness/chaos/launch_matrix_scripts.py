@@ -9,6 +9,7 @@ from typing import Any
 
 from harness.chaos.remote import WANDB_KEY
 from harness.chaos.trial import Scenario, Script, text_of
+from harness.emulators.vast.images import GPU_LOG
 
 ENDS_WITHIN_S = 240
 Waiting = Iterator[Callable[[], bool]]
@@ -220,6 +221,15 @@ def nothing_concluded(world: Scenario) -> str:
     if world.cloud.faults.next_status:
         return f"never asked: {world.cloud.faults.next_status}"
     return "the key was taken for refused" if "VAST_API_KEY" in world.log else ""
+
+
+def trained_on_gpu(world: Scenario) -> str:
+    """The training computed on the machine's GPU, with the PyTorch that came with the image."""
+    used = text_of(world.machine.home / GPU_LOG)
+    if "flows/cli" not in used:
+        return f"the training did not use the GPU; {used or 'nothing'} did"
+    found = world.image.torch() if world.image is not None else []
+    return "" if len(found) == 1 and found[0].startswith("2.6") else f"the image has PyTorch {found}"
 
 
 def one_create(world: Scenario) -> str:

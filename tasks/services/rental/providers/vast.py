@@ -219,4 +219,5 @@ def _offer(row: Mapping[str, Any], usd_per_hour: float) -> Offer:
         int(row["num_gpus"]),
         usd_per_hour,
         str(row.get("geolocation") or ""),
+        float(row["cuda_max_good"]) if isinstance(row.get("cuda_max_good"), int | float) else None,
     )
