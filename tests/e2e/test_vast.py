@@ -61,6 +61,18 @@ def test_no_offer_under_the_price_names_the_cheapest(vast):
         vast.search(MachineSpec(gpu="RTX_4090", max_usd_per_hour=0.001))
 
 
+@pytest.mark.parametrize(("image", "least"), [(WANTED.image, 12.4), ("pytorch:2.13.0-cuda12.8-runtime", 12.8)])
+def test_the_driver_of_an_offer_runs_the_image(vast, image, least):
+    offers = vast.search(MachineSpec(max_usd_per_hour=0.5, disk_gb=20, image=image))
+
+    assert min(offer.cuda for offer in offers) >= least
+
+
+def test_an_image_that_no_driver_on_offer_runs_is_said(vast):
+    with pytest.raises(NoOffer, match=r"an --image for a CUDA below 13\.0"):
+        vast.search(MachineSpec(image="pytorch/pytorch:2.13.0-cuda13.0-cudnn9-runtime"))
+
+
 def test_no_such_gpu_is_said(vast):
     with pytest.raises(NoOffer, match="has no 1 x RTX_9999"):
         vast.search(MachineSpec(gpu="RTX_9999"))

@@ -375,6 +375,13 @@ MACHINES = (
         for phase, flag in (("installing", "--install-timeout-s"), ("downloading", "--download-timeout-s"))
     ),
     Case(
+        "log-without-onstart",
+        "the log of the container does not show what the script writes: no phase, no heartbeat, no exit code",
+        faults={"logs_show_onstart": False},
+        arguments=("--stall-max-s", "2", "--install-timeout-s", "2", "--gone-after-s", "2"),
+        steps=LONG,
+    ),
+    Case(
         "slow-installation",
         "the installation is silent for longer than a training may be",
         stalled_at("phase installing", until=lambda world: world.passed(6)),

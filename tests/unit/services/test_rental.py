@@ -69,7 +69,7 @@ class Market:
         self.check_key("search")
         if not self.offers:
             raise NoOffer("nothing under the price: the cheapest is 9.000 USD/h")
-        return [Offer(100 + n, n, "RTX 4090", 1, 0.2, "DE") for n in range(self.offers)]
+        return [Offer(100 + n, n, "RTX 4090", 1, 0.2, "DE", 12.8) for n in range(self.offers)]
 
     def rent(self, offer, wanted, *, label, onstart, env):
         self.check_key("rent")
@@ -189,6 +189,15 @@ def test_a_machine_that_is_taken_away_is_given_back_before_the_next_is_rented(tm
 
     assert (len(market.created), market.most_live, market.live) == (3, 1, {})
     assert market.generation == 3
+
+
+def test_a_machine_is_told_what_its_driver_supports_and_the_journal_notes_it(tmp_path):
+    market = Market([["running", "done"]])
+
+    rental(market, tmp_path).run()
+
+    assert [variables["UPS_CUDA"] for variables in market.environments] == ["12.8"]
+    assert [entry["offer"]["cuda"] for entry in lines(tmp_path) if entry["event"] == "renting"] == [12.8]
 
 
 def test_many_interruptions_cost_no_error(tmp_path):

@@ -201,7 +201,10 @@ def _fitting(priced: list[tuple[float, Mapping[str, Any]]], spec: MachineSpec, k
     """The offers under the price. Raises NoOffer that says what there is instead."""
     what, most = f"{spec.num_gpus} x {spec.gpu} ({kind})", spec.max_usd_per_hour
     if not priced:
-        raise NoOffer(f"Vast.ai has no {what} that fits; choose another --gpu, less --disk, or no --region")
+        raise NoOffer(
+            f"Vast.ai has no {what} that fits; choose another --gpu, less --disk, no --region, or an --image for a CUDA"
+            f" below {spec.min_cuda}"
+        )
     if priced[0][0] > most:
         raise NoOffer(
             f"no {what} under {most:g} USD/h: the cheapest is {priced[0][0]:.3f} USD/h; "

@@ -36,6 +36,7 @@ class Faults:
     list_empty: int = 0  # count of v1 lists that wrongly come back empty
     null_start_date: int = 0  # count of lists and shows whose first row has start_date null
     missing_fields: list[str] = field(default_factory=list)  # fields that instance rows lack
+    logs_show_onstart: bool = True  # False: what a container in ssh mode logs is not what its onstart script writes
     result_delay_s: float = 0.2  # until a result_url has its text
 
     # -- renting
