@@ -3,6 +3,8 @@
 from typing import get_args
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tasks.services.rental.health import (
     START,
@@ -174,6 +176,24 @@ def test_the_shipped_limits_of_a_silent_stall_are_two_and_ten_minutes():
         7200,
         3600,
     ]
+
+
+@given(pauses_s=st.lists(st.integers(1, 120), max_size=40))
+def test_a_silent_stall_is_noticed_within_ten_minutes_and_no_pause_of_two_is_taken_for_one(pauses_s):
+    limits, now, observation, early = Limits(), 0.0, watched((0, ("operator", 0), ["x phase training"])), []
+    for step, pause_s in enumerate(pauses_s, start=1):
+        now += pause_s
+        early.append(verdict_of(observation.then("running", "", ("operator", step - 1), now, observation.log), limits))
+        observation = observation.then("running", "", ("operator", step), now, observation.log)
+
+    noticed_s = next(
+        silent_s
+        for silent_s in range(10, 2000, 10)
+        if verdict_of(observation.then("running", "", observation.position, now + silent_s, observation.log), limits)
+    )
+
+    assert not any(early)
+    assert 120 < noticed_s <= 610
 
 
 def test_the_way_from_one_stage_to_the_next_is_no_step():
