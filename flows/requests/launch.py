@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,10 @@ logger = logging.getLogger(__name__)
 
 TRAIN = ("config", "resume_from_wandb", "resume_mode", "stage", "set")
 """What a launch may be asked about the training itself; the rest is decided by the machine's job."""
+
+
+TIMES = tuple(one.name for one in fields(Limits) if one.name.endswith("_s") and one.name != "backoff_s")
+"""Every time in Limits is a flag of the same name."""
 
 
 def _choices(schema: dict[str, Any]) -> None:
@@ -86,17 +91,71 @@ class LaunchRequest(FlatRequest):
     )
     run_dir: Path = Field(Path(), description="Folder of the journal of rented machines.")
     poll_s: float = Field(Limits.poll_s, gt=0, le=600, description="Look at the machine this often, in seconds.")
+    boot_timeout_s: float = Field(
+        Limits.boot_timeout_s,
+        gt=0,
+        le=86_400,
+        description="Give a machine up when it has not come up after so many seconds.",
+    )
+    install_timeout_s: float = Field(
+        Limits.install_timeout_s,
+        gt=0,
+        le=86_400,
+        description="Give a machine up when it shows no sign of life for so many seconds while it installs.",
+    )
+    download_timeout_s: float = Field(
+        Limits.download_timeout_s,
+        gt=0,
+        le=604_800,
+        description="The same while it downloads its data or checkpoints.",
+    )
+    data_timeout_s: float = Field(
+        Limits.data_timeout_s,
+        gt=0,
+        le=604_800,
+        description="The same while it generates or reads its data.",
+    )
+    evaluation_timeout_s: float = Field(
+        Limits.evaluation_timeout_s,
+        gt=0,
+        le=604_800,
+        description="The same while it evaluates and writes the report.",
+    )
+    stall_max_s: float = Field(
+        Limits.stall_max_s,
+        gt=0,
+        le=86_400,
+        description="The same while it trains: at most so many seconds without a step or a line in its log.",
+    )
+    stall_min_s: float = Field(
+        Limits.stall_min_s,
+        gt=0,
+        le=86_400,
+        description="The same at least: between the two it is ten times the longest time from step to step.",
+    )
+    silence_timeout_s: float = Field(
+        Limits.silence_timeout_s,
+        gt=0,
+        le=604_800,
+        description="The same where the machine's log cannot be read, so that nobody knows what it does.",
+    )
+    gone_after_s: float = Field(
+        Limits.gone_after_s,
+        gt=0,
+        le=86_400,
+        description="Give a machine up whose heartbeat, once a minute in its log, stopped so many seconds ago.",
+    )
     lost_after_s: float = Field(
         Limits.lost_after_s,
         gt=0,
         le=3600,
         description="Take a machine for lost when it was not running for so many seconds.",
     )
-    boot_timeout_s: float = Field(
-        Limits.boot_timeout_s,
+    refused_after_s: float = Field(
+        Limits.refused_after_s,
         gt=0,
         le=86_400,
-        description="Give a machine up when it has not come up after so many seconds.",
+        description="Give up when the provider refuses a key that was good before for so many seconds.",
     )
 
     @model_validator(mode="before")
@@ -157,9 +216,7 @@ class LaunchRequest(FlatRequest):
         return Limits(
             max_usd=self.max_total_cost,
             max_hours=self.max_hours,
-            poll_s=self.poll_s,
-            lost_after_s=self.lost_after_s,
-            boot_timeout_s=self.boot_timeout_s,
+            **{name: getattr(self, name) for name in TIMES},
         )
 
 

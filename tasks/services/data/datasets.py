@@ -14,6 +14,7 @@ from tasks.services.data.digests import digest_in, forget, identity_of, is_sampl
 from tasks.services.data.download import fetch
 from tasks.services.run.lock import OwnedRun
 from tasks.services.run.paths import RunDir
+from tasks.services.run.phase import announce
 from tasks.services.run.progress import Update, progress_of
 from tasks.services.run.uninterrupted import leave_if_stopped
 from ups_models.config.schema import DataConfig, PipelineConfig, SteadyDataConfig
@@ -166,6 +167,7 @@ def _generate(family: str, files: dict[Path, float], *, n: int, **options: Any) 
             logger.warning("%s: is not what was solved (its sha256 differs): it is solved again", path)
             forget(path)
         if not path.exists():
+            announce("data")
             with progress_of(f"data {path.name}", n) as update:
 
                 def on_progress(done: int, path: Path = path, update: Update = update) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import httpx
 
 from tasks.services.data.digests import digest_in, md5_in
+from tasks.services.run.phase import announce
 from tasks.services.run.progress import progress_of
 from tasks.services.run.retry import retrying
 from tasks.services.run.uninterrupted import leave_if_stopped, pause_unless_stopped
@@ -46,6 +47,7 @@ def fetch(
         if difference is None:
             return path
         logger.warning("%s: %s: it is fetched again", path, difference)
+    announce("downloading")
     folder.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + PARTIAL_SUFFIX)
     if partial.is_symlink():

@@ -10,13 +10,22 @@ from typing import Any
 from tasks.services.rental.claims import Claim, TakenOver
 from tasks.services.rental.credit import CreditWatch
 from tasks.services.rental.fleet import Fleet
-from tasks.services.rental.health import START, Observation, Position, Verdict, verdict_of, verdict_on_exit
+from tasks.services.rental.health import (
+    START,
+    Observation,
+    Position,
+    Verdict,
+    is_final_refusal,
+    verdict_of,
+    verdict_on_exit,
+)
 from tasks.services.rental.job import Job
 from tasks.services.rental.journal import Journal
 from tasks.services.rental.limits import Limits
-from tasks.services.rental.machine_log import exit_code_in, last_line_of, saved_log
+from tasks.services.rental.machine_log import exit_code_in, last_line_of, saved_log, signs_in
 from tasks.services.rental.provider import (
     Instance,
+    KeyRefused,
     MachineSpec,
     NoOffer,
     Offer,
@@ -68,6 +77,8 @@ class Controller:
     log: list[str] = field(default_factory=list)
     last_log_line: str = ""
     kept: bool = False
+    refused_since: float | None = None
+    """When the provider began to refuse the key, while machines were rented with it."""
 
     def __post_init__(self) -> None:
         self.credit = CreditWatch(self.provider)
@@ -164,13 +175,21 @@ class Controller:
                 generation = self._next_generation()
                 self.show("RENTING", {"offer": asdict(offer), "generation": generation})
                 self._acquire_fence(generation)
-                environment = self.job.environment(generation)
-                instance_id = self.fleet.rent(offer, self.spec, generation, self.onstart, environment)
+                environment = self.job.environment(generation) | offer.environment()
+                instance_id = self._order(offer, generation, environment)
                 if instance_id is not None:
                     self._require_bid(instance_id)
                     return instance_id
             self._wait(self.limits.backoff(failures))
             failures += 1
+
+    def _order(self, offer: Offer, generation: int, environment: Mapping[str, str]) -> int | None:
+        """Rent the offer; None: there is no machine."""
+        try:
+            return self.fleet.rent(offer, self.spec, generation, self.onstart, environment)
+        except KeyRefused as error:
+            self._endure(error)
+            return None
 
     def _search(self, failures: int) -> Offer | None:
         """The best offer of a machine that has not failed; None: search again later."""
@@ -183,6 +202,9 @@ class Controller:
             return None
         except UnknownOutcome as error:
             logger.warning("%s; searching again", error)
+            return None
+        except KeyRefused as error:
+            self._endure(error)
             return None
         fresh = [offer for offer in offers if offer.machine_id not in self.journal.excluded]
         if not fresh:
@@ -201,7 +223,8 @@ class Controller:
         while True:
             self._require_budget()
             progress = self._progress()
-            code = self._exit_code(instance_id, progress, look_at_logs=seen.was_running)
+            lines = self._read_log(instance_id) if seen.was_running else []
+            code = self._exit_code(progress, lines)
             if code is not None:
                 verdict = verdict_on_exit(code, _position(progress), self.failed_at)
                 self.failed_at = _position(progress) if verdict.end == "failed" else self.failed_at
@@ -211,23 +234,27 @@ class Controller:
             instance, is_known = self._look(instance_id)
             self._report(instance, progress)
             if instance is not None:
-                seen = seen.then(instance.state, instance.detail, _position(progress), time.monotonic())
+                position = _position(progress) if progress is not None else None
+                seen = seen.then(instance.state, instance.detail, position, time.monotonic(), signs_in(lines))
                 if (finding := verdict_of(seen, self.limits)) is not None:
                     return finding
             elif is_known:
                 return Verdict("completed" if self._has_finished() else "lost")
             self.pause(self.limits.poll_s)
 
-    def _exit_code(self, instance_id: int, progress: RemoteProgress | None, *, look_at_logs: bool) -> int | None:
+    def _exit_code(self, progress: RemoteProgress | None, lines: list[str]) -> int | None:
         """The exit code of the newest machine's job: from the run, or else from the machine's own log."""
         generation = self.journal.generation
         if progress is not None and progress.outcome is not None and progress.outcome[0] == generation:
             return progress.outcome[1]
-        if not look_at_logs:
-            return None
-        lines = self.provider.logs(instance_id).splitlines()
-        self.log = [plain(line) for line in lines[-LOG_LINES:]]
         return exit_code_in(lines, generation)
+
+    def _read_log(self, instance_id: int) -> list[str]:
+        """The newest lines of a machine's log; none where it cannot be read."""
+        lines = self.provider.logs(instance_id).splitlines()
+        if (signs := signs_in(lines)) is not None:
+            self.log = [plain(line) for line in signs.lines[-LOG_LINES:]]
+        return lines
 
     def _keep_log(self, instance_id: int) -> None:
         """Say what a machine wrote before it failed: it says why."""
@@ -250,10 +277,23 @@ class Controller:
     def _look(self, instance_id: int) -> tuple[Instance | None, bool]:
         """The instance, and whether the answer proves anything."""
         try:
-            return self.provider.describe(instance_id), True
+            instance = self.provider.describe(instance_id)
         except UnknownOutcome as error:
             logger.warning("%s: nothing is concluded from that", error)
             return None, False
+        except KeyRefused as error:
+            self._endure(error)
+            return None, False
+        self.refused_since = None
+        return instance, True
+
+    def _endure(self, error: KeyRefused) -> None:
+        """Go on after a refused key, for a while; raises it before the first machine, and once it has lasted."""
+        now = time.monotonic()
+        self.refused_since = now if self.refused_since is None else self.refused_since
+        if not self.journal.rented() or is_final_refusal(self.refused_since, now, self.limits):
+            raise error
+        logger.warning("%s: refused with a key that was good before; asking again", error)
 
     def _acquire_fence(self, generation: int) -> None:
         retrying(self.limits.backoff_s, TrackingUnavailable, pause=self.pause)(self.job.acquire_fence, generation)

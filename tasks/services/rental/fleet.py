@@ -10,6 +10,7 @@ from tasks.services.rental.journal import Journal, Machine
 from tasks.services.rental.limits import Limits
 from tasks.services.rental.provider import (
     Instance,
+    KeyRefused,
     MachineSpec,
     Offer,
     OfferGone,
@@ -24,6 +25,8 @@ logger = logging.getLogger(__name__)
 
 LABEL = "ups-"
 """How the label of every machine of ours begins."""
+REFUSED_AGAIN_AFTER_S = (10.0, 20.0, 30.0, 60.0, 60.0, 120.0)
+"""A controller that comes back to machines does not leave them for one refusal of the key."""
 LIST_TRIES = 3
 """One empty list proves nothing: they have been wrong."""
 
@@ -72,7 +75,8 @@ class Fleet:
 
         With `unknown`, a machine that only the label knows is gone on with: another controller rented it.
         """
-        found = self._found()
+        pauses_s = REFUSED_AGAIN_AFTER_S if self.journal.not_destroyed() else ()
+        found = retrying(pauses_s, KeyRefused, pause=self.pause)(self._found)
         newest = self.journal.machines.get(self.journal.generation)
         if newest is None and unknown:
             newest = self._note_unknown(found)
@@ -114,7 +118,11 @@ class Fleet:
         self.journal.note(
             "renting", generation, label=label, offer=asdict(offer), usd_per_hour=price, disk_gb=spec.disk_gb
         )
-        instance_id = self._order(offer, spec, label, onstart, environment)
+        try:
+            instance_id = self._order(offer, spec, label, onstart, environment)
+        except KeyRefused:
+            self.journal.note("given back")  # it was not rented, and must not be paid for
+            raise
         if instance_id is None:
             self.journal.note("given back")
             return None

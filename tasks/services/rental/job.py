@@ -104,7 +104,7 @@ class RemoteJob(Published):
             "UPS_JOB": self.digest,
             environment.GENERATION: str(generation),
             environment.CODE: self.code,
-            "UPS_DEVICE": self.device,
+            environment.DEVICE: self.device,
             "UPS_MAX_SECONDS": str(self.max_seconds),
             "UPS_SHUTDOWN": self.shutdown,
             "WANDB_MODE": "online",

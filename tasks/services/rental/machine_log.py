@@ -1,14 +1,54 @@
 """What the log of a rented machine says: the lines of its job, and those of onstart.sh."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+from tasks.services.run.phase import PHASES, PREFIX, Phase
 from ups_models.wording import shortened
 
 ONSTART = "ups-onstart: "
 """How the lines of onstart.sh begin."""
-EXIT = f"{ONSTART}exit "
+EXIT, BEAT = f"{ONSTART}exit ", f"{ONSTART}alive "
 MAX_LINE = 300
+
+
+@dataclass(frozen=True)
+class LogSigns:
+    """What one look at a log shows of the life behind it."""
+
+    lines: tuple[str, ...] = ()
+    """The newest lines, without the heartbeats among them."""
+    beat: str = ""
+    """The newest heartbeat."""
+    phase: Phase | None = None
+    """The newest that was announced."""
+
+    def has_grown_since(self, earlier: LogSigns) -> bool:
+        """Whether lines were added; heartbeats alone push old lines out of what is looked at."""
+        kept = len(self.lines)
+        return bool(kept) and earlier.lines[-kept:] != self.lines
+
+
+NOTHING = LogSigns()
+"""Before the first look."""
+
+
+def signs_in(lines: Sequence[str]) -> LogSigns | None:
+    """What the newest lines of a log show; None where it could not be read, or is empty."""
+    if not lines:
+        return None
+    own = tuple(line.rstrip() for line in lines if BEAT not in line)
+    beats = [line.rstrip() for line in lines if BEAT in line]
+    announced = [phase for line in own if (phase := _phase_in(line)) is not None]
+    return LogSigns(own, beats[-1] if beats else "", announced[-1] if announced else None)
+
+
+def _phase_in(line: str) -> Phase | None:
+    """As `ups-onstart: phase installing`, and `10:15:02 INFO    phase training`."""
+    return next((phase for phase in PHASES if line.endswith(f" {PREFIX}{phase}")), None)
 
 
 def exit_code_in(lines: Sequence[str], generation: int) -> int | None:

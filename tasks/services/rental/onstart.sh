@@ -32,13 +32,13 @@ finish() {
 
 # The controller may be gone for good: the machine ends by itself.
 ( sleep "$UPS_MAX_SECONDS" && say "the time limit is reached" && destroy_machine ) &
-
-if [[ "$UPS_DEVICE" != cpu ]]; then
-  python3 -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' || finish 76 120
-fi
+# The log shows that this script lives, however silent its job is.
+( while kill -0 $$ 2> /dev/null; do say "alive $SECONDS s"; sleep "${UPS_HEARTBEAT_S:-60}"; done ) &
 
 if [[ ! -f "ready-$UPS_JOB" ]]; then
+  say "phase installing"
   python3 -c 'import wandb' 2> /dev/null || python3 -m pip install --quiet 'wandb>=0.31' || finish 77 120
+  say "phase downloading"
   rm -rf job code
   python3 - << 'PY' || finish 77 120
 import os, wandb
@@ -46,18 +46,27 @@ wandb.Api().artifact(os.environ["UPS_ARTIFACT"], type="training-job").download(r
 PY
   echo "$UPS_JOB  job/SHA256SUMS" | sha256sum --check --quiet - || finish 77 120
   (cd job && sha256sum --check --quiet SHA256SUMS) || finish 77 120
+  say "phase installing"
   python3 -m pip install --quiet --no-deps --no-index --target code job/*.whl || finish 77 120
-  if ! PYTHONPATH=code python3 -c 'import flows.pipeline, h5py, matplotlib, torch' 2> /dev/null; then
-    say "installing the dependencies"
-    python3 -m pip install --quiet -c job/constraints.txt job/*.whl || finish 77 120
+fi
+export PYTHONPATH="$work/code${PYTHONPATH:+:$PYTHONPATH}"
+export WANDB_DATA_DIR="$work/wandb-data" WANDB_CACHE_DIR="$work/wandb-cache"
+if [[ ! -f "ready-$UPS_JOB" ]]; then
+  if ! python3 -c 'import flows.pipeline, h5py, matplotlib, torch' 2> /dev/null; then
+    python3 -m tasks.services.rental.machine install job || finish 77 120
   fi
   touch "ready-$UPS_JOB"
 fi
 
 mapfile -t arguments < job/arguments
-export PYTHONPATH="$work/code" WANDB_DATA_DIR="$work/wandb-data" WANDB_CACHE_DIR="$work/wandb-cache"
+# Whoever rents a GPU trains on it, or on the next machine: never on the processor beside it.
+has_cuda() { [[ "$UPS_DEVICE" == cpu ]] || python3 -m tasks.services.rental.machine cuda; }
+has_cuda || finish 76 120
+[[ "$UPS_DEVICE" == cpu ]] || arguments+=(--set runtime.device=cuda)
+
 cd job || finish 77 120
 python3 -m flows.cli train "${arguments[@]}"
 code=$?
+[[ "$code" == 0 || "$code" == 75 ]] || has_cuda || code=76
 python3 -m tasks.services.rental.outcome "$code" || say "W&B could not be told the exit code"
 finish "$code" 20

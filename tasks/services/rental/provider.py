@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
+from tasks.services.rental.torch_wheels import least_cuda
+from tasks.services.run import environment
 from ups_models.errors import BadInput, UPSError
 
 State = Literal["booting", "running", "failed", "away"]
@@ -16,6 +18,10 @@ class ProviderError(UPSError):
 
 class ProviderRefused(BadInput):
     """What the owner of the account must cure: the key, its rights, the credit."""
+
+
+class KeyRefused(ProviderRefused):
+    """The key, or its rights, are refused. Once is no proof while a machine runs: it may have been a proxy."""
 
 
 class NoOffer(BadInput):
@@ -45,8 +51,12 @@ class MachineSpec:
     interruptible: bool = True
     region: str | None = None
     image: str = "pytorch/pytorch:2.6.0-cuda12.4-cudnn9-runtime"
-    min_cuda: float = 12.4
     hours: float = 24.0
+
+    @property
+    def min_cuda(self) -> float:
+        """The CUDA that the driver must support, at least: what the image was built for."""
+        return least_cuda(self.image)
 
 
 @dataclass(frozen=True)
@@ -59,7 +69,13 @@ class Offer:
     num_gpus: int
     usd_per_hour: float
     region: str
+    cuda: float | None = None
+    """The newest CUDA that its driver supports; None where the provider does not say."""
     disk_usd_per_gb_month: float = 0.0
+
+    def environment(self) -> dict[str, str]:
+        """What a job on the machine has to know of it."""
+        return {environment.CUDA: f"{self.cuda:g}"} if self.cuda is not None else {}
 
 
 @dataclass(frozen=True)

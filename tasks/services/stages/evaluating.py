@@ -18,6 +18,7 @@ from tasks.services.data.datasets import data_identities, load_data, load_steady
 from tasks.services.run.clock import utc_now
 from tasks.services.run.lock import OwnedRun
 from tasks.services.run.paths import RunDir
+from tasks.services.run.phase import announce
 from tasks.services.run.status import StatusStore, file_records
 from tasks.services.run.uninterrupted import leave_if_stopped
 from tasks.services.stages.descent import require_one_origin, trained_config
@@ -51,6 +52,7 @@ def evaluate_run(name: str, cfg: PipelineConfig, settings: EvalConfig, run: Owne
     Writes reports/<name>.json, .md and .npz. Raises CheckpointError when there is no operator.
     """
     leave_if_stopped(name)
+    announce("evaluation")
     status = StatusStore(run)
     started = time.monotonic()
     status.record_evaluation(name, status="in_progress", completed_at=None)

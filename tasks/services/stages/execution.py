@@ -6,6 +6,7 @@ from pathlib import Path
 from tasks.services.checkpoints.sets import signature_of
 from tasks.services.run.lock import OwnedRun
 from tasks.services.run.paths import RunDir
+from tasks.services.run.phase import announce
 from tasks.services.run.signals import redeliver_pending
 from tasks.services.run.status import EVALUATIONS, StatusStore, read_status
 from tasks.services.run.uninterrupted import uninterrupted
@@ -58,6 +59,7 @@ def _evaluate(decision: EvaluationDecision, cfg: PipelineConfig, run: OwnedRun) 
 
 def report_if_changed(run: OwnedRun, tracker: Tracker, *, changed: bool) -> Path:
     """The HTML report, rendered and handed to the tracker where something changed; its path."""
+    announce("evaluation")
     if changed or not report_is_current(run):
         from tasks.services.stages.reporting import report_payload, write_report
 

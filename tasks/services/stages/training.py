@@ -13,6 +13,7 @@ from tasks.services.run import environment
 from tasks.services.run.history import History
 from tasks.services.run.lock import OwnedRun
 from tasks.services.run.paths import RunDir
+from tasks.services.run.phase import announce
 from tasks.services.run.progress import Update, progress_of
 from tasks.services.run.signals import StopRequest
 from tasks.services.run.status import StatusStore, read_status
@@ -88,6 +89,7 @@ class _Training:
                 self.tracker.preempted()
 
     def _run(self, stop: StopRequest, *, fresh: bool) -> None:
+        announce("data")
         device = select_device(self.cfg)
         require_disk(self.run.checkpoints, STAGES[self.spec.name], self.cfg)
         data = training_data(self.spec, self.cfg, self.run)
@@ -134,6 +136,7 @@ class _Training:
             if self.done and not step:  # no saved state can be used
                 self._record_start(lineage, fresh=True)
 
+        announce("training")
         with progress_of(self.spec.name, self.total, self.done) as self.show:
             return fit(
                 STAGES[self.spec.name],

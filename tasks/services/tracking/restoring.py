@@ -16,6 +16,7 @@ from tasks.services.checkpoints.sets import (
 from tasks.services.run import environment
 from tasks.services.run.lock import OwnedRun
 from tasks.services.run.paths import HISTORY, MANIFEST, STATUS, RunDir
+from tasks.services.run.phase import announce
 from tasks.services.run.status import StageRecord, Status, StatusError, read_status
 from tasks.services.tracking.coordination import find_run
 from tasks.services.tracking.protocols import CheckpointStore
@@ -61,6 +62,7 @@ def fetch(
 
     Raises BadInput under `must`: training would begin anew, which that mode forbids.
     """
+    announce("downloading")
     folder = run.staging / "restore"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)

@@ -15,21 +15,27 @@ from harness.chaos.launch_matrix_scripts import (
     killed_at,
     named,
     named_and_priced,
+    next_machine,
     no_credit,
     no_key_in_contract,
     no_machine_twice,
+    not_at_fault,
+    nothing_concluded,
     offline,
     offline_and_back,
     one_create,
     outbid,
+    outbid_and,
     outbid_before_it_runs,
     signalled,
     signalled_at,
+    stalled_at,
     switched,
+    trained_on_gpu,
     zombie,
 )
 from harness.chaos.trial import LONG, Case
-from harness.emulators.vast.faults import DROP, EVERY
+from harness.emulators.vast.faults import BROKEN, DROP, EVERY
 
 GONE = {"auto_resume_delay_s": None}
 PATIENT = ("--lost-after-s", "30")
@@ -81,6 +87,33 @@ ANSWERS = (
         faults={"next_status": [(it, 500) for it in QUESTIONS]},
     ),
     Case("500-create", "create answers 500", faults={"next_status": [("create", 500)]}),
+    *(
+        Case(
+            f"{status}-everything",
+            f"each endpoint answers {status} once, with a page of a proxy",
+            faults={"next_status": [(it, status) for it in (*QUESTIONS, "create")], "error_pages": True},
+            demand=nothing_concluded,
+        )
+        for status in (408, 409, 425, 520, 524)
+    ),
+    *(
+        Case(
+            f"broken-{name}",
+            f"each endpoint answers 200 once, with a body that is {name}",
+            faults={"next_status": [(it, name) for it in (*QUESTIONS, "create")]},
+            demand=nothing_concluded,
+        )
+        for name in BROKEN
+    ),
+    *(
+        Case(
+            f"broken-reply-to-create-{name}",
+            f"a machine is made, and the answer is {name}",
+            faults={"break_reply_to_create": name},
+            demand=one_create,
+        )
+        for name in ("empty", "cut", "strange")
+    ),
     Case(
         "dropped",
         "each connection is closed once without an answer",
@@ -251,6 +284,32 @@ MACHINES = (
         demand=no_machine_twice,
         said="3 errors without progress",
     ),
+    Case(
+        "no-cuda-auto",
+        "no machine has CUDA, and the config says device auto: nobody trains on the processor of a GPU machine",
+        arguments=("--set", "runtime.device=auto"),
+        code=1,
+        machines=(3,),
+        demand=no_machine_twice,
+        said="had no CUDA device",
+    ),
+    Case(
+        "image-older-torch",
+        "the image has an older PyTorch, which the driver fits; the one that is pinned would see no GPU",
+        arguments=("--set", "runtime.device=auto"),
+        image="2.6.0+cu124",
+        demand=trained_on_gpu,
+    ),
+    Case(
+        "image-newer-torch",
+        "the PyTorch of the image needs a newer driver",
+        arguments=("--set", "runtime.device=auto"),
+        image="2.13.0",
+        code=1,
+        machines=(3,),
+        demand=no_machine_twice,
+        said="had no CUDA device",
+    ),
     Case("slow-boot", "the image takes three seconds", faults={"boot_delay_s": 3.0}),
     *(
         Case(
@@ -268,13 +327,75 @@ MACHINES = (
     ),
     *(
         Case(
-            f"outbid-booting-{status}",
-            f"outbid while the image is loaded: {status}",
+            f"outbid-booting-{status}-{'flips' if flips else 'keeps'}",
+            f"outbid while the image is loaded: {status}, intended_status {'flips' if flips else 'stays'}",
             outbid_before_it_runs,
-            {"boot_delay_s": 4.0, "outbid_status": status} | GONE,
+            {"boot_delay_s": 4.0, "outbid_status": status, "outbid_flips_intended": flips} | GONE,
             machines=(2,),
+            demand=not_at_fault,
         )
         for status in ("stopped", "exited")
+        for flips in BOTH
+    ),
+    Case(
+        "restarting",
+        "the machine is shown as restarting for a while, twice",
+        switched(next_rows=[{"actual_status": "restarting"}] * 3 + [{}] * 2 + [{"actual_status": "restarting"}] * 3),
+        steps=LONG,
+    ),
+    *(
+        Case(
+            f"shown-{actual}",
+            f"the machine is shown as {actual}, and stays so",
+            switched(next_rows=[{"actual_status": actual, "intended_status": intended}] * 7),
+            steps=LONG,
+            machines=(2,),
+            demand=not_at_fault,
+        )
+        for actual, intended in (("frozen", "frozen"), ("stopped", "stopped"), ("offline", "running"))
+    ),
+    Case(
+        "stands-still",
+        "the training stands still without a word, and the heart of the machine beats",
+        stalled_at("phase training", until=next_machine),
+        arguments=("--stall-max-s", "4"),
+        steps=LONG,
+        machines=(2,),
+        said="in training",
+    ),
+    *(
+        Case(
+            f"stands-still-{phase}",
+            f"nothing happens any more while {phase}",
+            stalled_at(f"phase {phase}", until=next_machine),
+            arguments=(flag, "20"),
+            machines=(2,),
+            said=f"while {phase}",
+        )
+        for phase, flag in (("installing", "--install-timeout-s"), ("downloading", "--download-timeout-s"))
+    ),
+    Case(
+        "log-without-onstart",
+        "the log of the container does not show what the script writes: no phase, no heartbeat, no exit code",
+        faults={"logs_show_onstart": False},
+        arguments=("--stall-max-s", "2", "--install-timeout-s", "2", "--gone-after-s", "2"),
+        steps=LONG,
+    ),
+    Case(
+        "slow-installation",
+        "the installation is silent for longer than a training may be",
+        stalled_at("phase installing", until=lambda world: world.passed(6)),
+        arguments=("--stall-max-s", "2", "--gone-after-s", "4"),
+    ),
+    Case(
+        "processes-gone",
+        "every process of the container is dead, and it is shown as running",
+        disturbed(lambda world: world.cloud.lose_processes(world.machine.id)),
+        arguments=("--gone-after-s", "4"),
+        steps=LONG,
+        machines=(2,),
+        demand=no_machine_twice,
+        said="has lost the processes of its job",
     ),
     Case(
         "price-drop-early", "the instance comes back before it is given up", cheaper_again(3.0), {}, PATIENT, steps=LONG
@@ -387,20 +508,33 @@ ENDS = (
     ),
     *(
         Case(
-            f"refused-{status}",
-            f"one answer {status} in the middle of the run",
-            forced(("show", status)),
+            f"refused-{status}-{count}",
+            f"{count} answers {status} in the middle of the run",
+            forced(*[("show", status)] * count),
             steps=LONG,
-            code=2,
-            said="VAST_API_KEY",
+            said="refused with a key that was good before",
         )
         for status in (401, 403)
+        for count in (1, 5)
+    ),
+    *(
+        Case(
+            f"refused-between-{endpoint}",
+            f"{endpoint} is refused once, between two machines",
+            outbid_and(next_status=[(endpoint, 403)]),
+            GONE,
+            steps=LONG,
+            machines=(2,),
+            said="refused with a key that was good before",
+        )
+        for endpoint in ("search", "create")
     ),
     *(
         Case(
             f"locked-out-{status}",
             f"{status} to everything from the middle of the run on: what is left is named, and ends by itself",
             switched(auth_error=status),
+            arguments=("--refused-after-s", "3"),
             steps=LONG * 6,
             code=1,
             left=1,

@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from harness.chaos.remote import WANDB_KEY
-from harness.chaos.trial import Scenario, Script
+from harness.chaos.trial import Scenario, Script, text_of
+from harness.emulators.vast.images import GPU_LOG
 
 ENDS_WITHIN_S = 240
 Waiting = Iterator[Callable[[], bool]]
@@ -45,10 +46,42 @@ def cheaper_again(after_s: float) -> Script:
     return script
 
 
+def outbid_and(**faults: Any) -> Script:
+    """Outbid, and from then on with these faults."""
+
+    def act(world: Scenario) -> None:
+        world.cloud.faults.set(**faults)
+        outbid(world)
+
+    return disturbed(act)
+
+
 def outbid_before_it_runs(world: Scenario) -> Waiting:
     """Outbid while the image is loaded."""
     yield world.is_up
     outbid(world)
+
+
+def stalled_at(text: str, *, until: Callable[[Scenario], Callable[[], bool]]) -> Script:
+    """What the first machine runs stands still from this text in its log on, until a condition; its heart beats."""
+
+    def script(world: Scenario) -> Waiting:
+        yield lambda: world.is_up() and text in text_of(world.machine.log_path)
+        first, is_over = world.machine, until(world)
+
+        def hold() -> bool:
+            world.cloud.stall(first.id)  # again and again: the script may start another process
+            return is_over()
+
+        yield hold
+        world.cloud.stall(first.id, number=signal.SIGCONT)
+
+    return script
+
+
+def next_machine(world: Scenario) -> Callable[[], bool]:
+    """A condition: the first machine was replaced."""
+    return world.machines(2)
 
 
 def offline(*, kill: bool) -> Script:
@@ -176,6 +209,27 @@ def no_machine_twice(world: Scenario) -> str:
 def no_key_in_contract(world: Scenario) -> str:
     """What is an account variable is in no create."""
     return "the key went into a create" if any("WANDB_API_KEY" in one.env for one in world.cloud.instances) else ""
+
+
+def not_at_fault(world: Scenario) -> str:
+    """A machine that another bid took is said to have been taken away, and to have done nothing wrong."""
+    return "" if "was taken away" in world.log and "did not come up" not in world.log else "it was held at fault"
+
+
+def nothing_concluded(world: Scenario) -> str:
+    """Every forced answer was given, and none of them was taken for a loss or a refusal."""
+    if world.cloud.faults.next_status:
+        return f"never asked: {world.cloud.faults.next_status}"
+    return "the key was taken for refused" if "VAST_API_KEY" in world.log else ""
+
+
+def trained_on_gpu(world: Scenario) -> str:
+    """The training computed on the machine's GPU, with the PyTorch that came with the image."""
+    used = text_of(world.machine.home / GPU_LOG)
+    if "flows/cli" not in used:
+        return f"the training did not use the GPU; {used or 'nothing'} did"
+    found = world.image.torch() if world.image is not None else []
+    return "" if len(found) == 1 and found[0].startswith("2.6") else f"the image has PyTorch {found}"
 
 
 def one_create(world: Scenario) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 
 from harness.chaos import remote
 from harness.emulators.vast.emulator import VastEmulator
+from harness.emulators.vast.images import Image, build_image
 from harness.emulators.vast.instances import Instance
 from harness.emulators.wandb.server import WandbServer, client_environment
 from tasks.services.rental.providers.local import marked_processes
@@ -38,6 +39,7 @@ class Scenario:
         self.environment = {**environment, MARK: str(scratch)}
         self.most_live = self.killed = 0
         self.again = False
+        self.image: Image | None = None
         self.before: Callable[[str, int], bool] = lambda endpoint, count: False
         self.after: Callable[[str, int], None] = lambda endpoint, count: None
         self.launch: subprocess.Popen[bytes] | None = None
@@ -146,6 +148,8 @@ class Case:
     said: str = ""
     demand: Callable[[Scenario], str] = nothing_more
     within_s: float = 300
+    image: str = ""
+    """The version of the PyTorch in the image of the machines; empty: they run in this environment."""
 
 
 @dataclass
@@ -168,20 +172,24 @@ class Row:
 def run_case(case: Case, scratch: Path, reference: Mapping[str, str]) -> Row:
     """Carry one case out."""
     environment, began = remote.environment_in(scratch) | server(), time.monotonic()
-    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    path, variables = f"{Path(sys.executable).parent}:{os.environ['PATH']}", {"UPS_HEARTBEAT_S": "1"} | server()
+    image = build_image(scratch / "image", torch=case.image) if case.image else None
+    if image is not None:
+        path, variables = image.path, variables | image.environment
     with (
         WandbServer() as wandb,
         VastEmulator(
             scratch / "cloud",
             api_key=remote.VAST_KEY,
             instance_path=path,
-            instance_env={"OMP_NUM_THREADS": "1"} | server(),
+            instance_env={"OMP_NUM_THREADS": "1"} | variables,
         ) as cloud,
     ):
         cloud.default_market()
         cloud.faults.set(**case.faults)
         environment |= {**client_environment(wandb.url, scratch, remote.WANDB_KEY), "VAST_URL": cloud.url}
         world = Scenario(scratch, cloud, wandb, environment, [*arguments_of(case.steps), *QUICK, *case.arguments])
+        world.image = image
         finished = _drive(world, case)
         row = _row(world, case, reference, time.monotonic() - began)
         row.wrong = [*([] if finished else ["the disturbance did not take place"]), *_mismatches(row, world)]

@@ -15,7 +15,8 @@ import pytest
 
 from harness import PYTHONPATH
 from harness.emulators.vast.emulator import VastEmulator
-from harness.emulators.vast.faults import DROP, EVERY
+from harness.emulators.vast.faults import BROKEN, DROP, EVERY
+from harness.emulators.vast.images import GPU_LOG, build_image
 from harness.emulators.vast.instances import MARK
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -1060,3 +1061,116 @@ print(one.mark)
     )
 
     assert processes_with(done.stdout.strip()) == []
+
+
+# ---------------------------------------------------------------------- stumbles
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_answer_is_given_once_and_word_for_word(emulator, name):
+    emulator.faults.next_status = [("user", name)]
+
+    def answer():
+        wanted = urllib.request.Request(f"{emulator.url}/api/v0/users/current")
+        wanted.add_header("Authorization", f"Bearer {emulator.api_key}")
+        with urllib.request.urlopen(wanted, timeout=20) as response:
+            return response.status, response.read()
+
+    assert answer() == (200, BROKEN[name])
+    assert b"credit" in answer()[1]
+
+
+def test_a_proxy_answers_with_a_page_of_its_own(emulator):
+    emulator.faults.set(error_pages=True, next_status=[("user", 520)])
+    wanted = urllib.request.Request(f"{emulator.url}/api/v0/users/current")
+    wanted.add_header("Authorization", f"Bearer {emulator.api_key}")
+
+    with pytest.raises(urllib.error.HTTPError) as raised:
+        urllib.request.urlopen(wanted, timeout=20)
+
+    assert (raised.value.code, raised.value.read()) == (520, BROKEN["page"])
+
+
+def test_a_broken_reply_to_a_create_leaves_an_instance(emulator):
+    emulator.default_market()
+    offer = next(iter(emulator.offers.values()))
+    emulator.faults.break_reply_to_create = "strange"
+
+    reply = sdk(emulator).create_instance(id=offer.id, image="i", disk=10, onstart_cmd="sleep 60", ssh=True)
+
+    assert reply == {"hello": "world"}
+    assert len(emulator.live()) == 1
+
+
+def test_rows_may_be_shown_with_other_states_for_a_while(emulator):
+    vast, offer = sdk(emulator), emulator.add_offer()
+    number = rent(vast, offer)
+    emulator.faults.next_rows = [{"actual_status": "restarting"}, {"actual_status": "frozen"}]
+
+    shown = [vast.show_instance(id=number)["actual_status"] for _ in range(3)]
+
+    assert shown[:2] == ["restarting", "frozen"]
+    assert shown[2] in ("loading", "running")
+
+
+def test_a_container_without_processes_is_shown_as_running(emulator):
+    vast, offer = sdk(emulator), emulator.add_offer()
+    number = rent(vast, offer, onstart_cmd=SLEEPERS)
+    one = running(emulator, number)
+    wait_until(one.processes)
+
+    emulator.lose_processes(number)
+
+    assert one.processes() == []
+    assert vast.show_instance(id=number)["actual_status"] == "running"
+
+
+def test_what_a_container_runs_stands_still_while_its_script_lives_on(emulator):
+    code = "import time\nwhile True: print(1, flush=True); time.sleep(0.01)"
+    script = f"{sys.executable} -c '{code}' > work & while sleep 0.01; do echo alive; done"
+    number = rent(sdk(emulator), emulator.add_offer(), onstart_cmd=script)
+    one = running(emulator, number)
+    work = one.home / "work"
+    wait_until(lambda: work.exists() and work.stat().st_size)
+
+    emulator.stall(number)
+    wait_until(lambda: is_still(work))
+    lives = not is_still(one.log_path)
+    emulator.stall(number, number=signal.SIGCONT)
+
+    assert lives
+    wait_until(lambda: not is_still(work))
+
+
+def is_still(path: Path) -> bool:
+    """Whether a file has not grown for a moment."""
+    size = path.stat().st_size
+    time.sleep(0.3)
+    return path.stat().st_size == size
+
+
+def test_the_log_of_a_container_need_not_be_that_of_its_script(emulator):
+    vast = sdk(emulator)
+    number = rent(vast, emulator.add_offer(), onstart_cmd="echo said; sleep 60")
+    wait_until(lambda: "said" in running(emulator, number).log_path.read_text("utf-8"))
+    emulator.faults.logs_show_onstart = False
+
+    assert "said" not in vast.logs(instance_id=number)
+
+
+def test_pip_replaces_the_torch_of_an_image_and_then_no_gpu_is_seen(tmp_path):
+    image = build_image(tmp_path / "image", torch="2.6.0+cu124")
+
+    def python(*arguments):
+        command = ["/usr/bin/env", "python3", *arguments]
+        variables = {"PATH": image.path, "HOME": str(tmp_path), **image.environment}
+        return subprocess.run(command, env=variables, capture_output=True, text=True, check=True).stdout
+
+    before = python("-c", "import torch; print(torch.cuda.is_available(), torch.device('cuda', 0))")
+    python("-m", "pip", "install", "torch==2.13.0", "h5py")
+    after = python("-c", "import h5py, torch; print(torch.cuda.is_available(), torch.device('cuda'))")
+
+    assert before.split()[:2] == ["True", "cpu"]
+    assert after.split() == ["False", "cuda"]
+    assert (tmp_path / GPU_LOG).read_text("utf-8").split() == ["-c"]
+    assert image.torch() == ["2.13.0"]

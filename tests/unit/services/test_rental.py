@@ -15,6 +15,7 @@ from tasks.services.rental.limits import BudgetSpent, Limits
 from tasks.services.rental.lock import exclusive_controller
 from tasks.services.rental.provider import (
     Instance,
+    KeyRefused,
     MachineSpec,
     NoOffer,
     Offer,
@@ -52,17 +53,26 @@ class Market:
     step: int = 0
     environments: list[dict[str, str]] = field(default_factory=list)
     log: str = ""
+    refuses: dict[str, int] = field(default_factory=dict)
+    """So many of the next calls of a method are refused with the key."""
 
     run_id = "r1"
 
     # -- as a provider
 
+    def check_key(self, method):
+        if self.refuses.get(method, 0):
+            self.refuses[method] -= 1
+            raise KeyRefused("Vast.ai refuses the key")
+
     def search(self, wanted):
+        self.check_key("search")
         if not self.offers:
             raise NoOffer("nothing under the price: the cheapest is 9.000 USD/h")
-        return [Offer(100 + n, n, "RTX 4090", 1, 0.2, "DE") for n in range(self.offers)]
+        return [Offer(100 + n, n, "RTX 4090", 1, 0.2, "DE", 12.8) for n in range(self.offers)]
 
     def rent(self, offer, wanted, *, label, onstart, env):
+        self.check_key("rent")
         self.environments.append(dict(env))
         error = self.rent_raises.pop(0) if self.rent_raises else None
         if error is not None and not self.rents_all_the_same:
@@ -77,6 +87,7 @@ class Market:
         return number
 
     def describe(self, instance_id):
+        self.check_key("describe")
         if instance_id not in self.live:
             return None
         states = self.left[instance_id]
@@ -99,6 +110,7 @@ class Market:
         return self.live[instance_id]
 
     def list_instances(self, prefix):
+        self.check_key("list")
         if self.list_raises:
             self.list_raises -= 1
             raise UnknownOutcome("the list is odd")
@@ -177,6 +189,15 @@ def test_a_machine_that_is_taken_away_is_given_back_before_the_next_is_rented(tm
 
     assert (len(market.created), market.most_live, market.live) == (3, 1, {})
     assert market.generation == 3
+
+
+def test_a_machine_is_told_what_its_driver_supports_and_the_journal_notes_it(tmp_path):
+    market = Market([["running", "done"]])
+
+    rental(market, tmp_path).run()
+
+    assert [variables["UPS_CUDA"] for variables in market.environments] == ["12.8"]
+    assert [entry["offer"]["cuda"] for entry in lines(tmp_path) if entry["event"] == "renting"] == [12.8]
 
 
 def test_many_interruptions_cost_no_error(tmp_path):
@@ -317,6 +338,83 @@ def test_nothing_is_concluded_from_no_answer(tmp_path):
     rental(market, tmp_path).run()
 
     assert (len(market.created), market.live) == (1, {})
+
+
+@pytest.mark.parametrize("method", ["describe", "search", "rent"])
+def test_a_key_that_is_refused_for_a_moment_while_the_launch_has_machines_costs_nothing(tmp_path, method):
+    market = Market([["running", "step", "away"], ["running", "done"]])
+
+    def refuse(state, facts):
+        if state == ("RUNNING" if method == "describe" else "ENDED"):
+            market.refuses.setdefault(method, 3)
+
+    rental(market, tmp_path, show=refuse).run()
+
+    assert market.refuses == {method: 0}
+    assert (len(market.created), market.most_live, market.live) == (2, 1, {})
+    assert Journal(tmp_path / "rented.jsonl").not_destroyed() == []
+
+
+@pytest.mark.parametrize("method", ["search", "rent"])
+def test_a_key_that_is_refused_before_the_first_machine_ends_the_launch_at_once(tmp_path, method):
+    market = Market([["running", "done"]], refuses={method: 1})
+
+    with pytest.raises(KeyRefused):
+        rental(market, tmp_path).run()
+
+    assert (market.created, market.refuses) == ([], {method: 0})
+    assert not any(entry["event"] == "renting" and entry["generation"] > 1 for entry in lines(tmp_path))
+
+
+def test_a_key_that_stays_refused_ends_the_launch(tmp_path):
+    market = Market([["running", "running"]])
+    limits = Limits(**{**vars(QUICK), "refused_after_s": 0.2})
+
+    def refuse(state, facts):
+        market.refuses["describe"] = 10**9
+
+    controller = rental(market, tmp_path, limits=limits, show=refuse)
+    controller.pause = lambda _: time.sleep(0.01)
+
+    with pytest.raises(KeyRefused):
+        controller.run()
+
+    assert market.live == {}
+
+
+def test_a_controller_that_comes_back_does_not_leave_its_machine_for_one_refusal(tmp_path):
+    market = Market([["running", "step", "running", "done"]])
+    kill_controller_at("RUNNING", market, tmp_path)
+    market.refuses["list"] = 2
+
+    rental(market, tmp_path).run()
+
+    assert (len(market.created), market.live) == (1, {})
+
+
+def test_a_machine_whose_training_stands_still_is_given_up_though_its_heart_beats(tmp_path):
+    market = Market([["running"], ["running", "done"]])
+    beats = iter(range(10**9))
+
+    def logs(instance_id):
+        silent = "10:00:00 INFO    phase training\n" if instance_id == 1000 else ""
+        return f"{silent}ups-onstart: alive {next(beats)} s\n"
+
+    market.logs = logs  # type: ignore[method-assign]  # its heart beats
+
+    limits = Limits(**{**vars(QUICK), "stall_max_s": 0.5})
+    rental(market, tmp_path, limits=limits).run()
+
+    assert (len(market.created), market.live) == (2, {})
+
+
+def test_heartbeats_are_not_shown_to_the_person_who_watches(tmp_path):
+    market = Market([["running", "running", "running", "done"]], log="operator 3/30\nups-onstart: alive 60 s\n")
+    shown = []
+
+    rental(market, tmp_path, show=lambda state, facts: shown.extend(facts.get("log", []))).run()
+
+    assert set(shown) == {"operator 3/30"}
 
 
 def test_wandb_that_does_not_answer_is_no_reason_to_rent(tmp_path, monkeypatch):
@@ -478,7 +576,7 @@ def lines(tmp_path):
 def test_a_machine_that_does_nothing_is_given_up(tmp_path):
     market = Market([["running"], ["running", "done"]])
 
-    rental(market, tmp_path, limits=Limits(**{**vars(QUICK), "stalled_after_s": 1.0})).run()
+    rental(market, tmp_path, limits=Limits(**{**vars(QUICK), "silence_timeout_s": 1.0})).run()
 
     assert (len(market.created), market.live) == (2, {})
 

@@ -84,6 +84,18 @@ def test_this_machine_offers_itself(tmp_path):
     assert [(offer.gpu, offer.usd_per_hour) for offer in offers] == [("RTX_4090", 0.0)]
 
 
+def test_a_log_that_is_cut_begins_with_a_whole_line(tmp_path):
+    folder = tmp_path / "1"
+    folder.mkdir()
+    lines = [f"line {number}" for number in range(2000)]
+    (folder / "log").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+
+    read = LocalProvider(tmp_path).logs(1).splitlines()
+
+    assert 100 < len(read) < len(lines)
+    assert read == lines[-len(read) :]
+
+
 def test_training_here_imports_nothing_that_rents():
     probe = "import sys, flows.pipeline, flows.requests.train; print(*sys.modules, sep='\\n')"
 

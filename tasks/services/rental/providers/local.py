@@ -80,9 +80,13 @@ class LocalProvider:
         return [one for one in found if one is not None and one.label.startswith(prefix)]
 
     def logs(self, instance_id: int) -> str:
-        """What the bootstrap wrote."""
+        """What the bootstrap wrote, as whole lines."""
         path = self.root / str(instance_id) / "log"
-        return path.read_bytes()[-LOG_BYTES:].decode("utf-8", "replace") if path.is_file() else ""
+        if not path.is_file():
+            return ""
+        text = path.read_bytes()
+        end = text[-LOG_BYTES:] if len(text) <= LOG_BYTES else text[-LOG_BYTES:].partition(b"\n")[2]
+        return end.decode("utf-8", "replace")
 
     def destroy(self, instance_id: int) -> None:
         """Kill every process of it; the folder stays, for its log."""

@@ -7,38 +7,36 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-import requests
-
 from tasks.services.rental.provider import (
     Instance,
     MachineSpec,
     NoOffer,
     NoSuchInstance,
     Offer,
-    OfferGone,
     ProviderError,
     ProviderRefused,
     SshAddress,
-    State,
     UnknownOutcome,
+)
+from tasks.services.rental.providers.vast_answers import (
+    SDK_ERRORS,
+    answer_of,
+    error_of,
+    instance_of,
+    proves_nothing,
+    reason_of,
+    redacted,
 )
 from tasks.services.run import environment
 from tasks.services.run.retry import retrying
-from ups_models.errors import UPSError
 
 if TYPE_CHECKING:
     from vastai import VastAI
 
-URL, KEY = "VAST_URL", "VAST_API_KEY"
-BOOTING = (None, "created", "loading", "rebooting")
-BROKEN = ("exited", "unknown")
-BAD_WORDS = ("error", "failed", "failure", "exception", "traceback", "oci runtime", "permission denied")
-TRANSIENT = (429, 500, 502, 503, 504)
+URL = "VAST_URL"
 RETRY_AFTER_S = (2.0, 5.0, 10.0, 20.0, 30.0, 60.0)
 DESTROY_AGAIN_AFTER_S = (3.5,) * 11
-MAX_TEXT = 300
-SDK_ERRORS = (requests.RequestException, KeyError, TypeError, ValueError, TimeoutError)
-"""What the SDK raises: its HTTP library's errors, and its own slips over rows that it did not expect."""
+OFFER_NUMBERS = ("id", "machine_id", "num_gpus")
 BID_MARGIN = 1.2
 """What is bid is what is paid: a little above the least bid, and never above the user's limit."""
 
@@ -82,18 +80,7 @@ class VastProvider:
                 query=query, type=kind, order="dph_total", limit=64, storage=spec.disk_gb, no_default=True
             )
         )
-        least = "min_bid" if spec.interruptible else "dph_total"
-        rows = sorted(rows or [], key=lambda row: float(row[least]))
-        what, most = f"{spec.num_gpus} x {spec.gpu} ({kind})", spec.max_usd_per_hour
-        if not rows:
-            raise NoOffer(f"Vast.ai has no {what} that fits; choose another --gpu, less --disk, or no --region")
-        if float(rows[0][least]) > most:
-            raise NoOffer(
-                f"no {what} under {most:g} USD/h: the cheapest is {float(rows[0][least]):.3f} USD/h; "
-                "raise --max-price, or choose another --gpu"
-            )
-        margin = BID_MARGIN if spec.interruptible else 1.0
-        return [_offer(row, min(most, margin * float(row[least]))) for row in rows if float(row[least]) <= most]
+        return _fitting(_priced(rows, "min_bid" if spec.interruptible else "dph_total"), spec, kind)
 
     def rent(self, offer: Offer, spec: MachineSpec, *, label: str, onstart: str, env: Mapping[str, str]) -> int:
         """One PUT, never sent twice: after a lost reply the caller looks for the label."""
@@ -110,13 +97,13 @@ class VastProvider:
                 ssh=True,
             )
         except SDK_ERRORS as error:
-            status, body = _answer(error)
+            status, body = answer_of(error)
             self._drop(body.get("new_contract"))
-            raise _rebuilt(status, body, f"renting offer {offer.id}") from None
+            raise error_of(status, body, f"renting offer {offer.id}", renting=True) from None
         body = reply if isinstance(reply, dict) else {}
         if not body.get("success") or not body.get("new_contract"):
             self._drop(body.get("new_contract"))
-            raise _rebuilt(None, body, f"renting offer {offer.id}")
+            raise error_of(None, body, f"renting offer {offer.id}", renting=True)
         return int(body["new_contract"])
 
     def describe(self, instance_id: int) -> Instance | None:
@@ -125,14 +112,14 @@ class VastProvider:
             row = self._ask(lambda: self.client.show_instance(id=instance_id))
         except NoSuchInstance:
             return None
-        return _instance(row) if row else None
+        return instance_of(row) if row else None
 
     def list_instances(self, prefix: str) -> list[Instance]:
         """All pages of the list."""
         rows = self._ask(self.client.show_instances)
         if not isinstance(rows, list):
             raise UnknownOutcome("Vast.ai answered the list of instances with something that is no list")
-        return [_instance(row) for row in rows if str(row.get("label") or "").startswith(prefix)]
+        return [instance_of(row) for row in rows if str(row.get("label") or "").startswith(prefix)]
 
     def logs(self, instance_id: int) -> str:
         """The last hundred lines."""
@@ -157,8 +144,7 @@ class VastProvider:
         try:
             self.client.destroy_instance(id=instance_id)
         except SDK_ERRORS as error:
-            status, body = _answer(error)
-            reason = f"HTTP {status} {_text(body)}" if status else type(error).__name__
+            reason = reason_of(error)
         try:
             if self.describe(instance_id) is None:
                 return
@@ -181,7 +167,7 @@ class VastProvider:
             raise NoSuchInstance(f"instance {instance_id}: Vast.ai has none; `ups instances` lists them")
         host, port = row.get("ssh_host"), row.get("ssh_port")
         if not host or not port:
-            raise ProviderError(f"instance {instance_id}: takes no logins yet ({_instance(row).state}); try again")
+            raise ProviderError(f"instance {instance_id}: takes no logins yet ({instance_of(row).state}); try again")
         return SshAddress("root", str(host), int(port))
 
     def credit(self) -> float | None:
@@ -189,7 +175,7 @@ class VastProvider:
         try:
             found = self.client.show_user()
         except SDK_ERRORS as error:
-            status, _ = _answer(error)
+            status, _ = answer_of(error)
             if status in (401, 403):
                 return None
             raise UnknownOutcome(f"Vast.ai does not say what credit is left ({status or 'no answer'})") from None
@@ -204,9 +190,9 @@ class VastProvider:
     def _ask(self, call: Callable[[], Any]) -> Any:
         """A question that may be repeated: retried at intervals that outlast Vast's limits. Raises UnknownOutcome."""
         try:
-            return retrying(RETRY_AFTER_S, _is_transient, pause=self.pause, warn=False)(call)
+            return retrying(RETRY_AFTER_S, proves_nothing, pause=self.pause, warn=False)(call)
         except SDK_ERRORS as error:
-            raise _rebuilt(*_answer(error), "asking Vast.ai") from None
+            raise error_of(*answer_of(error), "asking Vast.ai") from None
 
 
 def _client() -> VastAI:
@@ -221,90 +207,44 @@ def _client() -> VastAI:
         ) from None
 
 
+def _priced(rows: object, price: str) -> list[tuple[float, Mapping[str, Any]]]:
+    """Price and row of each offer, cheapest first. Raises UnknownOutcome where no row can be read."""
+    given = rows if isinstance(rows, list) else [rows]
+    usable = [
+        (float(row[price]), row)
+        for row in given
+        if isinstance(row, Mapping) and all(isinstance(row.get(name), int | float) for name in (price, *OFFER_NUMBERS))
+    ]
+    if given and not usable:
+        raise UnknownOutcome("Vast.ai answered a search with something that is no list of offers")
+    return sorted(usable, key=lambda offer: offer[0])
+
+
+def _fitting(priced: list[tuple[float, Mapping[str, Any]]], spec: MachineSpec, kind: str) -> list[Offer]:
+    """The offers under the price. Raises NoOffer that says what there is instead."""
+    what, most = f"{spec.num_gpus} x {spec.gpu} ({kind})", spec.max_usd_per_hour
+    if not priced:
+        raise NoOffer(
+            f"Vast.ai has no {what} that fits; choose another --gpu, less --disk, no --region, or an --image for a CUDA"
+            f" below {spec.min_cuda}"
+        )
+    if priced[0][0] > most:
+        raise NoOffer(
+            f"no {what} under {most:g} USD/h: the cheapest is {priced[0][0]:.3f} USD/h; "
+            "raise --max-price, or choose another --gpu"
+        )
+    margin = BID_MARGIN if spec.interruptible else 1.0
+    return [_offer(row, min(most, margin * price)) for price, row in priced if price <= most]
+
+
 def _offer(row: Mapping[str, Any], usd_per_hour: float) -> Offer:
     return Offer(
         int(row["id"]),
         int(row["machine_id"]),
-        str(row["gpu_name"]),
+        str(row.get("gpu_name") or ""),
         int(row["num_gpus"]),
         usd_per_hour,
         str(row.get("geolocation") or ""),
+        float(row["cuda_max_good"]) if isinstance(row.get("cuda_max_good"), int | float) else None,
         float(row.get("storage_cost") or 0.0),
     )
-
-
-def _instance(row: Mapping[str, Any]) -> Instance:
-    if "actual_status" not in row or "intended_status" not in row:
-        raise UnknownOutcome(f"Vast.ai does not say whether instance {row.get('id')} runs")
-    actual, intended = row.get("actual_status"), row.get("intended_status")
-    detail = " ".join(str(row.get("status_msg") or "").split())[:MAX_TEXT]
-    state: State = "away"
-    if actual in BROKEN or (actual != "running" and any(word in detail.lower() for word in BAD_WORDS)):
-        state = "failed"
-    elif intended == "running" and actual == "running":
-        state = "running"
-    elif intended == "running" and actual in BOOTING:
-        state = "booting"
-    return Instance(
-        int(row["id"]),
-        int(row.get("machine_id") or 0),
-        str(row.get("label") or ""),
-        state,
-        redacted(detail or str(actual)),
-        bool(row.get("is_bid")),
-        float(row.get("dph_total") or 0.0),
-    )
-
-
-def _is_transient(error: Exception) -> bool:
-    status = _answer(error)[0]
-    return isinstance(error, SDK_ERRORS) and (status is None or status in TRANSIENT)
-
-
-def _answer(error: Exception) -> tuple[int | None, dict[str, Any]]:
-    """HTTP status and body of what the SDK raised; None: there was no answer."""
-    response = getattr(error, "response", None)
-    if response is None:
-        return None, {}
-    try:
-        body = response.json()
-    except ValueError:
-        body = {"msg": response.text[:MAX_TEXT]}
-    return int(response.status_code), body if isinstance(body, dict) else {}
-
-
-def _rebuilt(status: int | None, body: Mapping[str, Any], doing: str) -> UPSError:
-    """An error of ours from status and body, without secrets."""
-    text = _text(body)
-    if status is None and not body:
-        return UnknownOutcome(f"{doing}: no answer")
-    if status in (401, 403) or any(word in text.lower() for word in ("auth", "credit", "balance")):
-        return _refusal(text, doing)
-    if "no_such_ask" in text or status == 410 or "bid" in text.lower():
-        return OfferGone(f"{doing}: the offer is gone ({text})")
-    if status == 404:
-        return NoSuchInstance(f"{doing}: it is gone ({text})")
-    kind = UnknownOutcome if status in TRANSIENT else ProviderError
-    return kind(f"{doing}: {f'HTTP {status}' if status else 'refused'} ({text})")
-
-
-def _refusal(text: str, doing: str) -> ProviderRefused:
-    if "credit" in text.lower() or "balance" in text.lower():
-        return ProviderRefused(f"{doing}: the account has no credit ({text}); add some")
-    return ProviderRefused(
-        f"{doing}: Vast.ai refuses the key ({text}); check VAST_API_KEY, its rights, and whether the account's "
-        "two-factor login needs a key of its own"
-    )
-
-
-def _text(body: Mapping[str, Any]) -> str:
-    words = [str(body[key]) for key in ("error", "msg", "detail") if body.get(key)]
-    return redacted(": ".join(words)[:MAX_TEXT] or "no reason given")
-
-
-def redacted(text: str) -> str:
-    """A text without the secrets that this process knows."""
-    for name in (KEY, "WANDB_API_KEY"):
-        if secret := environment.get(name):
-            text = text.replace(secret, f"<{name}>")
-    return text

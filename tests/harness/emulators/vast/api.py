@@ -20,6 +20,7 @@ MAX_ONSTART = 4000  # characters, with args; the documents disagree (4048, 4096,
 MAX_ENV_VALUE, MAX_ENV = 256, 32768
 MAX_COMMAND = 512
 COMMANDS = {"ls", "rm", "du"}
+SSH_LINES = ("INFO: starting /.launch", "Server listening on 0.0.0.0 port 22.")
 PLAIN_VALUE = re.compile(r"[A-Za-z0-9_.-]*\Z")
 
 
@@ -32,6 +33,7 @@ class Call:
     query: Body
     container: Instance | None = None  # the instance whose own key it carries
     drop_reply: bool = False
+    broken_reply: str = ""
     after_reply: list[Callable[[], None]] = field(default_factory=list)
 
 
@@ -105,6 +107,7 @@ def create(cloud: VastCloud, call: Call) -> Body:
         raise low_bid(cloud, offer, call.body)
     one = cloud.create(offer, price=price, **contract(call.body))
     call.drop_reply = cloud.faults.take("lose_reply_to_create")
+    call.broken_reply, cloud.faults.break_reply_to_create = cloud.faults.break_reply_to_create, ""
     return {"success": True, "new_contract": one.id, "instance_api_key": one.api_key}
 
 
@@ -160,6 +163,8 @@ def rows_of(cloud: VastCloud, instances: list[Instance]) -> list[Row]:
     rows = [one.row(now, cloud.faults, cloud.account_env) for one in instances]
     if rows and cloud.faults.take("null_start_date"):
         rows[0]["start_date"] = None
+    if rows and cloud.faults.next_rows:
+        rows[0] |= cloud.faults.next_rows.pop(0)
     return rows
 
 
@@ -291,6 +296,7 @@ def request_logs(cloud: VastCloud, call: Call) -> Body:
     if call.body.get("daemon_logs"):
         return publish(cloud, f"daemon: {one.status_msg}\n")
     lines = one.log_path.read_text(errors="replace").splitlines() if one.log_path.exists() else []
+    lines = lines if cloud.faults.logs_show_onstart else [*SSH_LINES]
     wanted = [line for line in lines if (call.body.get("filter") or "") in line]
     tail = int(call.body.get("tail") or 1000)
     return publish(cloud, "".join(f"{line}\n" for line in wanted[-tail:]))

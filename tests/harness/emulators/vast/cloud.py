@@ -2,6 +2,7 @@
 
 import logging
 import random
+import signal
 import threading
 import time
 import uuid
@@ -226,6 +227,16 @@ class VastCloud:
                 self.restart(one)
             elif one.state == "running":
                 self.ledger.open(one, "gpu", one.price, self.clock())
+
+    def lose_processes(self, instance_id: int) -> None:
+        """Every process of the container dies, and it is shown as running all the same."""
+        with self.changing():
+            self.instance(instance_id).kill()
+
+    def stall(self, instance_id: int, name: str = "python", *, number: signal.Signals = signal.SIGSTOP) -> None:
+        """The container's processes whose command has this in its first word stand still, or go on; others live on."""
+        with self.changing():
+            self.instance(instance_id).send(name, number)
 
     def set_credit(self, usd: float) -> None:
         """The account's credit from now on."""

@@ -53,6 +53,8 @@ CONTROLS: dict[str, Callable[[VastCloud, Body], Any]] = {
     "displace": lambda cloud, body: done(cloud, cloud.displace, body["id"]),
     "host_offline": lambda cloud, body: done(cloud, cloud.host_offline, body["id"], kill=bool(body["kill"])),
     "back_online": lambda cloud, body: done(cloud, cloud.back_online, body["id"]),
+    "lose_processes": lambda cloud, body: done(cloud, cloud.lose_processes, body["id"]),
+    "stall": lambda cloud, body: done(cloud, cloud.stall, body["id"]),
     "raise_min_bid": lambda cloud, body: done(cloud, cloud.raise_min_bid, body["id"], body["price"]),
     "set_credit": lambda cloud, body: done(cloud, cloud.set_credit, body["usd"]),
     "remove_offer": lambda cloud, body: done(cloud, cloud.remove_offer, body["id"]),

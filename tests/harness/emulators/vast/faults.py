@@ -6,6 +6,16 @@ from typing import Any
 
 EVERY = -1  # as a count: every one from now on
 DROP = 0  # as a status: the connection is closed without an answer
+BROKEN = {
+    "empty": b"",
+    "page": b"<html><head><title>Just a moment...</title></head></html>",
+    "cut": b'{"success": true, "instances": [{"id": 1',
+    "list": b"[]",
+    "null": b"null",
+    "text": b'"ok"',
+    "strange": b'{"hello": "world"}',
+}
+"""As a status: an answer 200 with this body."""
 
 
 @dataclass
@@ -13,7 +23,9 @@ class Faults:
     """What goes wrong. A count says how many of the next ones are hit (`EVERY`: all, 0: none); True counts as 1."""
 
     # -- answers
-    next_status: list[int | Sequence[Any]] = field(default_factory=list)  # 429, ("create", 503), ("show", DROP)
+    next_status: list[int | str | Sequence[Any]] = field(default_factory=list)  # 429, ("create", 503), ("show", "cut")
+    error_pages: bool = False  # what is forced comes from a proxy: HTML, not the service's JSON
+    next_rows: list[dict[str, Any]] = field(default_factory=list)  # laid over the next shown instances, one each
     answer_delay_s: float = 0.0  # every answer comes so late
     rate_limit_scale: float = 0.0  # 1: the documented minimum interval of every endpoint; 0: no limit
     retry_after: bool = False  # a 429 carries Retry-After
@@ -24,10 +36,12 @@ class Faults:
     list_empty: int = 0  # count of v1 lists that wrongly come back empty
     null_start_date: int = 0  # count of lists and shows whose first row has start_date null
     missing_fields: list[str] = field(default_factory=list)  # fields that instance rows lack
+    logs_show_onstart: bool = True  # False: what a container in ssh mode logs is not what its onstart script writes
     result_delay_s: float = 0.2  # until a result_url has its text
 
     # -- renting
     lose_reply_to_create: int = 0  # count: made, then the connection is closed
+    break_reply_to_create: str = ""  # made, then answered with this of BROKEN, once
     offer_gone: int = 0  # count: somebody else was faster
     low_bid: int = 0  # count: a bid counts as too low, whatever it is
     low_bid_status: int = 400  # 200: the error comes in a body with success false
@@ -59,13 +73,13 @@ class Faults:
             setattr(self, name, count - 1)
         return count != 0
 
-    def next_answer(self, endpoint: str) -> int | None:
-        """The status forced upon this request, taken off the list, or None."""
+    def next_answer(self, endpoint: str) -> int | str | None:
+        """The status, or the name of a broken answer, forced upon this request, taken off the list; or None."""
         for index, entry in enumerate(self.next_status):
-            name, status = (endpoint, entry) if isinstance(entry, int) else entry
+            name, status = (endpoint, entry) if isinstance(entry, int | str) else (entry[0], entry[1])
             if name == endpoint:
                 del self.next_status[index]
-                return int(status)
+                return status if isinstance(status, int) else str(status)
         return None
 
     def set(self, **changes: Any) -> None:

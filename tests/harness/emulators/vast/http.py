@@ -14,7 +14,7 @@ from urllib.parse import parse_qsl, urlsplit
 from harness.emulators.vast.api import Call, Route, find_route
 from harness.emulators.vast.cloud import ApiError, VastCloud
 from harness.emulators.vast.control import control
-from harness.emulators.vast.faults import DROP
+from harness.emulators.vast.faults import BROKEN, DROP
 from harness.emulators.vast.instances import Instance
 
 logger = logging.getLogger(__name__)
@@ -123,17 +123,15 @@ class Handler(BaseHTTPRequestHandler):
             return
         with self.cloud.lock:
             forced = self.forced_answer(route)
-            if forced is None:
-                status, body = self.answer(route, call)
-            elif forced == DROP:
-                status, body, call.drop_reply = DROP, {}, True
-            else:
-                status, body = forced, forced_body(forced)
+            status, body = self.answer(route, call) if forced is None else (200, {})
+            call.drop_reply |= forced == DROP
         if count:
             self.cloud.after_request(route.endpoint, count)
         time.sleep(self.cloud.faults.answer_delay_s)
         if call.drop_reply:
             self.drop(route.endpoint)
+        elif forced is not None or call.broken_reply:
+            self.reply_forced(route.endpoint, forced or call.broken_reply)
         else:
             self.reply(route.endpoint, status, body)
         for action in call.after_reply:
@@ -149,8 +147,8 @@ class Handler(BaseHTTPRequestHandler):
         except ApiError as error:
             return error.status, error.body
 
-    def forced_answer(self, route: Route) -> int | None:
-        """A status out of turn: one that a test asked for, or that of the rate limit."""
+    def forced_answer(self, route: Route) -> int | str | None:
+        """An answer out of turn: one that a test asked for, or that of the rate limit."""
         faults, calls, now = self.cloud.faults, self.server.last_call, time.monotonic()
         forced = faults.next_answer(route.endpoint)
         if forced is not None:
@@ -202,6 +200,15 @@ class Handler(BaseHTTPRequestHandler):
         self.send("result", 200 if ready else 404, (result.text if result and ready else "").encode(), "text/plain")
 
     # ------------------------------------------------------------------ an answer
+
+    def reply_forced(self, endpoint: str, forced: int | str) -> None:
+        """An answer out of turn: a broken one, a proxy's page, or an error as the service words it."""
+        if isinstance(forced, str):
+            self.send(endpoint, 200, BROKEN[forced], "application/json")
+        elif self.cloud.faults.error_pages:
+            self.send(endpoint, forced, BROKEN["page"], "text/html")
+        else:
+            self.reply(endpoint, forced, forced_body(forced))
 
     def reply(self, endpoint: str, status: int, body: Any) -> None:
         """JSON."""

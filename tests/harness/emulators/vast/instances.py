@@ -126,6 +126,14 @@ class Instance:
         """SIGKILL to every descendant, without notice; returns when none is left."""
         kill_family(self)
 
+    def send(self, name: str, number: signal.Signals) -> None:
+        """A signal to the processes whose command's first word holds the name."""
+        for pid in self.processes():
+            with suppress(FileNotFoundError, ProcessLookupError):
+                command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[0]
+                if name.encode() in command:
+                    os.kill(pid, number)
+
     def environment(self, url: str, given: Mapping[str, str], account: Mapping[str, str], path: str) -> dict[str, str]:
         """What onstart sees: the allowed variables, the account's, the create's and the documented ones."""
         own = {name: str(value) for name, value in self.env.items() if SHELL_NAME.match(name)}
