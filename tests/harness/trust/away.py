@@ -16,8 +16,8 @@ from tasks.services.run.lock import is_owned
 from tasks.services.run.paths import RunDir
 from tasks.services.run.status import read_status
 
-MARGIN_S, PATIENCE_S = 60.0, 900.0
-SHORT, LONGER = 50, 450
+MARGIN_S, PATIENCE_S = 20.0, 900.0
+SHORT, LONGER = 50, 2050
 """Steps of two runs whose difference says how fast this machine trains."""
 
 
@@ -25,7 +25,7 @@ def away(seconds: float, more: Mapping[str, str] = MappingProxyType({})) -> int:
     """Try it once, with more in the environment, and tell; 0: all work done to the same bits, and the server knows."""
     with tempfile.TemporaryDirectory(prefix="trust-away-") as folder:
         scratch = Path(folder)
-        workload = _workload(int(_steps_per_second(scratch) * (seconds + MARGIN_S)))
+        workload = _workload(int(_steps_per_second(scratch) * (1.1 * seconds + MARGIN_S)))
         home = scratch / "home"
         home.mkdir()
         with prefect_stack(home, {"PREFECT_WORKER_QUERY_SECONDS": "15", **more}, 3 * seconds + PATIENCE_S) as room:
