@@ -1,5 +1,6 @@
 """Files that are whole or absent: the only writer of checkpoints, status and reports."""
 
+import errno
 import hashlib
 import itertools
 import logging
@@ -66,11 +67,11 @@ def atomic_path(path: Path) -> Iterator[Path]:
         _flush(temporary)
         temporary.chmod(0o666 & ~_umask())
         _crash_point("temporary flushed", temporary)
-        temporary.replace(path)
+        _rename(temporary, path)
         _crash_point("renamed", path)
     finally:
         temporary.unlink(missing_ok=True)
-    _flush(path.parent)
+    _flush_folder(path.parent)
     _crash_point("directory flushed", path)
 
 
@@ -132,7 +133,7 @@ def previous_of(path: Path) -> Path:
 def keep_previous(path: Path) -> None:
     """Move a file aside before it is replaced; until its successor is there, the one aside is the newest."""
     if path.exists():
-        path.replace(previous_of(path))
+        _rename(path, previous_of(path))
         _crash_point("moved aside", path)
 
 
@@ -190,6 +191,25 @@ def _flush(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def _flush_folder(path: Path) -> None:
+    """Some network file systems flush no folders, and keep their order themselves."""
+    try:
+        _flush(path)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+
+
+def _rename(source: Path, target: Path) -> None:
+    """Replace the target. NFS repeats a rename whose answer was lost, and then says that there is no source."""
+    inode = source.stat().st_ino
+    try:
+        source.replace(target)
+    except FileNotFoundError:
+        if not target.exists() or target.stat().st_ino != inode:
+            raise
 
 
 def _umask() -> int:

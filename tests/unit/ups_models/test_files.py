@@ -1,15 +1,25 @@
 """Files are whole or absent."""
 
+import errno
 import json
 import os
 import resource
 import signal
 import stat
+from contextlib import nullcontext
+from pathlib import Path
 
 import pytest
 
 from ups_models.errors import StorageError
-from ups_models.files import digest_of, remove_stale_temporaries, write_atomically, write_text
+from ups_models.files import (
+    digest_of,
+    keep_previous,
+    previous_of,
+    remove_stale_temporaries,
+    write_atomically,
+    write_text,
+)
 
 
 def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
@@ -68,3 +78,47 @@ def test_a_status_that_cannot_be_written_leaves_the_old_one(tmp_path):
         signal.signal(signal.SIGXFSZ, handler)
 
     assert path.read_text("utf-8") == "{}"
+
+
+def test_a_rename_whose_answer_was_lost_is_one_that_took_place(tmp_path, monkeypatch):
+    """As NFS does, which repeats it: there is none here to try."""
+    rename = Path.replace
+
+    def repeated(source, target):
+        rename(source, target)
+        raise FileNotFoundError(errno.ENOENT, "no such file", str(source))
+
+    monkeypatch.setattr(Path, "replace", repeated)
+    write_text(tmp_path / "status.json", "first")
+    keep_previous(tmp_path / "status.json")
+    write_text(tmp_path / "status.json", "second")
+
+    assert (tmp_path / "status.json").read_text("utf-8") == "second"
+    assert previous_of(tmp_path / "status.json").read_text("utf-8") == "first"
+
+
+def test_a_rename_that_did_not_take_place_is_an_error(tmp_path, monkeypatch):
+    write_text(tmp_path / "status.json", "old")
+
+    def refused(source, target):
+        raise FileNotFoundError(errno.ENOENT, "no such file", str(source))
+
+    monkeypatch.setattr(Path, "replace", refused)
+    with pytest.raises(StorageError, match=r"status\.json: cannot be written"):
+        write_text(tmp_path / "status.json", "new")
+
+    assert (tmp_path / "status.json").read_text("utf-8") == "old"
+
+
+@pytest.mark.parametrize(("code", "fails"), [(errno.EINVAL, False), (errno.EIO, True)])
+def test_a_file_system_that_flushes_no_folders_is_used_and_one_that_fails_is_named(tmp_path, monkeypatch, code, fails):
+    flush = os.fsync
+
+    def flush_files_alone(handle):
+        if stat.S_ISDIR(os.fstat(handle).st_mode):
+            raise OSError(code, os.strerror(code))
+        flush(handle)
+
+    monkeypatch.setattr(os, "fsync", flush_files_alone)
+    with pytest.raises(StorageError) if fails else nullcontext():
+        write_text(tmp_path / "status.json", "new")
