@@ -2,6 +2,7 @@
 
 import argparse
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from ups_models.errors import BadInput
@@ -55,3 +56,17 @@ def add_set(parser: argparse.ArgumentParser) -> None:
     """The flag that overrides values of a config."""
     text = "override a config value; may be given several times"
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help=text)
+
+
+def add_target(parser: argparse.ArgumentParser, providers: Sequence[str]) -> None:
+    """Which launch or machine is meant, and where it is looked for."""
+    text = "a W&B run, or an instance; by default what was launched last from --run-dir"
+    parser.add_argument("target", nargs="?", metavar="RUN|INSTANCE", help=text)
+    add_place(parser, providers)
+
+
+def add_place(parser: argparse.ArgumentParser, providers: Sequence[str]) -> None:
+    """Where a launch is looked for, and who is asked about its machines."""
+    add_path(parser, "--run-dir", "folder of the journal, or above it", Path(), metavar="DIR")
+    text = "who rents the machine out (default: the one that the journal names, else vast)"
+    parser.add_argument("--provider", choices=providers, help=text)

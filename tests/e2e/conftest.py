@@ -12,7 +12,9 @@ import pytest
 
 from flows import ROOT
 from flows.prefect.server import QUIET
+from harness.chaos.remote import VAST_KEY
 from harness.commands import CANARY_KEY, UNTRACKED, Cli, command
+from harness.emulators.vast.emulator import VastEmulator
 from harness.emulators.wandb.server import WandbServer, client_environment
 
 
@@ -123,3 +125,18 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory, pipeline: Cli) -> Pat
     done = pipeline("--config", "configs/smoke.yaml", cwd=directory)
     assert done.returncode == 0, done.stderr
     return directory
+
+
+@pytest.fixture
+def cloud(tmp_path: Path) -> Iterator[VastEmulator]:
+    """An emulated Vast.ai with machines on offer."""
+    with VastEmulator(tmp_path / "cloud", api_key=VAST_KEY) as emulator:
+        emulator.default_market()
+        yield emulator
+
+
+@pytest.fixture
+def ups_there(cloud: VastEmulator, wandb_environment: dict[str, str], tmp_path: Path) -> Cli:
+    """`ups`, with accounts and nothing launched."""
+    account = {"VAST_URL": cloud.url, "VAST_API_KEY": VAST_KEY, "HOME": str(tmp_path)}
+    return command("-m", "flows.cli", PYTHONPATH=str(ROOT), **wandb_environment, **account)

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import pytest
 
-from flows import ROOT
 from harness.chaos import remote
 from harness.chaos.remote import VAST_KEY, WANDB_KEY
 from harness.commands import command
@@ -339,20 +338,6 @@ def test_a_launch_is_stopped_from_another_folder_by_its_run_and_its_controller_r
 
 
 # ----------------------------------------------------------------------------------------------------- without a launch
-
-
-@pytest.fixture
-def cloud(tmp_path):
-    with VastEmulator(tmp_path / "cloud", api_key=VAST_KEY) as emulator:
-        emulator.default_market()
-        yield emulator
-
-
-@pytest.fixture
-def ups_there(cloud, wandb_environment, tmp_path):
-    """`ups`, with accounts and nothing launched."""
-    account = {"VAST_URL": cloud.url, "VAST_API_KEY": VAST_KEY, "HOME": str(tmp_path)}
-    return command("-m", "flows.cli", PYTHONPATH=str(ROOT), **wandb_environment, **account)
 
 
 def test_where_nothing_was_launched_tables_are_empty_and_the_rest_is_one_line(ups_there, tmp_path):

@@ -14,8 +14,6 @@ from harness.chaos.demo import train_remotely
 from harness.chaos.launch_matrix import live_through_all
 from harness.chaos.launch_matrix_cases import CASES
 from harness.chaos.remote import VAST_KEY, WANDB_KEY
-from harness.commands import command
-from harness.emulators.vast.emulator import VastEmulator
 from tasks.services.rental.provider import MachineSpec
 from tasks.services.rental.providers.vast import VastProvider
 
@@ -28,20 +26,6 @@ def seen(tmp_path_factory):
     """A training that was disturbed in every way, and the folder where everything of it lies."""
     scratch = tmp_path_factory.mktemp("launch")
     return train_remotely(scratch, DISTURBANCES, echo=lambda _: None, steps_per_epoch=2400), scratch
-
-
-@pytest.fixture
-def cloud(tmp_path):
-    with VastEmulator(tmp_path / "cloud", api_key=VAST_KEY) as emulator:
-        emulator.default_market()
-        yield emulator
-
-
-@pytest.fixture
-def ups_there(cloud, wandb_environment, tmp_path):
-    """`ups`, with a Vast.ai account."""
-    account = {"VAST_URL": cloud.url, "VAST_API_KEY": VAST_KEY, "HOME": str(tmp_path)}
-    return command("-m", "flows.cli", PYTHONPATH=str(ROOT), **wandb_environment, **account)
 
 
 @pytest.mark.slow

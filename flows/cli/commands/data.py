@@ -1,7 +1,6 @@
 """`ups data generate`, `ups data info`, `ups data upload`: generate, inspect and publish data files."""
 
 import argparse
-import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import yaml
 from flows.cli.arguments import count, positive, require_writable, seed
 from flows.cli.views.console import echo
 from flows.cli.views.data import print_file_info
+from tasks.services.tracking.run_path import NAME
 from ups_models.config.schema import TrackingConfig
 from ups_models.errors import BadInput
 from ups_models.problems.registry import PROBLEMS
@@ -80,7 +80,7 @@ def _generate(arguments: argparse.Namespace) -> None:
 
 
 def _artifact_name(text: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}", text):
+    if not NAME.fullmatch(text):
         raise argparse.ArgumentTypeError("letters, digits, dots, dashes and underscores alone, at most 128")
     return text
 

@@ -1,9 +1,8 @@
 """`ups logs`: show what a rented machine writes."""
 
 import argparse
-from pathlib import Path
 
-from flows.cli.arguments import add_path, positive
+from flows.cli.arguments import add_target, positive
 from flows.cli.views.console import echo
 from tasks.services.rental.launches import Place, machine_of
 from tasks.services.rental.logs import FOLLOW_S, MachineLogs
@@ -12,7 +11,7 @@ from tasks.services.rental.providers import registry
 
 def add(parser: argparse.ArgumentParser) -> None:
     """Which machine, and whether to stay."""
-    add_target(parser)
+    add_target(parser, registry.names())
     parser.add_argument(
         "-f", "--follow", action="store_true", help="go on until the launch ends, machine after machine"
     )
@@ -32,12 +31,3 @@ def run(arguments: argparse.Namespace) -> int:
     for line in logs.follow(only, every_s=arguments.every_s):
         echo(line)
     return 0
-
-
-def add_target(parser: argparse.ArgumentParser) -> None:
-    """Which launch or machine is meant, and where it is looked for."""
-    text = "a W&B run, or an instance; by default what was launched last from --run-dir"
-    parser.add_argument("target", nargs="?", metavar="RUN|INSTANCE", help=text)
-    add_path(parser, "--run-dir", "folder of the journal, or above it", Path(), metavar="DIR")
-    text = "who rents the machine out (default: the one that the journal names, else vast)"
-    parser.add_argument("--provider", choices=registry.names(), help=text)

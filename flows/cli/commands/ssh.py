@@ -5,7 +5,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from flows.cli.arguments import add_path, count
+from flows.cli.arguments import add_path, add_place, count
 from flows.cli.views.console import echo
 from tasks.services.rental.launches import Place, machine_of
 from tasks.services.rental.logins import FOLDER, address_of, in_words, ssh_command
@@ -20,9 +20,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     """Which machine, and with which key."""
     text = "instance to log in to; by default the newest of what was launched from --run-dir"
     parser.add_argument("instance", nargs="?", type=count, metavar="INSTANCE", help=text)
-    add_path(parser, "--run-dir", "folder of the journal, or above it", Path(), metavar="DIR")
-    text = "who rents the machine out (default: the one that the journal names, else vast)"
-    parser.add_argument("--provider", choices=registry.names(), help=text)
+    add_place(parser, registry.names())
     add_path(parser, "--identity", "private key to log in with (default: ssh's own choice)")
     parser.add_argument("--print", action="store_true", help="print the command, and do not run it")
 
@@ -54,6 +52,4 @@ def _machine(place: Place, instance_id: int | None) -> tuple[int, Path, str, Pro
     machine = machine_of(known, None if instance_id is None else str(instance_id))
     if machine is None or machine.id is None or machine.destroyed_at is not None:
         raise BadInput(f"run {known.launch.run}: no machine of it is left to log in to; `ups launches` lists them")
-    folder = known.journal.parent if known.journal is not None else place.run_dir
-    name = place.provider or known.launch.provider or registry.DEFAULT
-    return machine.id, folder, name, place.provider_of(known)
+    return machine.id, place.folder_of(known), place.provider_name(known), place.provider_of(known)

@@ -2,15 +2,16 @@
 
 import argparse
 
-from flows.cli.commands.logs import add_target
+from flows.cli.arguments import add_target
 from flows.cli.views.console import echo
 from tasks.services.rental.launches import Place
+from tasks.services.rental.providers import registry
 from tasks.services.rental.stopping import stop
 
 
 def add(parser: argparse.ArgumentParser) -> None:
     """Which launch."""
-    add_target(parser)
+    add_target(parser, registry.names())
 
 
 def run(arguments: argparse.Namespace) -> int:

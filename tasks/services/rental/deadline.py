@@ -18,7 +18,7 @@ Machine = Literal["none", "spot", "on demand"]
 Values = NDArray[np.float32]
 
 TICK_H = 1 / 12
-"""Hours in a tick."""
+"""Hours in a tick: everything is counted in ticks of five minutes."""
 LATE = 1e5
 """Cost of a missed deadline, in ticks on demand."""
 PRIOR_SPAN, PRIOR_OUTAGE = (16.0, 1.5), (19.0, 2.0)
@@ -87,7 +87,8 @@ class Choice:
 def choose(now: Situation, seen: Sightings) -> Choice:
     """The machine for this tick. A machine that is kept is preferred to an equal one."""
     span, outage = _nearest(SPANS, seen.span), _nearest(OUTAGES, seen.outage)
-    value = _table(now.work_left, now.time_left, now.changeover, span, outage, _nearest(PRICES, now.price))
+    work, time = _rounded_up(now.work_left), _rounded_up(now.time_left)
+    value = _table(work, time, now.changeover, span, outage, _nearest(PRICES, now.price))
     after, rest = _expected(value[now.time_left - 1], span, outage, now.available), now.work_left
     costs: dict[Machine, float] = {"none": float(after[NONE, rest])}
     offers: dict[Machine, tuple[int, float]] = {"on demand": (SPOT + 1 + now.changeover, 1.0)}
@@ -108,18 +109,14 @@ def _nearest(grid: tuple[float, ...], value: float) -> float:
     return min(grid, key=lambda point: abs(np.log(point / max(value, 1e-6))))
 
 
-def _table(work: int, time: int, changeover: int, span: float, outage: float, price: float) -> Values:
-    """Least expected cost to the end: value[time left, is one to be had, machine, work left]."""
-    return _tables(_rounded_up(work), _rounded_up(time), changeover, span, outage, price)
-
-
 def _rounded_up(count: int) -> int:
     """To a power of two: one table serves a whole training, which has less and less left."""
     return 1 << max(5, (count - 1).bit_length())
 
 
 @lru_cache(maxsize=96)
-def _tables(work: int, time: int, changeover: int, span: float, outage: float, price: float) -> Values:
+def _table(work: int, time: int, changeover: int, span: float, outage: float, price: float) -> Values:
+    """Least expected cost to the end: value[time left, is one to be had, machine, work left]."""
     rows, bought = 1 + 2 * (changeover + 1), SPOT + 1 + changeover
     value = np.empty((time + 1, 2, rows, work + 1), np.float32)
     value[0] = LATE

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from tasks.services.rental.limits import Limits
-from tasks.services.rental.machine_log import NOTHING, LogSigns
+from tasks.services.rental.machine_log import NO_SIGNS, LogSigns
 from tasks.services.rental.provider import State
 from tasks.services.run.phase import Phase
 
@@ -52,7 +52,7 @@ class Observation:
     detail: str = ""
     position: Position = START
     was_running: bool = False
-    log: LogSigns = NOTHING
+    log: LogSigns = NO_SIGNS
     phase: Phase | None = None
     beat_at: float | None = None
     """The newest heartbeat or sign of life; None while no heartbeat was ever seen."""

@@ -112,10 +112,16 @@ class Place:
         return next((one for one in listed if one.run_id == known.run_id), gone)
 
     def provider_of(self, known: Known | None) -> Provider:
-        """Who rents its machines out: what was named, else what the journal says, else Vast.ai."""
-        name = self.provider or (known.launch.provider if known is not None else "") or registry.DEFAULT
-        folder = known.journal.parent if known is not None and known.journal is not None else self.run_dir
-        return registry.provider_for(name, folder)
+        """Who rents its machines out."""
+        return registry.provider_for(self.provider_name(known), self.folder_of(known))
+
+    def provider_name(self, known: Known | None) -> str:
+        """What was named, else what the journal says, else Vast.ai."""
+        return self.provider or (known.launch.provider if known is not None else "") or registry.DEFAULT
+
+    def folder_of(self, known: Known | None) -> Path:
+        """Where what belongs to it is kept: beside its journal, if that is here."""
+        return known.journal.parent if known is not None and known.journal is not None else self.run_dir
 
     def _journals(self) -> list[Path]:
         return sorted(path for pattern in PLACES for path in self.run_dir.glob(pattern))

@@ -32,7 +32,7 @@ class LogSigns:
         return bool(kept) and earlier.lines[-kept:] != self.lines
 
 
-NOTHING = LogSigns()
+NO_SIGNS = LogSigns()
 """Before the first look."""
 
 

@@ -9,7 +9,8 @@ from harness.bench.market.baselines import Greedy, OnDemand, UniformProgress
 from harness.bench.market.optimum import optimum
 from harness.bench.market.product import ExpectedCost
 from harness.bench.market.replay import replay
-from harness.bench.market.traces import AVAILABILITIES, OUTAGE_H, PRICES, SLACKS, TICK_H, Trace, trace
+from harness.bench.market.traces import AVAILABILITIES, OUTAGE_H, PRICES, SLACKS, Trace, trace
+from tasks.services.rental.deadline import TICK_H
 
 WORK = 60
 LONG = 20_000

@@ -164,7 +164,7 @@ def cases(sources: tuple[Path, ...], every: int) -> Iterator[Case]:
     return iter(every_case[::every])
 
 
-def judge(scratch: Path, reference: dict[str, str], prepare: Prepare, numbered: tuple[int, Case]) -> Verdict:
+def try_case(scratch: Path, reference: dict[str, str], prepare: Prepare, numbered: tuple[int, Case]) -> Verdict:
     """Copy the run, damage the file, and start the same command again."""
     number, case = numbered
     root, log = scratch / f"case{number}", scratch / f"case{number}.log"
@@ -212,7 +212,7 @@ def damage_all(scratch: Path, every: int = 1, jobs: int = 2, only: str = "*", pr
     reference = outcome(RunDir.of(sources[0], Path("checkpoints")))
     work = enumerate(case for case in cases(sources, every) if fnmatch(str(case), only))
     with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("fork")) as pool:
-        return list(pool.map(partial(judge, scratch, reference, prepare), work))
+        return list(pool.map(partial(try_case, scratch, reference, prepare), work))
 
 
 def main(arguments: list[str]) -> int:

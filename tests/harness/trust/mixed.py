@@ -98,7 +98,7 @@ def _parts(other: Path) -> Iterator[tuple[str, tuple[str, ...]]]:
             yield label, present
 
 
-def judge(
+def try_case(
     scratch: Path,
     references: Mapping[str, dict[str, str]],
     prepare: Prepare,
@@ -121,14 +121,14 @@ def judge(
     elif code == 0 and case.label == THROWS_AWAY and case.difference != SETTINGS_ONLY:
         verdict.wrong.append("threw completed work away, and nobody had asked for that")
     elif code == 0:
-        _judge_end(verdict, RunDir.of(root, Path("checkpoints")), references, said)
+        _check_end(verdict, RunDir.of(root, Path("checkpoints")), references, said)
     else:
         verdict.wrong.append(f"exit code {code}: {said[-300:]}")
     shutil.rmtree(root)
     return verdict
 
 
-def _judge_end(verdict: Verdict, run: RunDir, references: Mapping[str, dict[str, str]], said: str) -> None:
+def _check_end(verdict: Verdict, run: RunDir, references: Mapping[str, dict[str, str]], said: str) -> None:
     case, lost = verdict.case, {name for name in (HISTORY, *RAW) if name in said}
     excused = [stage for stage, spec in SPECS.items() if lost & {*spec.files}]
     verdict.wrong += [
@@ -203,7 +203,7 @@ def mix_all(
     references |= {name: outcome(RunDir.of(pair[0], Path("checkpoints"))) for name, pair in others.items()}
     with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("fork")) as pool:
         work = enumerate(case for case in cases(here, others, every) if fnmatch(str(case), only))
-        return list(pool.map(partial(judge, scratch, references, prepare), work))
+        return list(pool.map(partial(try_case, scratch, references, prepare), work))
 
 
 def _made(folder: Path, workload: Workload) -> tuple[Path, Path]:

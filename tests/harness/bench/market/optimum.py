@@ -3,7 +3,8 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.bench.market.traces import TICK_H, Trace
+from harness.bench.market.traces import Trace
+from tasks.services.rental.deadline import TICK_H
 
 
 def optimum(trace: Trace, work: int, deadline: int) -> float:

@@ -4,8 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from harness.bench.market.traces import TICK_H, Trace
-from tasks.services.rental.deadline import Machine, Situation
+from harness.bench.market.traces import Trace
+from tasks.services.rental.deadline import TICK_H, Machine, Situation
 
 
 class Policy(Protocol):

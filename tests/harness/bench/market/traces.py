@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-TICK_H = 1 / 12
-"""Hours in a tick: everything is counted in ticks of five minutes."""
+from tasks.services.rental.deadline import TICK_H
+
 AVAILABILITIES = (0.3, 0.6, 0.9)
 SLACKS = (1.1, 1.5, 2.0)
 """The deadline, in multiples of the time that the training takes on a machine that is never taken away."""
