@@ -104,7 +104,7 @@ def test_data_of_this_machine_are_uploaded_and_fetched_by_another(ups_there, tmp
     )
     assert made.returncode == 0, made.stderr
 
-    uploaded = ups_there("data", "upload", "a.hdf5", "--name", "burgers", cwd=tmp_path)
+    uploaded = ups_there("data", "upload", "a.hdf5", "--name", "of-a-launch", cwd=tmp_path)
     assert uploaded.returncode == 0, uploaded.stderr
     [entry] = yaml.safe_load(uploaded.stdout)["downloads"]
     setting = ("--set", f"data.downloads=[{{url: '{entry['url']}', sha256: {entry['sha256']}}}]")

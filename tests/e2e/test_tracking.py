@@ -360,7 +360,7 @@ def test_a_server_that_dies_in_the_middle_stops_nothing(tmp_path, wandb_environm
 PUBLISH = """
 import sys, wandb
 run = wandb.init(project=sys.argv[1], id="dataset")
-artifact = wandb.Artifact("burgers", type="dataset")
+artifact = wandb.Artifact("of-a-run", type="dataset")
 artifact.add_file(sys.argv[2], name="burgers.hdf5")
 run.log_artifact(artifact).wait()
 run.finish()
@@ -378,14 +378,17 @@ def test_a_run_trains_on_a_file_of_a_wandb_artifact(
     def train(name):
         download = f"{{url: 'wandb-artifact://{ENTITY}/{PROJECT}/{name}', sha256: {sha256}}}"
         only = ("--stage", "operator", "--set", f"data.downloads=[{download}]")
-        return tracked_pipeline(*SMOKE, *TRAIN_ONLY, *only, "--run-dir", name.partition(":")[0], cwd=tmp_path)
+        return tracked_pipeline(*SMOKE, *TRAIN_ONLY, *only, "--run-dir", name.replace(":", "/"), cwd=tmp_path)
 
-    done, absent = train("burgers:v0/burgers.hdf5"), train("absent:v0/burgers.hdf5")
+    done, absent = train("of-a-run:v0/burgers.hdf5"), train("absent:v0/burgers.hdf5")
+    misspelled = train("of-a-run:v0/burger.hdf5")
 
     assert done.returncode == 0, done.stderr
-    assert digest_of(tmp_path / "burgers" / "data" / "burgers.hdf5").sha256 == sha256
+    assert digest_of(tmp_path / "of-a-run/v0/burgers.hdf5/data/burgers.hdf5").sha256 == sha256
     assert absent.returncode == 2
     assert "is not in W&B" in absent.stderr
+    assert misspelled.returncode == 2
+    assert "of-a-run:v0 holds no burger.hdf5 (it holds burgers.hdf5)" in misspelled.stderr
 
 
 def test_no_key_is_found_anywhere(straight, wandb_server, prefect_server):

@@ -19,7 +19,7 @@ from tasks.services.tracking.wandb_client import CLIENT, Client, Session, reason
 from ups_models.config.schema import TrackingConfig
 from ups_models.errors import DataError
 from ups_models.reading import read_text
-from ups_models.wording import shown
+from ups_models.wording import shortened, shown
 
 logger = logging.getLogger(__name__)
 
@@ -149,9 +149,15 @@ def download_artifact_file(address: str, path: Path, cfg: TrackingConfig, client
     name, _, file = address.rpartition("/")
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         try:
-            Path(client.api(cfg).artifact(name).get_entry(file).download(root=folder, skip_cache=True)).replace(path)
+            artifact = client.api(cfg).artifact(name)
+            if file not in artifact.manifest.entries:
+                held = shortened(", ".join(sorted(artifact.manifest.entries)))
+                raise DataError(f"{address}: {name} holds no {file} (it holds {held}); check the address")
+            Path(artifact.get_entry(file).download(root=folder, skip_cache=True)).replace(path)
+        except DataError:
+            raise
         except Exception as error:
-            if isinstance(error, KeyError) or _is_absent(error):
+            if _is_absent(error):
                 raise DataError(f"{address}: is not in W&B at {base_url()}; check the address") from error
             raise TrackingUnavailable(f"{address} could not be downloaded ({reason(error)})") from error
 
