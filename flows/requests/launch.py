@@ -18,7 +18,7 @@ from tasks.services.rental.journal import Journal
 from tasks.services.rental.limits import Limits
 from tasks.services.rental.lock import require_writable_journal
 from tasks.services.rental.notices import require_safe_webhook
-from tasks.services.rental.provider import MachineSpec, Provider
+from tasks.services.rental.provider import Hosted, MachineSpec, Provider
 from tasks.services.rental.providers import registry
 from tasks.services.run.paths import JOURNAL
 from tasks.services.run.status import StageRecord
@@ -77,8 +77,11 @@ class LaunchRequest(FlatRequest):
     )
     provider: str = Field(
         registry.DEFAULT,
-        description="Who rents the machines out; local: this machine, to try it without an account.",
+        description="Who rents the machines out; ssh: your own, local: this one, to try it without an account.",
         json_schema_extra=_choices,
+    )
+    hosts: str | None = Field(
+        None, description="Your machines for --provider ssh: [USER@]HOST[:PORT][=USD an hour], with commas between."
     )
     takeover: bool = Field(
         False, description="Take the run and its machines over from the launch that works on it elsewhere."
@@ -209,6 +212,7 @@ class LaunchRequest(FlatRequest):
             region=self.region,
             image=self.image,
             hours=self.max_hours,
+            needs_gpu=configs_of(self.train)[0].runtime.device != "cpu",
         )
 
     def limits(self) -> Limits:
@@ -221,8 +225,13 @@ class LaunchRequest(FlatRequest):
 
 
 def provider_of(request: LaunchRequest) -> Provider:
-    """The provider, ready to be asked. Raises ProviderRefused without a key."""
-    return registry.provider_for(request.provider, request.run_dir)
+    """The provider, ready to be asked. Raises ProviderRefused without a key, BadInput where hosts are to be named."""
+    provider = registry.provider_for(request.provider, request.run_dir)
+    if isinstance(provider, Hosted):
+        provider.use_hosts(request.hosts or "")
+    elif request.hosts:
+        raise BadInput(f"--hosts: --provider {request.provider} has machines of its own; leave it out, or choose ssh")
+    return provider
 
 
 def require_sound(request: LaunchRequest) -> None:

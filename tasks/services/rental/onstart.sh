@@ -55,7 +55,7 @@ if [[ ! -f "ready-$UPS_JOB" ]]; then
   if ! python3 -c 'import flows.pipeline, h5py, matplotlib, torch' 2> /dev/null; then
     python3 -m tasks.services.rental.machine install job || finish 77 120
   fi
-  touch "ready-$UPS_JOB"
+  touch "ready-$UPS_JOB" ${UPS_INSTALLED:+"$UPS_INSTALLED"}
 fi
 
 mapfile -t arguments < job/arguments

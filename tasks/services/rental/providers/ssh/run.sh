@@ -1,0 +1,91 @@
+#!/usr/bin/env bash
+# One run on a machine of one's own, for a user without root on a machine that others use too: an environment of its
+# own, kept for the next run, then onstart.sh as on any other machine. `ups-holds` in its command line tells everybody
+# on the machine which GPUs are taken.
+set -uo pipefail
+umask 077
+folder="$UPS_SSH_INSTANCE" holds="${2:-}"
+root="${folder%/*/*}" ups="${folder%/*/*/*}"
+
+kept=" PATH LANG LC_ALL TZ LD_LIBRARY_PATH http_proxy https_proxy no_proxy HTTP_PROXY HTTPS_PROXY NO_PROXY SSL_CERT_FILE
+ UPS_SSH_INSTANCE "
+while IFS= read -r name; do
+  [[ "$kept" == *" $name "* ]] || unset "$name"
+done < <(compgen -e)
+# shellcheck source=/dev/null
+. "$folder/variables" || exit 1
+rm -f -- "$folder/variables" # it holds the keys
+export HOME="$folder/home" PIP_CACHE_DIR="$root/cache/pip" UV_CACHE_DIR="$root/cache/uv"
+export UV_PYTHON_INSTALL_DIR="$root/cache/python"
+[[ "$holds" == cpu ]] || export CUDA_VISIBLE_DEVICES="$holds"
+cd "$folder/home" || exit 1
+
+say() { echo "ups-onstart: $*"; }
+
+end() { # CODE: written once nothing else of the run is left
+  local pid is_left
+  unset UPS_SSH_INSTANCE # what looks is not looked for
+  for _ in {1..50}; do
+    grep -lszxF -- "UPS_SSH_INSTANCE=$folder" /proc/[0-9]*/environ > "$folder/living"
+    is_left=
+    while IFS=/ read -r _ _ pid _; do
+      [[ "$pid" == "$$" ]] || { kill -KILL "$pid" 2> /dev/null && is_left=yes; }
+    done < "$folder/living"
+    [[ -n "$is_left" ]] || break
+    sleep 0.1
+  done
+  echo "$1" > "$folder/exit"
+  exit "$1"
+}
+
+fail() {
+  say "$1"
+  say "exit 77 generation ${UPS_GENERATION:-0}"
+  end 77
+}
+
+make_environment() { # FOLDER
+  local program chosen
+  chosen="$(readlink "$ups/python" || echo "$ups/python")"
+  for program in "$chosen" python3 python3.{13,12,11}; do
+    command -v "$program" > /dev/null || continue
+    "$program" -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' 2> /dev/null || continue
+    if [[ "$program" == "$chosen" ]]; then # what is installed there was meant to be used
+      "$program" -m venv --system-site-packages "$1" && see_packages_of "$program" "$1"
+    else
+      "$program" -m venv "$1"
+    fi
+    return
+  done
+  for program in uv "${ups%/.ups}/.local/bin/uv"; do
+    command -v "$program" > /dev/null || continue
+    "$program" venv --quiet --seed --python 3.12 "$1"
+    return
+  done
+  return 1
+}
+
+see_packages_of() { # PROGRAM ENVIRONMENT: of a virtual environment too, which --system-site-packages looks past
+  local packages
+  packages="$("$1" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" || return
+  "$2/bin/python3" -c 'import sysconfig; print(sysconfig.get_path("purelib"))' | {
+    IFS= read -r own && echo "$packages" > "$own/ups-chosen-python.pth"
+  }
+}
+
+say "phase installing"
+for ((slot = 1; ; slot++)); do # one that no other run is using
+  mkdir -p "$root/environments/$slot" || fail "$root cannot be written"
+  exec 9> "$root/environments/$slot/lock"
+  flock --nonblock 9 && break
+done
+place="$root/environments/$slot"
+if [[ ! -f "$place/complete" ]] || ! "$place/venv/bin/python3" -m pip --version > /dev/null 2>&1; then
+  rm -rf -- "$place/venv"
+  make_environment "$place/venv" || fail "no Python 3.11 or newer that makes environments; install uv, or link $ups/python"
+fi
+rm -f -- "$place/complete" # until the job is installed again
+export PATH="$place/venv/bin:$PATH" VIRTUAL_ENV="$place/venv" UPS_INSTALLED="$place/complete"
+
+timeout --kill-after=60 "${UPS_MAX_SECONDS:-86400}" bash "$folder/onstart.sh"
+end $?
