@@ -91,6 +91,10 @@ class SshHost:
         (self.root / "busy").write_text("".join(f"GPU-{number}\n" for number in busy), encoding="utf-8")
         self.program("nvidia-smi", GPU.format(root=self.root))
 
+    def has_disk(self, free_gb: int) -> None:
+        """Have so much of it free, in GB, whatever is."""
+        self.program("df", f"#!/bin/sh\necho\necho / 1 1 {free_gb * 1_000_000} 1 /\n")
+
     def cut_next(self) -> None:
         """Lose the connection once the next question is carried out."""
         (self.root / "cut").touch()

@@ -163,10 +163,12 @@ class SshProvider:
                 raise
             logger.warning("%s; what runs there is not known", error)
             return []
-        labels = {one.label for one in found}
+        numbers = {one.label: self._parts(one.id)[1] for one in found}
         for order in self.orders.open(host.name):
-            if order.number and order.label not in labels:
+            if order.number and order.label not in numbers:
                 self.orders.note("gone", host, order.label)
+            elif not order.number and order.label in numbers:
+                self.orders.note("started", host, order.label, numbers[order.label])
         return found
 
     def logs(self, instance_id: str) -> str:
