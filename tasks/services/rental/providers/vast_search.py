@@ -51,7 +51,7 @@ class Wish:
         has = row.get(self.field)
         if self.operator in ("eq", "in") or not isinstance(has, int | float):
             return 1.0
-        return abs(has - self.value) / max(abs(self.value), 1e-6)
+        return float(abs(has - self.value) / max(abs(self.value), 1e-6))
 
 
 def wishes_of(spec: MachineSpec) -> list[Wish]:
