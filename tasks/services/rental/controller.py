@@ -5,11 +5,14 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any
 
-from tasks.services.rental.choosing.buyer import Buyer, Terms
+from tasks.services.rental.budget import Budget
+from tasks.services.rental.choosing.buyer import Buyer
 from tasks.services.rental.choosing.market import Market
 from tasks.services.rental.choosing.pace import PaceMeter, Work
+from tasks.services.rental.choosing.terms import Terms
 from tasks.services.rental.claims import Claim, TakenOver
 from tasks.services.rental.credit import CreditWatch
 from tasks.services.rental.fleet import Fleet
@@ -75,6 +78,9 @@ class Controller:
     adopt_unknown: bool = False
     """Whether a machine of the run that another controller rented is gone on with."""
     terms: Terms = NO_TERMS
+    deadline: Mapping[str, Any] = field(default_factory=dict)
+    """As the journal keeps it, so that it means the same when the launch is gone on with."""
+    budget: Budget | None = None
     others: tuple[PaceSeen, ...] = ()
     """What machines of other launches reached."""
     pause: Callable[[float], None] = time.sleep
@@ -90,9 +96,9 @@ class Controller:
 
     def __post_init__(self) -> None:
         self.credit = CreditWatch(self.provider)
-        self.buyer = Buyer(
-            Market(self.provider, self.spec, self.journal, self._endure), self.journal, self.terms, self.others
-        )
+        exhausted = partial(self.journal.note, "market exhausted")
+        market = Market(self.provider, self.spec, self.journal, self._endure, exhausted)
+        self.buyer = Buyer(market, self.journal, self.terms, self.others)
         self.fleet = Fleet(self.provider, self.journal, self.job.run_id, self.limits, self.pause)
 
     def run(self) -> None:
@@ -100,7 +106,7 @@ class Controller:
 
         Raises TakenOver where another controller has taken the run over: the machines are that one's then.
         """
-        self.journal.note("began", job=self.job.identity(), provider=self.provider_name)
+        self.journal.note("began", job=self.job.identity(), provider=self.provider_name, **self.deadline)
         try:
             self._train()
         finally:
@@ -109,6 +115,8 @@ class Controller:
                 self._hand_over()
             elif not self.kept:
                 self.fleet.destroy_all()
+            if self.budget is not None:
+                self.budget.settle(self.journal.spent_usd(), at_end=True)
             if self.claim is not None and not isinstance(error, TakenOver):
                 self.claim.release()
             if error is None or isinstance(error, Exception):  # after a signal the launch stays open for the next one
@@ -354,6 +362,9 @@ class Controller:
 
     def _require_budget(self, *, renting: bool = False) -> None:
         spent, hours, rented = self.journal.spent_usd(), self.journal.hours(), self.journal.rented()
+        if self.budget is not None:
+            self.budget.settle(spent)
+            self.budget.require()
         run = self.job.identity()["run"]
         self.limits.require_budget(run, usd=spent, hours=hours, machines=rented if renting else 0)
 

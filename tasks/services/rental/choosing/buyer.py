@@ -8,13 +8,15 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from tasks.services.rental.choosing.market import Market
-from tasks.services.rental.choosing.pace import Pace, Work, mean_pace
+from tasks.services.rental.choosing.pace import Pace, mean_pace
 from tasks.services.rental.choosing.policy import TICK_H, Choice, Sightings, Situation, choose
 from tasks.services.rental.choosing.policy import Machine as Kind
 from tasks.services.rental.choosing.ranking import Prospect, Ranking
+from tasks.services.rental.choosing.terms import Terms, at
 from tasks.services.rental.health import START, Position
 from tasks.services.rental.journal import Journal, Machine, PaceSeen
 from tasks.services.rental.provider import NoOffer, Offer, ProviderError, Rebiddable, UnknownOutcome
+from ups_models.errors import BadInput
 
 logger = logging.getLogger(__name__)
 
@@ -30,21 +32,12 @@ Advice = Literal["keep", "leave", "wait"]
 
 
 @dataclass(frozen=True)
-class Terms:
-    """What a launch is to come to.
+class Decision:
+    """What to do now, and why."""
 
-    Attributes:
-        expected_hours: How long the training takes on such a machine, as its owner says; None: it is estimated.
-        usd_per_hour_sooner: What an hour is worth to the one who waits.
-        deadline: When the evaluation must be done, in seconds since 1970.
-        max_usd: Most to pay in all.
-    """
-
-    work: Work
-    expected_hours: float | None = None
-    usd_per_hour_sooner: float = 0.1
-    deadline: float | None = None
-    max_usd: float = math.inf
+    kind: Kind
+    why: str
+    prospect: Prospect | None
 
 
 @dataclass
@@ -63,15 +56,49 @@ class Buyer:
     was_away: bool = False
 
     def pick(self) -> Offer | None:
-        """What to order now; None: nothing yet. Raises NoOffer, ProviderRefused."""
+        """What to order now; None: nothing yet. Raises what `decide` raises."""
+        decision = self.decide()
+        if self.terms.deadline is not None:
+            self._note(decision.kind, decision.why)
+        return decision.prospect.offer if decision.prospect is not None else None
+
+    def decide(self) -> Decision:
+        """What would be ordered now. Raises NoOffer, ProviderRefused, and BadInput for what cannot be reached."""
         if self.terms.deadline is None:
+            kind: Kind = "spot" if self.market.spec.interruptible else "on demand"
             best = self.market.best(self.ranking(), interruptible=self.market.spec.interruptible)
-            return best.offer if best is not None else None
+            self._require_possible([best])
+            return Decision(kind if best is not None else "none", self._outlook(best), best)
         spot, demand = self._both()
+        self._require_possible([spot, demand])
         kind, why = self._decide("none", 0, spot, demand)
-        self._note(kind, why)
-        chosen = {"spot": spot, "on demand": demand, "none": None}[kind]
-        return chosen.offer if chosen is not None else None
+        return Decision(kind, why, {"spot": spot, "on demand": demand, "none": None}[kind])
+
+    def _require_possible(self, found: list[Prospect | None]) -> None:
+        """Refuse, before the first machine, a budget that no start fits into, and a deadline that none can meet."""
+        prospects = [one for one in found if one is not None]
+        if self.journal.machines or not prospects:
+            return
+        start_usd = min(one.offer.usd_per_hour for one in prospects) * self.ranking().startup_h
+        if start_usd > self.terms.max_usd:
+            raise BadInput(
+                f"--max-total-cost {self.terms.max_usd:g}: the start of one machine alone costs {start_usd:.3f} USD"
+            )
+        first = min(prospects, key=lambda one: one.hours)
+        ends = self.now() + 3600 * (first.hours + AFTERWARDS_H)
+        if self.terms.deadline is not None and ends > self.terms.deadline:
+            kind = "by bid" if first.offer.is_bid else "on demand"
+            raise BadInput(
+                f"--deadline {at(self.terms.deadline)}: cannot be met: {self._outlook(first)} {kind}, so that it "
+                f"is done by {at(ends)}; name a later one, choose a faster --gpu, or say with --expected-hours what it "
+                "takes"
+            )
+
+    def _outlook(self, one: Prospect | None) -> str:
+        """What a machine is expected to take and to cost."""
+        if one is None:
+            return "nothing on offer"
+        return f"{one.hours:.1f} h and {one.usd:.2f} USD to the end ({self.pace().source(one.offer.gpu)})"
 
     def wait_s(self, backoff_s: float) -> float:
         """How long to wait after `pick` found nothing."""

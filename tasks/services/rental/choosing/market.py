@@ -17,12 +17,14 @@ class Market:
 
     Attributes:
         endure: Takes a refused key; raises it where that is final.
+        on_exhausted: Called when every machine on offer has failed before.
     """
 
     provider: Provider
     spec: MachineSpec
     journal: Journal
     endure: Callable[[KeyRefused], None]
+    on_exhausted: Callable[[], None]
 
     def best(self, ranking: Ranking, *, interruptible: bool) -> Prospect | None:
         """The best offer of a kind; None: there is none now.
@@ -49,5 +51,5 @@ class Market:
             return []
         fresh = [offer for offer in offers if offer.machine_id not in self.journal.excluded]
         if not fresh:
-            self.journal.note("market exhausted")
+            self.on_exhausted()
         return ranking.best_first(fresh, spec)
