@@ -201,9 +201,8 @@ class Buyer:
         """The best by bid and the best on demand; whether there is one by bid is remembered, tick by tick."""
         ranking, found, refused = self.ranking(), [], []
         for interruptible in (True, False):
-            may_bid = self.market.spec.interruptible and self.market.provider.supports_bids
+            wanted = not interruptible or self.market.may_bid
             try:
-                wanted = not interruptible or may_bid
                 found.append(self.market.best(ranking, interruptible=interruptible) if wanted else None)
             except NoOffer as error:
                 found.append(None)
@@ -223,6 +222,8 @@ class Buyer:
             demand = None
         if demand is None or self.terms.deadline is None:
             return ("spot", "none on demand is to be had within the budget") if spot is not None else ("none", "none")
+        if not self.market.may_bid:
+            return "on demand", f"nothing is bid for; {self._outlook(demand)}"
         hours = (self.terms.deadline - self.now()) / 3600 - AFTERWARDS_H
         if hours < demand.hours - (self.ranking().startup_h if has == "on demand" else 0.0):
             kind: Kind = (

@@ -26,6 +26,11 @@ class Market:
     endure: Callable[[KeyRefused], None]
     on_exhausted: Callable[[], None]
 
+    @property
+    def may_bid(self) -> bool:
+        """Whether interruptible machines are wanted, and this provider has any."""
+        return self.spec.interruptible and self.provider.supports_bids
+
     def best(self, ranking: Ranking, *, interruptible: bool) -> Prospect | None:
         """The best offer of a kind; None: there is none now.
 
