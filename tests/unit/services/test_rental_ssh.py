@@ -144,11 +144,11 @@ def test_what_a_host_says_of_itself_is_read_whatever_else_it_says():
     facts = Facts.parse(FACTS + CARDS + "busy GPU-a\nheld alice GPU-b,GPU-c\nheld bob cpu\nnonsense\n\ngpu broken\n")
 
     assert [(gpu.uuid, round(gpu.memory_gb), gpu.name) for gpu in facts.gpus] == [
-        ("GPU-a", 80, "NVIDIA H100 80GB HBM3"),
-        ("GPU-b", 24, "NVIDIA L4"),
+        ("GPU-a", 86, "NVIDIA H100 80GB HBM3"),
+        ("GPU-b", 26, "NVIDIA L4"),
     ]
     assert facts.held == (("alice", "GPU-b"), ("alice", "GPU-c"), ("bob", "cpu"))
-    assert (facts.cuda, facts.free()) == (12.5, [])
+    assert (facts.cuda, facts.free(CPU)) == (12.5, [])
 
 
 @pytest.mark.parametrize(
@@ -163,6 +163,10 @@ def test_what_a_host_says_of_itself_is_read_whatever_else_it_says():
         ("owner bob\n", CPU, "~/.ups is bob's, and me cannot write it"),
         ("missing flock\n", CPU, "has no flock"),
         ("kills at logout\n", CPU, "ends every process when its user logs out"),
+        (CARDS, MachineSpec(gpu_ram_gb=80), ""),
+        (f"{CARDS}busy GPU-a\n", MachineSpec(gpu_ram_gb=80), "its GPUs are in use"),
+        (CARDS, MachineSpec(gpu_ram_gb=141), "its largest GPU has 86 GB, and 141 are wanted"),
+        ("", MachineSpec(ram_gb=64, needs_gpu=False), "has 24.6 GB of memory, and 64 are wanted"),
         ("", MachineSpec(disk_gb=100, needs_gpu=False), "has 92.2 GB free of the 100 wanted"),
     ],
 )

@@ -10,7 +10,7 @@ from ups_models.wording import plain
 
 CPU = "cpu"
 """What a run holds that trains on no GPU."""
-KB_PER_GB = 1e9 / 1024
+KB_PER_GB, MIB_PER_GB = 1e9 / 1024, 1e9 / 1024**2
 
 
 @dataclass(frozen=True)
@@ -57,15 +57,18 @@ class Facts:
             missing=tuple(rest for word, rest in rows if word == "missing"),
             kills_at_logout="kills" in said,
             cuda=_number(said.get("cuda")) or None,
-            gpus=tuple(Gpu(one[0], _number(one[1]) / 1024, one[2]) for one in cards if len(one) == 3),
+            gpus=tuple(Gpu(one[0], _number(one[1]) / MIB_PER_GB, one[2]) for one in cards if len(one) == 3),
             busy=frozenset(rest for word, rest in rows if word == "busy"),
             held=tuple((user, what) for user, all_of_it in held for what in all_of_it.split(",")),
         )
 
-    def free(self) -> list[Gpu]:
-        """The GPUs that nobody uses."""
+    def free(self, spec: MachineSpec) -> list[Gpu]:
+        """The GPUs that nobody uses, and that have the memory that is wanted."""
         taken = self.busy | {what for _, what in self.held}
-        return [gpu for gpu in self.gpus if gpu.uuid not in taken]
+        return [gpu for gpu in self._large(spec) if gpu.uuid not in taken]
+
+    def _large(self, spec: MachineSpec) -> list[Gpu]:
+        return [gpu for gpu in self.gpus if gpu.memory_gb >= spec.gpu_ram_gb]
 
     def fault(self, spec: MachineSpec) -> str:
         """Why nothing can be started there, and what to do about it; empty where it can."""
@@ -80,18 +83,26 @@ class Facts:
                 "has no Python 3.11 or newer that can make environments; install uv there, or python3-venv, or link "
                 "~/.ups/python to one"
             )
+        return self._too_small(spec) or (self._fault_of_gpus(spec) if spec.needs_gpu else self._who_computes())
+
+    def _too_small(self, spec: MachineSpec) -> str:
         if self.disk_gb < spec.disk_gb:
             return (
                 f"has {self.disk_gb:.1f} GB free of the {spec.disk_gb:g} wanted; free some, link ~/.ups to a larger "
                 "disk, or lower --disk"
             )
-        return self._fault_of_gpus(spec) if spec.needs_gpu else self._who_computes()
+        if self.ram_gb < spec.ram_gb:
+            return f"has {self.ram_gb:.1f} GB of memory, and {spec.ram_gb:g} are wanted; name another, or lower --ram"
+        return ""
 
     def _fault_of_gpus(self, spec: MachineSpec) -> str:
         if len(self.gpus) < spec.num_gpus:
             found = f"{len(self.gpus)} GPUs" if self.gpus else "no GPU that nvidia-smi shows"
             return f"has {found}; name another, or train on its processor: --set runtime.device=cpu"
-        if len(self.free()) < spec.num_gpus:
+        if len(self._large(spec)) < spec.num_gpus:
+            largest = max(gpu.memory_gb for gpu in self.gpus)
+            return f"its largest GPU has {largest:.0f} GB, and {spec.gpu_ram_gb:g} are wanted; lower --gpu-ram"
+        if len(self.free(spec)) < spec.num_gpus:
             who = sorted({f"a run of {plain(user)}" for user, what in self.held if what != CPU}) or ["another program"]
             return f"its GPUs are in use by {' and '.join(who)}; wait, or name another"
         return ""

@@ -11,7 +11,7 @@ instances="$root/instances"
 mark="UPS_SSH_INSTANCE"
 
 living() { # FOLDER: the processes that were started for it
-  grep -lszxF -- "$mark=$1" /proc/[0-9]*/environ | cut -d/ -f3
+  LC_ALL=C grep -lszxF -- "$mark=$1" /proc/[0-9]*/environ | cut -d/ -f3
 }
 
 held() { # user and what is held, of every run of ours on this machine, whoever started it
@@ -20,7 +20,7 @@ held() { # user and what is held, of every run of ours on this machine, whoever 
     mapfile -d '' -t words 2> /dev/null < "$file" || continue
     [[ "${words[1]:-}" != */run.sh || "${words[2]:-}" != ups-holds ]] ||
       echo "$(stat -c %U "${file%/*}" 2> /dev/null) ${words[3]:-}"
-  done < <(grep -lszxF ups-holds /proc/[0-9]*/cmdline) | sort -u
+  done < <(LC_ALL=C grep -lszxF ups-holds /proc/[0-9]*/cmdline) | sort -u
 }
 
 describe() { # FOLDER: its number, label and price, and whether it lives

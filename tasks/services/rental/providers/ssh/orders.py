@@ -33,7 +33,7 @@ class Orders:
         for entry in jsonl.read(self.path):
             self._apply(entry)
 
-    def open(self, host: str, prefix: str = "") -> list[Order]:
+    def pending(self, host: str, prefix: str = "") -> list[Order]:
         """Those on a host that are not known to be gone."""
         return [one for one in self.all if one.host == host and one.label.startswith(prefix) and not one.is_gone]
 
@@ -56,7 +56,7 @@ class Orders:
         if entry.get("event") == "ordered":
             self.all.append(Order(host.name, label))
             return
-        for one in self.open(host.name):
+        for one in self.pending(host.name):
             if one.label == label:
                 one.number = number or one.number
                 one.is_gone, one.is_left = entry.get("event") == "gone", entry.get("event") == "left"

@@ -24,13 +24,12 @@ from tasks.services.rental.provider import (
 from tasks.services.rental.providers.ssh.facts import CPU, Facts, instance_id, instances_in
 from tasks.services.rental.providers.ssh.hosts import NAME_THEM, Host, known_hosts, parse_all
 from tasks.services.rental.providers.ssh.orders import Orders
-from tasks.services.rental.providers.ssh.shell import NoAnswer, Shell, SystemShell, login_command
+from tasks.services.rental.providers.ssh.shell import NoAnswer, Shell, SystemShell, login_command, run_script
 from tasks.services.run.retry import retrying
 from ups_models.errors import BadInput
 
 logger = logging.getLogger(__name__)
 
-RUN = Path(__file__).with_name("run.sh")
 SILENT_S = 300.0
 """A host that did not answer for so long is taken for off: its run is given up, for another host's."""
 PROBE_WITHIN_S = 45.0
@@ -102,14 +101,15 @@ class SshProvider:
 
     def _offer(self, host: Host, spec: MachineSpec) -> Offer:
         facts = self.facts[host.name]
-        free = facts.free()
+        free = facts.free(spec)
         gpu, count = (free[0].name, spec.num_gpus) if spec.needs_gpu else (CPU, 0)
         return Offer(host.name, host.name, gpu, count, host.usd_per_hour, host.address, facts.cuda)
 
     def rent(self, offer: Offer, spec: MachineSpec, *, label: str, onstart: str, env: Mapping[str, str]) -> str:
         """Start the run in a session of its own there. Asked once; the label finds it after a lost answer."""
         host = self._host(offer.id)
-        free = self.facts[host.name].free()[: spec.num_gpus] if spec.needs_gpu else []
+        facts = self.facts.get(host.name) or Facts.parse(self._ask(host, "probe", within_s=PROBE_WITHIN_S))
+        free = facts.free(spec)[: spec.num_gpus] if spec.needs_gpu else []
         self.orders.note("ordered", host, label)
         try:
             answer = self._ask(
@@ -119,7 +119,7 @@ class SshProvider:
                 usd=f"{host.usd_per_hour:g}",
                 holds=",".join(gpu.uuid for gpu in free) or CPU,
                 onstart=onstart,
-                run=RUN.read_text("utf-8"),
+                run=run_script(),
                 variables="".join(f"export {name}={shlex.quote(value)}\n" for name, value in env.items()),
             )
         except UnknownOutcome:
@@ -159,12 +159,12 @@ class SshProvider:
         try:
             found = instances_in(host, self._ask(host, "list"))
         except NoAnswer as error:
-            if self.orders.open(host.name, prefix) and not self._is_off(host):
+            if self.orders.pending(host.name, prefix) and not self._is_off(host):
                 raise
             logger.warning("%s; what runs there is not known", error)
             return []
         numbers = {one.label: self._parts(one.id)[1] for one in found}
-        for order in self.orders.open(host.name):
+        for order in self.orders.pending(host.name):
             if order.number and order.label not in numbers:
                 self.orders.note("gone", host, order.label)
             elif not order.number and order.label in numbers:
@@ -214,7 +214,7 @@ class SshProvider:
         return SshAddress(host.user, host.address, host.port or 22, tuple(login_command(host)))
 
     def _end_what_was_left(self, host: Host) -> None:
-        for order in self.orders.open(host.name):
+        for order in self.orders.pending(host.name):
             if order.is_left and order.number:
                 self.destroy(instance_id(host, order.number))
 

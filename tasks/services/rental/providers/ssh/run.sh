@@ -26,7 +26,7 @@ end() { # CODE: written once nothing else of the run is left
   local pid is_left
   unset UPS_SSH_INSTANCE # what looks is not looked for
   for _ in {1..50}; do
-    grep -lszxF -- "UPS_SSH_INSTANCE=$folder" /proc/[0-9]*/environ > "$folder/living"
+    LC_ALL=C grep -lszxF -- "UPS_SSH_INSTANCE=$folder" /proc/[0-9]*/environ > "$folder/living"
     is_left=
     while IFS=/ read -r _ _ pid _; do
       [[ "$pid" == "$$" ]] || { kill -KILL "$pid" 2> /dev/null && is_left=yes; }
@@ -84,8 +84,7 @@ if [[ ! -f "$place/complete" ]] || ! "$place/venv/bin/python3" -m pip --version 
   rm -rf -- "$place/venv"
   make_environment "$place/venv" || fail "no Python 3.11 or newer that makes environments; install uv, or link $ups/python"
 fi
-rm -f -- "$place/complete" # until the job is installed again
-export PATH="$place/venv/bin:$PATH" VIRTUAL_ENV="$place/venv" UPS_INSTALLED="$place/complete"
+export PATH="$place/venv/bin:$PATH" VIRTUAL_ENV="$place/venv" UPS_INSTALLED="$place/complete" # it holds what for
 
 timeout --kill-after=60 "${UPS_MAX_SECONDS:-86400}" bash "$folder/onstart.sh"
 end $?

@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 CONFIG = "UPS_SSH_CONFIG"
 """Names a file to be used in place of ~/.ssh/config."""
-SCRIPT = Path(__file__).with_name("host.sh")
+SCRIPT, RUN = (Path(__file__).with_name(name) for name in ("host.sh", "run.sh"))
 OPTIONS = (
     "BatchMode=yes",
     "ConnectTimeout=10",
@@ -94,6 +94,11 @@ class SystemShell:
             errors.seek(0)
             complaint = errors.read().decode("utf-8", "replace")
         return _answer(host, done.stdout.decode("utf-8", "replace"), nonce, done.returncode, complaint)
+
+
+def run_script() -> str:
+    """What a run is started with on a host."""
+    return RUN.read_text("utf-8")
 
 
 def own_config() -> list[str]:
