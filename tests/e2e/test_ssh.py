@@ -252,6 +252,25 @@ def test_a_run_that_has_ended_leaves_its_log_and_no_process_until_it_is_destroye
     assert ssh.describe(instance) is None
 
 
+def test_a_run_that_was_killed_is_not_taken_for_one_whose_machine_is_gone(ssh, gpu1):
+    instance = rent(ssh)
+
+    gpu1.kill_all()
+
+    found = ssh.describe(instance)
+    assert (found.state, found.detail) == ("failed", "was killed")
+
+
+def test_a_run_that_cannot_even_begin_has_an_exit_code(ssh, gpu1):
+    gpu1.program("timeout", "#!/bin/sh\nexit 125\n")
+
+    instance = rent(ssh)
+    wait(ended(ssh, instance))
+
+    assert ssh.describe(instance).detail == "ended with exit code 125"
+    assert exit_code_in(ssh.logs(instance).splitlines(), generation=1) == 125
+
+
 def test_a_machine_that_was_started_anew_has_lost_its_run_and_takes_another(ssh, gpu1):
     instance = rent(ssh)
 

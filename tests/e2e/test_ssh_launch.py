@@ -144,7 +144,7 @@ def test_a_dry_run_asks_the_hosts_and_starts_nothing(desk):
     done = desk.type("launch", "--config", "configs/smoke.yaml", "--set", "runtime.device=auto", *SSH, "--dry-run")
 
     assert done.returncode == 0, done.stderr
-    assert "Offer gpu1 of 2: 1 x NVIDIA A100-SXM4-80GB, gpu1" in done.stdout
+    assert "Offer gpu1: 1 x NVIDIA A100-SXM4-80GB, gpu1" in done.stdout
     assert desk.living() == []
 
 

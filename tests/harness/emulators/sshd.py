@@ -148,6 +148,13 @@ class SshHost:
         return [pid for pid, environ in _environments() if any(one.startswith(mark) for one in environ.split(b"\0"))]
 
     def reboot(self) -> None:
+        """All that runs on it ends at once, and what has run there belongs to an earlier start."""
+        self.kill_all()
+        for path in self.home.glob(".ups/*/instances/*/label"):
+            label, usd, _ = path.read_text("utf-8").splitlines()
+            path.write_text(f"{label}\n{usd}\nan earlier start\n", encoding="utf-8")
+
+    def kill_all(self) -> None:
         """All that runs on it ends, at once."""
         deadline = time.monotonic() + WITHIN_S
         while (pids := self.living()) and time.monotonic() < deadline:

@@ -120,7 +120,7 @@ def instances_in(host: Host, text: str) -> list[Instance]:
 
 def _instance(host: Host, number: str, state: str, usd: str, label: str) -> Instance:
     is_living, code = state == "living", state.partition(":")[2]
-    detail = "" if is_living else f"ended with exit code {code}"
+    detail = "" if is_living else f"ended with exit code {code}" if code != "none" else "was killed"
     return Instance(
         instance_id(host, number), host.name, label, "running" if is_living else "failed", detail, False, _number(usd)
     )

@@ -8,7 +8,7 @@ verb="${verb:-}" nonce="${nonce:-}" number="${number:-}" label="${label:-}" usd=
 onstart="${onstart:-}" run="${run:-}" variables="${variables:-}"
 root="$HOME/.ups/$(uname -n)" # a home may be shared by several machines
 instances="$root/instances"
-mark="UPS_SSH_INSTANCE"
+mark="UPS_SSH_INSTANCE" boot="$(cat /proc/sys/kernel/random/boot_id)"
 
 living() { # FOLDER: the processes that were started for it
   LC_ALL=C grep -lszxF -- "$mark=$1" /proc/[0-9]*/environ | cut -d/ -f3
@@ -23,9 +23,10 @@ held() { # user and what is held, of every run of ours on this machine, whoever 
   done < <(LC_ALL=C grep -lszxF ups-holds /proc/[0-9]*/cmdline) | sort -u
 }
 
-describe() { # FOLDER: its number, label and price, and whether it lives
-  local state=gone name price
-  { IFS= read -r name && IFS= read -r price; } 2> /dev/null < "$1/label" || return 0
+describe() { # FOLDER: its number, label and price, and whether it lives; gone: its machine was started anew
+  local state=gone name price began
+  { IFS= read -r name && IFS= read -r price && IFS= read -r began; } 2> /dev/null < "$1/label" || return 0
+  [[ "$began" != "$boot" ]] || state="exit:none" # all of it was killed
   [[ ! -s "$1/exit" ]] || state="exit:$(< "$1/exit")"
   [[ -z "$(living "$1")" ]] || state=living
   echo "instance ${1##*/} $state $price $name"
@@ -82,7 +83,7 @@ rent() {
   done < <(held)
   number=$((1 + $(cat "$root/last" 2> /dev/null || echo 0)))
   echo "$number" > "$root/last" && folder="$instances/$number" && mkdir -p "$folder/home" || return 1
-  printf '%s\n%s\n' "$label" "$usd" > "$folder/label" || return 1
+  printf '%s\n%s\n%s\n' "$label" "$usd" "$boot" > "$folder/label" || return 1
   printf '%s' "$variables" > "$folder/variables" || return 1
   printf '%s' "$onstart" > "$folder/onstart.sh" || return 1
   printf '%s' "$run" > "$folder/run.sh" || return 1

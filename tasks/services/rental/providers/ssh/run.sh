@@ -6,23 +6,34 @@ set -uo pipefail
 umask 077
 folder="$UPS_SSH_INSTANCE" holds="${2:-}"
 root="${folder%/*/*}" ups="${folder%/*/*/*}"
+own="${ups%/.ups}" # the user's home
+
+say() { echo "ups-onstart: $*"; }
+
+conclude() { # CODE: onstart.sh says how it ended, unless it was killed
+  local ending="generation ${UPS_GENERATION:-0}"
+  grep -qs "^ups-onstart: exit [0-9]* $ending\$" "$folder/log" || say "exit $1 $ending"
+  echo "$1" > "$folder/exit"
+}
+trap 'conclude $?' EXIT
 
 kept=" PATH LANG LC_ALL TZ LD_LIBRARY_PATH http_proxy https_proxy no_proxy HTTP_PROXY HTTPS_PROXY NO_PROXY SSL_CERT_FILE
- UPS_SSH_INSTANCE "
+ PIP_INDEX_URL PIP_EXTRA_INDEX_URL UPS_SSH_INSTANCE "
 while IFS= read -r name; do
   [[ "$kept" == *" $name "* ]] || unset "$name"
 done < <(compgen -e)
 # shellcheck source=/dev/null
 . "$folder/variables" || exit 1
 rm -f -- "$folder/variables" # it holds the keys
+for name in "$own/.config/pip/pip.conf" "$own/.pip/pip.conf"; do # a mirror of packages is named there
+  [[ ! -f "$name" ]] || export PIP_CONFIG_FILE="$name"
+done
 export HOME="$folder/home" PIP_CACHE_DIR="$root/cache/pip" UV_CACHE_DIR="$root/cache/uv"
 export UV_PYTHON_INSTALL_DIR="$root/cache/python"
 [[ "$holds" == cpu ]] || export CUDA_VISIBLE_DEVICES="$holds"
 cd "$folder/home" || exit 1
 
-say() { echo "ups-onstart: $*"; }
-
-end() { # CODE: written once nothing else of the run is left
+end() { # CODE: it ends once nothing else of the run is left
   local pid is_left
   unset UPS_SSH_INSTANCE # what looks is not looked for
   for _ in {1..50}; do
@@ -34,30 +45,29 @@ end() { # CODE: written once nothing else of the run is left
     [[ -n "$is_left" ]] || break
     sleep 0.1
   done
-  echo "$1" > "$folder/exit"
   exit "$1"
 }
 
 fail() {
   say "$1"
-  say "exit 77 generation ${UPS_GENERATION:-0}"
   end 77
 }
 
 make_environment() { # FOLDER
-  local program chosen
+  local program chosen without=()
   chosen="$(readlink "$ups/python" || echo "$ups/python")"
   for program in "$chosen" python3 python3.{13,12,11}; do
     command -v "$program" > /dev/null || continue
     "$program" -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' 2> /dev/null || continue
     if [[ "$program" == "$chosen" ]]; then # what is installed there was meant to be used
-      "$program" -m venv --system-site-packages "$1" && see_packages_of "$program" "$1"
+      "$program" -m pip --version > /dev/null 2>&1 && without=(--without-pip) # it has all that pip needs, and newer
+      "$program" -m venv "${without[@]}" --system-site-packages "$1" && see_packages_of "$program" "$1"
     else
       "$program" -m venv "$1"
     fi
     return
   done
-  for program in uv "${ups%/.ups}/.local/bin/uv"; do
+  for program in uv "$own/.local/bin/uv"; do
     command -v "$program" > /dev/null || continue
     "$program" venv --quiet --seed --python 3.12 "$1"
     return
