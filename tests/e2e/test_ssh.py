@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from harness.emulators.sshd import lan
+from tasks.services.rental.machine_log import exit_code_in
 from tasks.services.rental.provider import (
     MachineSpec,
     NoOffer,

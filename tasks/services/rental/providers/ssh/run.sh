@@ -10,6 +10,7 @@ own="${ups%/.ups}" # the user's home
 
 say() { echo "ups-onstart: $*"; }
 
+# shellcheck disable=SC2329 # the trap calls it
 conclude() { # CODE: onstart.sh says how it ended, unless it was killed
   local ending="generation ${UPS_GENERATION:-0}"
   grep -qs "^ups-onstart: exit [0-9]* $ending\$" "$folder/log" || say "exit $1 $ending"
