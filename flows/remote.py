@@ -137,7 +137,7 @@ def controller_of(
         request.limits(),
         keep_on_failure=request.keep_on_failure,
         auto_shutdown=request.auto_shutdown,
-        provider_name=request.provider,
+        provider_name=request.providers,
         terms=terms,
         others=paces_beside(request.journal_path),
         deadline={"deadline": request.deadline, "deadline_at": terms.deadline} if request.deadline else {},

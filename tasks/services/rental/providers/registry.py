@@ -5,6 +5,7 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 
 from tasks.services.rental.provider import Provider
+from tasks.services.rental.providers.several import Several
 from ups_models.errors import BadInput
 
 GROUP = "ups.providers"
@@ -33,7 +34,12 @@ def entry_of(name: str) -> EntryPoint:
 
 
 def provider_for(name: str, run_dir: Path) -> Provider:
-    """A provider, ready to be asked; its module is imported only now. Raises BadInput, ProviderRefused."""
+    """A provider, ready to be asked; its module is imported only now. Raises BadInput, ProviderRefused.
+
+    Several names with commas between them make one provider that asks all.
+    """
+    if "," in name:
+        return Several({one: provider_for(one, run_dir) for one in name.split(",")})
     entry = entry_of(name)
     try:
         factory: Factory = entry.load()
