@@ -111,6 +111,11 @@ def test_the_account_with_the_least_decides_and_a_variable_must_be_in_all():
     assert Several({"c": Shop(0.1)}).credit() is None
 
 
+def test_an_instance_is_looked_for_where_its_id_says(tmp_path):
+    assert isinstance(registry.provider_of(["local:1"], "vast", tmp_path), Several)
+    assert not isinstance(registry.provider_of(["1", "me@host:22-1"], "local", tmp_path), Several)
+
+
 def test_names_with_commas_between_them_are_one_provider(tmp_path):
     both = registry.provider_for("local,local", tmp_path)
 

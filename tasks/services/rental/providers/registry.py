@@ -1,11 +1,11 @@
 """The providers that there are: ours, and those of installed packages (entry points of the group `ups.providers`)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 
 from tasks.services.rental.provider import Provider
-from tasks.services.rental.providers.several import Several
+from tasks.services.rental.providers.several import BETWEEN, Several
 from ups_models.errors import BadInput
 
 GROUP = "ups.providers"
@@ -46,6 +46,13 @@ def provider_for(name: str, run_dir: Path) -> Provider:
     except (ImportError, AttributeError) as error:
         raise BadInput(f"--provider {name}: {entry.value} cannot be imported ({error}); install it again") from error
     return factory(run_dir)
+
+
+def provider_of(ids: Iterable[str], name: str, run_dir: Path) -> Provider:
+    """The provider of these instances: those that their ids begin with, else the one that is named."""
+    begins = dict.fromkeys(one.partition(BETWEEN)[0] for one in ids if BETWEEN in one)
+    several = [begin for begin in begins if begin in names()]
+    return Several({one: provider_for(one, run_dir) for one in several}) if several else provider_for(name, run_dir)
 
 
 def _known() -> dict[str, EntryPoint]:
