@@ -96,6 +96,9 @@ class LaunchRequest(FlatRequest):
     hosts: str | None = Field(
         None, description="Your machines for --provider ssh: [USER@]HOST[:PORT][=USD an hour], with commas between."
     )
+    also: str | None = Field(
+        None, description="Further providers, with commas between them: the best offer of all is taken."
+    )
     takeover: bool = Field(
         False, description="Take the run and its machines over from the launch that works on it elsewhere."
     )
@@ -204,6 +207,18 @@ class LaunchRequest(FlatRequest):
         registry.entry_of(provider)
         return provider
 
+    @field_validator("also")
+    @classmethod
+    def _are_known(cls, also: str | None) -> str | None:
+        for name in also.split(",") if also else ():
+            registry.entry_of(name)
+        return also
+
+    @property
+    def providers(self) -> str:
+        """All that are asked, each once, with commas between them."""
+        return ",".join(dict.fromkeys([self.provider, *(self.also.split(",") if self.also else ())]))
+
     @property
     def journal_path(self) -> Path:
         """Where it is noted what was rented."""
@@ -240,11 +255,11 @@ class LaunchRequest(FlatRequest):
 
 def provider_of(request: LaunchRequest) -> Provider:
     """The provider, ready to be asked. Raises ProviderRefused without a key, BadInput where hosts are to be named."""
-    provider = registry.provider_for(request.provider, request.run_dir)
+    provider = registry.provider_for(request.providers, request.run_dir)
     if isinstance(provider, Hosted):
         provider.use_hosts(request.hosts or "")
     elif request.hosts:
-        raise BadInput(f"--hosts: --provider {request.provider} has machines of its own; leave it out, or choose ssh")
+        raise BadInput(f"--hosts: --provider {request.providers} has machines of its own; leave it out, or choose ssh")
     return provider
 
 

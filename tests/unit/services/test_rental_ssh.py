@@ -5,6 +5,8 @@ import json
 import pytest
 
 from tasks.services.rental.provider import Hosted, MachineSpec, NoOffer, Offer, OfferGone, ProviderError, UnknownOutcome
+from tasks.services.rental.providers.local import LocalProvider
+from tasks.services.rental.providers.several import Several
 from tasks.services.rental.providers.ssh.facts import Facts
 from tasks.services.rental.providers.ssh.hosts import Host, known_hosts, parse_all
 from tasks.services.rental.providers.ssh.provider import SshProvider
@@ -283,3 +285,15 @@ def test_the_orders_hold_no_more_than_host_label_and_number(make, tmp_path):
         {"event": "ordered", "host": "gpu1=0.2", "label": "ups-r-0-g1", "number": ""},
         {"event": "started", "host": "gpu1=0.2", "label": "ups-r-0-g1", "number": number},
     ]
+
+
+def test_beside_another_provider_the_hosts_are_for_the_one_that_takes_them(make, tmp_path):
+    own, other = make(FakeShell(), hosts=""), LocalProvider(tmp_path)
+    both = Several({"ssh": own, "local": other})
+
+    both.use_hosts("gpu1")
+
+    assert isinstance(both, Hosted)
+    assert list(own.offered) == ["gpu1"]
+    with pytest.raises(BadInput, match="--hosts: local have machines of their own"):
+        Several({"local": other}).use_hosts("gpu1")
