@@ -85,10 +85,11 @@ class SshHost:
         (self.root / "authorized_keys").write_text("", encoding="utf-8")
 
     def has_gpus(self, *names: str, busy: tuple[int, ...] = ()) -> None:
-        """Show these GPUs, as nvidia-smi does; on some of them another program computes."""
+        """Show these GPUs, as nvidia-smi does; on some of them another program computes, a desktop on all."""
         rows = "".join(f"GPU-{number}, 24576, {name}\n" for number, name in enumerate(names))
         (self.root / "gpus").write_text(rows, encoding="utf-8")
-        (self.root / "busy").write_text("".join(f"GPU-{number}\n" for number in busy), encoding="utf-8")
+        used = "".join(f"GPU-{number}, {8000 if number in busy else 200}\n" for number in range(len(names)))
+        (self.root / "busy").write_text(used, encoding="utf-8")
         self.program("nvidia-smi", GPU.format(root=self.root))
 
     def has_disk(self, free_gb: int) -> None:

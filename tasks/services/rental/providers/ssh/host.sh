@@ -55,7 +55,9 @@ probe() {
   command -v nvidia-smi > /dev/null || return 0
   timeout 20 nvidia-smi 2>&1 | sed -n 's/.*CUDA Version: *\([0-9.]*\).*/cuda \1/p'
   timeout 20 nvidia-smi --query-gpu=uuid,memory.total,name --format=csv,noheader,nounits 2>&1 | sed 's/^/gpu /'
-  timeout 20 nvidia-smi --query-compute-apps=gpu_uuid --format=csv,noheader 2> /dev/null | sort -u | sed 's/^/busy /'
+  # A desktop takes a little of its GPU too; what says nothing of its memory is taken for much.
+  timeout 20 nvidia-smi --query-compute-apps=gpu_uuid,used_memory --format=csv,noheader,nounits 2> /dev/null |
+    awk -F', *' '{ used[$1] += $2 ~ /^[0-9]+$/ ? $2 : 1e9 } END { for (one in used) if (used[one] >= 512) print "busy", one }'
 }
 
 suits() { # PROGRAM: whether an environment can be made with it
