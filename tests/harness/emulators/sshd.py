@@ -1,4 +1,4 @@
-"""Real sshd on loopback: machines of one's own, each with a home, a PATH and a host key, that can be made to fail."""
+"""Real sshd on loopback: machines of one's own, each with a name, a home, a PATH and a host key; they can fail."""
 
 from __future__ import annotations
 
@@ -51,6 +51,9 @@ else
   exec /bin/bash "$@"
 fi
 """
+UNAME = """#!/bin/sh
+if [ "$*" = -n ]; then echo {name}; else exec /bin/uname "$@"; fi
+"""
 SLOW = """#!/bin/sh
 sleep {seconds}
 exec /bin/bash "$@"
@@ -69,6 +72,7 @@ class SshHost:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
+        self.program("uname", UNAME.format(name=f"{name}-{self.port}"))
         self.change_key()
         self.accept()
 
