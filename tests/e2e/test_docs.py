@@ -13,6 +13,7 @@ import pytest
 from flows import ROOT
 from harness.chaos.prefect_stack import ControlRoom
 from harness.chaos.remote import VAST_KEY
+from harness.emulators.sshd import lan
 from harness.emulators.vast.emulator import VastEmulator
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -66,13 +67,28 @@ def checkout(tmp_path):
 
 
 @pytest.fixture
-def environment(tmp_path, prefect_alone, wandb_environment):
+def own_machines(page, tmp_path):
+    """Of a reader who has machines that they log in to."""
+    if "--provider ssh" not in "".join(commands_of(page)):
+        yield {}
+        return
+    with lan(tmp_path / "lan") as net:
+        for name in ("gpu1", "gpu2"):
+            host = net.add(name)
+            host.use_python(sys.executable)
+            host.has_disk(100)
+        yield {"UPS_SSH_CONFIG": str(net.config)}
+        assert [pid for host in net.hosts.values() for pid in host.living()] == []
+
+
+@pytest.fixture
+def environment(tmp_path, prefect_alone, wandb_environment, own_machines):
     """Of a reader with accounts, in an active environment."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     with VastEmulator(tmp_path / "cloud", api_key=VAST_KEY, instance_path=path) as vast:
         vast.default_market()
         account = {"VAST_URL": vast.url, "VAST_API_KEY": VAST_KEY, "HOME": str(tmp_path)}
-        yield {**prefect_alone, **wandb_environment, **account, "PATH": path}
+        yield {**prefect_alone, **wandb_environment, **own_machines, **account, "PATH": path}
         assert vast.live() == []
 
 
