@@ -201,16 +201,27 @@ def test_an_outbid_machine_is_bid_for_again_for_its_disk_holds_everything(buyer_
     assert "whose disk holds everything" in decisions(journal)[0][1]
 
 
+def test_a_machine_that_does_not_come_back_for_the_price_it_asks_is_left(buyer_in, journal, clock):
+    machine, bazaar = rented(journal, is_bid=True), Bazaar(spot=None, to_keep=0.25)
+    buyer = buyer_in(bazaar, hours=14)
+
+    assert buyer.review(machine, is_away=True)[0] == "wait"
+    clock.seconds += AWAY_AGAIN_S
+
+    assert buyer.review(machine, is_away=True) == ("leave", "was taken away")
+    assert bazaar.bids == [("1000", 0.25)]
+
+
 def test_an_outbid_machine_is_waited_for_while_there_is_time_and_looked_at_each_minute(buyer_in, journal, clock):
     machine, bazaar = rented(journal, is_bid=True), Bazaar(spot=None, to_keep=2.0)
     buyer = buyer_in(bazaar, hours=30)
 
     assert buyer.review(machine, is_away=True)[0] == "wait"
     assert decisions(journal)[0][1].startswith("waiting for the same machine")
-    bazaar.to_keep = 0.1
+    bazaar.to_keep = 0.25
     assert (buyer.review(machine, is_away=True)[0], bazaar.bids) == ("wait", [])
     clock.seconds += AWAY_AGAIN_S
-    assert (buyer.review(machine, is_away=True)[0], bazaar.bids) == ("wait", [("1000", 0.1)])
+    assert (buyer.review(machine, is_away=True)[0], bazaar.bids) == ("wait", [("1000", 0.25)])
 
 
 @pytest.mark.parametrize(
@@ -235,7 +246,7 @@ def test_a_bid_without_an_answer_leaves_the_machine(buyer_in, journal):
 
     machine = rented(journal, is_bid=True)
 
-    advice, why = buyer_in(Silent(spot=None, to_keep=0.1), hours=14).review(machine, is_away=True)
+    advice, why = buyer_in(Silent(spot=None, to_keep=0.25), hours=14).review(machine, is_away=True)
 
     assert (advice, why) == ("leave", "was taken away, and does not take a higher bid")
     assert Journal(journal.path).machines[1].bids == []

@@ -152,6 +152,8 @@ class Buyer:
         provider, keep = self.market.provider, None
         if isinstance(provider, Rebiddable) and machine.id is not None and machine.offer.get("is_bid"):
             keep = self._price_to_keep(provider, machine)
+        if keep is not None and keep <= machine.now_usd_per_hour:
+            keep = None  # so much is bid already, and it does not come back
         again = self._as_prospect(machine, keep) if keep is not None and keep <= self._most(demand) else None
         returns = again is not None and (spot is None or self._worth(again) <= self._worth(spot))
         kind, why = self._decide("none", 0, again if returns else spot, demand)
