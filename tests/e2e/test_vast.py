@@ -3,7 +3,7 @@
 import pytest
 
 from harness.emulators.vast.emulator import VastEmulator
-from harness.emulators.vast.faults import BROKEN, DROP
+from harness.emulators.switches import BROKEN, DROP
 from tasks.services.rental.provider import (
     MachineSpec,
     NoOffer,

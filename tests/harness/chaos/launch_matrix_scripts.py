@@ -9,7 +9,7 @@ from typing import Any
 
 from harness.chaos.remote import WANDB_KEY
 from harness.chaos.trial import Scenario, Script, text_of
-from harness.emulators.vast.images import GPU_LOG
+from harness.emulators.images import GPU_LOG
 
 ENDS_WITHIN_S = 240
 Waiting = Iterator[Callable[[], bool]]

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from harness.chaos import remote
+from harness.emulators.images import Image, build_image
 from harness.emulators.vast.emulator import VastEmulator
-from harness.emulators.vast.images import Image, build_image
 from harness.emulators.vast.instances import Instance
 from harness.emulators.wandb.server import WandbServer, client_environment
 from tasks.services.rental.providers.local import marked_processes

@@ -35,7 +35,9 @@ def request_faults(method: str, target: str, headers: Mapping[str, str], content
     if found is None:
         return [f"{method} {address.path} is not described"]
     item, operation, gaps = found
-    described = {(one["in"], one["name"]): one for one in (*item.get("parameters", ()), *operation.get("parameters", ()))}
+    described = {
+        (one["in"], one["name"]): one for one in (*item.get("parameters", ()), *operation.get("parameters", ()))
+    }
     faults = [] if headers.get("Authorization", "").startswith("Bearer ") else ["no bearer token in Authorization"]
     for name, text in parse_qsl(address.query, keep_blank_values=True):
         one = described.get(("query", name))

@@ -18,19 +18,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from harness.emulators.processes import guardian
 from harness.emulators.vast.cloud import TICK_S, VastCloud
 from harness.emulators.vast.http import Request, Server
-from harness.emulators.vast.instances import MARK
-
-# Waits for the end of its input, which the death of the emulator brings whatever killed it.
-GUARDIAN = r"""
-read -r _
-for round in 1 2 3; do
-  for process in /proc/[0-9]*; do
-    grep -qsz "^$1" "$process/environ" && kill -KILL "${process##*/}"
-  done
-done
-"""
 
 
 class VastEmulator(VastCloud):
@@ -49,14 +39,7 @@ class VastEmulator(VastCloud):
         """Serve on this port, or on any free one, and let time pass."""
         self.root.mkdir(parents=True, exist_ok=True)
         self._server = Server(self, port)
-        self._guardian = subprocess.Popen(
-            ["/usr/bin/env", "bash", "-c", GUARDIAN, "guardian", f"{MARK}={self._mark}"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            env={"PATH": "/usr/local/bin:/usr/bin:/bin"},
-            start_new_session=True,
-        )
+        self._guardian = guardian(self._mark)
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
         atexit.register(self.stop)
         self._threads = (

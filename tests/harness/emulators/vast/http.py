@@ -11,10 +11,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
+from harness.emulators.switches import BROKEN, DROP
 from harness.emulators.vast.api import Call, Route, find_route
 from harness.emulators.vast.cloud import ApiError, VastCloud
 from harness.emulators.vast.control import control
-from harness.emulators.vast.faults import BROKEN, DROP
 from harness.emulators.vast.instances import Instance
 
 logger = logging.getLogger(__name__)
