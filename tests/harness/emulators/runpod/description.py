@@ -90,7 +90,9 @@ def resolved(node: Mapping[str, Any]) -> Mapping[str, Any]:
 
 @cache
 def _registry() -> Registry[Any]:
-    return Registry().with_resource(HERE, Resource.from_contents(dict(description()), DRAFT202012))
+    registry: Registry[Any] = Registry()
+    known: Registry[Any] = registry.with_resource(HERE, Resource.from_contents(dict(description()), DRAFT202012))
+    return known
 
 
 def _faults(schema: Mapping[str, Any], value: Any) -> list[str]:

@@ -20,7 +20,6 @@ from harness.emulators.vast.market import DEFAULT_MARKET, Offer
 
 logger = logging.getLogger(__name__)
 
-TICK_S = 0.05
 CONTAINER_ERROR = "Error response from daemon: failed to create task for container: OCI runtime create failed"
 
 
