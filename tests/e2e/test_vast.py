@@ -53,7 +53,7 @@ def test_offers_fit_and_the_cheapest_comes_first(vast):
 
 def test_a_bid_is_a_little_above_the_least_and_never_above_the_limit(vast, cloud):
     for offer in vast.search(WANTED):
-        least = cloud.offers[offer.id].min_bid
+        least = cloud.offers[int(offer.id)].min_bid
         assert least < offer.usd_per_hour <= min(0.5, 1.2 * least + 1e-9)
 
 
@@ -199,7 +199,7 @@ def test_offers_that_cannot_be_read_are_no_empty_list(vast, cloud, name):
 
 def test_an_offer_that_cannot_be_read_is_left_out(vast, cloud):
     cheapest, *others = [offer.id for offer in vast.search(WANTED)]
-    cloud.offers[cheapest].machine_id = None
+    cloud.offers[int(cheapest)].machine_id = None
 
     assert [offer.id for offer in vast.search(WANTED)] == others
 
@@ -241,7 +241,7 @@ def test_an_outbid_machine_is_not_running_however_that_is_said(vast, cloud, stat
     cloud.faults.set(outbid_status=status, outbid_flips_intended=flips, auto_resume_delay_s=None)
     number = rent(vast)
 
-    cloud.preempt(number)
+    cloud.preempt(int(number))
 
     assert vast.describe(number).state == "away"
 
@@ -249,7 +249,7 @@ def test_an_outbid_machine_is_not_running_however_that_is_said(vast, cloud, stat
 def test_an_offline_host_is_not_running(vast, cloud):
     number = rent(vast)
 
-    cloud.host_offline(number, kill=False)
+    cloud.host_offline(int(number), kill=False)
 
     assert vast.describe(number).state == "away"
 
@@ -329,7 +329,7 @@ def test_where_to_log_in_is_known_once_the_machine_is_up(vast, cloud):
 
     assert (address.user, address.host) == ("root", "127.0.0.1")
     assert address.port > 0
-    cloud.host_offline(number, kill=False)
+    cloud.host_offline(int(number), kill=False)
     with pytest.raises(ProviderError, match="takes no logins yet"):
         vast.ssh_address(number)
     vast.destroy(number)
@@ -340,7 +340,7 @@ def test_where_to_log_in_is_known_once_the_machine_is_up(vast, cloud):
 def test_the_price_of_a_disk_comes_with_its_offer(vast, cloud):
     offer = vast.search(WANTED)[0]
 
-    assert offer.disk_usd_per_gb_month == cloud.offers[offer.id].storage_cost > 0
+    assert offer.disk_usd_per_gb_month == cloud.offers[int(offer.id)].storage_cost > 0
 
 
 def test_this_machine_rents_lists_and_gives_back_too(tmp_path):

@@ -2,7 +2,6 @@
 
 import argparse
 
-from flows.cli.arguments import count
 from flows.cli.commands import instances
 from flows.cli.views.console import agreed, echo
 from flows.cli.views.machines import instance_table, our_instances
@@ -13,7 +12,7 @@ from ups_models.errors import BadInput
 
 def add(parser: argparse.ArgumentParser) -> None:
     """Which machines."""
-    parser.add_argument("ids", nargs="*", type=count, default=[], metavar="ID", help="instances to destroy")
+    parser.add_argument("ids", nargs="*", default=[], metavar="ID", help="instances to destroy")
     parser.add_argument("--all-mine", action="store_true", help="every instance of ours")
     parser.add_argument("--yes", action="store_true", help="do not ask")
     instances.add(parser)

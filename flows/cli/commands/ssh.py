@@ -5,7 +5,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from flows.cli.arguments import add_path, add_place, count
+from flows.cli.arguments import add_path, add_place
 from flows.cli.views.console import echo
 from tasks.services.rental.launches import Place, machine_of
 from tasks.services.rental.logins import FOLDER, address_of, in_words, ssh_command
@@ -19,7 +19,7 @@ NOT_CONNECTED = 255
 def add(parser: argparse.ArgumentParser) -> None:
     """Which machine, and with which key."""
     text = "instance to log in to; by default the newest of what was launched from --run-dir"
-    parser.add_argument("instance", nargs="?", type=count, metavar="INSTANCE", help=text)
+    parser.add_argument("instance", nargs="?", metavar="INSTANCE", help=text)
     add_place(parser, registry.names())
     add_path(parser, "--identity", "private key to log in with (default: ssh's own choice)")
     parser.add_argument("--print", action="store_true", help="print the command, and do not run it")
@@ -46,10 +46,10 @@ def run(arguments: argparse.Namespace) -> int:
     return code
 
 
-def _machine(place: Place, instance_id: int | None) -> tuple[int, Path, str, Provider]:
+def _machine(place: Place, instance_id: str | None) -> tuple[str, Path, str, Provider]:
     """The instance, where its host's key is kept, and its provider. Raises BadInput."""
-    known = place.find(None if instance_id is None else str(instance_id))
-    machine = machine_of(known, None if instance_id is None else str(instance_id))
+    known = place.find(instance_id)
+    machine = machine_of(known, instance_id)
     if machine is None or machine.id is None or machine.destroyed_at is not None:
         raise BadInput(f"run {known.launch.run}: no machine of it is left to log in to; `ups launches` lists them")
     return machine.id, place.folder_of(known), place.provider_name(known), place.provider_of(known)

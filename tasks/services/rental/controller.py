@@ -132,10 +132,10 @@ class Controller:
             self._after(verdict, instance_id)
             instance_id = None
 
-    def _after(self, verdict: Verdict, instance_id: int) -> None:
+    def _after(self, verdict: Verdict, instance_id: str) -> None:
         """Destroy a machine that is of no more use. Raises TrainingFailed where another one would not help."""
         if verdict.why:
-            logger.warning("instance %d %s", instance_id, verdict.why)
+            logger.warning("instance %s %s", instance_id, verdict.why)
         if verdict.exclude:
             self.journal.note("excluded")
         if verdict.is_error:
@@ -164,7 +164,7 @@ class Controller:
             raise TrainingFailed(f"the training failed: {why}{self.last_log_line or '; see the W&B run'}")
         self._wait(self.limits.backoff(self.errors - 1))
 
-    def _rent(self) -> int:
+    def _rent(self) -> str:
         """Search and rent, until there is a machine or a limit is reached."""
         failures = 0
         while True:
@@ -183,7 +183,7 @@ class Controller:
             self._wait(self.limits.backoff(failures))
             failures += 1
 
-    def _order(self, offer: Offer, generation: int, environment: Mapping[str, str]) -> int | None:
+    def _order(self, offer: Offer, generation: int, environment: Mapping[str, str]) -> str | None:
         """Rent the offer; None: there is no machine."""
         try:
             return self.fleet.rent(offer, self.spec, generation, self.onstart, environment)
@@ -211,13 +211,13 @@ class Controller:
             self.journal.note("market exhausted")
         return fresh[0] if fresh else None
 
-    def _require_bid(self, instance_id: int) -> None:
+    def _require_bid(self, instance_id: str) -> None:
         """Raise ProviderError for a bid that became an order on demand, at three times the price."""
         instance, _ = self._look(instance_id)
         if instance is not None and self.spec.interruptible and self.provider.supports_bids and not instance.is_bid:
             raise ProviderError(f"instance {instance_id} was rented on demand though a bid was asked for; given back")
 
-    def _watch(self, instance_id: int) -> Verdict:
+    def _watch(self, instance_id: str) -> Verdict:
         """Look at the newest machine until its job has ended, or the machine is of no more use."""
         seen, generation = Observation.begin(time.monotonic()), self.journal.generation
         while True:
@@ -249,32 +249,32 @@ class Controller:
             return progress.outcome[1]
         return exit_code_in(lines, generation)
 
-    def _read_log(self, instance_id: int) -> list[str]:
+    def _read_log(self, instance_id: str) -> list[str]:
         """The newest lines of a machine's log; none where it cannot be read."""
         lines = self.provider.logs(instance_id).splitlines()
         if (signs := signs_in(lines)) is not None:
             self.log = [plain(line) for line in signs.lines[-LOG_LINES:]]
         return lines
 
-    def _keep_log(self, instance_id: int) -> None:
+    def _keep_log(self, instance_id: str) -> None:
         """Say what a machine wrote before it failed: it says why."""
         if last := last_line_of(self._save_log(instance_id)):
             path = saved_log(self.journal.path, self.journal.generation)
             self.last_log_line = f"; its last line: {last}; the lines before it: {path}"
             logger.warning("machine %d failed%s", self.journal.generation, self.last_log_line)
 
-    def _save_log(self, instance_id: int) -> str:
+    def _save_log(self, instance_id: str) -> str:
         """Save what a machine wrote beside the journal, for it goes with the machine; returns it."""
         text = self.provider.logs(instance_id)
         if last_line_of(text):
             write_text(saved_log(self.journal.path, self.journal.generation), text)
         return text
 
-    def _keeps(self, instance_id: int) -> str:
+    def _keeps(self, instance_id: str) -> str:
         price = self.journal.machines[self.journal.generation].usd_per_hour
         return f"instance {instance_id} is kept as asked and costs {price:.3f} USD/h until `ups destroy {instance_id}`"
 
-    def _look(self, instance_id: int) -> tuple[Instance | None, bool]:
+    def _look(self, instance_id: str) -> tuple[Instance | None, bool]:
         """The instance, and whether the answer proves anything."""
         try:
             instance = self.provider.describe(instance_id)

@@ -70,7 +70,7 @@ class Fleet:
     limits: Limits
     pause: Callable[[float], None] = time.sleep
 
-    def adopt(self, *, unknown: bool = False) -> int | None:
+    def adopt(self, *, unknown: bool = False) -> str | None:
         """After a restart: the newest machine, if it is of use; all others are destroyed. Raises ProviderError.
 
         With `unknown`, a machine that only the label knows is gone on with: another controller rented it.
@@ -87,7 +87,7 @@ class Fleet:
                 if newest is not None and newest.id is None:
                     self.journal.note("rented", id=instance.id)
                 adopted = instance.id
-                logger.info("going on with instance %d, rented before", instance.id)
+                logger.info("going on with instance %s, rented before", instance.id)
             else:
                 self._destroy_found(instance)
         for machine in self.journal.not_destroyed():
@@ -105,14 +105,14 @@ class Fleet:
             return None
         newest = max(usable, key=self._generation_of)
         generation = self._generation_of(newest)
-        offer = {"id": 0, "machine_id": newest.machine_id}
+        offer = {"id": "", "machine_id": newest.machine_id}
         self.journal.note("renting", generation, label=newest.label, offer=offer, usd_per_hour=newest.usd_per_hour)
         self.journal.note("rented", generation, id=newest.id)
         return self.journal.machines[generation]
 
     def rent(
         self, offer: Offer, spec: MachineSpec, generation: int, onstart: str, environment: Mapping[str, str]
-    ) -> int | None:
+    ) -> str | None:
         """Order once; after a lost reply the label says whether there is a machine. None: there is none."""
         label, price = label_of(self.run_id, generation), offer.usd_per_hour
         self.journal.note(
@@ -129,7 +129,7 @@ class Fleet:
         self.journal.note("rented", id=instance_id)
         return instance_id
 
-    def destroy(self, instance_id: int, generation: int | None = None) -> None:
+    def destroy(self, instance_id: str, generation: int | None = None) -> None:
         """Destroy a machine, the newest one where no generation is given. Raises ProviderError if it stays."""
         self.provider.destroy(instance_id)
         self.journal.note("given back", generation, id=instance_id)
@@ -158,10 +158,10 @@ class Fleet:
     def _destroy_found(self, instance: Instance) -> None:
         generation = self._generation_of(instance)
         if generation not in self.journal.machines:
-            logger.warning("instance %d of the run is not in %s: destroying it", instance.id, self.journal.path)
+            logger.warning("instance %s of the run is not in %s: destroying it", instance.id, self.journal.path)
         self.destroy(instance.id, generation)
 
-    def _try_to_destroy(self, instance_id: int, generation: int, errors: list[str]) -> None:
+    def _try_to_destroy(self, instance_id: str, generation: int, errors: list[str]) -> None:
         try:
             self.destroy(instance_id, generation)
         except ProviderError as error:
@@ -169,7 +169,7 @@ class Fleet:
 
     def _order(
         self, offer: Offer, spec: MachineSpec, label: str, onstart: str, environment: Mapping[str, str]
-    ) -> int | None:
+    ) -> str | None:
         try:
             return self.provider.rent(offer, spec, label=label, onstart=onstart, env=environment)
         except OfferGone as error:
@@ -179,7 +179,7 @@ class Fleet:
             logger.warning("%s: looking whether it was rented anyway", error)
         return self._resolve_lost_reply(label)
 
-    def _resolve_lost_reply(self, label: str) -> int | None:
+    def _resolve_lost_reply(self, label: str) -> str | None:
         """The machine of this label, if there is one of use; any more are destroyed."""
         found = self._list(label, LIST_TRIES, exact=True)
         for surplus in found[1:]:

@@ -32,7 +32,7 @@ class Machine:
     offer: dict[str, Any]
     usd_per_hour: float
     rented_at: float
-    id: int | None = None
+    id: str | None = None
     destroyed_at: float | None = None
     disk_usd_per_hour: float = 0.0
     """Beside the price of the machine, by what the offer named; 0 where it named nothing."""
@@ -74,7 +74,7 @@ class Journal:
         self.open_job: dict[str, str] | None = None
         self.chains: set[str] = set()
         self.closed_chains: set[str] = set()
-        self.excluded: set[int] = set()
+        self.excluded: set[str] = set()
         self.provider = ""
         self.controllers: set[str] = set()
         self.finished: list[Launch] = []
@@ -176,9 +176,9 @@ class Journal:
             return
         match event:
             case "rented":
-                machine.id = int(entry["id"])
+                machine.id = str(entry["id"])
             case "excluded":
-                self.excluded.add(int(machine.offer["machine_id"]))
+                self.excluded.add(str(machine.offer["machine_id"]))
             case "kept":
                 machine.kept = True
             case "given back" | "handed over":

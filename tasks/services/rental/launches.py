@@ -94,7 +94,7 @@ class Place:
         what = "several launches run elsewhere" if chosen else f"{self.run_dir}: nothing was launched from here"
         raise BadInput(f"{what}; name a run or an instance, or --run-dir; `ups launches` lists them")
 
-    def note_destroyed(self, instance_id: int) -> None:
+    def note_destroyed(self, instance_id: str) -> None:
         """Note that a machine that was kept has been destroyed by its owner, in the journal that knows it."""
         for path in self._journals():
             journal = Journal(path)

@@ -18,7 +18,7 @@ OPTIONS = (
 """Only keys, a host's key is kept at the first login and must stay the same, and no agent is passed on."""
 
 
-def address_of(provider: Provider, name: str, instance_id: int) -> SshAddress:
+def address_of(provider: Provider, name: str, instance_id: str) -> SshAddress:
     """Where to log in. Raises BadInput where the provider has no logins, ProviderError, NoSuchInstance."""
     if not isinstance(provider, Reachable):
         raise BadInput(f"--provider {name}: does not say how to log in to its machines")
@@ -30,7 +30,7 @@ def address_of(provider: Provider, name: str, instance_id: int) -> SshAddress:
     return address
 
 
-def ssh_command(address: SshAddress, instance_id: int, folder: Path, identity: Path | None = None) -> list[str]:
+def ssh_command(address: SshAddress, instance_id: str, folder: Path, identity: Path | None = None) -> list[str]:
     """The command; `folder` keeps the host's key, `identity` names a private key of the user's own."""
     known_hosts = folder.absolute() / FOLDER / f"known_hosts-{instance_id}"
     options = [word for option in (*OPTIONS, f"UserKnownHostsFile={_quoted(known_hosts)}") for word in ("-o", option)]

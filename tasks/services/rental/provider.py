@@ -63,8 +63,8 @@ class MachineSpec:
 class Offer:
     """One machine on offer, at the price that would be paid for it: its own, or our bid."""
 
-    id: int
-    machine_id: int
+    id: str
+    machine_id: str
     gpu: str
     num_gpus: int
     usd_per_hour: float
@@ -82,8 +82,8 @@ class Offer:
 class Instance:
     """One rented machine, and nothing of the provider's answer that could hold a secret."""
 
-    id: int
-    machine_id: int
+    id: str
+    machine_id: str
     label: str
     state: State
     detail: str
@@ -104,7 +104,7 @@ class SshAddress:
 class Reachable(Protocol):
     """A provider that knows how to log in to its machines; not every one does."""
 
-    def ssh_address(self, instance_id: int) -> SshAddress | None:
+    def ssh_address(self, instance_id: str) -> SshAddress | None:
         """Where to log in; None: it is this machine. Raises NoSuchInstance, and ProviderError before it is up."""
 
 
@@ -126,19 +126,19 @@ class Provider(Protocol):
     def search(self, spec: MachineSpec) -> list[Offer]:
         """Offers under the price, cheapest first. Raises NoOffer that says what the cheapest one was."""
 
-    def rent(self, offer: Offer, spec: MachineSpec, *, label: str, onstart: str, env: Mapping[str, str]) -> int:
+    def rent(self, offer: Offer, spec: MachineSpec, *, label: str, onstart: str, env: Mapping[str, str]) -> str:
         """Rent once; the instance's id. Raises OfferGone, or UnknownOutcome when it may have been rented anyway."""
 
-    def describe(self, instance_id: int) -> Instance | None:
+    def describe(self, instance_id: str) -> Instance | None:
         """The instance as it is now; None once it is gone. Raises UnknownOutcome."""
 
     def list_instances(self, prefix: str) -> list[Instance]:
         """Every instance whose label begins with the prefix, stopped ones included. Raises UnknownOutcome."""
 
-    def logs(self, instance_id: int) -> str:
+    def logs(self, instance_id: str) -> str:
         """The last lines that the instance wrote; empty when there are none to be had."""
 
-    def destroy(self, instance_id: int) -> None:
+    def destroy(self, instance_id: str) -> None:
         """End the instance and its cost, and confirm that it is gone. Raises ProviderError when it is not."""
 
     def has_account_variable(self, name: str) -> bool:

@@ -36,7 +36,7 @@ class Stopped:
 
     run: str
     controller: str
-    machines: tuple[int, ...]
+    machines: tuple[str, ...]
     usd: float | None
     """None where no journal here tells."""
 
@@ -61,14 +61,14 @@ def stop(known: Known, run: str, provider: Provider, *, pause: Callable[[float],
     else:
         usd = None
         for machine in live:
-            provider.destroy(machine.id or 0)
-    return Stopped(known.launch.run, told, tuple(machine.id or 0 for machine in live), usd)
+            provider.destroy(machine.id or "")
+    return Stopped(known.launch.run, told, tuple(machine.id or "" for machine in live), usd)
 
 
 def _save_logs(known: Known, live: list[Machine], provider: Provider) -> None:
     """Keep what the machines wrote: it goes with them."""
     for machine in live:
-        text = provider.logs(machine.id or 0) if known.journal is not None else ""
+        text = provider.logs(machine.id or "") if known.journal is not None else ""
         if known.journal is not None and last_line_of(text):
             write_text(saved_log(known.journal, machine.generation), text)
 
@@ -117,7 +117,7 @@ def _close(path: Path, known: Known, provider: Provider, live: list[Machine]) ->
             fleet.destroy_all()
         for machine in live:
             if not known.is_open:
-                fleet.destroy(machine.id or 0, machine.generation)
+                fleet.destroy(machine.id or "", machine.generation)
         if journal.open_job is not None and known.is_open:
             journal.note("closed")
         now = time.time()

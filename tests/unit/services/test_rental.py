@@ -39,9 +39,9 @@ class Market:
     scripts: list[list[str]]
     supports_bids: bool = True
     offers: int = 8
-    created: list[int] = field(default_factory=list)
-    live: dict[int, Instance] = field(default_factory=dict)
-    left: dict[int, list[str]] = field(default_factory=dict)
+    created: list[str] = field(default_factory=list)
+    live: dict[str, Instance] = field(default_factory=dict)
+    left: dict[str, list[str]] = field(default_factory=dict)
     most_live: int = 0
     rent_raises: list[BaseException] = field(default_factory=list)
     rents_all_the_same: bool = False
@@ -69,7 +69,7 @@ class Market:
         self.check_key("search")
         if not self.offers:
             raise NoOffer("nothing under the price: the cheapest is 9.000 USD/h")
-        return [Offer(100 + n, n, "RTX 4090", 1, 0.2, "DE", 12.8) for n in range(self.offers)]
+        return [Offer(str(100 + n), str(n), "RTX 4090", 1, 0.2, "DE", 12.8) for n in range(self.offers)]
 
     def rent(self, offer, wanted, *, label, onstart, env):
         self.check_key("rent")
@@ -77,7 +77,7 @@ class Market:
         error = self.rent_raises.pop(0) if self.rent_raises else None
         if error is not None and not self.rents_all_the_same:
             raise error
-        number = 1000 + len(self.created)
+        number = str(1000 + len(self.created))
         self.created.append(number)
         self.live[number] = Instance(number, offer.machine_id, label, "booting", "", True, 0.2)
         self.left[number] = list(self.scripts.pop(0)) if self.scripts else ["running", "done"]
@@ -259,7 +259,7 @@ def test_a_failed_machine_is_kept_where_that_was_asked_for_and_its_cost_is_said(
     with pytest.raises(TrainingFailed, match=r"costs 0\.200 USD/h until `ups destroy 1000`"):
         rental(market, tmp_path, keep_on_failure=True).run()
 
-    assert list(market.live) == [1000]
+    assert list(market.live) == ["1000"]
 
 
 def test_a_machine_that_is_left_as_asked_is_named_with_its_cost(tmp_path, caplog):
@@ -267,7 +267,7 @@ def test_a_machine_that_is_left_as_asked_is_named_with_its_cost(tmp_path, caplog
 
     rental(market, tmp_path, auto_shutdown=False).run()
 
-    assert list(market.live) == [1000]
+    assert list(market.live) == ["1000"]
     assert "instance 1000 is kept as asked and costs 0.200 USD/h until `ups destroy 1000`" in caplog.text
 
 
@@ -307,7 +307,7 @@ def test_a_machine_that_failed_is_not_rented_again_after_the_controller_was_kill
 
     rental(market, tmp_path).run()
 
-    assert [entry["offer"]["machine_id"] for entry in lines(tmp_path) if entry["event"] == "renting"] == [0, 1]
+    assert [entry["offer"]["machine_id"] for entry in lines(tmp_path) if entry["event"] == "renting"] == ["0", "1"]
 
 
 def test_no_more_machines_are_rented_than_the_limit_says(tmp_path):
@@ -397,7 +397,7 @@ def test_a_machine_whose_training_stands_still_is_given_up_though_its_heart_beat
     beats = iter(range(10**9))
 
     def logs(instance_id):
-        silent = "10:00:00 INFO    phase training\n" if instance_id == 1000 else ""
+        silent = "10:00:00 INFO    phase training\n" if instance_id == "1000" else ""
         return f"{silent}ups-onstart: alive {next(beats)} s\n"
 
     market.logs = logs  # type: ignore[method-assign]  # its heart beats
@@ -527,11 +527,11 @@ def test_what_stays_is_named_although_the_list_is_refused(tmp_path):
 
 def test_one_machine_that_stays_does_not_keep_the_others(tmp_path):
     market = Market([["running", "done"]])
-    stubborn = Instance(5, 5, f"{label_prefix('r1')}0", "running", "", True, 0.2)
+    stubborn = Instance("5", "5", f"{label_prefix('r1')}0", "running", "", True, 0.2)
     destroy = market.destroy
 
     def refuse(instance_id):
-        if instance_id == 5:
+        if instance_id == "5":
             raise ProviderError("instance 5 is not destroyed, and costs money")
         destroy(instance_id)
 
@@ -540,14 +540,14 @@ def test_one_machine_that_stays_does_not_keep_the_others(tmp_path):
     market.destroy = refuse  # type: ignore[method-assign]  # this one market refuses
 
     def then_strange(state, facts):
-        market.live[5] = stubborn
-        market.left[5] = ["running"]
+        market.live["5"] = stubborn
+        market.left["5"] = ["running"]
 
     controller.show = then_strange
     with pytest.raises(ProviderError, match="instance 5"):
         controller.run()
 
-    assert list(market.live) == [5]
+    assert list(market.live) == ["5"]
 
 
 @pytest.mark.parametrize("end", ["failed", "away"])
@@ -566,7 +566,7 @@ def test_a_machine_without_cuda_is_not_rented_again(tmp_path):
     controller.run()
 
     machines = [entry["offer"]["machine_id"] for entry in lines(tmp_path) if entry["event"] == "renting"]
-    assert machines == [0, 1, 2]
+    assert machines == ["0", "1", "2"]
 
 
 def lines(tmp_path):
@@ -722,12 +722,12 @@ def test_a_chain_that_gives_up_leaves_no_machine(tmp_path):
 
 def test_a_machine_of_another_run_is_not_touched(tmp_path):
     market = Market([["running", "done"]])
-    market.live[7] = Instance(7, 7, f"{label_prefix('r2')}1", "running", "", True, 0.2)
-    market.left[7] = ["running"]
+    market.live["7"] = Instance("7", "7", f"{label_prefix('r2')}1", "running", "", True, 0.2)
+    market.left["7"] = ["running"]
 
     rental(market, tmp_path).run()
 
-    assert list(market.live) == [7]
+    assert list(market.live) == ["7"]
 
 
 def test_the_journal_holds_no_secret_and_is_written_before_the_money_is_spent(tmp_path):

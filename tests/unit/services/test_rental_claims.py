@@ -178,7 +178,7 @@ class Cloud:
     run_id = "r1"
 
     def __init__(self, *generations):
-        self.live = {1000 + n: Instance(1000 + n, 7, label_of("r1", n), "running", "", False, 0.2) for n in generations}
+        self.live = {str(1000 + n): Instance(str(1000 + n), "7", label_of("r1", n), "running", "", False, 0.2) for n in generations}
         self.controller, self.outcome, self.generation = None, None, max(generations, default=0)
         self.destroyed = []
 
@@ -229,7 +229,7 @@ def test_a_controller_that_is_taken_over_destroys_nothing_and_closes_its_launch(
         first.run()
 
     journal = Journal(tmp_path / "rented.jsonl")
-    assert (cloud.destroyed, list(cloud.live)) == ([], [1001])
+    assert (cloud.destroyed, list(cloud.live)) == ([], ["1001"])
     assert (journal.open_job, journal.launches()[-1].machines[0].destroyed_at is None) == (None, False)
     assert cloud.controller == other(9, seen_at=NOW)
 
@@ -241,8 +241,8 @@ def test_a_controller_that_takes_over_goes_on_with_the_newest_machine_and_destro
 
     second.run()
 
-    assert sorted(cloud.destroyed) == [1001, 1002]
-    assert [machine.id for machine in Journal(tmp_path / "rented.jsonl").launches()[-1].machines] == [1002]
+    assert sorted(cloud.destroyed) == ["1001", "1002"]
+    assert [machine.id for machine in Journal(tmp_path / "rented.jsonl").launches()[-1].machines] == ["1002"]
     assert cloud.controller is not None
     assert (cloud.controller.id, cloud.controller.seen_at) == (second.claim.record.id, 0)
 
@@ -252,7 +252,7 @@ def test_a_machine_that_no_journal_knows_is_named_before_it_is_destroyed(tmp_pat
 
     assert fleet_of(cloud, Journal(tmp_path / "rented.jsonl")).adopt() is None
 
-    assert cloud.destroyed == [1001]
+    assert cloud.destroyed == ["1001"]
     assert "instance 1001 of the run is not in" in caplog.text
 
 
@@ -262,7 +262,7 @@ def kept(tmp_path):
     journal = Journal(tmp_path / "rented.jsonl")
     journal.note("began", job=JOB)
     journal.note("renting", 1, label=label_of("r1", 1), offer={"id": 1, "machine_id": 7}, usd_per_hour=0.2)
-    journal.note("rented", id=1001)
+    journal.note("rented", id="1001")
     journal.note("kept")
     journal.note("closed")
     return journal
@@ -293,7 +293,7 @@ def test_a_machine_that_was_kept_and_is_gone_is_noted_and_named_no_more(kept, ca
 
 
 def test_a_machine_that_its_owner_destroys_is_noted(kept, tmp_path):
-    Place(tmp_path).note_destroyed(1001)
+    Place(tmp_path).note_destroyed("1001")
 
     assert Journal(kept.path).kept_machines() == []
 
@@ -304,7 +304,7 @@ def test_a_machine_older_than_what_the_journal_knows_is_not_gone_on_with(kept):
     kept.generation = 3
 
     assert fleet_of(cloud, kept).adopt(unknown=True) is None
-    assert cloud.destroyed == [1002]
+    assert cloud.destroyed == ["1002"]
 
 
 def test_a_controller_is_in_its_journal_before_it_names_itself_in_the_run(kept):

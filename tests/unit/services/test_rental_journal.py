@@ -24,16 +24,16 @@ def test_what_was_noted_is_known_after_a_restart(path):
     journal = Journal(path)
     journal.note("began", job={"run": "p/r1"})
     renting(journal, 1)
-    journal.note("rented", id=1000)
+    journal.note("rented", id="1000")
     journal.note("excluded")
-    journal.note("given back", id=1000)
+    journal.note("given back", id="1000")
     renting(journal, 2)
 
     again = Journal(path)
 
-    assert (again.generation, again.open_job, again.excluded) == (2, {"run": "p/r1"}, {7})
+    assert (again.generation, again.open_job, again.excluded) == (2, {"run": "p/r1"}, {"7"})
     assert {number: (one.id, one.label) for number, one in again.machines.items()} == {
-        1: (1000, "ups-r1-g1"),
+        1: ("1000", "ups-r1-g1"),
         2: (None, "ups-r1-g2"),
     }
     assert (again.rented(), [one.generation for one in again.not_destroyed()]) == (1, [2])
@@ -44,10 +44,10 @@ def test_the_event_after_half_a_line_is_not_lost(path):
     with path.open("a", encoding="utf-8") as file:
         file.write('{"event": "rented", "gener')  # killed while it wrote
 
-    Journal(path).note("rented", id=1000)
+    Journal(path).note("rented", id="1000")
 
     again = Journal(path)
-    assert (again.machines[1].id, again.rented()) == (1000, 1)
+    assert (again.machines[1].id, again.rented()) == ("1000", 1)
 
 
 def test_a_journal_with_nothing_but_half_a_line_is_a_new_one(path):
@@ -63,8 +63,8 @@ def test_a_journal_of_an_earlier_version_is_read(path):
         {"event": "began", "generation": 0, "time": 1.0, "at": "2025-10-28T12:00:00Z", "job": {"run": "p/r1"}},
         {"event": "renting", "generation": 1, "time": 2.0, "at": "2025-10-28T12:00:00Z", "label": "l",
          "offer": {**OFFER, "gpu": "RTX 4090"}, "usd_per_hour": 0.2},
-        {"event": "rented", "generation": 1, "time": 3.0, "at": "2025-10-28T12:00:00Z", "id": 1000},
-        {"event": "given back", "generation": 1, "time": 3602.0, "at": "2025-10-28T13:00:00Z", "id": 1000},
+        {"event": "rented", "generation": 1, "time": 3.0, "at": "2025-10-28T12:00:00Z", "id": "1000"},
+        {"event": "given back", "generation": 1, "time": 3602.0, "at": "2025-10-28T13:00:00Z", "id": "1000"},
     ]  # fmt: skip
     path.write_text("".join(json.dumps(event) + "\n" for event in events), encoding="utf-8")
 

@@ -30,7 +30,7 @@ def rented(journal, generation, number, run="r1"):
 
 
 def instance(number, label):
-    return Instance(number, 7, label, "running", "", True, 0.2)
+    return Instance(number, "7", label, "running", "", True, 0.2)
 
 
 def newest(known):
@@ -43,7 +43,7 @@ class Logs:
     """A provider of nothing but logs: each look gets the next text, the last one for ever."""
 
     def __init__(self, **texts):
-        self.texts = {int(number.removeprefix("i")): list(text) for number, text in texts.items()}
+        self.texts = {number.removeprefix("i"): list(text) for number, text in texts.items()}
 
     def logs(self, instance_id):
         texts = self.texts[instance_id]
@@ -63,34 +63,34 @@ def logs_of(tmp_path, provider, text=None):
 
 def test_the_launches_of_several_folders_are_known_with_machine_and_state(tmp_path):
     first = journal_in(tmp_path / "a")
-    rented(first, 1, 1000)
-    first.note("given back", id=1000)
+    rented(first, 1, "1000")
+    first.note("given back", id="1000")
     first.note("closed")
-    rented(journal_in(tmp_path / "b" / "c", "p/r2"), 1, 2000, "r2")
+    rented(journal_in(tmp_path / "b" / "c", "p/r2"), 1, "2000", "r2")
 
     known = Place(tmp_path).here()
 
     assert [(one.launch.run, one.state) for one in known] == [("p/r1", "closed"), ("p/r2", "interrupted")]
-    assert [newest(one).id for one in known] == [1000, 2000]
+    assert [newest(one).id for one in known] == ["1000", "2000"]
     assert known[0].launch.provider == "local"
 
 
 def test_a_machine_that_no_journal_knows_is_listed_by_its_label(tmp_path):
-    rented(journal_in(tmp_path), 1, 1000)
+    rented(journal_in(tmp_path), 1, "1000")
 
-    known = Place(tmp_path).everywhere([instance(1000, label_of("r1", 1)), instance(3000, label_of("r-g9", 2))])
+    known = Place(tmp_path).everywhere([instance("1000", label_of("r1", 1)), instance("3000", label_of("r-g9", 2))])
 
     assert [(one.run_id, one.state) for one in known] == [("r1", "interrupted"), ("r-g9", "elsewhere")]
-    assert (newest(known[1]).id, newest(known[1]).generation) == (3000, 2)
+    assert (newest(known[1]).id, newest(known[1]).generation) == ("3000", 2)
 
 
 def test_several_launches_of_one_journal_are_told_apart(tmp_path):
     journal = journal_in(tmp_path)
-    rented(journal, 1, 1000)
-    journal.note("given back", id=1000)
+    rented(journal, 1, "1000")
+    journal.note("given back", id="1000")
     journal.note("closed")
     journal.note("began", job={"run": "p/r2"}, provider="vast")
-    rented(journal, 2, 2000, "r2")
+    rented(journal, 2, "2000", "r2")
 
     first, second = Place(tmp_path).here()
 
@@ -101,14 +101,14 @@ def test_several_launches_of_one_journal_are_told_apart(tmp_path):
 
 def test_a_machine_that_was_kept_is_known_until_its_owner_destroys_it(tmp_path):
     journal = journal_in(tmp_path)
-    rented(journal, 1, 1000)
+    rented(journal, 1, "1000")
     journal.note("kept")
     journal.note("closed")
 
-    assert [one.id for one in Journal(journal.path).kept_machines()] == [1000]
+    assert [one.id for one in Journal(journal.path).kept_machines()] == ["1000"]
     assert Place(tmp_path).here()[0].state == "kept"
 
-    journal.note("given back", 1, id=1000)
+    journal.note("given back", 1, id="1000")
 
     assert Journal(journal.path).kept_machines() == []
     assert Place(tmp_path).here()[0].state == "closed"
@@ -135,7 +135,7 @@ def test_a_folder_without_a_journal_has_no_controller_and_gets_no_file(tmp_path)
 
 
 def test_without_a_name_the_open_launch_is_meant_and_else_the_newest(tmp_path):
-    rented(journal_in(tmp_path / "a"), 1, 1000)
+    rented(journal_in(tmp_path / "a"), 1, "1000")
     second = journal_in(tmp_path / "b", "p/r2")
     second.note("closed")
 
@@ -147,15 +147,15 @@ def test_without_a_name_the_open_launch_is_meant_and_else_the_newest(tmp_path):
 @pytest.mark.parametrize("text", ["r1", "p/r1", "e/p/r1", "1001"])
 def test_a_launch_is_named_by_its_run_or_by_a_machine(tmp_path, text):
     journal = journal_in(tmp_path)
-    rented(journal, 1, 1001)
-    rented(journal, 2, 1002)
+    rented(journal, 1, "1001")
+    rented(journal, 2, "1002")
 
     known = Place(tmp_path).find(text)
 
     assert known.run_id == "r1"
     machine = machine_of(known, text)
     assert machine is not None
-    assert machine.id == (1001 if text == "1001" else 1002)
+    assert machine.id == ("1001" if text == "1001" else "1002")
 
 
 @pytest.mark.parametrize(
@@ -192,12 +192,12 @@ def test_a_line_that_is_still_being_written_is_not_shown():
 
 def test_the_log_of_a_machine_comes_from_the_provider_and_once_it_is_gone_from_the_file(tmp_path):
     journal = journal_in(tmp_path)
-    rented(journal, 1, 1000)
+    rented(journal, 1, "1000")
 
     logs = logs_of(tmp_path, Logs(i1000=["training\n"]))
     alive = logs.require_text(logs.known.launch.newest)
     (tmp_path / "machine-1.log").write_text("as it was\n", encoding="utf-8")
-    journal.note("given back", id=1000)
+    journal.note("given back", id="1000")
     logs = logs_of(tmp_path, Logs())
 
     assert (alive, logs.require_text(logs.known.launch.newest)) == ("training\n", "as it was\n")
@@ -209,12 +209,12 @@ def test_why_there_is_no_log_is_said(tmp_path):
     with pytest.raises(BadInput, match="no machine was rented"):
         none_yet.require_text(None)
 
-    rented(journal, 1, 1000)
+    rented(journal, 1, "1000")
     silent = logs_of(tmp_path, Logs(i1000=[""]))
     with pytest.raises(BadInput, match="nothing yet; -f waits"):
         silent.require_text(silent.known.launch.newest)
 
-    journal.note("given back", id=1000)
+    journal.note("given back", id="1000")
     gone = logs_of(tmp_path, Logs())
     with pytest.raises(BadInput, match="gone and left no log"):
         gone.require_text(gone.known.launch.newest)
@@ -222,7 +222,7 @@ def test_why_there_is_no_log_is_said(tmp_path):
 
 def test_following_shows_every_line_once_of_every_machine_until_the_launch_ends(tmp_path):
     journal = journal_in(tmp_path)
-    rented(journal, 1, 1000)
+    rented(journal, 1, "1000")
     provider = Logs(i1000=["a\nb", "a\nb\n", None, "a\nb\nc\n"], i1001=["d\n", "d\ne\n"])
     looks = [0]
 
@@ -230,10 +230,10 @@ def test_following_shows_every_line_once_of_every_machine_until_the_launch_ends(
         looks[0] += 1
         if looks[0] == 4:
             (tmp_path / "machine-1.log").write_text("a\nb\nc\nlast\n", encoding="utf-8")
-            journal.note("given back", id=1000)
-            rented(journal, 2, 1001)
+            journal.note("given back", id="1000")
+            rented(journal, 2, "1001")
         if looks[0] == 6:
-            journal.note("given back", id=1001)
+            journal.note("given back", id="1001")
             journal.note("closed")
             (tmp_path / "machine-2.log").write_text("d\ne\nend", encoding="utf-8")
 
@@ -246,7 +246,7 @@ def test_following_shows_every_line_once_of_every_machine_until_the_launch_ends(
 
 def test_following_ends_where_nothing_of_the_launch_is_left(tmp_path):
     journal = journal_in(tmp_path)
-    rented(journal, 1, 1000)
-    journal.note("given back", id=1000)  # by a signal: the launch stays open
+    rented(journal, 1, "1000")
+    journal.note("given back", id="1000")  # by a signal: the launch stays open
 
     assert list(logs_of(tmp_path, Logs()).follow(None, pause=pytest.fail)) == ["--- machine 1 (instance 1000)"]

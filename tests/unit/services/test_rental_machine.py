@@ -137,8 +137,8 @@ def test_the_driver_must_support_what_the_image_was_built_for(image, cuda):
 
 
 def test_a_machine_is_told_what_its_offer_says_of_the_driver():
-    assert Offer(1, 1, "RTX 4090", 1, 0.2, "DE", 12.8).environment() == {"UPS_CUDA": "12.8"}
-    assert Offer(1, 1, "RTX 4090", 1, 0.2, "DE").environment() == {}
+    assert Offer("1", "1", "RTX 4090", 1, 0.2, "DE", 12.8).environment() == {"UPS_CUDA": "12.8"}
+    assert Offer("1", "1", "RTX 4090", 1, 0.2, "DE").environment() == {}
 
 
 def test_a_machine_whose_torch_sees_no_gpu_is_refused_with_the_reason(capsys):

@@ -34,7 +34,7 @@ def known(tmp_path, run, *machines):
 
 
 def test_a_machine_costs_its_gpu_and_its_disk_on_each_day(tmp_path):
-    launch = known(tmp_path, "p/r1", machine(1, 1000, -2, 3), machine(2, 1001, 4), machine(3, None, 5, 6))
+    launch = known(tmp_path, "p/r1", machine(1, "1000", -2, 3), machine(2, "1001", 4), machine(3, None, 5, 6))
 
     costs = costs_of([launch], MIDNIGHT + 3600 * 6)
 
@@ -47,7 +47,7 @@ def test_a_machine_costs_its_gpu_and_its_disk_on_each_day(tmp_path):
 
 def test_several_launches_have_a_line_each(tmp_path):
     costs = costs_of(
-        [known(tmp_path, "p/r1", machine(1, 1000, 0, 1)), known(tmp_path, "p/r2", machine(1, 1001, 0, 2))], MIDNIGHT
+        [known(tmp_path, "p/r1", machine(1, "1000", 0, 1)), known(tmp_path, "p/r2", machine(1, "1001", 0, 2))], MIDNIGHT
     )
 
     assert [(row.name, round(row.gpu_usd, 6)) for row in totals(costs, "launch")] == [("p/r1", 0.2), ("p/r2", 0.4)]
@@ -110,7 +110,7 @@ def journal(tmp_path):
     journal = Journal(tmp_path / "rented.jsonl")
     journal.note("began", job={"run": "p/r1"})
     journal.note("renting", 1, label="l", offer={"machine_id": 1}, usd_per_hour=0.2)
-    journal.note("rented", id=1000)
+    journal.note("rented", id="1000")
     return journal
 
 
@@ -202,7 +202,7 @@ class Logins:
 
 
 def test_the_command_takes_only_keys_and_keeps_the_host_s_own_in_the_run_directory(tmp_path):
-    command = ssh_command(SshAddress("root", "ssh5.vast.ai", 41022), 1000, tmp_path)
+    command = ssh_command(SshAddress("root", "ssh5.vast.ai", 41022), "1000", tmp_path)
 
     said = in_words(command)
     assert said.startswith("ssh -F none -o BatchMode=yes -o StrictHostKeyChecking=accept-new ")
@@ -212,7 +212,7 @@ def test_the_command_takes_only_keys_and_keeps_the_host_s_own_in_the_run_directo
 
 
 def test_a_key_of_one_s_own_is_the_only_one_that_is_offered(tmp_path):
-    command = ssh_command(SshAddress("root", "h", 22), 1, tmp_path, tmp_path / "id_vast")
+    command = ssh_command(SshAddress("root", "h", 22), "1", tmp_path, tmp_path / "id_vast")
 
     assert command[command.index("-i") + 1] == str(tmp_path / "id_vast")
     assert "IdentitiesOnly=yes" in command
@@ -228,4 +228,4 @@ def test_a_key_of_one_s_own_is_the_only_one_that_is_offered(tmp_path):
 )
 def test_where_there_is_nothing_to_log_in_to_is_one_line(provider, named):
     with pytest.raises(BadInput, match=named):
-        address_of(provider, "cluster", 1000)
+        address_of(provider, "cluster", "1000")

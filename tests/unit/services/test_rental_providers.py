@@ -90,7 +90,7 @@ def test_a_log_that_is_cut_begins_with_a_whole_line(tmp_path):
     lines = [f"line {number}" for number in range(2000)]
     (folder / "log").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 
-    read = LocalProvider(tmp_path).logs(1).splitlines()
+    read = LocalProvider(tmp_path).logs("1").splitlines()
 
     assert 100 < len(read) < len(lines)
     assert read == lines[-len(read) :]

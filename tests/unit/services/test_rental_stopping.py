@@ -19,7 +19,7 @@ RUN = "p/r1"
 
 
 def instance(number):
-    return Instance(number, 7, label_of("r1", number - 1000), "running", "", True, 0.2)
+    return Instance(number, "7", label_of("r1", int(number) - 1000), "running", "", True, 0.2)
 
 
 class Cloud:
@@ -27,7 +27,7 @@ class Cloud:
 
     def __init__(self, *numbers):
         self.live = {
-            number: Instance(number, 7, label_of("r1", number - 1000), "running", "", True, 0.2) for number in numbers
+            number: Instance(number, "7", label_of("r1", int(number) - 1000), "running", "", True, 0.2) for number in numbers
         }
         self.stays = False
 
@@ -52,7 +52,7 @@ def journal(tmp_path):
     journal = Journal(tmp_path / "rented.jsonl")
     journal.note("began", job={"run": RUN}, provider="local")
     journal.note("renting", 1, label=label_of("r1", 1), offer={"machine_id": 7}, usd_per_hour=0.2)
-    journal.note("rented", id=1001)
+    journal.note("rented", id="1001")
     return journal
 
 
@@ -61,11 +61,11 @@ def known_in(tmp_path) -> Known:
 
 
 def test_a_launch_whose_controller_is_dead_is_closed_its_machines_destroyed_and_their_log_kept(tmp_path, journal):
-    cloud = Cloud(1001)
+    cloud = Cloud("1001")
 
     stopped = ended(known_in(tmp_path), cloud)
 
-    assert (stopped.machines, cloud.live) == ((1001,), {})
+    assert (stopped.machines, cloud.live) == (("1001",), {})
     assert stopped.usd == pytest.approx(0, abs=0.01)
     assert known_in(tmp_path).state == "closed"
     assert (tmp_path / "machine-1.log").read_text("utf-8") == "training\n"
@@ -74,7 +74,7 @@ def test_a_launch_whose_controller_is_dead_is_closed_its_machines_destroyed_and_
 
 @pytest.mark.usefixtures("journal")
 def test_a_machine_that_the_journal_does_not_know_is_destroyed_too(tmp_path):
-    cloud = Cloud(1001, 1002)
+    cloud = Cloud("1001", "1002")
 
     ended(known_in(tmp_path), cloud)
 
@@ -83,7 +83,7 @@ def test_a_machine_that_the_journal_does_not_know_is_destroyed_too(tmp_path):
 
 @pytest.mark.usefixtures("journal")
 def test_a_launch_is_closed_only_once_its_machines_are_gone(tmp_path):
-    cloud = Cloud(1001)
+    cloud = Cloud("1001")
     cloud.stays = True
 
     with pytest.raises(ProviderError, match="1001 is not destroyed"):
@@ -93,7 +93,7 @@ def test_a_launch_is_closed_only_once_its_machines_are_gone(tmp_path):
 
 
 def test_a_controller_here_is_told_and_waited_for(tmp_path, journal):
-    cloud, told = Cloud(1001), []
+    cloud, told = Cloud("1001"), []
     before = signal.signal(signal.SIGTERM, lambda number, _frame: told.append(number))
     lock = exclusive_controller(journal.path)
     lock.__enter__()
@@ -116,26 +116,26 @@ def test_a_controller_that_is_gone_by_then_is_no_obstacle(tmp_path, journal):
     gone = Owner(2**22 - 1, str(current_owner()["host"]), "2026-11-28T12:00:00Z")
     known = replace(known_in(tmp_path), controller=gone)
 
-    assert ended(known, Cloud(1001)).machines == (1001,)
+    assert ended(known, Cloud("1001")).machines == ("1001",)
 
 
 def test_what_has_ended_is_refused_and_what_was_kept_is_destroyed(tmp_path, journal):
     journal.note("kept")
     journal.note("closed")
-    cloud = Cloud(1001)
+    cloud = Cloud("1001")
 
     stopped = ended(known_in(tmp_path), cloud)
 
-    assert (stopped.machines, cloud.live) == ((1001,), {})
+    assert (stopped.machines, cloud.live) == (("1001",), {})
     with pytest.raises(BadInput, match="its launch has ended"):
         ended(known_in(tmp_path), cloud)
 
 
 def test_machines_of_a_launch_elsewhere_are_destroyed_and_what_cannot_be_told_is_said(tmp_path, caplog):
-    cloud = Cloud(1001, 1002)
+    cloud = Cloud("1001", "1002")
     [known] = Place(tmp_path, "local").everywhere(list(cloud.live.values()))
 
     stopped = ended(known, cloud)
 
-    assert (stopped.machines, stopped.usd, cloud.live) == ((1001, 1002), None, {})
+    assert (stopped.machines, stopped.usd, cloud.live) == (("1001", "1002"), None, {})
     assert "a controller elsewhere may rent again" in caplog.text

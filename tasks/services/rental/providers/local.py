@@ -37,9 +37,9 @@ class LocalProvider:
 
     def search(self, spec: MachineSpec) -> list[Offer]:
         """This machine."""
-        return [Offer(1, 1, spec.gpu, spec.num_gpus, 0.0, "here")]
+        return [Offer("1", "1", spec.gpu, spec.num_gpus, 0.0, "here")]
 
-    def rent(self, offer: Offer, spec: MachineSpec, *, label: str, onstart: str, env: Mapping[str, str]) -> int:
+    def rent(self, offer: Offer, spec: MachineSpec, *, label: str, onstart: str, env: Mapping[str, str]) -> str:
         """Start the bootstrap."""
         number = 1 + max((int(path.name) for path in self._folders()), default=0)
         folder = self.root / str(number)
@@ -59,11 +59,11 @@ class LocalProvider:
                 start_new_session=True,
             )
         self.children.append(child)
-        return number
+        return str(number)
 
-    def describe(self, instance_id: int) -> Instance | None:
+    def describe(self, instance_id: str) -> Instance | None:
         """Running while any process of it lives; then gone."""
-        folder = self.root / str(instance_id)
+        folder = self.root / instance_id
         if not self._processes(folder):
             return None
         try:
@@ -72,25 +72,25 @@ class LocalProvider:
             raise ProviderError(
                 f"{folder / 'instance.json'}: holds no label ({first_line(error)}); destroy it"
             ) from None
-        return Instance(instance_id, 1, label, "running", "", False, 0.0)
+        return Instance(instance_id, "1", label, "running", "", False, 0.0)
 
     def list_instances(self, prefix: str) -> list[Instance]:
         """Those that run."""
-        found = [self.describe(int(folder.name)) for folder in self._folders()]
+        found = [self.describe(folder.name) for folder in self._folders()]
         return [one for one in found if one is not None and one.label.startswith(prefix)]
 
-    def logs(self, instance_id: int) -> str:
+    def logs(self, instance_id: str) -> str:
         """What the bootstrap wrote, as whole lines."""
-        path = self.root / str(instance_id) / "log"
+        path = self.root / instance_id / "log"
         if not path.is_file():
             return ""
         text = path.read_bytes()
         end = text[-LOG_BYTES:] if len(text) <= LOG_BYTES else text[-LOG_BYTES:].partition(b"\n")[2]
         return end.decode("utf-8", "replace")
 
-    def destroy(self, instance_id: int) -> None:
+    def destroy(self, instance_id: str) -> None:
         """Kill every process of it; the folder stays, for its log."""
-        folder, deadline = self.root / str(instance_id), time.monotonic() + GONE_WITHIN_S
+        folder, deadline = self.root / instance_id, time.monotonic() + GONE_WITHIN_S
         while processes := self._processes(folder):
             if time.monotonic() > deadline:
                 raise ProviderError(f"instance {instance_id}: processes {processes} do not end; stop them by hand")
@@ -105,7 +105,7 @@ class LocalProvider:
         """No variable is handed on by itself."""
         return False
 
-    def ssh_address(self, instance_id: int) -> None:
+    def ssh_address(self, instance_id: str) -> None:
         """There is none: it is this machine. Raises NoSuchInstance."""
         if self.describe(instance_id) is None:
             raise NoSuchInstance(f"instance {instance_id}: is not running here; `ups instances` lists them")

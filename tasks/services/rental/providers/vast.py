@@ -82,11 +82,11 @@ class VastProvider:
         )
         return _fitting(_priced(rows, "min_bid" if spec.interruptible else "dph_total"), spec, kind)
 
-    def rent(self, offer: Offer, spec: MachineSpec, *, label: str, onstart: str, env: Mapping[str, str]) -> int:
+    def rent(self, offer: Offer, spec: MachineSpec, *, label: str, onstart: str, env: Mapping[str, str]) -> str:
         """One PUT, never sent twice: after a lost reply the caller looks for the label."""
         try:
             reply = self.client.create_instance(
-                id=offer.id,
+                id=int(offer.id),
                 image=spec.image,
                 disk=spec.disk_gb,
                 env={**environment.selected((URL,)), **env},  # with the address, so that it can destroy itself
@@ -104,12 +104,12 @@ class VastProvider:
         if not body.get("success") or not body.get("new_contract"):
             self._drop(body.get("new_contract"))
             raise error_of(None, body, f"renting offer {offer.id}", renting=True)
-        return int(body["new_contract"])
+        return str(body["new_contract"])
 
-    def describe(self, instance_id: int) -> Instance | None:
+    def describe(self, instance_id: str) -> Instance | None:
         """One row, or None."""
         try:
-            row = self._ask(lambda: self.client.show_instance(id=instance_id))
+            row = self._ask(lambda: self.client.show_instance(id=int(instance_id)))
         except NoSuchInstance:
             return None
         return instance_of(row) if row else None
@@ -121,15 +121,15 @@ class VastProvider:
             raise UnknownOutcome("Vast.ai answered the list of instances with something that is no list")
         return [instance_of(row) for row in rows if str(row.get("label") or "").startswith(prefix)]
 
-    def logs(self, instance_id: int) -> str:
+    def logs(self, instance_id: str) -> str:
         """The last hundred lines."""
         try:
-            text = self.client.logs(instance_id=instance_id, tail="100")
+            text = self.client.logs(instance_id=int(instance_id), tail="100")
         except SDK_ERRORS:  # logs only help a reader; nothing depends on them
             return ""
         return redacted(text) if isinstance(text, str) else ""
 
-    def destroy(self, instance_id: int) -> None:
+    def destroy(self, instance_id: str) -> None:
         """Destroy, and look again until it is gone: the reply alone proves nothing."""
         try:
             retrying(DESTROY_AGAIN_AFTER_S, _StillThere, pause=self.pause, warn=False)(self._destroy_once, instance_id)
@@ -139,10 +139,10 @@ class VastProvider:
                 f"`ups destroy {instance_id}`, or destroy it in the console"
             ) from None
 
-    def _destroy_once(self, instance_id: int) -> None:
+    def _destroy_once(self, instance_id: str) -> None:
         reason = "it is still listed"
         try:
-            self.client.destroy_instance(id=instance_id)
+            self.client.destroy_instance(id=int(instance_id))
         except SDK_ERRORS as error:
             reason = reason_of(error)
         try:
@@ -160,9 +160,9 @@ class VastProvider:
             return False
         return isinstance(found, dict) and name in found
 
-    def ssh_address(self, instance_id: int) -> SshAddress:
+    def ssh_address(self, instance_id: str) -> SshAddress:
         """Of the row: its proxy, whose address does not change."""
-        row = self._ask(lambda: self.client.show_instance(id=instance_id))
+        row = self._ask(lambda: self.client.show_instance(id=int(instance_id)))
         if not row:
             raise NoSuchInstance(f"instance {instance_id}: Vast.ai has none; `ups instances` lists them")
         host, port = row.get("ssh_host"), row.get("ssh_port")
@@ -185,7 +185,7 @@ class VastProvider:
     def _drop(self, instance_id: object) -> None:
         """Destroy the instance that an error left behind, for it costs."""
         if isinstance(instance_id, int):
-            self.destroy(instance_id)
+            self.destroy(str(instance_id))
 
     def _ask(self, call: Callable[[], Any]) -> Any:
         """A question that may be repeated: retried at intervals that outlast Vast's limits. Raises UnknownOutcome."""
@@ -239,8 +239,8 @@ def _fitting(priced: list[tuple[float, Mapping[str, Any]]], spec: MachineSpec, k
 
 def _offer(row: Mapping[str, Any], usd_per_hour: float) -> Offer:
     return Offer(
-        int(row["id"]),
-        int(row["machine_id"]),
+        str(int(row["id"])),
+        str(int(row["machine_id"])),
         str(row.get("gpu_name") or ""),
         int(row["num_gpus"]),
         usd_per_hour,

@@ -90,8 +90,8 @@ def instance_of(row: Mapping[str, Any]) -> Instance:
         raise UnknownOutcome(f"Vast.ai does not say whether instance {row.get('id')} runs")
     detail = " ".join(str(row.get("status_msg") or "").split())[:MAX_TEXT]
     return Instance(
-        int(row["id"]),
-        int(row.get("machine_id") or 0),
+        str(row["id"]),
+        str(row.get("machine_id") or ""),
         str(row.get("label") or ""),
         _state_of(row, detail),
         redacted(detail or str(row["actual_status"])),
