@@ -2,8 +2,8 @@
 
 import pytest
 
-from harness.emulators.vast.emulator import VastEmulator
 from harness.emulators.switches import BROKEN, DROP
+from harness.emulators.vast.emulator import VastEmulator
 from tasks.services.rental.provider import (
     MachineSpec,
     NoOffer,
