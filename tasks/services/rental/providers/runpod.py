@@ -157,7 +157,10 @@ class RunpodProvider:
 
     def ssh_address(self, instance_id: str) -> SshAddress:
         """RunPod's own door, which needs no server in the image; a port of the pod where there is no such door."""
-        pod = self._ask(_path(instance_id), "asking for an instance", dict)
+        try:
+            pod = self._ask(_path(instance_id), "asking for an instance", dict)
+        except NoSuchInstance:
+            pod = {"status": TERMINATED}
         if pod.get("status") == TERMINATED:
             raise NoSuchInstance(f"instance {instance_id}: RunPod has none; `ups instances` lists them")
         ways = pod.get("ssh")
