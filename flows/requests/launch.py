@@ -10,6 +10,7 @@ from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from flows.requests.flat import FLAGS, FlatRequest
 from flows.requests.job import configs_of, require_tracking, source_of
+from flows.requests.machine import MachineWishes
 from flows.requests.train import TrainRequest
 from tasks.services.rental.claims import require_free
 from tasks.services.rental.code import GIT, code_to_send
@@ -58,23 +59,13 @@ class LaunchRequest(FlatRequest):
     )
     auto_shutdown: bool = Field(True, description="Destroy every machine when the training ends.")
     keep_on_failure: bool = Field(False, description="Leave the machine running when the training fails. It costs.")
-    gpu: str = Field(
-        MachineSpec.gpu, pattern=r"^[A-Za-z0-9][A-Za-z0-9 _-]{0,40}$", description="GPU, as Vast.ai names it."
-    )
-    num_gpus: int = Field(MachineSpec.num_gpus, ge=1, le=1, description="GPUs in the machine; training uses one.")
-    image: str = Field(MachineSpec.image, pattern=r"^[A-Za-z0-9][A-Za-z0-9./:@_-]{0,200}$", description="Docker image.")
-    disk: float = Field(MachineSpec.disk_gb, ge=8, le=4000, description="Disk in GB.")
-    region: str | None = Field(
-        MachineSpec.region, pattern=r"^[A-Za-z]{2}$", description="Country of the machine, such as DE."
-    )
-    max_price: float = Field(
-        MachineSpec.max_usd_per_hour, gt=0, le=128, description="Most to pay for a machine, in USD per hour."
+    wishes: MachineWishes = Field(
+        MachineWishes(),
+        description="The machine to rent.",
+        json_schema_extra={FLAGS: [*MachineWishes.model_fields]},
     )
     max_total_cost: float = Field(Limits.max_usd, gt=0, le=100_000, description="Most to pay in all, in USD.")
     max_hours: float = Field(Limits.max_hours, gt=0, le=10_000, description="Give up after so many hours.")
-    interruptible: bool = Field(
-        MachineSpec.interruptible, description="Bid for a machine that may be taken away, at a third of the price."
-    )
     provider: str = Field(
         registry.DEFAULT,
         description="Who rents the machines out; local: this machine, to try it without an account.",
@@ -200,16 +191,7 @@ class LaunchRequest(FlatRequest):
 
     def machine(self) -> MachineSpec:
         """The machine to look for."""
-        return MachineSpec(
-            gpu=self.gpu,
-            num_gpus=self.num_gpus,
-            disk_gb=self.disk,
-            max_usd_per_hour=self.max_price,
-            interruptible=self.interruptible,
-            region=self.region,
-            image=self.image,
-            hours=self.max_hours,
-        )
+        return self.wishes.spec(self.max_hours)
 
     def limits(self) -> Limits:
         """What the training may cost, and how long anything is waited for."""

@@ -87,10 +87,14 @@ class TrainRequest(BaseModel):
         return self
 
 
+HELD = ("train", "wishes")
+"""Under these names a request is held by another, and its faults are located."""
+
+
 def first_fault(error: ValidationError) -> str:
     """What is wrong with a request, by its flag: the first fault of it."""
     fault = fault_of(error)
-    names = [name for name in fault.location if name != "train"]  # of a request that holds this one
+    names = [name for name in fault.location if name not in HELD]
     return f"{_flag(names[0])}: {fault.message}" if names else fault.message
 
 

@@ -28,7 +28,7 @@ from tasks.services.rental.providers.vast import VastProvider
 
 KEY = "canary0key0that0nobody0must0ever0find"
 SCRIPT = '#!/usr/bin/env bash\necho "begun, generation $UPS_GENERATION"\nsleep 60\n'
-WANTED = MachineSpec(gpu="RTX_4090", max_usd_per_hour=0.5, disk_gb=20)
+WANTED = MachineSpec(gpus=("RTX_4090",), max_usd_per_hour=0.5, disk_gb=20)
 ENV = {"WANDB_API_KEY": "wandbcanary", "UPS_GENERATION": "1"}
 SEEN_WITHIN_S = 20.0
 
@@ -190,7 +190,7 @@ def test_where_to_log_in_is_told_or_that_there_is_no_such_machine(anywhere):
 
 def test_no_offer_under_the_price_names_the_cheapest(here):
     with pytest.raises(NoOffer, match=r"under 0\.001 USD/h: the cheapest is 0\.\d+ USD/h; raise --max-price"):
-        here.search(MachineSpec(gpu="RTX_4090", max_usd_per_hour=0.001))
+        here.search(MachineSpec(gpus=("RTX_4090",), max_usd_per_hour=0.001))
 
 
 @pytest.mark.parametrize(("image", "least"), [(WANTED.image, 12.4), ("pytorch:2.13.0-cuda12.8-runtime", 12.8)])
@@ -207,7 +207,7 @@ def test_an_image_that_no_driver_on_offer_runs_is_said(here):
 
 def test_no_such_gpu_is_said(here):
     with pytest.raises(NoOffer, match="RTX_9999"):
-        here.search(MachineSpec(gpu="RTX_9999"))
+        here.search(MachineSpec(gpus=("RTX_9999",)))
 
 
 def test_the_price_of_a_disk_comes_with_its_offer(here):

@@ -18,7 +18,7 @@ from tasks.services.rental.providers.vast import VastProvider
 
 KEY = "vastcanary0key0that0nobody0must0ever0find"
 SCRIPT = "#!/usr/bin/env bash\necho begun\nsleep 60\n"
-WANTED = MachineSpec(gpu="RTX_4090", max_usd_per_hour=0.5, disk_gb=20)
+WANTED = MachineSpec(gpus=("RTX_4090",), max_usd_per_hour=0.5, disk_gb=20)
 ENV = {"WANDB_API_KEY": "wandbcanary", "UPS_GENERATION": "1"}
 
 
@@ -59,7 +59,7 @@ def test_a_bid_is_a_little_above_the_least_and_never_above_the_limit(vast, cloud
 
 def test_no_offer_under_the_price_names_the_cheapest(vast):
     with pytest.raises(NoOffer, match=r"under 0\.001 USD/h: the cheapest is 0\.\d+ USD/h"):
-        vast.search(MachineSpec(gpu="RTX_4090", max_usd_per_hour=0.001))
+        vast.search(MachineSpec(gpus=("RTX_4090",), max_usd_per_hour=0.001))
 
 
 @pytest.mark.parametrize(("image", "least"), [(WANTED.image, 12.4), ("pytorch:2.13.0-cuda12.8-runtime", 12.8)])
@@ -74,9 +74,50 @@ def test_an_image_that_no_driver_on_offer_runs_is_said(vast):
         vast.search(MachineSpec(image="pytorch/pytorch:2.13.0-cuda13.0-cudnn9-runtime"))
 
 
-def test_no_such_gpu_is_said(vast):
-    with pytest.raises(NoOffer, match="has no 1 x RTX_9999"):
-        vast.search(MachineSpec(gpu="RTX_9999"))
+def test_no_such_gpu_is_said_with_the_nearest_name(vast):
+    with pytest.raises(NoOffer, match=r"has no 1 x RTX_9999 .*; the nearest --gpu on offer is RTX_4090"):
+        vast.search(MachineSpec(gpus=("RTX_9999",)))
+
+
+@pytest.mark.parametrize(
+    ("wishes", "miss"),
+    [
+        ({"disk_gb": 500}, "0.130 USD/h in SE, has disk_space 200 (--disk)"),
+        ({"gpu_ram_gb": 48}, "0.130 USD/h in SE, has gpu_ram 24564 (--gpu-ram)"),
+        ({"ram_gb": 128}, "0.130 USD/h in SE, has cpu_ram 64000 (--ram)"),
+        ({"inet_mbps": 1000}, "0.150 USD/h in DE, has inet_down 500 (--bandwidth)"),
+        ({"reliability": 0.999}, "0.180 USD/h in NL, has reliability 0.995 (--reliability)"),
+        ({"datacenter": True}, "0.130 USD/h in SE, has datacenter 0 (--datacenter)"),
+        ({"countries": ("JP",)}, "0.130 USD/h in SE, has geolocation SE (--region)"),
+        ({"hours": 10_000}, "0.130 USD/h in SE, has duration 2.592e+06 (--max-hours)"),
+    ],
+)
+def test_what_the_nearest_offer_misses_is_said_with_its_price(vast, wishes, miss):
+    with pytest.raises(NoOffer) as refused:
+        vast.search(MachineSpec(**wishes))
+
+    assert f"has no 1 x RTX_4090 (bid) that fits; the nearest, {miss}" in str(refused.value)
+
+
+def test_bandwidth_may_be_too_dear(vast, cloud):
+    for one in cloud.offers.values():
+        one.inet_down_cost = 0.02
+    assert vast.search(MachineSpec(max_usd_per_tb=20.0))
+
+    with pytest.raises(NoOffer, match=r"inet_down_cost 0\.02 \(--max-bandwidth-price\)"):
+        vast.search(MachineSpec(max_usd_per_tb=19.0))
+
+
+def test_any_of_several_gpus_will_do_in_any_of_several_places(vast):
+    found = vast.search(MachineSpec(gpus=("RTX_4090", "RTX_3090"), countries=("DE", "FR")))
+
+    assert {(one.gpu, one.region) for one in found} == {("RTX 4090", "DE"), ("RTX 3090", "FR")}
+
+
+def test_machines_that_nobody_verified_must_be_asked_for(vast):
+    everywhere = vast.search(MachineSpec(verified=False))
+
+    assert {one.region for one in everywhere} - {one.region for one in vast.search(MachineSpec())} == {"CN"}
 
 
 def test_a_machine_is_rented_described_listed_and_given_back(vast, cloud):
@@ -94,7 +135,7 @@ def test_a_machine_is_rented_described_listed_and_given_back(vast, cloud):
 
 
 def test_on_demand_is_no_bid(vast):
-    wanted = MachineSpec(gpu="RTX_4090", max_usd_per_hour=2, disk_gb=20, interruptible=False)
+    wanted = MachineSpec(gpus=("RTX_4090",), max_usd_per_hour=2, disk_gb=20, interruptible=False)
 
     assert not vast.describe(rent(vast, wanted=wanted)).is_bid
 

@@ -37,15 +37,15 @@ def plan_of(request: LaunchRequest) -> str:
     configs_of(request.train)
     provider = provider_of(request)
     offers = provider.search(request.machine())
-    first, is_bid = offers[0], request.interruptible and provider.supports_bids
+    first = offers[0]
     CreditWatch(provider).require_hour(first.usd_per_hour)
     most = min(request.max_total_cost, request.max_hours * first.usd_per_hour)
     return "\n".join(
         [
             f"Offer {first.id} of {len(offers)}: {first.num_gpus} x {plain(first.gpu)}, {plain(first.region)}",
-            f"Price: {first.usd_per_hour:.3f} USD/h ({'bid' if is_bid else 'on demand'})",
+            f"Price: {first.usd_per_hour:.3f} USD/h ({'bid' if first.is_bid else 'on demand'})",
             f"At most: {most:.2f} USD in {request.max_hours:g} h",
-            f"Image: {request.image}, {request.disk:g} GB",
+            f"Image: {request.wishes.image}, {request.wishes.disk:g} GB",
             "Script:",
             onstart(),
         ]

@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from tasks.services.rental.provider import HOURS_A_MONTH
 from tasks.services.run import jsonl
 from tasks.services.run.attempts import ChainRun, Duplicate
 from tasks.services.run.clock import utc_now
 from ups_models.errors import BadInput
 from ups_models.wording import first_line
 
-HOURS_A_MONTH, LATEST_S = 730.0, 2.0**36
+LATEST_S = 2.0**36
 
 Event = Literal[
     "claims", "began", "answers", "renting", "rented", "excluded", "market exhausted", "given back", "kept",

@@ -8,6 +8,7 @@ from tasks.services.rental.torch_wheels import least_cuda
 from tasks.services.run import environment
 from ups_models.errors import BadInput, UPSError
 
+HOURS_A_MONTH = 730.0
 State = Literal["booting", "running", "failed", "away"]
 """away: neither running nor about to be: outbid, stopped, its host offline. health.py decides whether that lasts."""
 
@@ -44,12 +45,23 @@ class UnknownOutcome(ProviderError):
 class MachineSpec:
     """The machine that is wanted; the defaults are those of `ups launch`."""
 
-    gpu: str = "RTX_4090"
+    gpus: tuple[str, ...] = ("RTX_4090",)
+    """Any of them; a space is written as an underscore."""
     num_gpus: int = 1
+    gpu_ram_gb: float = 0.0
+    """Of each GPU, at least; so are the next."""
+    ram_gb: float = 0.0
     disk_gb: float = 40.0
+    inet_mbps: float = 0.0
+    max_usd_per_tb: float | None = None
+    """Most to pay for what is downloaded; None: any price."""
+    reliability: float = 0.9
+    verified: bool = True
+    datacenter: bool = False
+    countries: tuple[str, ...] = ()
+    """Two letters each; empty: anywhere."""
     max_usd_per_hour: float = 0.5
     interruptible: bool = True
-    region: str | None = None
     image: str = "pytorch/pytorch:2.6.0-cuda12.4-cudnn9-runtime"
     hours: float = 24.0
 
@@ -57,6 +69,11 @@ class MachineSpec:
     def min_cuda(self) -> float:
         """The CUDA that the driver must support, at least: what the image was built for."""
         return least_cuda(self.image)
+
+    @property
+    def name(self) -> str:
+        """Such as `1 x RTX_4090 or RTX_3090`."""
+        return f"{self.num_gpus} x {' or '.join(self.gpus)}"
 
 
 @dataclass(frozen=True)
@@ -72,6 +89,10 @@ class Offer:
     cuda: float | None = None
     """The newest CUDA that its driver supports; None where the provider does not say."""
     disk_usd_per_gb_month: float = 0.0
+    inet_usd_per_gb: float = 0.0
+    """For what is downloaded."""
+    is_bid: bool = False
+    """Whether it would be rented by a bid, and may be taken away."""
 
     def environment(self) -> dict[str, str]:
         """What a job on the machine has to know of it."""
@@ -116,6 +137,17 @@ class Accounted(Protocol):
         """What the account has left, in USD; None where it does not say. Raises UnknownOutcome, ProviderRefused."""
 
 
+@runtime_checkable
+class Rebiddable(Protocol):
+    """A provider whose interruptible machines stay ours while they are outbid, and come back when more is bid."""
+
+    def price_to_keep(self, instance_id: str) -> float | None:
+        """The bid in USD per hour that would run it now; None where that is not said. Raises UnknownOutcome."""
+
+    def change_bid(self, instance_id: str, usd_per_hour: float) -> None:
+        """Bid so much for it from now on. Raises UnknownOutcome, ProviderError."""
+
+
 class Provider(Protocol):
     """Rents machines and destroys them. Made by a factory that is given the run directory (providers/registry.py)."""
 
@@ -124,7 +156,7 @@ class Provider(Protocol):
         """Whether an interruptible machine is rented by a bid; if not, the price of an offer is fixed."""
 
     def search(self, spec: MachineSpec) -> list[Offer]:
-        """Offers under the price, cheapest first. Raises NoOffer that says what the cheapest one was."""
+        """Offers that fit, under the price, cheapest first. Raises NoOffer: what the nearest misses, and its price."""
 
     def rent(self, offer: Offer, spec: MachineSpec, *, label: str, onstart: str, env: Mapping[str, str]) -> str:
         """Rent once; the instance's id. Raises OfferGone, or UnknownOutcome when it may have been rented anyway."""

@@ -10,7 +10,7 @@ from harness.bench.market.optimum import optimum
 from harness.bench.market.product import ExpectedCost
 from harness.bench.market.replay import replay
 from harness.bench.market.traces import AVAILABILITIES, OUTAGE_H, PRICES, SLACKS, Trace, trace
-from tasks.services.rental.deadline import TICK_H
+from tasks.services.rental.choosing.policy import TICK_H
 
 WORK = 60
 LONG = 20_000

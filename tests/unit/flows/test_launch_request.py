@@ -41,7 +41,7 @@ def test_what_users_schedule_is_sorted_into_the_training_and_its_launch():
         resume_from_wandb="p/r1",
         resume_mode="must",
     )
-    assert (request.run_dir, request.max_price) == (Path("launches"), 0.25)
+    assert (request.run_dir, request.machine().max_usd_per_hour) == (Path("launches"), 0.25)
 
 
 def test_flat_and_nested_are_the_same_request():

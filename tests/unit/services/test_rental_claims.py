@@ -178,7 +178,10 @@ class Cloud:
     run_id = "r1"
 
     def __init__(self, *generations):
-        self.live = {str(1000 + n): Instance(str(1000 + n), "7", label_of("r1", n), "running", "", False, 0.2) for n in generations}
+        self.live = {
+            str(1000 + n): Instance(str(1000 + n), "7", label_of("r1", n), "running", "", False, 0.2)
+            for n in generations
+        }
         self.controller, self.outcome, self.generation = None, None, max(generations, default=0)
         self.destroyed = []
 

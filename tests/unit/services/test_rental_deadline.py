@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from tasks.services.rental.deadline import PRIOR_OUTAGE, PRIOR_SPAN, Sightings, Situation, choose
+from tasks.services.rental.choosing.policy import PRIOR_OUTAGE, PRIOR_SPAN, Sightings, Situation, choose
 
 IDLE = Situation("none", 0, available=True, price=0.4, work_left=40, time_left=120, changeover=2)
 

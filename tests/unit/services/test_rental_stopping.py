@@ -27,7 +27,8 @@ class Cloud:
 
     def __init__(self, *numbers):
         self.live = {
-            number: Instance(number, "7", label_of("r1", int(number) - 1000), "running", "", True, 0.2) for number in numbers
+            number: Instance(number, "7", label_of("r1", int(number) - 1000), "running", "", True, 0.2)
+            for number in numbers
         }
         self.stays = False
 

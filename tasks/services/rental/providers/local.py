@@ -37,7 +37,7 @@ class LocalProvider:
 
     def search(self, spec: MachineSpec) -> list[Offer]:
         """This machine."""
-        return [Offer("1", "1", spec.gpu, spec.num_gpus, 0.0, "here")]
+        return [Offer("1", "1", spec.gpus[0], spec.num_gpus, 0.0, "here")]
 
     def rent(self, offer: Offer, spec: MachineSpec, *, label: str, onstart: str, env: Mapping[str, str]) -> str:
         """Start the bootstrap."""

@@ -17,7 +17,6 @@ import httpx
 from tasks.services.rental.provider import (
     Instance,
     MachineSpec,
-    NoOffer,
     NoSuchInstance,
     Offer,
     OfferGone,
@@ -28,7 +27,7 @@ from tasks.services.rental.provider import (
 )
 from tasks.services.rental.providers.ending import destroy_for_good
 from tasks.services.rental.providers.runpod_answers import KEY, TERMINATED, instance_of, lines_of, object_in
-from tasks.services.rental.providers.runpod_catalog import GpuType, named, offers_of, types_in, unknown, with_cuda
+from tasks.services.rental.providers.runpod_search import fitting, version
 from tasks.services.run import environment
 from tasks.services.run.retry import retrying
 from tasks.services.tracking.run_path import is_this_machine
@@ -36,7 +35,6 @@ from tasks.services.tracking.run_path import is_this_machine
 logger = logging.getLogger(__name__)
 
 URL, PUBLIC_URL = "RUNPOD_URL", "https://api.runpod.io/v2"
-CLOUD = "SECURE"
 RETRY_AFTER_S = (2.0, 5.0, 10.0, 20.0, 30.0, 60.0)
 LONGEST_WAIT_S = 120.0
 """The most that a 429 is allowed to ask for."""
@@ -70,20 +68,11 @@ class RunpodProvider:
         return cls()
 
     def search(self, spec: MachineSpec) -> list[Offer]:
-        """What the catalog has of the GPU, by data center, with a driver that is new enough."""
-        if spec.interruptible and not self.has_told:
+        """What the catalog has of the GPUs, by data center. Raises NoOffer, UnknownOutcome, ProviderRefused."""
+        if not self.has_told:
             self.has_told = True
-            logger.info("RunPod rents on demand only: --interruptible changes nothing, neither the price nor the risk")
-        filters = {"include": "AVAILABILITY", "product": "POD", "count": str(spec.num_gpus), "cloud": CLOUD}
-        filters |= {"minCudaVersion": _version(spec.min_cuda)}
-        filters |= {"countryCodes": spec.region.upper()} if spec.region else {}
-        types = self._catalog(filters)
-        one = named(types, spec.gpu)
-        if one is None:  # the filters leave out what is not where it is wanted
-            everything = self._catalog({})
-            if named(everything, spec.gpu) is None:
-                raise unknown(everything, spec.gpu)
-        return self._not_refused(_fitting(one, spec))
+            _tell(spec)
+        return self._not_refused(fitting(spec, self._catalog))
 
     def rent(self, offer: Offer, spec: MachineSpec, *, label: str, onstart: str, env: Mapping[str, str]) -> str:
         """One POST, never sent twice: after a lost answer the caller looks for the label."""
@@ -92,7 +81,7 @@ class RunpodProvider:
             "name": label,
             "image": spec.image,
             "cloud": cloud,
-            "gpu": {"id": gpu, "count": spec.num_gpus, "minCudaVersion": _version(spec.min_cuda)},
+            "gpu": {"id": gpu, "count": spec.num_gpus, "minCudaVersion": version(spec.min_cuda)} | _memory(spec),
             "disk": math.ceil(spec.disk_gb),
             "args": ARGS.format(script=base64.b64encode(gzip.compress(onstart.encode(), mtime=0)).decode()),
             "env": {**env, environment.DESTROY: ENDS_ITSELF},
@@ -169,8 +158,13 @@ class RunpodProvider:
                 return SshAddress(str(way.get("username")), str(way.get("host")), way["port"])
         raise ProviderError(f"instance {instance_id}: takes no logins yet ({instance_of(pod).state}); try again")
 
-    def _catalog(self, filters: Mapping[str, str]) -> list[GpuType]:
-        return self._ask("catalog/gpus", "asking for offers", lambda body: types_in(body, CLOUD), filters)
+    def _catalog(self, parameters: Mapping[str, str]) -> Mapping[str, Any]:
+        def read(body: Mapping[str, Any]) -> Mapping[str, Any]:
+            if not isinstance(body.get("gpus"), list):
+                raise UnknownOutcome("RunPod answered a search with something that is no list of GPUs")
+            return body
+
+        return self._ask("catalog/gpus", "asking for offers", read, parameters)
 
     def _not_refused(self, offers: list[Offer]) -> list[Offer]:
         """Raises ProviderRefused once all were refused before the first machine: then the order is at fault."""
@@ -238,31 +232,24 @@ def _client() -> httpx.Client:
     )
 
 
+def _memory(spec: MachineSpec) -> dict[str, int]:
+    return {"minRamPerGpu": math.ceil(spec.ram_gb / spec.num_gpus)} if spec.ram_gb else {}
+
+
 def _path(instance_id: str) -> str:
     return f"pods/{quote(instance_id, safe='')}"
-
-
-def _version(cuda: float) -> str:
-    return f"{cuda:.1f}"
 
 
 def _unless_terminated(pod: Mapping[str, Any]) -> Instance | None:
     return None if pod.get("status") == TERMINATED else instance_of(pod)
 
 
-def _fitting(one: GpuType | None, spec: MachineSpec) -> list[Offer]:
-    """The offers under the price, cheapest first. Raises NoOffer that says what there is instead."""
-    what, most = f"{spec.num_gpus} x {spec.gpu}", spec.max_usd_per_hour
-    found = [] if one is None else sorted(offers_of(one, spec, CLOUD), key=lambda pair: (pair[1].usd_per_hour, pair[0]))
-    if one is None or not found:
-        raise NoOffer(
-            f"RunPod has no {what} at the moment that fits; choose another --gpu, no --region, or an --image for a CUDA"
-            f" below {spec.min_cuda}"
+def _tell(spec: MachineSpec) -> None:
+    """Say which wishes make no difference here."""
+    if spec.interruptible:
+        logger.info("RunPod rents on demand only: --interruptible changes neither the price nor the risk")
+    if spec.inet_mbps or spec.reliability != MachineSpec.reliability:
+        logger.warning(
+            "RunPod does not say how fast and how reliable a machine is: --bandwidth and --reliability are not "
+            "looked at"
         )
-    cheapest = found[0][1].usd_per_hour
-    if cheapest > most:
-        raise NoOffer(
-            f"no {what} under {most:g} USD/h: the cheapest is {cheapest:.3f} USD/h; "
-            "raise --max-price, or choose another --gpu"
-        )
-    return [with_cuda(offer, one, spec.min_cuda) for _, offer in found if offer.usd_per_hour <= most]

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Self
 from tasks.services.rental.provider import (
     Instance,
     MachineSpec,
-    NoOffer,
     NoSuchInstance,
     Offer,
     ProviderError,
@@ -29,6 +28,7 @@ from tasks.services.rental.providers.vast_answers import (
     proves_nothing,
     reason_of,
 )
+from tasks.services.rental.providers.vast_search import BID_MARGIN, fitting
 from tasks.services.run import environment
 from tasks.services.run.retry import retrying
 
@@ -37,9 +37,6 @@ if TYPE_CHECKING:
 
 URL = "VAST_URL"
 RETRY_AFTER_S = (2.0, 5.0, 10.0, 20.0, 30.0, 60.0)
-OFFER_NUMBERS = ("id", "machine_id", "num_gpus")
-BID_MARGIN = 1.2
-"""What is bid is what is paid: a little above the least bid, and never above the user's limit."""
 
 
 class VastProvider:
@@ -57,27 +54,17 @@ class VastProvider:
         return cls()
 
     def search(self, spec: MachineSpec) -> list[Offer]:
-        """Only verified machines, reliable, with a driver new enough, and free for long enough."""
+        """At most 64 offers. Raises NoOffer, UnknownOutcome."""
         kind = "bid" if spec.interruptible else "on-demand"
-        query: dict[str, Any] = {
-            "gpu_name": {"eq": spec.gpu.replace("_", " ")},
-            "num_gpus": {"eq": spec.num_gpus},
-            "disk_space": {"gte": spec.disk_gb},
-            "cuda_max_good": {"gte": spec.min_cuda},
-            "reliability": {"gte": 0.9},
-            "verified": {"eq": True},
-            "rentable": {"eq": True},
-            "rented": {"eq": False},
-            "duration": {"gte": spec.hours * 3600},
-        }
-        if spec.region:
-            query["geolocation"] = {"in": [spec.region]}
-        rows = self._ask(
-            lambda: self.client.search_offers(
-                query=query, type=kind, order="dph_total", limit=64, storage=spec.disk_gb, no_default=True
+
+        def ask(query: Mapping[str, Any]) -> object:
+            return self._ask(
+                lambda: self.client.search_offers(
+                    query=dict(query), type=kind, order="dph_total", limit=64, storage=spec.disk_gb, no_default=True
+                )
             )
-        )
-        return _fitting(_priced(rows, "min_bid" if spec.interruptible else "dph_total"), spec, kind)
+
+        return fitting(spec, ask)
 
     def rent(self, offer: Offer, spec: MachineSpec, *, label: str, onstart: str, env: Mapping[str, str]) -> str:
         """One PUT, never sent twice: after a lost reply the caller looks for the label."""
@@ -89,7 +76,7 @@ class VastProvider:
                 env={**environment.selected((URL,)), **env},  # with the address, so that it can destroy itself
                 label=label,
                 onstart_cmd=onstart,
-                bid_price=offer.usd_per_hour if spec.interruptible else None,
+                bid_price=offer.usd_per_hour if offer.is_bid else None,
                 cancel_unavail=True,
                 ssh=True,
             )
@@ -136,6 +123,16 @@ class VastProvider:
         except SDK_ERRORS as error:
             return reason_of(error)
         return ""
+
+    def price_to_keep(self, instance_id: str) -> float | None:
+        """A little above the least bid of its machine now."""
+        row = self._ask(lambda: self.client.show_instance(id=int(instance_id)))
+        least = row.get("min_bid") if row else None
+        return BID_MARGIN * float(least) if isinstance(least, int | float) else None
+
+    def change_bid(self, instance_id: str, usd_per_hour: float) -> None:
+        """Asked at intervals that outlast Vast's limits: a bid that is sent twice is one bid."""
+        self._ask(lambda: self.client.change_bid(id=int(instance_id), price=round(usd_per_hour, 4)))
 
     def has_account_variable(self, name: str) -> bool:
         """By name; values are masked and not asked for."""
@@ -190,46 +187,3 @@ def _client() -> VastAI:
         raise ProviderRefused(
             "no Vast.ai key: put it into VAST_API_KEY, or store it with `vastai set api-key`"
         ) from None
-
-
-def _priced(rows: object, price: str) -> list[tuple[float, Mapping[str, Any]]]:
-    """Price and row of each offer, cheapest first. Raises UnknownOutcome where no row can be read."""
-    given = rows if isinstance(rows, list) else [rows]
-    usable = [
-        (float(row[price]), row)
-        for row in given
-        if isinstance(row, Mapping) and all(isinstance(row.get(name), int | float) for name in (price, *OFFER_NUMBERS))
-    ]
-    if given and not usable:
-        raise UnknownOutcome("Vast.ai answered a search with something that is no list of offers")
-    return sorted(usable, key=lambda offer: offer[0])
-
-
-def _fitting(priced: list[tuple[float, Mapping[str, Any]]], spec: MachineSpec, kind: str) -> list[Offer]:
-    """The offers under the price. Raises NoOffer that says what there is instead."""
-    what, most = f"{spec.num_gpus} x {spec.gpu} ({kind})", spec.max_usd_per_hour
-    if not priced:
-        raise NoOffer(
-            f"Vast.ai has no {what} that fits; choose another --gpu, less --disk, no --region, or an --image for a CUDA"
-            f" below {spec.min_cuda}"
-        )
-    if priced[0][0] > most:
-        raise NoOffer(
-            f"no {what} under {most:g} USD/h: the cheapest is {priced[0][0]:.3f} USD/h; "
-            "raise --max-price, or choose another --gpu"
-        )
-    margin = BID_MARGIN if spec.interruptible else 1.0
-    return [_offer(row, min(most, margin * price)) for price, row in priced if price <= most]
-
-
-def _offer(row: Mapping[str, Any], usd_per_hour: float) -> Offer:
-    return Offer(
-        str(int(row["id"])),
-        str(int(row["machine_id"])),
-        str(row.get("gpu_name") or ""),
-        int(row["num_gpus"]),
-        usd_per_hour,
-        str(row.get("geolocation") or ""),
-        float(row["cuda_max_good"]) if isinstance(row.get("cuda_max_good"), int | float) else None,
-        float(row.get("storage_cost") or 0.0),
-    )

@@ -14,7 +14,7 @@ from harness.bench.market.optimum import optimum
 from harness.bench.market.product import ExpectedCost
 from harness.bench.market.replay import Outcome, Policy, replay
 from harness.bench.market.traces import AVAILABILITIES, SLACKS, WORK_H, trace
-from tasks.services.rental.deadline import TICK_H
+from tasks.services.rental.choosing.policy import TICK_H
 
 POLICIES: Mapping[str, Callable[[int, int], Policy]] = {
     "on demand": OnDemand,

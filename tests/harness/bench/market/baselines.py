@@ -1,6 +1,6 @@
 """Policies to compare with: on demand only, greedy, and Uniform Progress of "Can't Be Late" (NSDI 2024)."""
 
-from tasks.services.rental.deadline import Machine, Situation
+from tasks.services.rental.choosing.policy import Machine, Situation
 
 
 def must_buy(view: Situation) -> bool:

@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.bench.market.traces import Trace
-from tasks.services.rental.deadline import TICK_H
+from tasks.services.rental.choosing.policy import TICK_H
 
 
 def optimum(trace: Trace, work: int, deadline: int) -> float:

@@ -1,6 +1,6 @@
 """The policy of the product, as the replay asks it."""
 
-from tasks.services.rental.deadline import Machine, Sightings, Situation, choose
+from tasks.services.rental.choosing.policy import Machine, Sightings, Situation, choose
 
 
 class ExpectedCost:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from harness.bench.market.traces import Trace
-from tasks.services.rental.deadline import TICK_H, Machine, Situation
+from tasks.services.rental.choosing.policy import TICK_H, Machine, Situation
 
 
 class Policy(Protocol):

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tasks.services.rental.deadline import TICK_H
+from tasks.services.rental.choosing.policy import TICK_H
 
 AVAILABILITIES = (0.3, 0.6, 0.9)
 SLACKS = (1.1, 1.5, 2.0)
