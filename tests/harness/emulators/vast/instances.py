@@ -64,6 +64,11 @@ class Instance:
         return self.ended_at is None
 
     @property
+    def machine_id(self) -> int:
+        """The machine that it runs on."""
+        return self.offer.machine_id
+
+    @property
     def pgid(self) -> int | None:
         """Process group of the last start."""
         return None if self.process is None else self.process.pid
