@@ -21,7 +21,8 @@ ELSEWHERE = ("secrets",)
 """Questions that are not asked here."""
 SHARED = {
     "undisturbed", "429-twice", "429-for-minutes", "500-show", "500-everything", "500-create", "dropped",
-    "slow-answers", "list-empty", "missing-label", "lost-reply-two", "lost-reply-list-empty", "lost-reply-list-blind", "bad-key-401",
+    "slow-answers", "list-empty", "missing-label", "lost-reply-two", "lost-reply-list-empty", "lost-reply-list-blind",
+    "bad-key-401",
     "stuck", "stuck-always", "image-fails", "image-fails-always", "no-cuda", "no-cuda-auto", "image-older-torch",
     "image-newer-torch", "slow-boot", "stands-still", "stands-still-installing", "stands-still-downloading",
     "log-without-onstart", "slow-installation", "processes-gone", "offline-alive", "offline-dead", "destroyed-by-owner",
