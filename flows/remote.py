@@ -1,6 +1,7 @@
 """The flow train-on-vast: rent machines, train on them to the end, destroy them."""
 
 import logging
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -13,7 +14,7 @@ from flows.prefect.server import is_temporary
 from flows.prefect.wishes import Unwanted, refusal
 from flows.requests.attempts import GROUP, Attempts, as_given
 from flows.requests.job import configs_of, require_tracking, source_of
-from flows.requests.launch import LaunchRequest, claim_on, complete_run, provider_of, require_same_run
+from flows.requests.launch import LaunchRequest, budget_of, claim_on, complete_run, provider_of, require_same_run
 from tasks.services.rental.bundle import onstart
 from tasks.services.rental.claims import new_claim
 from tasks.services.rental.code import code_to_send
@@ -21,6 +22,7 @@ from tasks.services.rental.controller import Controller, Show
 from tasks.services.rental.fleet import Fleet, label_prefix, name_kept
 from tasks.services.rental.job import WANDB_KEY, Published, RemoteJob, publish
 from tasks.services.rental.journal import Journal
+from tasks.services.rental.launches import paces_beside
 from tasks.services.rental.lock import exclusive_controller, require_writable_journal
 from tasks.services.rental.notices import noticed
 from tasks.services.rental.provider import Provider
@@ -109,26 +111,36 @@ def run_launch(request: LaunchRequest, listener: Listener | None = None, attempt
         logger.info("run %s; if this launch is stopped: --resume-from-wandb %s", job.path, job.path)
         with view(cfg, str(job.path), request.max_total_cost) as panel:
             show = panel if listener is None else _both(panel, listener(job, cfg))
-            controller = Controller(
-                provider,
-                request.machine(),
-                job,
-                onstart(),
-                journal,
-                request.limits(),
-                keep_on_failure=request.keep_on_failure,
-                auto_shutdown=request.auto_shutdown,
-                show=show,
-                provider_name=request.provider,
-                claim=claim,
-                adopt_unknown=left is not None,
-            )
+            controller = controller_of(request, provider, job, journal, cfg)
+            controller.show, controller.claim, controller.adopt_unknown = show, claim, left is not None
             if attempt is not None and attempt.exceeds_limit:
                 controller.give_up()
                 attempt.check_limit()
             with noticed(request.notify, str(job.path), journal):
                 controller.run()
     return job.path
+
+
+def controller_of(
+    request: LaunchRequest, provider: Provider, job: RemoteJob, journal: Journal, cfg: PipelineConfig
+) -> Controller:
+    """The controller of a launch that has its job. Raises BadInput for a deadline or a budget that is none."""
+    terms = request.terms(cfg, journal, time.time())
+    return Controller(
+        provider,
+        request.machine(),
+        job,
+        onstart(),
+        journal,
+        request.limits(),
+        keep_on_failure=request.keep_on_failure,
+        auto_shutdown=request.auto_shutdown,
+        provider_name=request.provider,
+        terms=terms,
+        others=paces_beside(request.journal_path),
+        deadline={"deadline": request.deadline, "deadline_at": terms.deadline} if request.deadline else {},
+        budget=budget_of(request, journal, str(job.path)),
+    )
 
 
 def _left_elsewhere(before: ControllerRecord | None, provider: Provider, journal: Journal) -> Mapping[str, str] | None:

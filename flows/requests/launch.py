@@ -1,6 +1,7 @@
 """What training on rented machines may be asked for, and what the request comes to; nothing is started here."""
 
 import logging
+import time
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -12,14 +13,20 @@ from flows.requests.flat import FLAGS, FlatRequest
 from flows.requests.job import configs_of, require_tracking, source_of
 from flows.requests.machine import MachineWishes
 from flows.requests.train import TrainRequest
+from tasks.services.rental.budget import Budget
+from tasks.services.rental.choosing.buyer import Buyer
+from tasks.services.rental.choosing.market import Market
+from tasks.services.rental.choosing.pace import Work
+from tasks.services.rental.choosing.terms import Terms, at, deadline_of
 from tasks.services.rental.claims import require_free
 from tasks.services.rental.code import GIT, code_to_send
 from tasks.services.rental.job import Published, require_portable_data
 from tasks.services.rental.journal import Journal
+from tasks.services.rental.launches import paces_beside
 from tasks.services.rental.limits import Limits
 from tasks.services.rental.lock import require_writable_journal
 from tasks.services.rental.notices import require_safe_webhook
-from tasks.services.rental.provider import MachineSpec, Provider
+from tasks.services.rental.provider import KeyRefused, MachineSpec, Provider
 from tasks.services.rental.providers import registry
 from tasks.services.run.paths import JOURNAL
 from tasks.services.run.status import StageRecord
@@ -66,6 +73,21 @@ class LaunchRequest(FlatRequest):
     )
     max_total_cost: float = Field(Limits.max_usd, gt=0, le=100_000, description="Most to pay in all, in USD.")
     max_hours: float = Field(Limits.max_hours, gt=0, le=10_000, description="Give up after so many hours.")
+    deadline: str | None = Field(
+        None, description="By when all is done: 08:00, the next one, or a date as in 2026-12-01T08:00."
+    )
+    expected_hours: float | None = Field(
+        None, gt=0, le=10_000, description="Hours that the training takes on such a machine; estimated otherwise."
+    )
+    hour_is_worth: float = Field(
+        Terms.usd_per_hour_sooner,
+        ge=0,
+        le=1000,
+        description="USD that one hour sooner is worth: machines are compared by their cost to the end plus this.",
+    )
+    budget_file: Path | None = Field(
+        None, description="YAML with usd and usd_per_day, which all launches that name it spend together."
+    )
     provider: str = Field(
         registry.DEFAULT,
         description="Who rents the machines out; local: this machine, to try it without an account.",
@@ -193,6 +215,16 @@ class LaunchRequest(FlatRequest):
         """The machine to look for."""
         return self.wishes.spec(self.max_hours)
 
+    def terms(self, cfg: PipelineConfig, journal: Journal, now: float) -> Terms:
+        """What it is to come to. Raises BadInput for a deadline that is no time, or has passed."""
+        wanted = [name for name in SPECS if self.train.stage in ("all", name)]
+        work = Work(tuple((name, cfg.stages.of(name).total_steps) for name in wanted))
+        if journal.open_job is not None and journal.deadline is not None and journal.deadline[0] == self.deadline:
+            deadline: float | None = journal.deadline[1]
+        else:
+            deadline = deadline_of(self.deadline, now) if self.deadline is not None else None
+        return Terms(work, self.expected_hours, self.hour_is_worth, deadline, self.max_total_cost)
+
     def limits(self) -> Limits:
         """What the training may cost, and how long anything is waited for."""
         return Limits(
@@ -207,6 +239,26 @@ def provider_of(request: LaunchRequest) -> Provider:
     return registry.provider_for(request.provider, request.run_dir)
 
 
+def buyer_of(request: LaunchRequest, provider: Provider) -> Buyer:
+    """What would decide about the first machine; it writes nothing. Raises BadInput."""
+
+    def refuse(error: KeyRefused) -> None:
+        raise error
+
+    cfg, _ = configs_of(request.train)
+    journal = Journal(request.journal_path)
+    market = Market(provider, request.machine(), journal, refuse, lambda: None)
+    return Buyer(market, journal, request.terms(cfg, journal, time.time()), paces_beside(request.journal_path))
+
+
+def budget_of(request: LaunchRequest, journal: Journal, run: str) -> Budget | None:
+    """The budget that the launch shares, if it names one. Raises BadInput, ConfigError."""
+    if request.budget_file is None:
+        return None
+    began = journal.started_at if journal.open_job is not None else time.time()
+    return Budget.of(request.budget_file, f"{run} of {at(began)}")
+
+
 def require_sound(request: LaunchRequest) -> None:
     """Raise BadInput or ProviderRefused for what can be known to be wrong before anything is started or contacted."""
     cfg, _ = configs_of(request.train)
@@ -215,7 +267,11 @@ def require_sound(request: LaunchRequest) -> None:
     require_portable_data(cfg)
     provider_of(request)
     require_writable_journal(request.journal_path)
-    unfinished = Journal(request.journal_path).open_job
+    journal = Journal(request.journal_path)
+    request.terms(cfg, journal, time.time())
+    if request.budget_file is not None:
+        Budget.of(request.budget_file, "").require()
+    unfinished = journal.open_job
     if unfinished is not None:
         require_same_run(request, Published.parse(unfinished, cfg.tracking), source)
 

@@ -36,6 +36,7 @@ READS_ITSELF = {
     "flows/prefect/deploy.py": "a file of the package",
     "flows/prefect/home.py": "a lock of ours",
     "tasks/services/rental/bundle.py": "a file of the package",
+    "tasks/services/rental/choosing/places.py": "a file of a package",
     "tasks/services/rental/machine.py": "runs before the reader's own dependencies are installed",
     "tasks/services/rental/providers/local.py": "/proc, and the log of a machine here",
     "tasks/services/run/signals.py": "/dev/null",

@@ -14,15 +14,17 @@ Row = tuple[Known, RemoteProgress | None]
 
 
 def launch_table(rows: Sequence[Row]) -> str:
-    """One line each: run, state, stage and step, newest machine, cost, and since when."""
+    """One line each: run, state, stage and step, newest machine, cost, and since when; below, what was decided."""
     if not rows:
         return "no launches"
     head = ("run", "state", "stage", "step", "machine", "USD", "since")
     cells = [head, *(_cells(known, progress) for known, progress in rows)]
     widths = [max(len(row[column]) for row in cells) for column in range(len(head))]
-    return "\n".join(
-        "  ".join(f"{text:<{width}}" for text, width in zip(row, widths, strict=True)).rstrip() for row in cells
-    )
+    lines = ["  ".join(f"{text:<{width}}" for text, width in zip(row, widths, strict=True)).rstrip() for row in cells]
+    decided = [
+        (known.launch.run, known.launch.decision) for known, _ in rows if known.is_open and known.launch.decision
+    ]
+    return "\n".join([*lines, *(f"{plain(run)} decided: {plain(why)}" for run, why in decided)])
 
 
 def cost_table(by: str, rows: Sequence[Total]) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from flows.requests.job import configs_of
-from flows.requests.launch import LaunchRequest, provider_of
+from flows.requests.launch import LaunchRequest, buyer_of, provider_of
 from tasks.services.rental.bundle import onstart
 from tasks.services.rental.credit import CreditWatch
 from tasks.services.rental.fleet import LABEL
@@ -36,14 +36,18 @@ def plan_of(request: LaunchRequest) -> str:
     """What would be rented, what it may cost, and the script that would run. Nothing that costs is contacted."""
     configs_of(request.train)
     provider = provider_of(request)
-    offers = provider.search(request.machine())
-    first = offers[0]
+    buyer = buyer_of(request, provider)
+    decision = buyer.decide()
+    if decision.prospect is None:
+        return f"Nothing is rented yet: {decision.why}"
+    first = decision.prospect.offer
     CreditWatch(provider).require_hour(first.usd_per_hour)
     most = min(request.max_total_cost, request.max_hours * first.usd_per_hour)
     return "\n".join(
         [
-            f"Offer {first.id} of {len(offers)}: {first.num_gpus} x {plain(first.gpu)}, {plain(first.region)}",
+            f"Offer {first.id}: {first.num_gpus} x {plain(first.gpu)}, {plain(first.region)}",
             f"Price: {first.usd_per_hour:.3f} USD/h ({'bid' if first.is_bid else 'on demand'})",
+            f"Expected: {decision.why}",
             f"At most: {most:.2f} USD in {request.max_hours:g} h",
             f"Image: {request.wishes.image}, {request.wishes.disk:g} GB",
             "Script:",

@@ -5,8 +5,14 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any
 
+from tasks.services.rental.budget import Budget
+from tasks.services.rental.choosing.buyer import Buyer
+from tasks.services.rental.choosing.market import Market
+from tasks.services.rental.choosing.pace import PaceMeter, Work
+from tasks.services.rental.choosing.terms import Terms
 from tasks.services.rental.claims import Claim, TakenOver
 from tasks.services.rental.credit import CreditWatch
 from tasks.services.rental.fleet import Fleet
@@ -20,14 +26,13 @@ from tasks.services.rental.health import (
     verdict_on_exit,
 )
 from tasks.services.rental.job import Job
-from tasks.services.rental.journal import Journal
+from tasks.services.rental.journal import Journal, PaceSeen
 from tasks.services.rental.limits import Limits
 from tasks.services.rental.machine_log import exit_code_in, last_line_of, saved_log, signs_in
 from tasks.services.rental.provider import (
     Instance,
     KeyRefused,
     MachineSpec,
-    NoOffer,
     Offer,
     Provider,
     ProviderError,
@@ -46,6 +51,9 @@ LOG_LINES = 8
 """So many of the machine's last lines are shown."""
 Show = Callable[[str, Mapping[str, Any]], None]
 """(state, facts): what a person watching is shown."""
+
+
+NO_TERMS = Terms(Work(()))
 
 
 class TrainingFailed(UPSError):
@@ -69,6 +77,12 @@ class Controller:
     claim: Claim | None = None
     adopt_unknown: bool = False
     """Whether a machine of the run that another controller rented is gone on with."""
+    terms: Terms = NO_TERMS
+    deadline: Mapping[str, Any] = field(default_factory=dict)
+    """As the journal keeps it, so that it means the same when the launch is gone on with."""
+    budget: Budget | None = None
+    others: tuple[PaceSeen, ...] = ()
+    """What machines of other launches reached."""
     pause: Callable[[float], None] = time.sleep
     errors: int = 0
     """In a row, without progress."""
@@ -82,6 +96,9 @@ class Controller:
 
     def __post_init__(self) -> None:
         self.credit = CreditWatch(self.provider)
+        exhausted = partial(self.journal.note, "market exhausted")
+        market = Market(self.provider, self.spec, self.journal, self._endure, exhausted)
+        self.buyer = Buyer(market, self.journal, self.terms, self.others)
         self.fleet = Fleet(self.provider, self.journal, self.job.run_id, self.limits, self.pause)
 
     def run(self) -> None:
@@ -89,7 +106,7 @@ class Controller:
 
         Raises TakenOver where another controller has taken the run over: the machines are that one's then.
         """
-        self.journal.note("began", job=self.job.identity(), provider=self.provider_name)
+        self.journal.note("began", job=self.job.identity(), provider=self.provider_name, **self.deadline)
         try:
             self._train()
         finally:
@@ -98,6 +115,8 @@ class Controller:
                 self._hand_over()
             elif not self.kept:
                 self.fleet.destroy_all()
+            if self.budget is not None:
+                self.budget.settle(self.journal.spent_usd(), at_end=True)
             if self.claim is not None and not isinstance(error, TakenOver):
                 self.claim.release()
             if error is None or isinstance(error, Exception):  # after a signal the launch stays open for the next one
@@ -169,7 +188,8 @@ class Controller:
         failures = 0
         while True:
             self._require_budget(renting=True)
-            offer = self._search(failures)
+            self.show("SEARCHING", {"attempt": failures + 1})
+            offer = self.buyer.pick()
             if offer is not None:
                 self.credit.require_hour(offer.usd_per_hour)
                 generation = self._next_generation()
@@ -180,7 +200,7 @@ class Controller:
                 if instance_id is not None:
                     self._require_bid(instance_id)
                     return instance_id
-            self._wait(self.limits.backoff(failures))
+            self._wait(self.buyer.wait_s(self.limits.backoff(failures)))
             failures += 1
 
     def _order(self, offer: Offer, generation: int, environment: Mapping[str, str]) -> str | None:
@@ -191,38 +211,29 @@ class Controller:
             self._endure(error)
             return None
 
-    def _search(self, failures: int) -> Offer | None:
-        """The best offer of a machine that has not failed; None: search again later."""
-        self.show("SEARCHING", {"attempt": failures + 1})
-        try:
-            offers = self.provider.search(self.spec)
-        except NoOffer:
-            if not self.journal.machines:
-                raise  # nothing is lost yet: a person should choose
-            return None
-        except UnknownOutcome as error:
-            logger.warning("%s; searching again", error)
-            return None
-        except KeyRefused as error:
-            self._endure(error)
-            return None
-        fresh = [offer for offer in offers if offer.machine_id not in self.journal.excluded]
-        if not fresh:
-            self.journal.note("market exhausted")
-        return fresh[0] if fresh else None
-
     def _require_bid(self, instance_id: str) -> None:
         """Raise ProviderError for a bid that became an order on demand, at three times the price."""
         instance, _ = self._look(instance_id)
-        if instance is not None and self.spec.interruptible and self.provider.supports_bids and not instance.is_bid:
+        was_bid = self.journal.machines[self.journal.generation].offer.get("is_bid")
+        if instance is not None and was_bid and not instance.is_bid:
             raise ProviderError(f"instance {instance_id} was rented on demand though a bid was asked for; given back")
 
     def _watch(self, instance_id: str) -> Verdict:
         """Look at the newest machine until its job has ended, or the machine is of no more use."""
+        meter = PaceMeter(self.terms.work, self.buyer.position)
+        try:
+            return self._watched(instance_id, meter)
+        finally:
+            self._note_pace(meter)
+
+    def _watched(self, instance_id: str, meter: PaceMeter) -> Verdict:
         seen, generation = Observation.begin(time.monotonic()), self.journal.generation
         while True:
             self._require_budget()
             progress = self._progress()
+            if progress is not None:
+                self.buyer.position = _position(progress)
+                meter.see(_position(progress), time.time())
             lines = self._read_log(instance_id) if seen.was_running else []
             code = self._exit_code(progress, lines)
             if code is not None:
@@ -236,11 +247,31 @@ class Controller:
             if instance is not None:
                 position = _position(progress) if progress is not None else None
                 seen = seen.then(instance.state, instance.detail, position, time.monotonic(), signs_in(lines))
-                if (finding := verdict_of(seen, self.limits)) is not None:
+                if (finding := self._verdict(seen)) is not None:
                     return finding
             elif is_known:
                 return Verdict("completed" if self._has_finished() else "lost")
             self.pause(self.limits.poll_s)
+
+    def _verdict(self, seen: Observation) -> Verdict | None:
+        """The verdict on a machine; one that was taken away may be waited for, and a sound one be replaced."""
+        finding = verdict_of(seen, self.limits)
+        if finding is not None and finding.end != "lost":
+            return finding
+        if finding is None and seen.away_since is not None:
+            return None
+        machine = self.journal.machines[self.journal.generation]
+        advice, why = self.buyer.review(machine, is_away=finding is not None)
+        return (finding or Verdict("replaced", why)) if advice == "leave" else None
+
+    def _note_pace(self, meter: PaceMeter) -> None:
+        """Write what the machine reached into the journal: it tells what the next one is worth."""
+        machine = self.journal.machines[self.journal.generation]
+        steps, seconds = meter.measured()
+        if meter.first is not None:
+            startup_s = meter.first[1] - machine.rented_at
+            run, gpu = self.job.identity()["run"], machine.offer.get("gpu", "")
+            self.journal.note("pace", run=run, gpu=gpu, steps=steps, seconds=seconds, startup_s=startup_s)
 
     def _exit_code(self, progress: RemoteProgress | None, lines: list[str]) -> int | None:
         """The exit code of the newest machine's job: from the run, or else from the machine's own log."""
@@ -271,7 +302,7 @@ class Controller:
         return text
 
     def _keeps(self, instance_id: str) -> str:
-        price = self.journal.machines[self.journal.generation].usd_per_hour
+        price = self.journal.machines[self.journal.generation].now_usd_per_hour
         return f"instance {instance_id} is kept as asked and costs {price:.3f} USD/h until `ups destroy {instance_id}`"
 
     def _look(self, instance_id: str) -> tuple[Instance | None, bool]:
@@ -331,20 +362,23 @@ class Controller:
 
     def _require_budget(self, *, renting: bool = False) -> None:
         spent, hours, rented = self.journal.spent_usd(), self.journal.hours(), self.journal.rented()
+        if self.budget is not None:
+            self.budget.settle(spent)
+            self.budget.require()
         run = self.job.identity()["run"]
         self.limits.require_budget(run, usd=spent, hours=hours, machines=rented if renting else 0)
 
     def _report(self, instance: Instance | None, progress: RemoteProgress | None) -> None:
         stage, step = _position(progress)
-        self.credit.warn(self.journal.machines[self.journal.generation].usd_per_hour)
         machine = self.journal.machines[self.journal.generation]
+        self.credit.warn(machine.now_usd_per_hour)
         facts = {
             "instance": instance.id if instance else None,
             "instance_state": instance.state if instance else "unknown",
             "generation": machine.generation,
             "stage": stage,
             "step": step,
-            "usd_per_hour": machine.usd_per_hour,
+            "usd_per_hour": machine.now_usd_per_hour,
             "spent_usd": self.journal.spent_usd(),
             "log": self.log,
         }

@@ -45,13 +45,14 @@ def costs_of(launches: Iterable[Known], now: float) -> list[Cost]:
             f"{machine.id} ({machine.offer.get('gpu', 'unknown GPU')})",
             day,
             hours,
-            hours * machine.usd_per_hour,
+            hours * usd_per_hour,
             hours * machine.disk_usd_per_hour,
         )
         for known in launches
         for machine in known.launch.machines
         if machine.id is not None and known.journal is not None
-        for day, hours in _days(machine.rented_at, machine.destroyed_at or now)
+        for began, ended, usd_per_hour in machine.spans(now)
+        for day, hours in _days(began, ended)
     ]
 
 

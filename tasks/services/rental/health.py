@@ -14,12 +14,12 @@ BAD_INPUT, PREEMPTED, NO_CUDA, NOT_FETCHED = 2, 75, 76, 77
 """Exit codes of a machine's job, beside 0 and those of other errors; 76 and 77 are onstart.sh's own."""
 FAULTS_OF_THE_MACHINE = {NO_CUDA: "had no CUDA device", NOT_FETCHED: "could not fetch or install its job"}
 
-End = Literal["completed", "preempted", "lost", "broken", "failed"]
-"""lost: the machine was taken away. broken: the machine is at fault. failed: the training is."""
+End = Literal["completed", "preempted", "lost", "replaced", "broken", "failed"]
+"""lost: the machine was taken away. replaced: one of another kind is the better one now. broken: the machine is at
+fault. failed: the training is."""
 Position = tuple[str, int]
 """Stage and step."""
 START: Position = ("", 0)
-
 
 DOING = {
     "installing": "while installing",

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,11 +17,12 @@ LATEST_S = 2.0**36
 
 Event = Literal[
     "claims", "began", "answers", "renting", "rented", "excluded", "market exhausted", "given back", "kept",
-    "handed over", "closed",
+    "handed over", "closed", "decided", "bid", "pace",
 ]  # fmt: skip
 """As the file spells them. claims: a controller is about to name itself in the run; answers: a chain of flow runs works
 on the launch; given back: the machine is destroyed; kept: it is left running, as its owner asked; handed over: another
-controller has it now."""
+controller has it now; decided: what is bought, and why; bid: the price of a machine was changed; pace: what a machine
+reached."""
 
 
 @dataclass
@@ -38,10 +39,35 @@ class Machine:
     disk_usd_per_hour: float = 0.0
     """Beside the price of the machine, by what the offer named; 0 where it named nothing."""
     kept: bool = False
+    bids: list[tuple[float, float]] = field(default_factory=list)
+    """When the price was changed, and to how much."""
+
+    def spans(self, now: float) -> list[tuple[float, float, float]]:
+        """From when to when it was rented, and for how many USD an hour."""
+        ended = max(self.rented_at, self.destroyed_at or now)
+        starts = [(self.rented_at, self.usd_per_hour), *self.bids]
+        ends = [*(at for at, _ in self.bids), ended]
+        return [(at, min(end, ended), usd) for (at, usd), end in zip(starts, ends, strict=True)]
+
+    @property
+    def now_usd_per_hour(self) -> float:
+        """The newest price."""
+        return self.bids[-1][1] if self.bids else self.usd_per_hour
 
     def usd(self, now: float) -> float:
-        """What it has cost until now, by our own clock and the price that was agreed."""
-        return self.usd_per_hour * max(0.0, (self.destroyed_at or now) - self.rented_at) / 3600
+        """What it has cost until now, by our own clock and the prices that were agreed."""
+        return sum(usd * max(0.0, ended - began) / 3600 for began, ended, usd in self.spans(now))
+
+
+@dataclass(frozen=True)
+class PaceSeen:
+    """What one machine reached: steps of training, the seconds they took, and those before the first of them."""
+
+    run: str
+    gpu: str
+    steps: int
+    seconds: float
+    startup_s: float | None
 
 
 @dataclass(frozen=True)
@@ -53,6 +79,8 @@ class Launch:
     started_at: float
     closed_at: float | None
     machines: tuple[Machine, ...]
+    decision: str = ""
+    """What was decided last, and why."""
 
     @property
     def newest(self) -> Machine | None:
@@ -79,6 +107,9 @@ class Journal:
         self.provider = ""
         self.controllers: set[str] = set()
         self.finished: list[Launch] = []
+        self.paces: list[PaceSeen] = []
+        self.decision = ""
+        self.deadline: tuple[str, float] | None = None
         for number, entry in enumerate(jsonl.read(path, optional=False), start=1):
             try:
                 self._apply(entry)
@@ -137,7 +168,8 @@ class Journal:
 
     def _launch(self, closed_at: float | None) -> Launch:
         machines = tuple(self.machines[number] for number in sorted(self.machines))
-        return Launch((self.open_job or {}).get("run", ""), self.provider, self.started_at, closed_at, machines)
+        run = (self.open_job or {}).get("run", "")
+        return Launch(run, self.provider, self.started_at, closed_at, machines, self.decision)
 
     def _apply(self, entry: Mapping[str, Any]) -> None:
         number = int(entry["generation"])
@@ -152,22 +184,34 @@ class Journal:
                 self.closed_chains -= self.chains
             case "closed":
                 self._close(_time(entry))
-            case "market exhausted":
-                self.excluded = set()  # every machine on offer has failed once: trying one again beats waiting
+            case "decided" | "pace" | "market exhausted":
+                self._learn(entry)
             case "renting":
                 self.machines[number] = _ordered(number, entry)
             case event:
                 self._apply_to(number, event, entry)
 
+    def _learn(self, entry: Mapping[str, Any]) -> None:
+        match entry["event"]:
+            case "decided":
+                self.decision = f"{entry['choice']}: {entry['why']}"
+            case "pace":
+                self.paces.append(_pace(entry))
+            case _:
+                self.excluded = set()  # every machine on offer has failed once: trying one again beats waiting
+
     def _begin(self, entry: Mapping[str, Any]) -> None:
         self.provider = str(entry.get("provider") or self.provider)
         if self.open_job != entry["job"]:
             self.open_job, self.started_at = dict(entry["job"]), _time(entry)
+        if entry.get("deadline") is not None:
+            self.deadline = str(entry["deadline"]), float(entry["deadline_at"])
 
     def _close(self, at: float) -> None:
         if self.open_job is not None:
             self.finished.append(self._launch(at))
         self.closed_chains, self.chains = self.closed_chains | self.chains, set()
+        self.deadline, self.decision = None, ""
         self.machines, self.open_job, self.excluded = {}, None, set()  # the next launch has its own budget
 
     def _apply_to(self, number: int, event: Event, entry: Mapping[str, Any]) -> None:
@@ -182,6 +226,8 @@ class Journal:
                 self.excluded.add(str(machine.offer["machine_id"]))
             case "kept":
                 machine.kept = True
+            case "bid":
+                machine.bids.append((_time(entry), float(entry["usd_per_hour"])))
             case "given back" | "handed over":
                 machine.destroyed_at = _time(entry)
 
@@ -190,6 +236,17 @@ def _ordered(number: int, entry: Mapping[str, Any]) -> Machine:
     offer, price = dict(entry["offer"]), float(entry["usd_per_hour"])
     disk_usd = float(entry.get("disk_gb", 0.0)) * float(offer.get("disk_usd_per_gb_month") or 0.0) / HOURS_A_MONTH
     return Machine(number, str(entry["label"]), offer, price, _time(entry), disk_usd_per_hour=disk_usd)
+
+
+def _pace(entry: Mapping[str, Any]) -> PaceSeen:
+    startup_s = entry.get("startup_s")
+    return PaceSeen(
+        str(entry["run"]),
+        str(entry["gpu"]),
+        int(entry["steps"]),
+        float(entry["seconds"]),
+        float(startup_s) if startup_s is not None else None,
+    )
 
 
 def _time(entry: Mapping[str, Any]) -> float:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tasks.services.rental.fleet import LABEL, label_prefix
-from tasks.services.rental.journal import Journal, Launch, Machine
+from tasks.services.rental.journal import Journal, Launch, Machine, PaceSeen
 from tasks.services.rental.lock import Owner, controller_of
 from tasks.services.rental.provider import Instance, Provider
 from tasks.services.rental.providers import registry
@@ -135,6 +135,18 @@ class Place:
             machines.setdefault(run, []).append(machine)
         name = self.provider or registry.DEFAULT
         return [Known(Launch(run, name, 0.0, None, tuple(found))) for run, found in machines.items()]
+
+
+def paces_beside(journal: Path) -> tuple[PaceSeen, ...]:
+    """What machines reached whose launches have their journals in folders beside; a damaged one is told."""
+    found: list[PaceSeen] = []
+    for path in sorted(journal.resolve().parent.parent.glob(f"*/{JOURNAL}")):
+        if path != journal.resolve():
+            try:
+                found += Journal(path).paces
+            except BadInput as error:
+                logger.warning("%s", error)
+    return tuple(found)
 
 
 def in_journal(path: Path) -> list[Known]:

@@ -178,7 +178,7 @@ def test_a_training_that_is_left_alone_takes_one_machine_and_gives_it_back(tmp_p
     rental(market, tmp_path).run()
 
     assert (len(market.created), market.live) == (1, {})
-    assert events(tmp_path) == ["began", "renting", "rented", "given back", "closed"]
+    assert events(tmp_path) == ["began", "renting", "rented", "pace", "given back", "closed"]
 
 
 @pytest.mark.parametrize("away", ["away", "gone"])

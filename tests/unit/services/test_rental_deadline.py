@@ -63,3 +63,13 @@ def test_estimates_begin_at_the_prior_and_follow_what_is_seen():
 
     assert seen.span == pytest.approx(10, rel=0.1)
     assert seen.outage == pytest.approx(50, rel=0.1)
+
+
+def test_a_far_deadline_is_decided_in_coarser_ticks():
+    week = replace(IDLE, work_left=600, time_left=7 * 288)
+
+    near, far = choose(replace(week, work_left=300, time_left=500), Sightings()), choose(week, Sightings())
+
+    assert far.machine == "spot"
+    assert choose(replace(week, work_left=2010), Sightings()).machine == "on demand"
+    assert 1.5 < far.expected["spot"] / near.expected["spot"] < 2.5

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from tasks.services.rental.gpus import bandwidth, gpu_key
+from tasks.services.rental.health import Position
 
 STEPS_PER_S_AT_1_TB_PER_S = 20.0
 """Stated, not measured: what is taken before anything of a training was."""
@@ -54,6 +55,31 @@ class Work:
             return self.total
         here = names.index(stage)
         return max(0, sum(steps for _, steps in self.stages[here:]) - step)
+
+
+@dataclass
+class PaceMeter:
+    """Measures one machine by what its run says, from the first change on."""
+
+    work: Work
+    began: Position
+    """Where the run was before the machine."""
+    first: tuple[Position, float] | None = None
+    last: tuple[Position, float] | None = None
+
+    def see(self, position: Position, now: float) -> None:
+        """After one more look, at so many seconds since 1970."""
+        if self.first is None and position != self.began:
+            self.first = position, now
+        if self.first is not None and (self.last is None or position != self.last[0]):
+            self.last = position, now
+
+    def measured(self) -> tuple[int, float]:
+        """Steps, and the seconds that they took; zeros before there were any."""
+        if self.first is None or self.last is None:
+            return 0, 0.0
+        steps = self.work.left(*self.first[0]) - self.work.left(*self.last[0])
+        return max(0, steps), self.last[1] - self.first[1]
 
 
 def mean_pace(measured: Sequence[tuple[str, int, float]]) -> dict[str, float]:

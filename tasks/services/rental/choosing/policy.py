@@ -7,6 +7,7 @@ has a cost that nothing outweighs: while on demand is to be had, none is missed.
 the rules of "Can't Be Late" (NSDI 2024), and with the least that is possible for one who knows what will come.
 """
 
+import math
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Literal
@@ -27,6 +28,8 @@ SPANS = tuple(4.0 * 2**power for power in range(8))
 OUTAGES = (6.0, 10.0, 16.0, 26.0, 42.0)
 PRICES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0)
 """Estimates are rounded to these, so that few tables serve all decisions."""
+LONGEST = 576
+"""Ticks to the deadline, two days: beyond, several count as one."""
 NONE, SPOT = 0, 1
 """Rows of a table: no machine; then an interruptible one and one on demand, each by the ticks until it trains."""
 
@@ -56,6 +59,8 @@ class Sightings:
     ends: int = 0
     begins: int = 0
     last: bool | None = None
+    ticks: int = 1
+    """So many are counted as one."""
 
     def then(self, available: bool) -> "Sightings":
         """After one more tick."""
@@ -68,12 +73,12 @@ class Sightings:
     @property
     def span(self) -> float:
         """Mean ticks for which one is to be had."""
-        return _mean(PRIOR_SPAN, self.up, self.ends)
+        return _mean(PRIOR_SPAN, self.up, self.ends) / self.ticks
 
     @property
     def outage(self) -> float:
         """Mean ticks for which none is."""
-        return _mean(PRIOR_OUTAGE, self.down, self.begins)
+        return _mean(PRIOR_OUTAGE, self.down, self.begins) / self.ticks
 
 
 @dataclass(frozen=True)
@@ -86,6 +91,8 @@ class Choice:
 
 def choose(now: Situation, seen: Sightings) -> Choice:
     """The machine for this tick. A machine that is kept is preferred to an equal one."""
+    if now.time_left > LONGEST:
+        return _coarsely(now, seen)
     span, outage = _nearest(SPANS, seen.span), _nearest(OUTAGES, seen.outage)
     work, time = _rounded_up(now.work_left), _rounded_up(now.time_left)
     value = _table(work, time, now.changeover, span, outage, _nearest(PRICES, now.price))
@@ -98,6 +105,20 @@ def choose(now: Situation, seen: Sightings) -> Choice:
         ready_in = now.ready_in if now.machine == machine else now.changeover
         costs[machine] = price + float(after[base + ready_in - 1, rest] if ready_in else after[base, rest - 1])
     return Choice(min(costs, key=lambda machine: (costs[machine], machine != now.machine)), costs)
+
+
+def _coarsely(now: Situation, seen: Sightings) -> Choice:
+    """The choice in ticks of several: a far deadline needs no finer ones, and its tables would not fit into memory."""
+    ticks = math.ceil(now.time_left / LONGEST)
+    fewer = replace(
+        now,
+        ready_in=math.ceil(now.ready_in / ticks),
+        work_left=math.ceil(now.work_left / ticks),
+        time_left=now.time_left // ticks,
+        changeover=math.ceil(now.changeover / ticks),
+    )
+    choice = choose(fewer, replace(seen, ticks=ticks))
+    return Choice(choice.machine, {machine: ticks * cost for machine, cost in choice.expected.items()})
 
 
 def _mean(prior: tuple[float, float], ticks: int, ends: int) -> float:
@@ -114,7 +135,7 @@ def _rounded_up(count: int) -> int:
     return 1 << max(5, (count - 1).bit_length())
 
 
-@lru_cache(maxsize=96)
+@lru_cache(maxsize=32)
 def _table(work: int, time: int, changeover: int, span: float, outage: float, price: float) -> Values:
     """Least expected cost to the end: value[time left, is one to be had, machine, work left]."""
     rows, bought = 1 + 2 * (changeover + 1), SPOT + 1 + changeover
