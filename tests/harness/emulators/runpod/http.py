@@ -161,7 +161,7 @@ class RunpodHandler(Handler):
         """An answer out of turn: a broken one, a proxy's page, or an error as the service words it."""
         if isinstance(forced, str):
             self.send(endpoint, 201 if endpoint == "create" else 200, BROKEN[forced], JSON)
-        elif self.cloud.faults.error_pages:
+        elif self.cloud.faults.error_pages or forced < 400:
             self.send(endpoint, forced, BROKEN["page"], {"Content-Type": "text/html"} | self.wait(forced))
         else:
             title = TITLES.get(forced, "Error")
