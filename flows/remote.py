@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from prefect import Flow, flow
@@ -28,6 +29,7 @@ from tasks.services.rental.notices import noticed
 from tasks.services.rental.provider import Provider
 from tasks.services.rental.view import view
 from tasks.services.run.attempts import ChainRun, Duplicate, GaveUp
+from tasks.services.tracking.coordination import alert
 from tasks.services.tracking.protocols import ControllerRecord
 from tasks.services.tracking.run_path import RunPath
 from ups_models.config.schema import PipelineConfig
@@ -116,7 +118,7 @@ def run_launch(request: LaunchRequest, listener: Listener | None = None, attempt
             if attempt is not None and attempt.exceeds_limit:
                 controller.give_up()
                 attempt.check_limit()
-            with noticed(request.notify, str(job.path), journal):
+            with noticed(request.notify, str(job.path), journal, alert=partial(alert, job.path, cfg.tracking)):
                 controller.run()
     return job.path
 
@@ -135,7 +137,7 @@ def controller_of(
         request.limits(),
         keep_on_failure=request.keep_on_failure,
         auto_shutdown=request.auto_shutdown,
-        provider_name=request.provider,
+        provider_name=request.providers,
         terms=terms,
         others=paces_beside(request.journal_path),
         deadline={"deadline": request.deadline, "deadline_at": terms.deadline} if request.deadline else {},

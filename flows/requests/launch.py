@@ -93,6 +93,9 @@ class LaunchRequest(FlatRequest):
         description="Who rents the machines out; local: this machine, to try it without an account.",
         json_schema_extra=_choices,
     )
+    also: str | None = Field(
+        None, description="Further providers, with commas between them: the best offer of all is taken."
+    )
     takeover: bool = Field(
         False, description="Take the run and its machines over from the launch that works on it elsewhere."
     )
@@ -201,6 +204,18 @@ class LaunchRequest(FlatRequest):
         registry.entry_of(provider)
         return provider
 
+    @field_validator("also")
+    @classmethod
+    def _are_known(cls, also: str | None) -> str | None:
+        for name in also.split(",") if also else ():
+            registry.entry_of(name)
+        return also
+
+    @property
+    def providers(self) -> str:
+        """All that are asked, each once, with commas between them."""
+        return ",".join(dict.fromkeys([self.provider, *(self.also.split(",") if self.also else ())]))
+
     @property
     def journal_path(self) -> Path:
         """Where it is noted what was rented."""
@@ -236,7 +251,7 @@ class LaunchRequest(FlatRequest):
 
 def provider_of(request: LaunchRequest) -> Provider:
     """The provider, ready to be asked. Raises ProviderRefused without a key."""
-    return registry.provider_for(request.provider, request.run_dir)
+    return registry.provider_for(request.providers, request.run_dir)
 
 
 def buyer_of(request: LaunchRequest, provider: Provider) -> Buyer:

@@ -394,7 +394,7 @@ def hook():
     server.server_close()
 
 
-def test_a_webhook_is_told_that_a_launch_gave_up(ups_there, cloud, tmp_path, hook):
+def test_a_webhook_and_the_wandb_run_are_told_that_a_launch_gave_up(ups_there, cloud, wandb_server, tmp_path, hook):
     cloud.faults.no_credit = -1
     url, said = hook
 
@@ -404,6 +404,8 @@ def test_a_webhook_is_told_that_a_launch_gave_up(ups_there, cloud, tmp_path, hoo
     [told] = said
     assert (told["event"], told["machines"]) == ("bad input", 0)
     assert "no credit" in told["text"]
+    [run] = [one for one in wandb_server.store.runs.values() if told["run"].endswith(one.id)]
+    assert [(one["title"], one["severity"]) for one in run.alerts] == [("ups launch: bad input", "ERROR")]
     assert VAST_KEY not in str(told)
 
 

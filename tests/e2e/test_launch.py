@@ -201,7 +201,7 @@ def test_our_instances_are_listed_and_destroyed_and_no_others(ups_there, cloud, 
 
     assert "2 instances" in listed.stdout
     assert gone.returncode == 0, gone.stderr
-    assert [one.id for one in cloud.live()] == [rented[2]]
+    assert [str(one.id) for one in cloud.live()] == [rented[2]]
 
 
 def test_where_nothing_is_ours_there_is_nothing_to_destroy_and_nothing_to_ask(ups_there, tmp_path):

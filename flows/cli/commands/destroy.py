@@ -4,9 +4,10 @@ import argparse
 
 from flows.cli.commands import instances
 from flows.cli.views.console import agreed, echo
-from flows.cli.views.machines import instance_table, our_instances
+from flows.cli.views.machines import instance_table
+from tasks.services.rental.fleet import LABEL
 from tasks.services.rental.launches import Place
-from tasks.services.rental.providers.registry import provider_for
+from tasks.services.rental.providers.registry import provider_of
 from ups_models.errors import BadInput
 
 
@@ -22,7 +23,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Show them, ask, and destroy them."""
     if not (arguments.all_mine or arguments.ids):
         raise BadInput("name an instance, or --all-mine; `ups instances` lists them")
-    ours = our_instances(arguments.provider, arguments.run_dir)
+    provider = provider_of(arguments.ids, arguments.provider, arguments.run_dir)
+    ours = provider.list_instances(LABEL)
     chosen = [one for one in ours if arguments.all_mine or one.id in arguments.ids]
     strangers = sorted(set(arguments.ids) - {one.id for one in ours})
     if strangers:
@@ -31,7 +33,6 @@ def run(arguments: argparse.Namespace) -> int:
     if not (arguments.yes or (chosen and agreed("Destroy?"))):
         return 0
     place = Place(arguments.run_dir)
-    provider = provider_for(arguments.provider, arguments.run_dir)
     for one in chosen:
         provider.destroy(one.id)
         place.note_destroyed(one.id)

@@ -1,15 +1,18 @@
-"""Telling somebody how a launch ended: a small JSON to a webhook."""
+"""Telling somebody how a launch ended: an alert in the W&B run, and a small JSON to a webhook."""
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 from urllib.parse import urlparse
 
 import httpx
 
+from tasks.services.rental.claims import TakenOver
 from tasks.services.rental.journal import Journal
 from tasks.services.rental.limits import BudgetSpent
+from tasks.services.tracking.protocols import TrackingUnavailable
 from tasks.services.tracking.run_path import is_this_machine
 from ups_models.errors import BadInput
 from ups_models.wording import first_line, shortened
@@ -31,23 +34,34 @@ def require_safe_webhook(url: str) -> None:
 
 
 Post = Callable[..., httpx.Response]
+Alert = Callable[..., None]
+"""Takes title, text and `is_error`. Raises TrackingUnavailable."""
 
 
 @contextmanager
-def noticed(url: str | None, run: str, journal: Journal, post: Post = httpx.post) -> Iterator[None]:
-    """Tell the webhook, if there is one, how what is done in the block ended; it is raised all the same."""
+def noticed(
+    url: str | None, run: str, journal: Journal, post: Post = httpx.post, alert: Alert | None = None
+) -> Iterator[None]:
+    """Tell how what is done in the block ended: W&B, and the webhook, if there is one; it is raised all the same.
+
+    W&B is not told of a stop by a signal, which must not take long, nor where another controller has the run.
+    """
     event, message = "completed", "the training is complete"
     try:
         yield
     except Exception as error:
         event, message = _event_of(error), first_line(error)
+        alert = None if isinstance(error, TakenOver) else alert
         raise
     except BaseException:
-        event, message = "stopped", "stopped by a signal; the machines are destroyed"
+        event, message, alert = "stopped", "stopped by a signal; the machines are destroyed", None
         raise
     finally:
+        content = _content(event, run, journal, message)
         if url is not None:
-            _tell(post, url, event, run, journal, message)
+            _tell(post, url, content)
+        if alert is not None:
+            _alert(alert, event, content["text"])
 
 
 def _event_of(error: Exception) -> str:
@@ -56,14 +70,25 @@ def _event_of(error: Exception) -> str:
     return "bad input" if isinstance(error, BadInput) else "gave up"
 
 
-def _tell(post: Post, url: str, event: str, run: str, journal: Journal, message: str) -> None:
+def _content(event: str, run: str, journal: Journal, message: str) -> dict[str, Any]:
     launches = journal.launches()
     spent = launches[-1].usd(time.time()) if launches else 0.0
     hours, machines = journal.hours(), sum(machine.id is not None for one in launches[-1:] for machine in one.machines)
     text = f"{event}: run {run}: {shortened(message, LONGEST)} ({spent:.2f} USD, {hours:.1f} h)"
-    content = {"event": event, "run": run, "usd": round(spent, 4), "hours": round(hours, 3), "machines": machines}
+    facts = {"event": event, "run": run, "usd": round(spent, 4), "hours": round(hours, 3), "machines": machines}
+    return {"text": text, **facts}
+
+
+def _alert(alert: Alert, event: str, text: str) -> None:
     try:
-        answer = post(url, json={"text": text, **content}, timeout=WITHIN_S, follow_redirects=False)
+        alert(f"ups launch: {event}", text, is_error=event != "completed")
+    except TrackingUnavailable as error:
+        logger.warning("%s: nobody was told", error)
+
+
+def _tell(post: Post, url: str, content: Mapping[str, Any]) -> None:
+    try:
+        answer = post(url, json=dict(content), timeout=WITHIN_S, follow_redirects=False)
         answer.raise_for_status()
     except httpx.HTTPStatusError as error:
         logger.warning("the webhook of --notify answered HTTP %d: nobody was told", error.response.status_code)

@@ -1,10 +1,13 @@
 """What W&B knows of a run: whether it exists, how far it is, which machine may write to it, how the last one ended."""
 
 import json
+import tempfile
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from tasks.services.run import environment
+from tasks.services.run.paths import RunDir
 from tasks.services.tracking.protocols import (
     ControllerRecord,
     Coordination,
@@ -13,7 +16,7 @@ from tasks.services.tracking.protocols import (
     TrackingUnavailable,
 )
 from tasks.services.tracking.run_path import KEY, ExistingRun, Received, RunPath, base_url
-from tasks.services.tracking.wandb_client import CLIENT, GLOBAL_STEP, Client, reason, unavailable
+from tasks.services.tracking.wandb_client import CLIENT, GLOBAL_STEP, Client, open_session, reason, unavailable
 from ups_models.config.schema import TrackingConfig
 from ups_models.reading import parse_json
 from ups_models.stages.spec import SPECS
@@ -34,6 +37,17 @@ def find_run(path: RunPath, cfg: TrackingConfig, client: Client = CLIENT) -> Exi
             f"W&B at {base_url()} could not be asked for run {path} ({reason(error)}). If the address is right and "
             f"reachable, check the key: {KEY} is {'set' if environment.is_set(KEY) else 'not set'}"
         ) from error
+
+
+def alert(
+    path: RunPath, cfg: TrackingConfig, title: str, text: str, *, is_error: bool, client: Client = CLIENT
+) -> None:
+    """Have W&B tell the owner of a run that nobody writes to any more. Raises TrackingUnavailable."""
+    with tempfile.TemporaryDirectory() as folder, unavailable(f"W&B did not take an alert of run {path}"):
+        run = RunDir.of(Path(folder), Path("checkpoints"))
+        session = open_session(path, exists=True, config={}, run=run, cfg=cfg, client=client)
+        session.alert(title, text, is_error=is_error)
+        session.finish(int(is_error))
 
 
 def received(found: ExistingRun, cfg: TrackingConfig, client: Client = CLIENT) -> Received:

@@ -80,6 +80,11 @@ class Session:
             row[f"figures/{name}"] = wandb.Image(str(path))
         self.log(row)
 
+    def alert(self, title: str, text: str, *, is_error: bool) -> None:
+        """Have W&B tell the run's owner, by e-mail or Slack as the account is set."""
+        level = _wandb().AlertLevel
+        self.run.alert(title, text, level=level.ERROR if is_error else level.INFO)
+
     def preempt(self) -> None:
         """Tell W&B that the machine goes away, and send the last rows."""
         self.run.mark_preempting()

@@ -1,10 +1,12 @@
 """Money and messages of a launch: what was spent, what is left, who is told how it ended, and how to log in."""
 
+import contextlib
 from datetime import UTC, datetime
 
 import httpx
 import pytest
 
+from tasks.services.rental.claims import TakenOver
 from tasks.services.rental.costs import costs_of, total, totals
 from tasks.services.rental.credit import LOOK_EVERY_S, CreditWatch, credit_of
 from tasks.services.rental.journal import Journal, Launch, Machine
@@ -14,6 +16,7 @@ from tasks.services.rental.logins import address_of, in_words, ssh_command
 from tasks.services.rental.notices import noticed, require_safe_webhook
 from tasks.services.rental.provider import NoOffer, ProviderRefused, SshAddress, UnknownOutcome
 from tasks.services.rental.providers.local import LocalProvider
+from tasks.services.tracking.protocols import TrackingUnavailable
 from ups_models.errors import BadInput, UPSError
 
 MIDNIGHT = datetime(2026, 11, 28, tzinfo=UTC).timestamp()
@@ -170,6 +173,40 @@ def test_a_webhook_that_does_not_answer_is_one_warning_without_its_address(journ
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     assert "nobody was told" in caplog.text
     assert "T0KEN" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("error", "alerts"),
+    [
+        (None, [("ups launch: completed", False)]),
+        (BudgetSpent("--max-total-cost of 1 USD: reached"), [("ups launch: budget spent", True)]),
+        (UPSError("the training failed"), [("ups launch: gave up", True)]),
+        (TakenOver("another controller has it"), []),
+        (SystemExit(75), []),
+    ],
+)
+def test_wandb_is_told_unless_a_signal_or_another_controller_ended_it(journal, error, alerts):
+    told = []
+
+    def alert(title, text, *, is_error):
+        told.append((title, is_error))
+        assert "run p/r1: " in text
+
+    with contextlib.suppress(UPSError, SystemExit), noticed(None, "p/r1", journal, alert=alert):
+        if error is not None:
+            raise error
+
+    assert told == alerts
+
+
+def test_an_alert_that_does_not_arrive_is_one_warning(journal, caplog):
+    def alert(title, text, *, is_error):
+        raise TrackingUnavailable("W&B did not take it")
+
+    with noticed(None, "p/r1", journal, alert=alert):
+        pass
+
+    assert [record.getMessage() for record in caplog.records] == ["W&B did not take it: nobody was told"]
 
 
 def test_without_a_webhook_nobody_is_told(journal):

@@ -240,9 +240,9 @@ def test_an_artifact_s_file_is_downloaded_or_named_as_absent(wandb, online, tmp_
     download_artifact_file("e/p/data:v0/burgers.hdf5", target, online.tracking, wandb)
 
     assert target.read_bytes() == b"fields"
-    for absent in ("e/p/data:v0/other.hdf5", "e/p/data:v7/burgers.hdf5"):
-        with pytest.raises(DataError, match="is not in W&B at"):
-            download_artifact_file(absent, target, online.tracking, wandb)
+    for absent, said in (("v0/other.hdf5", "holds no other.hdf5"), ("v7/burgers.hdf5", "is not in W&B at")):
+        with pytest.raises(DataError, match=said):
+            download_artifact_file(f"e/p/data:{absent}", target, online.tracking, wandb)
     wandb.down = GONE
     with pytest.raises(TrackingUnavailable, match="could not be downloaded"):
         download_artifact_file("e/p/data:v0/burgers.hdf5", target, online.tracking, wandb)
