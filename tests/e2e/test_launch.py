@@ -14,7 +14,7 @@ from harness.chaos.demo import train_remotely
 from harness.chaos.launch_matrix import live_through_all
 from harness.chaos.launch_matrix_cases import CASES
 from harness.chaos.launch_matrix_runpod import RUNPOD_CASES
-from harness.chaos.remote import VAST_KEY, WANDB_KEY
+from harness.chaos.remote import MARKET_KEYS, VAST_KEY, WANDB_KEY
 from tasks.services.rental.provider import MachineSpec
 from tasks.services.rental.providers.vast import VastProvider
 
@@ -60,6 +60,8 @@ def test_what_the_market_does_ends_as_the_matrix_says(tmp_path):
         ("runpod", "killed-after-create"),
         ("runpod", "no-capacity-always"),
     }
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert [path for path in files if any(key.encode() in path.read_bytes() for key in MARKET_KEYS.values())] == []
 
 
 def test_no_key_is_left_in_any_file_but_that_of_the_machines_environment(seen):

@@ -17,6 +17,7 @@ import httpx
 from tasks.services.rental.provider import (
     Instance,
     MachineSpec,
+    NoOffer,
     NoSuchInstance,
     Offer,
     OfferGone,
@@ -60,7 +61,7 @@ class RunpodProvider:
         """What the newest answer asks to wait for."""
         self.refusals: dict[str, str] = {}
         """Offers that were refused since the last machine, and why."""
-        self.has_rented = self.has_told = False
+        self.has_told = False
 
     @classmethod
     def for_run(cls, _run_dir: Path) -> Self:
@@ -68,7 +69,7 @@ class RunpodProvider:
         return cls()
 
     def search(self, spec: MachineSpec) -> list[Offer]:
-        """What the catalog has of the GPUs, by data center. Raises NoOffer, UnknownOutcome, ProviderRefused."""
+        """What the catalog has of the GPUs, by data center. Raises NoOffer, UnknownOutcome."""
         if not self.has_told:
             self.has_told = True
             _tell(spec)
@@ -98,7 +99,7 @@ class RunpodProvider:
             raise
         if not isinstance(pod.get("id"), str) or not pod["id"]:
             raise UnknownOutcome(f"{doing}: the answer names no pod")
-        self.has_rented, self.refusals = True, {}
+        self.refusals = {}
         return str(pod["id"])
 
     def describe(self, instance_id: str) -> Instance | None:
@@ -167,10 +168,11 @@ class RunpodProvider:
         return self._ask("catalog/gpus", "asking for offers", read, parameters)
 
     def _not_refused(self, offers: list[Offer]) -> list[Offer]:
-        """Raises ProviderRefused once all were refused before the first machine: then the order is at fault."""
+        """Raises NoOffer once after all were refused: by a rule, which a person must know of, or for a while."""
         refused = [self.refusals[offer.id] for offer in offers if offer.id in self.refusals]
-        if len(refused) == len(offers) and not self.has_rented:
-            raise ProviderRefused(
+        if len(refused) == len(offers):
+            self.refusals = {}
+            raise NoOffer(
                 f"RunPod refuses every offer that its catalog names ({refused[-1]}); choose another --gpu, --region, "
                 "--image or --disk, or try again later"
             )
