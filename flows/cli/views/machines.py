@@ -23,12 +23,13 @@ def instance_table(instances: Sequence[Instance]) -> str:
     if not instances:
         return "no instances"
     rows = [
-        (one.id, plain(one.state), one.usd_per_hour, "yes" if one.is_bid else "no", plain(one.label))
+        (plain(one.id), plain(one.state), one.usd_per_hour, "yes" if one.is_bid else "no", plain(one.label))
         for one in instances
     ]
-    lines = [f"{row[0]:<12}{row[1]:<10}{row[2]:>8.3f}  {row[3]:<5}{row[4]}" for row in rows]
+    width = max(12, *(len(row[0]) + 2 for row in rows))
+    lines = [f"{row[0]:<{width}}{row[1]:<10}{row[2]:>8.3f}  {row[3]:<5}{row[4]}" for row in rows]
     total = sum(one.usd_per_hour for one in instances)
-    head = f"{'id':<12}{'state':<10}{'USD/h':>8}  {'bid':<5}label"
+    head = f"{'id':<{width}}{'state':<10}{'USD/h':>8}  {'bid':<5}label"
     return "\n".join([head, *lines, f"{len(instances)} instances, {total:.3f} USD/h"])
 
 
@@ -45,7 +46,7 @@ def plan_of(request: LaunchRequest) -> str:
     most = min(request.max_total_cost, request.max_hours * first.usd_per_hour)
     return "\n".join(
         [
-            f"Offer {first.id}: {first.num_gpus} x {plain(first.gpu)}, {plain(first.region)}",
+            f"Offer {plain(first.id)}: {first.num_gpus} x {plain(first.gpu)}, {plain(first.region)}",
             f"Price: {first.usd_per_hour:.3f} USD/h ({'bid' if first.is_bid else 'on demand'})",
             f"Expected: {decision.why}",
             f"At most: {most:.2f} USD in {request.max_hours:g} h",

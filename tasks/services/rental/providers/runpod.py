@@ -27,7 +27,7 @@ from tasks.services.rental.provider import (
     UnknownOutcome,
 )
 from tasks.services.rental.providers.ending import destroy_for_good
-from tasks.services.rental.providers.runpod_answers import KEY, TERMINATED, instance_of, lines_of, object_in
+from tasks.services.rental.providers.runpod_answers import KEY, TERMINATED, instance_of, is_id, lines_of, object_in
 from tasks.services.rental.providers.runpod_search import fitting, version
 from tasks.services.run import environment
 from tasks.services.run.retry import retrying
@@ -97,7 +97,7 @@ class RunpodProvider:
         except OfferGone as error:
             self.refusals[offer.id] = str(error)
             raise
-        if not isinstance(pod.get("id"), str) or not pod["id"]:
+        if not is_id(pod.get("id")):
             raise UnknownOutcome(f"{doing}: the answer names no pod")
         self.refusals = {}
         return str(pod["id"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -69,12 +70,12 @@ def proves_nothing(status: int, problem: Mapping[str, Any]) -> bool:
 def instance_of(pod: Mapping[str, Any]) -> Instance:
     """One pod of the service. Raises UnknownOutcome where it does not say what it is and whether it runs."""
     name, label, status = pod.get("id"), pod.get("name"), pod.get("status")
-    if not isinstance(name, str) or not name or not isinstance(label, str) or not isinstance(status, str):
-        raise UnknownOutcome(f"RunPod does not say whether instance {name or label} runs")
+    if not is_id(name) or not isinstance(label, str) or not isinstance(status, str):
+        raise UnknownOutcome("RunPod does not say of an instance which it is, or whether it runs")
     gpu, cost = pod.get("gpu"), pod.get("cost")
     kind = gpu.get("id") if isinstance(gpu, Mapping) else None
     return Instance(
-        name,
+        str(name),
         machine_id(str(pod.get("cloud") or ""), str(pod.get("dataCenterId") or ""), str(kind or "")),
         label,
         STATES.get(status, "away"),
@@ -82,6 +83,11 @@ def instance_of(pod: Mapping[str, Any]) -> Instance:
         False,
         float(cost) if isinstance(cost, int | float) else 0.0,
     )
+
+
+def is_id(value: object) -> bool:
+    """Whether it is a pod's id: files and commands carry it."""
+    return isinstance(value, str) and re.fullmatch(r"[\w-]+", value) is not None
 
 
 def machine_id(cloud: str, data_center: str, gpu: str) -> str:

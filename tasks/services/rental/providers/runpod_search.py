@@ -155,13 +155,13 @@ def _offer(one: GpuType, place: str, usd_per_hour: float, spec: MachineSpec) -> 
 
 def _type(row: Mapping[str, Any], cloud: str) -> GpuType | None:
     price, most, memory = _number(row.get("price"), cloud), _number(row.get("maxCount"), cloud), row.get("memory")
-    if not isinstance(row.get("id"), str) or not isinstance(row.get("name"), str) or price is None or most is None:
+    if not _is_name(row.get("id")) or not _is_name(row.get("name")) or price is None or most is None:
         return None
     cuda = [str(one.get("version")) for one in _rows(row.get("cudaVersions")) if one.get("available") is True]
     places = [
         (str(one["id"]), str(one["availability"]))
         for one in _rows(row.get("dataCenters"))
-        if one.get("availability") in STOCKS and one.get("id")
+        if one.get("availability") in STOCKS and _is_name(one.get("id"))
     ]
     if not places and row.get("availability") in STOCKS:
         places = [("", str(row["availability"]))]
@@ -175,6 +175,10 @@ def _type(row: Mapping[str, Any], cloud: str) -> GpuType | None:
         tuple(places),
         tuple(one for one in cuda if re.fullmatch(r"\d+\.\d+", one)),
     )
+
+
+def _is_name(value: object) -> bool:
+    return isinstance(value, str) and bool(value) and value.isprintable()
 
 
 def _number(by_cloud: object, cloud: str) -> float | None:
