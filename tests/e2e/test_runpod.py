@@ -254,7 +254,18 @@ def test_a_limit_is_waited_out_as_long_as_it_asks(cloud):
     assert waited == [7.0, 7.0, 10.0]
 
 
-@pytest.mark.parametrize("url", ["http://api.runpod.io/v2", "http://10.0.0.1/v2", "ftp://127.0.0.1", "api.runpod.io"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://api.runpod.io/v2",
+        "http://10.0.0.1/v2",
+        "ftp://127.0.0.1",
+        "api.runpod.io",
+        "http://[::1",
+        "https://x:y",
+        "http://127.0.0.1@evil.example/v2",
+    ],
+)
 def test_the_key_goes_to_no_address_that_others_can_listen_at(cloud, monkeypatch, url):
     monkeypatch.setenv("RUNPOD_URL", url)
 

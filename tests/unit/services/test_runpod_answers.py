@@ -12,7 +12,7 @@ from tasks.services.rental.provider import (
     ProviderRefused,
     UnknownOutcome,
 )
-from tasks.services.rental.providers.runpod_answers import instance_of, lines_of, object_in
+from tasks.services.rental.providers.runpod_answers import events_in, instance_of, lines_of, object_in
 
 POD = {"id": "p1", "name": "ups-r1-g1", "status": "RUNNING", "cost": 0.44, "cloud": "SECURE", "dataCenterId": "EU-RO-1"}
 NO_PROBLEM = [b"", b"<html>Just a moment...</html>", b'{"id": 1', b"[]", b"null", b'"ok"', b'{"hello": "world"}']
@@ -120,6 +120,20 @@ def test_a_log_is_the_lines_of_its_events():
 )
 def test_what_is_no_whole_event_is_left_out(stream):
     assert lines_of(stream) == ""
+
+
+@pytest.mark.parametrize(
+    ("stream", "count"),
+    [
+        (b"", 0),
+        (event("data: {data:\n\ndata:").encode(), 1),
+        (event("one").encode() + b"id: 2\ndata: {", 1),
+        (b": ping\n\n" + event("one").encode(), 1),
+        (event("one").replace("\n", "\r\n").encode() * 2, 2),
+    ],
+)
+def test_only_whole_events_with_data_are_counted(stream, count):
+    assert events_in(stream) == count
 
 
 def test_lines_may_end_as_on_windows():

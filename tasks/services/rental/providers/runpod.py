@@ -27,7 +27,15 @@ from tasks.services.rental.provider import (
     UnknownOutcome,
 )
 from tasks.services.rental.providers.ending import destroy_for_good
-from tasks.services.rental.providers.runpod_answers import KEY, TERMINATED, instance_of, is_id, lines_of, object_in
+from tasks.services.rental.providers.runpod_answers import (
+    KEY,
+    TERMINATED,
+    events_in,
+    instance_of,
+    is_id,
+    lines_of,
+    object_in,
+)
 from tasks.services.rental.providers.runpod_search import fitting, version
 from tasks.services.run import environment
 from tasks.services.run.retry import retrying
@@ -131,7 +139,7 @@ class RunpodProvider:
                     return ""
                 for part in found.iter_bytes():
                     content += part
-                    if content.count(b"data:") >= TAIL or len(content) > LOG_BYTES or time.monotonic() > until:
+                    if events_in(content) >= TAIL or len(content) > LOG_BYTES or time.monotonic() > until:
                         break
         except (httpx.HTTPError, httpx.StreamError):  # it has paused, or broken off: what came is the log
             logger.debug("the log of %s has no more at the moment", instance_id)
@@ -221,17 +229,26 @@ def _client() -> httpx.Client:
         raise ProviderRefused(f"no RunPod key: put it into {KEY}")
     if not key.isascii() or not key.isprintable() or " " in key:
         raise ProviderRefused(f"{KEY}: is no key of RunPod; copy it again")
-    parts = urlsplit(url)
-    host = parts.hostname or ""
-    if not host or not (parts.scheme == "https" or (parts.scheme == "http" and is_this_machine(host))):
+    if not _is_safe(url):
         raise ProviderRefused(f"{URL}: is no https:// address (http:// only on this machine); no key is sent there")
     return httpx.Client(
         base_url=url,
         headers={"Authorization": f"Bearer {key}"},
         timeout=TIMEOUT,
         follow_redirects=False,
-        trust_env=parts.scheme == "https",  # nothing for this machine goes through a proxy
+        trust_env=url.startswith("https:"),  # nothing for this machine goes through a proxy
     )
+
+
+def _is_safe(url: str) -> bool:
+    try:
+        parts, known = urlsplit(url), httpx.URL(url)
+        host = parts.hostname or ""
+    except (ValueError, httpx.InvalidURL):
+        return False
+    if not host or host != known.host:
+        return False
+    return parts.scheme == "https" or (parts.scheme == "http" and is_this_machine(host))
 
 
 def _memory(spec: MachineSpec) -> dict[str, int]:

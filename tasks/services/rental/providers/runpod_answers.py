@@ -95,6 +95,11 @@ def machine_id(cloud: str, data_center: str, gpu: str) -> str:
     return f"{cloud}/{data_center}/{gpu}"
 
 
+def events_in(stream: bytes) -> int:
+    """How many whole events with data a stream has had so far."""
+    return sum(b"data:" in event for event in stream.replace(b"\r\n", b"\n").split(b"\n\n")[:-1])
+
+
 def lines_of(stream: str) -> str:
     """The log in a stream of events, as whole lines. An event that cannot be read is left out."""
     lines = []
