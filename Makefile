@@ -92,6 +92,10 @@ bench-wandb: $(STAMP) ## Training throughput and start with W&B online (on loopb
 bench-flow: $(STAMP) ## What the Prefect flow costs over the same functions in plain Python, in one run
 	@PYTHONPATH=tests $(VPY) -m harness.bench.flow $(ARGS)
 
+.PHONY: bench-install
+bench-install: $(STAMP) ## What a rented machine fetches whose image has PyTorch, as pip decides it
+	@PYTHONPATH=tests $(VPY) -m harness.bench.install $(ARGS)
+
 .PHONY: bench-market
 bench-market: $(STAMP) ## What policies pay for a deadline on replayed markets, beside greedy, Uniform Progress and the optimum
 	@PYTHONPATH=tests $(VPY) -m harness.bench.market $(ARGS)

@@ -45,6 +45,8 @@ class Seen:
     identical: bool
     most_live: int
     steps_lost: list[int] = field(default_factory=list)
+    waits_s: list[float] = field(default_factory=list)
+    """From the end of a machine to the next row of metrics on another."""
     lines: list[str] = field(default_factory=list)
     machine_logs: list[str] = field(default_factory=list)
 
@@ -57,6 +59,7 @@ def train_remotely(
     steps_per_epoch: int = 300,
     within_s: float = 0.0,
     seed: int = 0,
+    loading_s: float = 0.0,
 ) -> Seen:
     """Launch on the emulator, disturb the run each time it has uploaded anew, and compare with an undisturbed run.
 
@@ -75,7 +78,7 @@ def train_remotely(
         WandbServer() as wandb,
         VastEmulator(scratch / "cloud", api_key=VAST_KEY, instance_path=path, instance_env=shown) as cloud,
     ):
-        cloud.faults.auto_resume_delay_s = None
+        cloud.faults.set(auto_resume_delay_s=None, boot_delay_s=loading_s)
         cloud.default_market()
         for _ in disturbances:  # each machine that is outbid is dearer from then on
             cloud.add_offer(min_bid=0.2)
@@ -86,11 +89,12 @@ def train_remotely(
 
         launch = start()
         left, done, sets, most_live, pending_stop_signal = list(disturbances), [], 0, 0, 0
-        dice, steps_lost, due = random.Random(seed), [], float("inf")
+        dice, steps_lost, due, stopwatch = random.Random(seed), [], float("inf"), Stopwatch()
         deadline = time.monotonic() + TIMEOUT_S
         while launch.poll() is None and time.monotonic() < deadline:
             time.sleep(0.1)
             live, committed = cloud.live(), sets_in(wandb)
+            stopwatch.look(live[0].home if live else None)
             most_live = max(most_live, len(live))
             ready = left and live and live[0].state == "running" and not live[0].offline and committed >= sets + 2
             ready = ready and any(
@@ -101,14 +105,13 @@ def train_remotely(
                 done.append(left.pop(0))
                 launch = _disturb(done[-1], cloud, live[0].id, launch, start)
                 sets, due, pending_stop_signal = sets_in(wandb), float("inf"), len(cloud.requests)
+                if done[-1] in ("outbid", "offline"):
+                    stopwatch.begin(live[0].home)
                 if done[-1] == "outbid":
                     steps_lost.append(_steps_lost(live[0].home / "ups" / "run", wandb))
                 echo(f"{done[-1]} (instance {live[0].id})")
-        if launch.poll() is None:
-            launch.kill()
-        code = launch.wait()
         return Seen(
-            code,
+            _ended(launch),
             len(cloud.instances),
             len(cloud.live()),
             cloud.cost(),
@@ -116,9 +119,41 @@ def train_remotely(
             final_weights(wandb) == reference,
             most_live,
             steps_lost,
+            stopwatch.waits_s,
             (scratch / "launch.log").read_text("utf-8").splitlines(),
             [one.log_path.read_text("utf-8") for one in cloud.instances if one.log_path.exists()],
         )
+
+
+@dataclass
+class Stopwatch:
+    """Measures how long a training stands still between two machines."""
+
+    ended: tuple[float, Path] | None = None
+    rows: int | None = None
+    waits_s: list[float] = field(default_factory=list)
+
+    def begin(self, home: Path) -> None:
+        """The machine whose home this is was taken away."""
+        self.ended, self.rows = (time.monotonic(), home), None
+
+    def look(self, home: Path | None) -> None:
+        """At the machine that there is."""
+        if self.ended is None or home is None or home == self.ended[1]:
+            return
+        path = home / "ups" / "run" / "reports" / "metrics.jsonl"
+        rows = path.read_bytes().count(b"\n") if path.exists() else 0
+        if self.rows is not None and rows > self.rows:
+            self.waits_s.append(time.monotonic() - self.ended[0])
+            self.ended = None
+        elif self.rows is None and rows:
+            self.rows = rows
+
+
+def _ended(launch: subprocess.Popen[bytes]) -> int:
+    if launch.poll() is None:
+        launch.kill()
+    return launch.wait()
 
 
 def _disturb(
@@ -147,6 +182,7 @@ def main() -> int:
     parser.add_argument("--steps-per-epoch", type=int, default=300, help="of the operator's three epochs")
     parser.add_argument("--within-s", type=float, default=0.0, help="disturb up to so long after an upload, at random")
     parser.add_argument("--seed", type=int, default=0, help="of the random instants")
+    parser.add_argument("--loading-s", type=float, default=0.0, help="so long a machine loads its image")
     arguments = parser.parse_args()
     started = time.monotonic()
 
@@ -162,6 +198,7 @@ def main() -> int:
             steps_per_epoch=arguments.steps_per_epoch,
             within_s=arguments.within_s,
             seed=arguments.seed,
+            loading_s=arguments.loading_s,
         )
     for line in seen.lines:
         print(f"          {line}")
@@ -170,6 +207,11 @@ def main() -> int:
     if seen.steps_lost:
         mean = sum(seen.steps_lost) / len(seen.steps_lost)
         echo(f"steps since the newest set in W&B, when outbid: {mean:.0f} on average, {max(seen.steps_lost)} at most")
+    for wait_s in seen.waits_s:
+        echo(
+            f"from a machine's end to the next row of training on another: {wait_s:.0f} s, "
+            f"{arguments.loading_s:g} s of them loading"
+        )
     echo(f"final weights {'identical to' if seen.identical else 'DIFFERENT from'} the undisturbed run")
     well = seen.code == 0 and seen.identical and not seen.live and len(seen.disturbed) == len(plan)
     return 0 if well else 1
