@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -19,6 +18,7 @@ from tasks.services.rental.provider import (
 )
 from tasks.services.rental.providers.answers import GONE, KEY_REFUSED, MAX_TEXT, NO_CREDIT, PROVES_NOTHING, redacted
 from ups_models.errors import UPSError
+from ups_models.reading import parse_json
 
 KEY = "RUNPOD_API_KEY"
 BAD_REQUEST = 400
@@ -113,7 +113,7 @@ def lines_of(stream: str) -> str:
 
 def _json(content: bytes) -> Mapping[str, Any]:
     try:
-        found = json.loads(content)
+        found = parse_json(content)
     except ValueError:
         return {}
     return found if isinstance(found, dict) else {}

@@ -136,6 +136,8 @@ def ctl(cloud: RunpodCloud, pod: Pod, body: Mapping[str, Any], later: list[Calla
     """What runpodctl in a pod does to the pod itself; the pod hears the answer first."""
     if body.get("id") != pod.id:
         raise ApiError(403, "Forbidden", "access denied")
+    if cloud.faults.take("destroy_fails_times"):
+        raise ApiError(500, "Internal Server Error", "upstream failure")
     later.append(lambda: cloud.destroy(pod) if body.get("action") == "remove" else cloud.stop_instance(pod))
 
 
