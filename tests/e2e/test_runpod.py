@@ -5,6 +5,7 @@ import time
 
 import pytest
 
+from flows import ROOT
 from harness.emulators.runpod.emulator import RunpodEmulator
 from tasks.services.rental.provider import (
     Accounted,
@@ -288,3 +289,59 @@ def test_a_redirection_is_not_followed_with_the_key(runpod, cloud):
 
     with pytest.raises(UnknownOutcome, match="HTTP 307"):
         runpod.describe("any")
+
+
+# ---------------------------------------------------------------------- commands
+
+THERE = ("--provider", "runpod")
+
+
+def test_the_commands_of_machines_show_and_destroy_pods(ups, runpod, cloud, tmp_path):
+    number = rent(runpod)
+
+    shown = ups("instances", *THERE, cwd=tmp_path)
+    destroyed = ups("destroy", number, "--yes", *THERE, cwd=tmp_path)
+
+    assert [line.split() for line in shown.stdout.splitlines()[1:2]] == [
+        [number, "running", "0.440", "no", "ups-r1-g1"]
+    ], shown.stderr
+    assert f"{number}: destroyed" in destroyed.stdout, destroyed.stderr
+    assert cloud.live() == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--max-price", "0.01"), "the cheapest is 0.440 USD/h"),
+        (("--gpu", "RTX_4091"), "the nearest --gpu it has are RTX_4090"),
+        (("--gpu", "H100"), "RunPod has several; choose from H100_PCIE, H100_SXM"),
+    ],
+)
+def test_a_launch_that_finds_nothing_says_what_there_is(tracked_ups, cloud, tmp_path, arguments, said):
+    launch = ("launch", "--config", str(ROOT / "configs/smoke.yaml"), "--dry-run", "--set", "runtime.device=cpu")
+
+    done = tracked_ups(*launch, *THERE, *arguments, cwd=tmp_path)
+
+    assert (done.returncode, done.stderr.count("Traceback")) == (2, 0)
+    assert said in done.stderr
+    assert KEY not in done.stdout + done.stderr
+
+
+def test_a_dry_run_shows_the_price_on_demand_and_that_nothing_is_bid(tracked_ups, cloud, tmp_path):
+    launch = ("launch", "--config", str(ROOT / "configs/smoke.yaml"), "--dry-run", "--set", "runtime.device=cpu")
+
+    done = tracked_ups(*launch, *THERE, cwd=tmp_path)
+
+    assert done.returncode == 0, done.stderr
+    assert "1 x RTX 4090, EU-RO-1" in done.stdout
+    assert "0.440 USD/h (on demand)" in done.stdout
+    assert "on demand only" in done.stderr
+    assert cloud.instances == []
+
+
+def test_no_key_is_one_sentence(tracked_ups, cloud, tmp_path, monkeypatch):
+    monkeypatch.delenv("RUNPOD_API_KEY")
+
+    done = tracked_ups("instances", *THERE, cwd=tmp_path)
+
+    assert (done.returncode, done.stderr) == (2, "ups: no RunPod key: put it into RUNPOD_API_KEY\n")
