@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from tasks.services.rental.launches import paces_beside
 from tasks.services.rental.limits import Limits
 from tasks.services.rental.lock import require_writable_journal
 from tasks.services.rental.notices import require_safe_webhook
-from tasks.services.rental.provider import KeyRefused, MachineSpec, Provider
+from tasks.services.rental.provider import Hosted, KeyRefused, MachineSpec, Provider
 from tasks.services.rental.providers import registry
 from tasks.services.run.paths import JOURNAL
 from tasks.services.run.status import StageRecord
@@ -90,8 +90,11 @@ class LaunchRequest(FlatRequest):
     )
     provider: str = Field(
         registry.DEFAULT,
-        description="Who rents the machines out; local: this machine, to try it without an account.",
+        description="Who rents the machines out; ssh: your own, local: this one, to try it without an account.",
         json_schema_extra=_choices,
+    )
+    hosts: str | None = Field(
+        None, description="Your machines for --provider ssh: [USER@]HOST[:PORT][=USD an hour], with commas between."
     )
     also: str | None = Field(
         None, description="Further providers, with commas between them: the best offer of all is taken."
@@ -228,7 +231,8 @@ class LaunchRequest(FlatRequest):
 
     def machine(self) -> MachineSpec:
         """The machine to look for."""
-        return self.wishes.spec(self.max_hours)
+        spec = self.wishes.spec(self.max_hours)
+        return replace(spec, needs_gpu=configs_of(self.train)[0].runtime.device != "cpu")
 
     def terms(self, cfg: PipelineConfig, journal: Journal, now: float) -> Terms:
         """What it is to come to. Raises BadInput for a deadline that is no time, or has passed."""
@@ -250,8 +254,13 @@ class LaunchRequest(FlatRequest):
 
 
 def provider_of(request: LaunchRequest) -> Provider:
-    """The provider, ready to be asked. Raises ProviderRefused without a key."""
-    return registry.provider_for(request.providers, request.run_dir)
+    """The provider, ready to be asked. Raises ProviderRefused without a key, BadInput where hosts are to be named."""
+    provider = registry.provider_for(request.providers, request.run_dir)
+    if isinstance(provider, Hosted):
+        provider.use_hosts(request.hosts or "")
+    elif request.hosts:
+        raise BadInput(f"--hosts: --provider {request.providers} has machines of its own; leave it out, or choose ssh")
+    return provider
 
 
 def buyer_of(request: LaunchRequest, provider: Provider) -> Buyer:

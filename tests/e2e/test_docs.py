@@ -14,6 +14,7 @@ from flows import ROOT
 from harness.chaos.prefect_stack import ControlRoom
 from harness.chaos.remote import MARKET_KEYS, RUNPOD_KEY, VAST_KEY
 from harness.emulators.runpod.emulator import RunpodEmulator
+from harness.emulators.sshd import lan
 from harness.emulators.vast.emulator import VastEmulator
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -67,7 +68,22 @@ def checkout(tmp_path):
 
 
 @pytest.fixture
-def environment(tmp_path, prefect_alone, wandb_environment):
+def own_machines(page, tmp_path):
+    """Of a reader who has machines that they log in to."""
+    if "--provider ssh" not in "".join(commands_of(page)):
+        yield {}
+        return
+    with lan(tmp_path / "lan") as net:
+        for name in ("gpu1", "gpu2"):
+            host = net.add(name)
+            host.use_python(sys.executable)
+            host.has_disk(100)
+        yield {"UPS_SSH_CONFIG": str(net.config)}
+        assert [pid for host in net.hosts.values() for pid in host.living()] == []
+
+
+@pytest.fixture
+def environment(tmp_path, prefect_alone, wandb_environment, own_machines):
     """Of a reader with accounts, in an active environment."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     with (
@@ -77,7 +93,7 @@ def environment(tmp_path, prefect_alone, wandb_environment):
         vast.default_market()
         runpod.default_market()
         accounts = {"VAST_URL": vast.url, "RUNPOD_URL": f"{runpod.url}/v2", **MARKET_KEYS, "HOME": str(tmp_path)}
-        yield {**prefect_alone, **wandb_environment, **accounts, "PATH": path}
+        yield {**prefect_alone, **wandb_environment, **own_machines, **accounts, "PATH": path}
         assert (vast.live(), runpod.live()) == ([], [])
 
 

@@ -39,6 +39,7 @@ READS_ITSELF = {
     "tasks/services/rental/choosing/places.py": "a file of a package",
     "tasks/services/rental/machine.py": "runs before the reader's own dependencies are installed",
     "tasks/services/rental/providers/local.py": "/proc, and the log of a machine here",
+    "tasks/services/rental/providers/ssh/shell.py": "files of the package, and what ssh complains of",
     "tasks/services/run/signals.py": "/dev/null",
     "tasks/services/stages/overview.py": "pages that this process wrote",
     "tasks/services/stages/reporting.py": "pages that this process wrote",

@@ -26,10 +26,10 @@ def instance_table(instances: Sequence[Instance]) -> str:
         (plain(one.id), plain(one.state), one.usd_per_hour, "yes" if one.is_bid else "no", plain(one.label))
         for one in instances
     ]
-    width = max(12, *(len(row[0]) + 2 for row in rows))
-    lines = [f"{row[0]:<{width}}{row[1]:<10}{row[2]:>8.3f}  {row[3]:<5}{row[4]}" for row in rows]
+    wide = max(12, *(len(row[0]) + 2 for row in rows))
+    lines = [f"{row[0]:<{wide}}{row[1]:<10}{row[2]:>8.3f}  {row[3]:<5}{row[4]}" for row in rows]
     total = sum(one.usd_per_hour for one in instances)
-    head = f"{'id':<{width}}{'state':<10}{'USD/h':>8}  {'bid':<5}label"
+    head = f"{'id':<{wide}}{'state':<10}{'USD/h':>8}  {'bid':<5}label"
     return "\n".join([head, *lines, f"{len(instances)} instances, {total:.3f} USD/h"])
 
 

@@ -32,9 +32,11 @@ def address_of(provider: Provider, name: str, instance_id: str) -> SshAddress:
 
 def ssh_command(address: SshAddress, instance_id: str, folder: Path, identity: Path | None = None) -> list[str]:
     """The command; `folder` keeps the host's key, `identity` names a private key of the user's own."""
+    own = ["-o", "IdentitiesOnly=yes", "-i", str(identity)] if identity is not None else []
+    if address.command:
+        return [address.command[0], *own, *address.command[1:]]
     known_hosts = folder.absolute() / FOLDER / f"known_hosts-{instance_id}"
     options = [word for option in (*OPTIONS, f"UserKnownHostsFile={_quoted(known_hosts)}") for word in ("-o", option)]
-    own = ["-o", "IdentitiesOnly=yes", "-i", str(identity)] if identity is not None else []
     return ["ssh", "-F", "none", *options, *own, "-p", str(address.port), f"{address.user}@{address.host}"]
 
 

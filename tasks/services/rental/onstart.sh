@@ -56,10 +56,18 @@ PY
 fi
 export PYTHONPATH="$work/code${PYTHONPATH:+:$PYTHONPATH}"
 export WANDB_DATA_DIR="$work/wandb-data" WANDB_CACHE_DIR="$work/wandb-cache"
+# An environment that is kept for the next job, UPS_INSTALLED, is brought to the versions of each.
+has_packages() { python3 -c 'import flows.pipeline, h5py, matplotlib, torch' 2> /dev/null; }
 if [[ ! -f "ready-$UPS_JOB" ]]; then
-  if ! python3 -c 'import flows.pipeline, h5py, matplotlib, torch' 2> /dev/null; then
-    python3 -m tasks.services.rental.machine install job || finish 77 120
+  kept="${UPS_INSTALLED:-}" pins="$(cat code/*.dist-info/METADATA job/constraints.txt 2> /dev/null | sha256sum)"
+  if ! has_packages || [[ -n "$kept" && "$(cat "$kept" 2> /dev/null)" != "$pins" ]]; then
+    rm -f "$kept"
+    if ! python3 -m tasks.services.rental.machine install job; then
+      has_packages || finish 77 120
+      pins="others"
+    fi
   fi
+  [[ -z "$kept" ]] || echo "$pins" > "$kept"
   touch "ready-$UPS_JOB"
 fi
 

@@ -64,6 +64,8 @@ class MachineSpec:
     interruptible: bool = True
     image: str = "pytorch/pytorch:2.6.0-cuda12.4-cudnn9-runtime"
     hours: float = 24.0
+    needs_gpu: bool = True
+    """Whether the job trains on a GPU; a machine of one's own may have none."""
 
     @property
     def min_cuda(self) -> float:
@@ -119,6 +121,8 @@ class SshAddress:
     user: str
     host: str
     port: int
+    command: tuple[str, ...] = ()
+    """How to log in where the user's own ssh configuration knows more of it than this; empty elsewhere."""
 
 
 @runtime_checkable
@@ -127,6 +131,14 @@ class Reachable(Protocol):
 
     def ssh_address(self, instance_id: str) -> SshAddress | None:
         """Where to log in; None: it is this machine. Raises NoSuchInstance, and ProviderError before it is up."""
+
+
+@runtime_checkable
+class Hosted(Protocol):
+    """A provider of machines that the user names."""
+
+    def use_hosts(self, hosts: str) -> None:
+        """Offer these, or where the text is empty those that are named elsewhere. Raises BadInput; asks nobody."""
 
 
 @runtime_checkable

@@ -7,6 +7,7 @@ from typing import TypeVar
 
 from tasks.services.rental.provider import (
     Accounted,
+    Hosted,
     Instance,
     MachineSpec,
     NoOffer,
@@ -19,6 +20,7 @@ from tasks.services.rental.provider import (
     SshAddress,
     UnknownOutcome,
 )
+from ups_models.errors import BadInput
 
 logger = logging.getLogger(__name__)
 
@@ -121,6 +123,16 @@ class Several:
             provider.change_bid(number, usd_per_hour)
 
         self._of(instance_id, bid)
+
+    def use_hosts(self, hosts: str) -> None:
+        """For those whose machines the user names. Raises BadInput where there is none to take them."""
+        taking = [one for one in self.providers.values() if isinstance(one, Hosted)]
+        if hosts and not taking:
+            raise BadInput(
+                f"--hosts: {' and '.join(self.providers)} have machines of their own; leave it out, or add ssh"
+            )
+        for one in taking:
+            one.use_hosts(hosts)
 
     def _of(self, instance_id: str, ask: Callable[[Provider, str], T]) -> T:
         name, number = self._parted(instance_id)
