@@ -87,7 +87,7 @@ OWN = (
     Case(
         "no-capacity-later",
         "a machine is lost, and for a while there is no other",
-        taken_and(no_capacity=4),
+        taken_and(no_capacity=2),
         steps=LONG,
         machines=(2,),
     ),
