@@ -1,4 +1,4 @@
-"""Real sshd on loopback: machines of one's own, each with a home, a PATH and a host key, that can be made to fail."""
+"""Real sshd on loopback: machines of one's own, each with a name, a home, a PATH and a host key; they can fail."""
 
 from __future__ import annotations
 
@@ -51,6 +51,9 @@ else
   exec /bin/bash "$@"
 fi
 """
+UNAME = """#!/bin/sh
+if [ "$*" = -n ]; then echo {name}; else exec /bin/uname "$@"; fi
+"""
 SLOW = """#!/bin/sh
 sleep {seconds}
 exec /bin/bash "$@"
@@ -69,6 +72,7 @@ class SshHost:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
+        self.program("uname", UNAME.format(name=f"{name}-{self.port}"))
         self.change_key()
         self.accept()
 
@@ -85,10 +89,11 @@ class SshHost:
         (self.root / "authorized_keys").write_text("", encoding="utf-8")
 
     def has_gpus(self, *names: str, busy: tuple[int, ...] = ()) -> None:
-        """Show these GPUs, as nvidia-smi does; on some of them another program computes."""
+        """Show these GPUs, as nvidia-smi does; on some of them another program computes, a desktop on all."""
         rows = "".join(f"GPU-{number}, 24576, {name}\n" for number, name in enumerate(names))
         (self.root / "gpus").write_text(rows, encoding="utf-8")
-        (self.root / "busy").write_text("".join(f"GPU-{number}\n" for number in busy), encoding="utf-8")
+        used = "".join(f"GPU-{number}, {8000 if number in busy else 200}\n" for number in range(len(names)))
+        (self.root / "busy").write_text(used, encoding="utf-8")
         self.program("nvidia-smi", GPU.format(root=self.root))
 
     def has_disk(self, free_gb: int) -> None:

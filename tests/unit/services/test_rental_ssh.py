@@ -8,7 +8,7 @@ from tasks.services.rental.provider import Hosted, MachineSpec, NoOffer, Offer, 
 from tasks.services.rental.providers.local import LocalProvider
 from tasks.services.rental.providers.several import Several
 from tasks.services.rental.providers.ssh.facts import Facts
-from tasks.services.rental.providers.ssh.hosts import Host, known_hosts, parse_all
+from tasks.services.rental.providers.ssh.hosts import Host, named_hosts, parse_all
 from tasks.services.rental.providers.ssh.provider import SshProvider
 from tasks.services.rental.providers.ssh.shell import NoAnswer
 from ups_models.errors import BadInput
@@ -114,15 +114,25 @@ def test_what_is_no_host_is_refused_before_ssh_sees_it(text):
 def test_hosts_come_from_the_environment_or_else_from_a_file(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("UPS_HOSTS", raising=False)
-    assert known_hosts() == {}
+    assert named_hosts() == {}
     (tmp_path / ".config" / "ups").mkdir(parents=True)
     (tmp_path / ".config" / "ups" / "hosts").write_text("# mine\ngpu1 # fast\n\nme@gpu2=0.4\n", encoding="utf-8")
 
-    from_file = list(known_hosts())
+    from_file = list(named_hosts())
     monkeypatch.setenv("UPS_HOSTS", "gpu3, gpu4")
 
     assert from_file == ["gpu1", "me@gpu2"]
-    assert list(known_hosts()) == ["gpu3", "gpu4"]
+    assert list(named_hosts()) == ["gpu3", "gpu4"]
+
+
+def test_a_fault_in_the_file_of_hosts_names_the_file(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("UPS_HOSTS", raising=False)
+    (tmp_path / ".config" / "ups").mkdir(parents=True)
+    (tmp_path / ".config" / "ups" / "hosts").write_text("gpu1\n-oProxyCommand=x\n", encoding="utf-8")
+
+    with pytest.raises(BadInput, match=r"/hosts: .-oProxyCommand=x.: is no host"):
+        named_hosts()
 
 
 def test_a_host_that_is_named_twice_is_one():
@@ -273,6 +283,15 @@ def test_a_host_that_cannot_start_a_run_is_left_for_another(make):
 
     with pytest.raises(OfferGone, match=r"gpu1: cannot do what was asked \(disk full\)"):
         rent(make(shell))
+
+
+@pytest.mark.parametrize("entry", [{"event": "ordered"}, {"event": "ordered", "host": "-x", "label": "a"}, {"host": 7}])
+def test_orders_that_are_none_are_refused_with_the_remedy(make, tmp_path, entry):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "ssh-orders.jsonl").write_text(f"{json.dumps(entry)}\n", encoding="utf-8")
+
+    with pytest.raises(BadInput, match=r"ssh-orders.jsonl: entry 1 is none of an order; runs may still go on"):
+        make(FakeShell())
 
 
 def test_the_orders_hold_no_more_than_host_label_and_number(make, tmp_path):

@@ -6,7 +6,8 @@ umask 077
 
 verb="${verb:-}" nonce="${nonce:-}" number="${number:-}" label="${label:-}" usd="${usd:-0}" holds="${holds:-}"
 onstart="${onstart:-}" run="${run:-}" variables="${variables:-}"
-root="$HOME/.ups/$(uname -n)" # a home may be shared by several machines
+machine="$(uname -n)"
+root="$HOME/.ups/$machine" # a home may be shared by several machines
 instances="$root/instances"
 mark="UPS_SSH_INSTANCE" boot="$(cat /proc/sys/kernel/random/boot_id)"
 
@@ -14,11 +15,11 @@ living() { # FOLDER: the processes that were started for it
   LC_ALL=C grep -lszxF -- "$mark=$1" /proc/[0-9]*/environ | cut -d/ -f3
 }
 
-held() { # user and what is held, of every run of ours on this machine, whoever started it
+held() { # user and what is held, of every run of ours on this machine (not in a container beside), whoever started it
   local file words
   while IFS= read -r file; do
     mapfile -d '' -t words 2> /dev/null < "$file" || continue
-    [[ "${words[1]:-}" != */run.sh || "${words[2]:-}" != ups-holds ]] ||
+    [[ "${words[1]:-}" != */run.sh || "${words[2]:-}" != ups-holds || "${words[4]:-}" != "$machine" ]] ||
       echo "$(stat -c %U "${file%/*}" 2> /dev/null) ${words[3]:-}"
   done < <(LC_ALL=C grep -lszxF ups-holds /proc/[0-9]*/cmdline) | sort -u
 }
@@ -55,7 +56,9 @@ probe() {
   command -v nvidia-smi > /dev/null || return 0
   timeout 20 nvidia-smi 2>&1 | sed -n 's/.*CUDA Version: *\([0-9.]*\).*/cuda \1/p'
   timeout 20 nvidia-smi --query-gpu=uuid,memory.total,name --format=csv,noheader,nounits 2>&1 | sed 's/^/gpu /'
-  timeout 20 nvidia-smi --query-compute-apps=gpu_uuid --format=csv,noheader 2> /dev/null | sort -u | sed 's/^/busy /'
+  # A desktop takes a little of its GPU too; what says nothing of its memory is taken for much.
+  timeout 20 nvidia-smi --query-compute-apps=gpu_uuid,used_memory --format=csv,noheader,nounits 2> /dev/null |
+    awk -F', *' '{ used[$1] += $2 ~ /^[0-9]+$/ ? $2 : 1e9 } END { for (one in used) if (used[one] >= 512) print "busy", one }'
 }
 
 suits() { # PROGRAM: whether an environment can be made with it
@@ -87,7 +90,7 @@ rent() {
   printf '%s' "$variables" > "$folder/variables" || return 1
   printf '%s' "$onstart" > "$folder/onstart.sh" || return 1
   printf '%s' "$run" > "$folder/run.sh" || return 1
-  env "$mark=$folder" setsid bash "$folder/run.sh" ups-holds "$holds" < /dev/null >> "$folder/log" 2>&1 8>&- &
+  env "$mark=$folder" setsid bash "$folder/run.sh" ups-holds "$holds" "$machine" < /dev/null >> "$folder/log" 2>&1 8>&- &
   disown
   for _ in {1..50}; do
     [[ -z "$(living "$folder")" && ! -s "$folder/exit" ]] || { echo "rented $number" && return; }

@@ -62,7 +62,7 @@ def parse_all(texts: Iterable[str]) -> dict[str, Host]:
     return found
 
 
-def known_hosts() -> dict[str, Host]:
+def named_hosts() -> dict[str, Host]:
     """Those of the environment, or else of the file. Raises BadInput."""
     if environment.is_set(HOSTS):
         return parse_all([environment.get(HOSTS)])
@@ -71,4 +71,7 @@ def known_hosts() -> dict[str, Host]:
         lines = read_text(path).splitlines()
     except FileNotFoundError:
         return {}
-    return parse_all(line.partition("#")[0] for line in lines)
+    try:
+        return parse_all(line.partition("#")[0] for line in lines)
+    except BadInput as error:
+        raise BadInput(f"{path}: {error}") from None

@@ -4,8 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tasks.services.rental.providers.ssh.hosts import Host, parse_all
+from tasks.services.rental.providers.ssh.hosts import Host
 from tasks.services.run import jsonl
+from ups_models.errors import BadInput
 
 FILE = "ssh-orders.jsonl"
 
@@ -30,8 +31,14 @@ class Orders:
         self.all: list[Order] = []
         self.hosts: dict[str, Host] = {}
         """Every host that was ordered from."""
-        for entry in jsonl.read(self.path):
-            self._apply(entry)
+        for number, entry in enumerate(jsonl.read(self.path, optional=False), start=1):
+            try:
+                self._apply(entry)
+            except (KeyError, TypeError, BadInput):
+                raise BadInput(
+                    f"{self.path}: entry {number} is none of an order; runs may still go on: move the file away, "
+                    "and look with `ups instances --provider ssh`, the hosts named in UPS_HOSTS"
+                ) from None
 
     def pending(self, host: str, prefix: str = "") -> list[Order]:
         """Those on a host that are not known to be gone."""
@@ -50,8 +57,7 @@ class Orders:
         self._apply(entry)
 
     def _apply(self, entry: dict[str, Any]) -> None:
-        [host] = parse_all([str(entry.get("host"))]).values()
-        label, number = str(entry.get("label")), str(entry.get("number") or "")
+        host, label, number = Host.parse(entry["host"]), str(entry["label"]), str(entry.get("number") or "")
         self.hosts[host.name] = host
         if entry.get("event") == "ordered":
             self.all.append(Order(host.name, label))

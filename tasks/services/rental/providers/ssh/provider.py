@@ -22,7 +22,7 @@ from tasks.services.rental.provider import (
     UnknownOutcome,
 )
 from tasks.services.rental.providers.ssh.facts import CPU, Facts, instance_id, instances_in
-from tasks.services.rental.providers.ssh.hosts import NAME_THEM, Host, known_hosts, parse_all
+from tasks.services.rental.providers.ssh.hosts import NAME_THEM, Host, named_hosts, parse_all
 from tasks.services.rental.providers.ssh.orders import Orders
 from tasks.services.rental.providers.ssh.shell import NoAnswer, Shell, SystemShell, login_command, run_script
 from tasks.services.run.retry import retrying
@@ -55,7 +55,7 @@ class SshProvider:
     ) -> None:
         self.shell, self.pause, self.now, self.silent_s = shell, pause, now, silent_s
         self.orders = Orders(run_dir)
-        self.offered = known_hosts()
+        self.offered = named_hosts()
         self.silent_since: dict[str, float] = {}
         self.facts: dict[str, Facts] = {}
         self.told: dict[str, str] = {}
@@ -158,7 +158,7 @@ class SshProvider:
     def _listed(self, host: Host, prefix: str) -> list[Instance]:
         try:
             found = instances_in(host, self._ask(host, "list"))
-        except NoAnswer as error:
+        except ProviderError as error:
             if self.orders.pending(host.name, prefix) and not self._is_off(host):
                 raise
             logger.warning("%s; what runs there is not known", error)

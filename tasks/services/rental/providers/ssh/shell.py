@@ -123,8 +123,8 @@ def _answer(host: Host, output: str, nonce: str, code: int, complaint: str) -> s
     if code == NO_TRANSPORT or begun or code < 0:
         raise NoAnswer(host, _reason(host, complaint, said))
     if code == NO_SHELL:
-        raise ProviderError(f"{host.name}: has no bash; install it there")
-    raise ProviderError(f"{host.name}: its login runs no commands ({said or f'exit code {code}'}); give it bash")
+        raise NoAnswer(host, "has no bash; install it there")
+    raise NoAnswer(host, f"its login runs no commands ({said or f'exit code {code}'}); give it bash")
 
 
 def _reason(host: Host, complaint: str, said: str) -> str:
