@@ -9,7 +9,6 @@ from typing import Any
 from harness.chaos.launch_matrix_cases import ANSWERS, ENDS, KILLED, MACHINES, RENTING
 from harness.chaos.launch_matrix_scripts import (
     disturbed,
-    not_at_fault,
     one_create,
     switched,
 )
@@ -142,17 +141,6 @@ OWN = (
         "the pod is shown as STARTING for a while, twice",
         switched(next_rows=[{"status": "STARTING"}] * 3 + [{}] * 2 + [{"status": "STARTING"}] * 3),
         steps=LONG,
-    ),
-    *(
-        Case(
-            f"shown-{status}",
-            f"the pod is shown as {status}, and stays so",
-            switched(next_rows=[{"status": status}] * 7),
-            steps=LONG,
-            machines=(2,),
-            demand=not_at_fault,
-        )
-        for status in ("EXITED", "ERROR", "MIGRATING")
     ),
     *(
         Case(f"missing-{name}", f"pods lack {name}, always", faults={"missing_fields": [name]}, within_s=900)
