@@ -140,6 +140,10 @@ demo-preemption: $(STAMP) ## Rent two emulated machines; the first is outbid in 
 chaos-vast: $(STAMP) ## Launch on the emulated Vast.ai under each of its faults, one by one (ARGS="--only 'outbid*'")
 	@PYTHONPATH=tests $(VPY) -m harness.chaos.launch_matrix $(ARGS)
 
+.PHONY: chaos-runpod
+chaos-runpod: $(STAMP) ## The same on the emulated RunPod
+	@PYTHONPATH=tests $(VPY) -m harness.chaos.launch_matrix --market runpod $(ARGS)
+
 .PHONY: chaos-mutations
 chaos-mutations: $(STAMP) ## Switch off each protection in turn; the harness must notice every time
 	@PYTHONPATH=tests $(VPY) -m harness.mutations $(ARGS)

@@ -12,7 +12,8 @@ import pytest
 
 from flows import ROOT
 from harness.chaos.prefect_stack import ControlRoom
-from harness.chaos.remote import VAST_KEY
+from harness.chaos.remote import MARKET_KEYS, RUNPOD_KEY, VAST_KEY
+from harness.emulators.runpod.emulator import RunpodEmulator
 from harness.emulators.sshd import lan
 from harness.emulators.vast.emulator import VastEmulator
 
@@ -85,11 +86,15 @@ def own_machines(page, tmp_path):
 def environment(tmp_path, prefect_alone, wandb_environment, own_machines):
     """Of a reader with accounts, in an active environment."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    with VastEmulator(tmp_path / "cloud", api_key=VAST_KEY, instance_path=path) as vast:
+    with (
+        VastEmulator(tmp_path / "cloud", api_key=VAST_KEY, instance_path=path) as vast,
+        RunpodEmulator(tmp_path / "pods", api_key=RUNPOD_KEY, instance_path=path) as runpod,
+    ):
         vast.default_market()
-        account = {"VAST_URL": vast.url, "VAST_API_KEY": VAST_KEY, "HOME": str(tmp_path)}
-        yield {**prefect_alone, **wandb_environment, **own_machines, **account, "PATH": path}
-        assert vast.live() == []
+        runpod.default_market()
+        accounts = {"VAST_URL": vast.url, "RUNPOD_URL": f"{runpod.url}/v2", **MARKET_KEYS, "HOME": str(tmp_path)}
+        yield {**prefect_alone, **wandb_environment, **own_machines, **accounts, "PATH": path}
+        assert (vast.live(), runpod.live()) == ([], [])
 
 
 def filled(command, checkout):

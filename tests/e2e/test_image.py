@@ -7,7 +7,7 @@ import subprocess
 import pytest
 
 from flows import ROOT
-from harness.emulators.vast.images import build_image
+from harness.emulators.images import build_image
 
 TORCH = "2.6.0+cu124"
 NEEDED = re.search(r"python3 -c '(import flows[^']+)'", (ROOT / "tasks/services/rental/onstart.sh").read_text("utf-8"))

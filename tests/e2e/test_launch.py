@@ -13,7 +13,8 @@ from flows import ROOT
 from harness.chaos.demo import train_remotely
 from harness.chaos.launch_matrix import live_through_all
 from harness.chaos.launch_matrix_cases import CASES
-from harness.chaos.remote import VAST_KEY, WANDB_KEY
+from harness.chaos.launch_matrix_runpod import RUNPOD_CASES
+from harness.chaos.remote import MARKET_KEYS, VAST_KEY, WANDB_KEY
 from tasks.services.rental.provider import MachineSpec
 from tasks.services.rental.providers.vast import VastProvider
 
@@ -47,11 +48,20 @@ def test_a_machine_that_was_given_up_and_lives_stops_writing(seen):
 
 @pytest.mark.slow
 def test_what_the_market_does_ends_as_the_matrix_says(tmp_path):
-    chosen = [case for case in CASES if case.name in ("no-credit-400", "killed-after-create")]
+    names = ("no-credit-400", "killed-after-create", "no-capacity-always")
+    chosen = [case for case in (*CASES, *RUNPOD_CASES) if case.name in names]
 
     rows = list(live_through_all(chosen, tmp_path))
 
-    assert {row.case.name: row.wrong for row in rows} == {case.name: [] for case in chosen}
+    assert {(row.case.market, row.case.name) for row in rows if row.wrong} == set()
+    assert {(row.case.market, row.case.name) for row in rows} == {
+        ("vast", "no-credit-400"),
+        ("vast", "killed-after-create"),
+        ("runpod", "killed-after-create"),
+        ("runpod", "no-capacity-always"),
+    }
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert [path for path in files if any(key.encode() in path.read_bytes() for key in MARKET_KEYS.values())] == []
 
 
 def test_no_key_is_left_in_any_file_but_that_of_the_machines_environment(seen):

@@ -318,7 +318,7 @@ def test_a_provider_of_an_installed_package_is_listed_and_made_for_the_run(insta
     provider = provider_for("cluster", tmp_path)
 
     assert vars(provider) == {"root": tmp_path}
-    assert "{vast,ssh,local,cluster}" in ups("launch", "--help").stdout
+    assert "{vast,runpod,ssh,local,cluster}" in ups("launch", "--help").stdout
 
 
 def test_a_logger_of_an_installed_package_gets_what_a_run_measures(install, run_dir):

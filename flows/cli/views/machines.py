@@ -23,7 +23,7 @@ def instance_table(instances: Sequence[Instance]) -> str:
     if not instances:
         return "no instances"
     rows = [
-        (one.id, plain(one.state), one.usd_per_hour, "yes" if one.is_bid else "no", plain(one.label))
+        (plain(one.id), plain(one.state), one.usd_per_hour, "yes" if one.is_bid else "no", plain(one.label))
         for one in instances
     ]
     wide = max(12, *(len(row[0]) + 2 for row in rows))
@@ -46,7 +46,7 @@ def plan_of(request: LaunchRequest) -> str:
     most = min(request.max_total_cost, request.max_hours * first.usd_per_hour)
     return "\n".join(
         [
-            f"Offer {first.id}: {first.num_gpus} x {plain(first.gpu)}, {plain(first.region)}",
+            f"Offer {plain(first.id)}: {first.num_gpus} x {plain(first.gpu)}, {plain(first.region)}",
             f"Price: {first.usd_per_hour:.3f} USD/h ({'bid' if first.is_bid else 'on demand'})",
             f"Expected: {decision.why}",
             f"At most: {most:.2f} USD in {request.max_hours:g} h",

@@ -8,9 +8,14 @@ mkdir -p "$work" && cd "$work" || exit 1
 say() { echo "ups-onstart: $*"; }
 
 destroy_machine() {
-  [[ -n "${CONTAINER_API_KEY:-}" ]] || return 0
+  [[ -n "${CONTAINER_API_KEY:-}${UPS_DESTROY:-}" ]] || return 0
   say "destroying this machine"
   for _ in {1..40}; do
+    if [[ -n "${UPS_DESTROY:-}" ]]; then
+      bash -c "$UPS_DESTROY" && return 0
+      sleep 15
+      continue
+    fi
     python3 - << 'PY' && return 0
 import os, urllib.request
 url = f"{os.environ.get('VAST_URL', 'https://console.vast.ai').rstrip('/')}/api/v0/instances/{os.environ['CONTAINER_ID']}/"

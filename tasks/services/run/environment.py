@@ -9,6 +9,8 @@ CODE, GENERATION, RUN, LOG, RUNS = "UPS_CODE", "UPS_GENERATION", "UPS_RUN", "UPS
 the run directories of a worker lie."""
 CUDA, DEVICE = "UPS_CUDA", "UPS_DEVICE"
 """On a rented machine: the newest CUDA that its driver supports, as its offer says, and what the job trains on."""
+DESTROY = "UPS_DESTROY"
+"""On a rented machine whose market has a command for it: what ends the machine from within."""
 
 
 def get(name: str, default: str = "") -> str:

@@ -1,4 +1,4 @@
-"""`ups launch` under every fault of the emulated Vast.ai; a table, and an exit code."""
+"""`ups launch` under every fault of an emulated market; a table, and an exit code."""
 
 from __future__ import annotations
 
@@ -16,8 +16,10 @@ from flows.prefect.server import temporary_server
 from harness.chaos import remote
 from harness.chaos.__main__ import isolate
 from harness.chaos.launch_matrix_cases import CASES
+from harness.chaos.launch_matrix_runpod import RUNPOD_CASES
 from harness.chaos.trial import Case, Row, arguments_of, run_case, server
 
+OF = {"vast": CASES, "runpod": RUNPOD_CASES}
 HEAD = (
     f"{'case':<34}{'exit':>10}{'machines':>10}{'at once':>9}{'left':>6}{'USD after':>11}  {'weights':<10}{'s':>5}  "
     "what it said"
@@ -67,9 +69,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="harness.chaos.launch_matrix", description=__doc__)
     parser.add_argument("--only", nargs="+", default=["*"], metavar="NAME", help="these cases; outbid* is a pattern")
     parser.add_argument("--jobs", type=int, default=2, help="cases side by side")
+    parser.add_argument("--market", choices=list(OF), default="vast", help="where the machines are rented")
     parser.add_argument("--list", action="store_true", help="name the cases and what they mean")
     arguments = parser.parse_args()
-    chosen = [case for case in CASES if any(fnmatch(case.name, pattern) for pattern in arguments.only)]
+    chosen = [case for case in OF[arguments.market] if any(fnmatch(case.name, pattern) for pattern in arguments.only)]
     if not chosen:
         parser.error("no such case; see --list")
     if arguments.list:

@@ -35,7 +35,7 @@ from harness.chaos.launch_matrix_scripts import (
     zombie,
 )
 from harness.chaos.trial import LONG, Case
-from harness.emulators.vast.faults import BROKEN, DROP, EVERY
+from harness.emulators.switches import BROKEN, DROP, EVERY
 
 GONE = {"auto_resume_delay_s": None}
 PATIENT = ("--lost-after-s", "30")

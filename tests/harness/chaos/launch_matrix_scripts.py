@@ -9,7 +9,7 @@ from typing import Any
 
 from harness.chaos.remote import WANDB_KEY
 from harness.chaos.trial import Scenario, Script, text_of
-from harness.emulators.vast.images import GPU_LOG
+from harness.emulators.images import GPU_LOG
 
 ENDS_WITHIN_S = 240
 Waiting = Iterator[Callable[[], bool]]
@@ -134,7 +134,7 @@ def key_in_account(world: Scenario) -> Waiting:
 
 def key_is_strange(world: Scenario) -> Waiting:
     """The launch has a key that nobody knows."""
-    world.environment["VAST_API_KEY"] = "strange0key"
+    world.environment[world.market.key] = "strange0key"
     yield from ()
 
 
@@ -202,7 +202,7 @@ def killed_at(*moments: tuple[str, int], acted: bool) -> Script:
 
 def no_machine_twice(world: Scenario) -> str:
     """No machine was rented again after it failed."""
-    rented = [one.offer.machine_id for one in world.cloud.instances]
+    rented = [one.machine_id for one in world.cloud.instances]
     return "" if len(set(rented)) == len(rented) else "a machine was rented twice"
 
 
@@ -220,7 +220,7 @@ def nothing_concluded(world: Scenario) -> str:
     """Every forced answer was given, and none of them was taken for a loss or a refusal."""
     if world.cloud.faults.next_status:
         return f"never asked: {world.cloud.faults.next_status}"
-    return "the key was taken for refused" if "VAST_API_KEY" in world.log else ""
+    return "the key was taken for refused" if world.market.key in world.log else ""
 
 
 def trained_on_gpu(world: Scenario) -> str:

@@ -23,6 +23,8 @@ SETTINGS = (
 )
 ARGUMENTS = ("--config", "configs/smoke.yaml", *(word for setting in SETTINGS for word in ("--set", setting)))
 VAST_KEY, WANDB_KEY = "vastcanary0key0that0nobody0must0ever0find", "wandbcanary0key0nobody0must0ever0find000f"
+RUNPOD_KEY = "runpodcanary0key0that0nobody0must0ever0find"
+MARKET_KEYS = {"VAST_API_KEY": VAST_KEY, "RUNPOD_API_KEY": RUNPOD_KEY}
 
 
 def environment_in(scratch: Path) -> dict[str, str]:
@@ -35,7 +37,7 @@ def environment_in(scratch: Path) -> dict[str, str]:
         "HOME": str(home),
         "OMP_NUM_THREADS": "1",
         "PYTHONPATH": str(ROOT),
-        "VAST_API_KEY": VAST_KEY,
+        **MARKET_KEYS,
     }
 
 

@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from harness.chaos import remote
-from harness.emulators.vast.emulator import VastEmulator
-from harness.emulators.vast.images import Image, build_image
-from harness.emulators.vast.instances import Instance
+from harness.chaos.markets import MARKETS, Market
+from harness.emulators.images import Image, build_image
 from harness.emulators.wandb.server import WandbServer, client_environment
 from tasks.services.rental.providers.local import marked_processes
 
@@ -32,9 +31,15 @@ class Scenario:
     """The cloud, W&B and the launch of one trial, in the hands of its script."""
 
     def __init__(
-        self, scratch: Path, cloud: VastEmulator, wandb: WandbServer, environment: dict[str, str], words: list[str]
+        self,
+        scratch: Path,
+        market: Market,
+        cloud: Any,
+        wandb: WandbServer,
+        environment: dict[str, str],
+        words: list[str],
     ) -> None:
-        self.scratch, self.cloud, self.wandb = scratch, cloud, wandb
+        self.scratch, self.market, self.cloud, self.wandb = scratch, market, cloud, wandb
         self.words = words
         self.environment = {**environment, MARK: str(scratch)}
         self.most_live = self.killed = 0
@@ -73,7 +78,7 @@ class Scenario:
             self.launch.send_signal(number)
 
     @property
-    def machine(self) -> Instance:
+    def machine(self) -> Any:
         """The newest."""
         return self.cloud.instances[-1]
 
@@ -148,6 +153,7 @@ class Case:
     said: str = ""
     demand: Callable[[Scenario], str] = nothing_more
     within_s: float = 300
+    market: str = "vast"
     image: str = ""
     """The version of the PyTorch in the image of the machines; empty: they run in this environment."""
 
@@ -172,23 +178,25 @@ class Row:
 def run_case(case: Case, scratch: Path, reference: Mapping[str, str]) -> Row:
     """Carry one case out."""
     environment, began = remote.environment_in(scratch) | server(), time.monotonic()
+    market = MARKETS[case.market]
     path, variables = f"{Path(sys.executable).parent}:{os.environ['PATH']}", {"UPS_HEARTBEAT_S": "1"} | server()
     image = build_image(scratch / "image", torch=case.image) if case.image else None
     if image is not None:
         path, variables = image.path, variables | image.environment
     with (
         WandbServer() as wandb,
-        VastEmulator(
+        market.make(
             scratch / "cloud",
-            api_key=remote.VAST_KEY,
+            api_key=remote.MARKET_KEYS[market.key],
             instance_path=path,
             instance_env={"OMP_NUM_THREADS": "1"} | variables,
         ) as cloud,
     ):
         cloud.default_market()
         cloud.faults.set(**case.faults)
-        environment |= {**client_environment(wandb.url, scratch, remote.WANDB_KEY), "VAST_URL": cloud.url}
-        world = Scenario(scratch, cloud, wandb, environment, [*arguments_of(case.steps), *QUICK, *case.arguments])
+        environment |= {**client_environment(wandb.url, scratch, remote.WANDB_KEY), **market.address(cloud.url)}
+        words = [*arguments_of(case.steps), *QUICK, "--provider", case.market, *case.arguments]
+        world = Scenario(scratch, market, cloud, wandb, environment, words)
         world.image = image
         finished = _drive(world, case)
         row = _row(world, case, reference, time.monotonic() - began)
@@ -255,7 +263,7 @@ def _row(world: Scenario, case: Case, reference: Mapping[str, str], seconds: flo
 
 def _mismatches(row: Row, world: Scenario) -> list[str]:
     case = row.case
-    demanded = case.demand(world)
+    demanded, undescribed = case.demand(world), getattr(world.cloud, "rejected", [])
     found = {
         f"exit code {row.code} instead of {case.code}": row.code != case.code,
         f"{row.machines} machines instead of {case.machines}": row.machines not in case.machines,
@@ -267,7 +275,8 @@ def _mismatches(row: Row, world: Scenario) -> list[str]:
         f"not said: {case.said}": case.said not in world.log,
         "no error sentence": bool(case.code) and not row.said,
         f"processes left: {left_over(world)}": bool(left_over(world)),
-        "a key in the log": any(key in world.log for key in (remote.VAST_KEY, remote.WANDB_KEY)),
+        "a key in the log": any(key in world.log for key in (*remote.MARKET_KEYS.values(), remote.WANDB_KEY)),
+        f"not as described: {undescribed[:3]}": bool(undescribed),
         demanded: bool(demanded),
     }
     return [text for text, is_wrong in found.items() if is_wrong]

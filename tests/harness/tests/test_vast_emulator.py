@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 
 from harness import PYTHONPATH
+from harness.emulators.images import GPU_LOG, build_image
+from harness.emulators.processes import MARK
+from harness.emulators.switches import BROKEN, DROP, EVERY
 from harness.emulators.vast.emulator import VastEmulator
-from harness.emulators.vast.faults import BROKEN, DROP, EVERY
-from harness.emulators.vast.images import GPU_LOG, build_image
-from harness.emulators.vast.instances import MARK
 
 ROOT = Path(__file__).resolve().parents[3]
 SLEEPERS = "echo started $CONTAINER_ID; setsid nohup sleep 300 >/dev/null 2>&1 & sleep 300"

@@ -80,7 +80,7 @@ def test_the_form_of_the_server_is_flat_and_offers_the_providers():
     assert schema["additionalProperties"] is False
     assert properties["config"]["default"] == "configs/burgers_32dim.yaml"
     assert properties["stage"]["enum"][0] == "all"
-    assert properties["provider"]["enum"][:3] == ["vast", "ssh", "local"]
+    assert properties["provider"]["enum"][:4] == ["vast", "runpod", "ssh", "local"]
 
 
 def test_every_flag_is_a_field_with_the_default_that_the_request_has():
@@ -114,7 +114,7 @@ def test_what_cannot_be_asked_for_is_named_by_its_flag(given, named):
 
 
 def test_a_provider_that_there_is_not_is_refused_with_those_that_there_are():
-    with pytest.raises(BadInput, match=r"--provider aws: no such provider; choose one of vast, ssh, local"):
+    with pytest.raises(BadInput, match=r"--provider aws: no such provider; choose one of vast, runpod, ssh, local"):
         LaunchRequest.model_validate({"provider": "aws"})
 
 
@@ -127,7 +127,7 @@ def test_the_commands_of_machines_ask_the_provider_that_is_named(tmp_path, capsy
     assert codes == [0, 2]
     assert printed.out == "no instances\n"
     assert printed.err.count("\n") == 1
-    assert "--provider: invalid choice: 'aws' (choose from 'vast', 'ssh', 'local')" in printed.err
+    assert "--provider: invalid choice: 'aws' (choose from 'vast', 'runpod', 'ssh', 'local')" in printed.err
 
 
 def test_never_may_be_said_where_no_run_is_named():

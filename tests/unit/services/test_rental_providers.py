@@ -43,14 +43,14 @@ def install(tmp_path, monkeypatch):
 def test_ours_are_known_and_made_for_a_run(tmp_path):
     provider = registry.provider_for("local", tmp_path)
 
-    assert registry.names()[:3] == ("vast", "ssh", "local")
+    assert registry.names()[:4] == ("vast", "runpod", "ssh", "local")
     assert isinstance(provider, LocalProvider)
     assert provider.root == tmp_path / "instances"
     assert not provider.supports_bids
 
 
 def test_an_unknown_name_is_refused_with_all_that_are_known(tmp_path):
-    with pytest.raises(BadInput, match=r"--provider aws: no such provider; choose one of vast, ssh, local"):
+    with pytest.raises(BadInput, match=r"--provider aws: no such provider; choose one of vast, runpod, ssh, local"):
         registry.provider_for("aws", tmp_path)
 
 

@@ -45,7 +45,7 @@ class Market:
         try:
             offers = self.provider.search(spec)
         except NoOffer:
-            if not self.journal.machines:
+            if not self.journal.rented():
                 raise
             return []
         except UnknownOutcome as error:

@@ -12,6 +12,7 @@ GROUP = "ups.providers"
 ROOM = "tasks.services.rental.providers"
 OURS = (
     EntryPoint("vast", f"{ROOM}.vast:VastProvider.for_run", GROUP),
+    EntryPoint("runpod", f"{ROOM}.runpod:RunpodProvider.for_run", GROUP),
     EntryPoint("ssh", f"{ROOM}.ssh.provider:SshProvider.for_run", GROUP),
     EntryPoint("local", f"{ROOM}.local:LocalProvider.for_run", GROUP),
 )

@@ -17,14 +17,16 @@ from tasks.services.rental.provider import (
     SshAddress,
     UnknownOutcome,
 )
+from tasks.services.rental.providers.answers import redacted
+from tasks.services.rental.providers.ending import destroy_for_good
 from tasks.services.rental.providers.vast_answers import (
+    KEY,
     SDK_ERRORS,
     answer_of,
     error_of,
     instance_of,
     proves_nothing,
     reason_of,
-    redacted,
 )
 from tasks.services.rental.providers.vast_search import BID_MARGIN, fitting
 from tasks.services.run import environment
@@ -35,11 +37,6 @@ if TYPE_CHECKING:
 
 URL = "VAST_URL"
 RETRY_AFTER_S = (2.0, 5.0, 10.0, 20.0, 30.0, 60.0)
-DESTROY_AGAIN_AFTER_S = (3.5,) * 11
-
-
-class _StillThere(ProviderError):
-    """A destroyed instance is not gone yet."""
 
 
 class VastProvider:
@@ -114,30 +111,18 @@ class VastProvider:
             text = self.client.logs(instance_id=int(instance_id), tail="100")
         except SDK_ERRORS:  # logs only help a reader; nothing depends on them
             return ""
-        return redacted(text) if isinstance(text, str) else ""
+        return redacted(text, KEY) if isinstance(text, str) else ""
 
     def destroy(self, instance_id: str) -> None:
         """Destroy, and look again until it is gone: the reply alone proves nothing."""
-        try:
-            retrying(DESTROY_AGAIN_AFTER_S, _StillThere, pause=self.pause, warn=False)(self._destroy_once, instance_id)
-        except _StillThere as error:
-            raise ProviderError(
-                f"instance {instance_id} is not destroyed ({error}), and costs money: "
-                f"`ups destroy {instance_id}`, or destroy it in the console"
-            ) from None
+        destroy_for_good(instance_id, lambda: self._destroy_once(instance_id), self.describe, self.pause)
 
-    def _destroy_once(self, instance_id: str) -> None:
-        reason = "it is still listed"
+    def _destroy_once(self, instance_id: str) -> str:
         try:
             self.client.destroy_instance(id=int(instance_id))
         except SDK_ERRORS as error:
-            reason = reason_of(error)
-        try:
-            if self.describe(instance_id) is None:
-                return
-        except (UnknownOutcome, ProviderRefused) as error:  # a refusal may pass, and the machine costs until then
-            reason = str(error)
-        raise _StillThere(reason)
+            return reason_of(error)
+        return ""
 
     def price_to_keep(self, instance_id: str) -> float | None:
         """A little above the least bid of its machine now."""

@@ -17,15 +17,12 @@ from tasks.services.rental.provider import (
     State,
     UnknownOutcome,
 )
-from tasks.services.run import environment
+from tasks.services.rental.providers.answers import GONE, KEY_REFUSED, MAX_TEXT, NO_CREDIT, PROVES_NOTHING, redacted
 from ups_models.errors import UPSError
 
 KEY = "VAST_API_KEY"
 SDK_ERRORS = (requests.RequestException, KeyError, TypeError, ValueError, AttributeError, IndexError, TimeoutError)
 """What the SDK raises: its HTTP library's errors, and its own slips over answers that it did not expect."""
-PROVES_NOTHING = (408, 409, 425, 429)
-"""And every 5xx, those of proxies included: the request may have been carried out, or may be the next time."""
-KEY_REFUSED, NO_CREDIT, GONE = (401, 403), (402,), (404, 410)
 KEY_CODES, CREDIT_CODES = ("auth_error",), ("insufficient_credit",)
 OFFER_CODES = ("no_such_ask", "bid_too_low", "invalid_price")
 """The offer went to somebody else, or its price has risen above the bid."""
@@ -34,7 +31,6 @@ DEAD = ("exited", "unknown")
 AWAY = ("stopped", "frozen", "offline")
 CONTAINER_ERRORS = ("error", "failed", "failure", "exception", "traceback", "oci runtime", "permission denied")
 """Vast.ai's own self-test looks for these in `status_msg` while a container comes up; there is no code for it."""
-MAX_TEXT = 300
 
 
 def proves_nothing(error: Exception) -> bool:
@@ -94,7 +90,7 @@ def instance_of(row: Mapping[str, Any]) -> Instance:
         str(row.get("machine_id") or ""),
         str(row.get("label") or ""),
         _state_of(row, detail),
-        redacted(detail or str(row["actual_status"])),
+        redacted(detail or str(row["actual_status"]), KEY),
         bool(row.get("is_bid")),
         float(row.get("dph_total") or 0.0),
     )
@@ -127,12 +123,4 @@ def reason_of(error: Exception) -> str:
 
 def _text(body: Mapping[str, Any]) -> str:
     words = [str(body[key]) for key in ("error", "msg", "detail") if body.get(key)]
-    return redacted(": ".join(words)[:MAX_TEXT] or "no reason given")
-
-
-def redacted(text: str) -> str:
-    """A text without the secrets that this process knows."""
-    for name in (KEY, "WANDB_API_KEY"):
-        if secret := environment.get(name):
-            text = text.replace(secret, f"<{name}>")
-    return text
+    return redacted(": ".join(words)[:MAX_TEXT] or "no reason given", KEY)

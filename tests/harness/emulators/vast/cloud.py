@@ -13,14 +13,13 @@ from pathlib import Path
 from subprocess import Popen
 from typing import Any
 
+from harness.emulators.ledger import Ledger
 from harness.emulators.vast.faults import Faults
 from harness.emulators.vast.instances import Instance
 from harness.emulators.vast.market import DEFAULT_MARKET, Offer
 
 logger = logging.getLogger(__name__)
 
-HOUR_S = 3600.0
-TICK_S = 0.05
 CONTAINER_ERROR = "Error response from daemon: failed to create task for container: OCI runtime create failed"
 
 
@@ -31,44 +30,6 @@ class ApiError(Exception):
         super().__init__(f"{status} {error}: {msg}")
         self.status = status
         self.body: dict[str, Any] = {"success": False, "error": error, "msg": msg, **more}
-
-
-@dataclass
-class Entry:
-    """One line of the ledger: a price per hour over an interval of the emulator's clock."""
-
-    instance_id: int
-    kind: str  # "disk" or "gpu"
-    usd_per_hour: float
-    started_at: float
-    ended_at: float | None = None
-
-    def hours(self, now: float) -> float:
-        """Length of the interval; an open one lasts until now."""
-        return ((now if self.ended_at is None else self.ended_at) - self.started_at) / HOUR_S
-
-    def usd(self, now: float) -> float:
-        """What it cost until now."""
-        return self.hours(now) * self.usd_per_hour
-
-
-class Ledger(list[Entry]):
-    """Every cost there was."""
-
-    def open(self, instance: Instance, kind: str, usd_per_hour: float, now: float) -> None:
-        """Start to charge, unless it is charged already."""
-        if not any(entry.ended_at is None for entry in self.of(instance.id, kind)):
-            self.append(Entry(instance.id, kind, usd_per_hour, now))
-
-    def close(self, instance: Instance, kind: str, now: float) -> None:
-        """Cease to charge."""
-        for entry in self.of(instance.id, kind):
-            if entry.ended_at is None:
-                entry.ended_at = now
-
-    def of(self, instance_id: int | None = None, kind: str | None = None) -> list[Entry]:
-        """The lines of one instance, of one kind."""
-        return [entry for entry in self if instance_id in {None, entry.instance_id} and kind in {None, entry.kind}]
 
 
 @dataclass(frozen=True)

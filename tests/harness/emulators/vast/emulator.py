@@ -8,93 +8,28 @@ As a program: python -m harness.emulators.vast.emulator --root DIR
 """
 
 import argparse
-import atexit
 import os
 import signal
-import subprocess
 import sys
 import threading
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
-from harness.emulators.vast.cloud import TICK_S, VastCloud
-from harness.emulators.vast.http import Request, Server
-from harness.emulators.vast.instances import MARK
-
-# Waits for the end of its input, which the death of the emulator brings whatever killed it.
-GUARDIAN = r"""
-read -r _
-for round in 1 2 3; do
-  for process in /proc/[0-9]*; do
-    grep -qsz "^$1" "$process/environ" && kill -KILL "${process##*/}"
-  done
-done
-"""
+from harness.emulators.service import Service
+from harness.emulators.vast.cloud import VastCloud
+from harness.emulators.vast.http import VastServer
+from harness.emulators.vast.instances import Instance
 
 
-class VastEmulator(VastCloud):
+class VastEmulator(VastCloud, Service):
     """The service behind HTTP on 127.0.0.1; everything it started is dead when it ends."""
 
-    _server: Server | None = None
-    _guardian: "subprocess.Popen[bytes] | None" = None
-    _threads: tuple[threading.Thread, ...] = ()
+    def make_server(self, port: int) -> VastServer:
+        """What listens for it."""
+        return VastServer(self, port)
 
-    @property
-    def requests(self) -> list[Request]:
-        """Every request so far, without bodies and keys."""
-        return [] if self._server is None else list(self._server.requests)
-
-    def start(self, port: int = 0) -> Self:
-        """Serve on this port, or on any free one, and let time pass."""
-        self.root.mkdir(parents=True, exist_ok=True)
-        self._server = Server(self, port)
-        self._guardian = subprocess.Popen(
-            ["/usr/bin/env", "bash", "-c", GUARDIAN, "guardian", f"{MARK}={self._mark}"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            env={"PATH": "/usr/local/bin:/usr/bin:/bin"},
-            start_new_session=True,
-        )
-        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
-        atexit.register(self.stop)
-        self._threads = (
-            threading.Thread(target=self._server.serve_forever, args=(TICK_S,), daemon=True),
-            threading.Thread(target=self._pass_time, daemon=True),
-        )
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def stop(self) -> None:
-        """Close the door, then kill every process of every instance; returns when none is left."""
-        if self._server is None or self._closed.is_set():
-            return
-        self._closed.set()
-        self._server.shutdown()
-        for thread in self._threads:
-            thread.join()
-        self._server.server_close()
-        with self.lock:
-            for one in self.instances:
-                one.kill()
-        if self._guardian is not None:
-            self._guardian.kill()
-            self._guardian.communicate()
-        atexit.unregister(self.stop)
-
-    def _pass_time(self) -> None:
-        while not self._closed.wait(TICK_S):
-            self.tick()
-
-    def __enter__(self) -> Self:
-        return self.start()
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
+    def machines(self) -> list[Instance]:
+        """All instances that there were."""
+        return self.instances
 
 
 def arguments(argv: list[str]) -> argparse.Namespace:

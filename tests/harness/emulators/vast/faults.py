@@ -1,36 +1,20 @@
 """Switches of the emulated Vast.ai: what goes wrong, and what only a real account could settle."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any
 
-EVERY = -1  # as a count: every one from now on
-DROP = 0  # as a status: the connection is closed without an answer
-BROKEN = {
-    "empty": b"",
-    "page": b"<html><head><title>Just a moment...</title></head></html>",
-    "cut": b'{"success": true, "instances": [{"id": 1',
-    "list": b"[]",
-    "null": b"null",
-    "text": b'"ok"',
-    "strange": b'{"hello": "world"}',
-}
-"""As a status: an answer 200 with this body."""
+from harness.emulators.switches import Switches
 
 
 @dataclass
-class Faults:
+class Faults(Switches):
     """What goes wrong. A count says how many of the next ones are hit (`EVERY`: all, 0: none); True counts as 1."""
 
     # -- answers
-    next_status: list[int | str | Sequence[Any]] = field(default_factory=list)  # 429, ("create", 503), ("show", "cut")
-    error_pages: bool = False  # what is forced comes from a proxy: HTML, not the service's JSON
     next_rows: list[dict[str, Any]] = field(default_factory=list)  # laid over the next shown instances, one each
-    answer_delay_s: float = 0.0  # every answer comes so late
     rate_limit_scale: float = 0.0  # 1: the documented minimum interval of every endpoint; 0: no limit
     retry_after: bool = False  # a 429 carries Retry-After
     retry_after_s: float = 1.0
-    auth_error: int = 0  # 401, 403 or 404 to every request of the account key: missing rights, 2FA
     bad_key_status: int = 401  # to an unknown key; 404 has been seen
     show_500_times: int = 0
     list_empty: int = 0  # count of v1 lists that wrongly come back empty
@@ -65,27 +49,3 @@ class Faults:
     offline_is_billed: bool = True  # GPU of a host that is offline while the job lives on
     no_credit_destroys: bool = False  # no saved card: destroyed instead of stopped
     mask_secrets: bool = False  # the server itself masks the values of account variables
-
-    def take(self, name: str) -> bool:
-        """Whether the counted fault hits now; uses one up."""
-        count = int(getattr(self, name))
-        if count > 0:
-            setattr(self, name, count - 1)
-        return count != 0
-
-    def next_answer(self, endpoint: str) -> int | str | None:
-        """The status, or the name of a broken answer, forced upon this request, taken off the list; or None."""
-        for index, entry in enumerate(self.next_status):
-            name, status = (endpoint, entry) if isinstance(entry, int | str) else (entry[0], entry[1])
-            if name == endpoint:
-                del self.next_status[index]
-                return status if isinstance(status, int) else str(status)
-        return None
-
-    def set(self, **changes: Any) -> None:
-        """Change several switches; an unknown name is an error."""
-        known = {one.name for one in fields(self)}
-        if unknown := changes.keys() - known:
-            raise ValueError(f"no such switch: {', '.join(sorted(unknown))}. Known: {', '.join(sorted(known))}")
-        for name, value in changes.items():
-            setattr(self, name, value)

@@ -1,24 +1,19 @@
 """HTTP in front of the emulated Vast.ai, on 127.0.0.1 only: keys, forced answers, lost answers."""
 
 import json
-import logging
 import secrets
-import socket
 import time
-from collections import Counter
-from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
+from harness.emulators.http import Handler, Server
+from harness.emulators.switches import BROKEN, DROP
 from harness.emulators.vast.api import Call, Route, find_route
 from harness.emulators.vast.cloud import ApiError, VastCloud
 from harness.emulators.vast.control import control
-from harness.emulators.vast.faults import BROKEN, DROP
 from harness.emulators.vast.instances import Instance
 
-logger = logging.getLogger(__name__)
-
+JSON = {"Content-Type": "application/json"}
 TEXTS = {
     401: ("auth_error", "Invalid user key"),
     403: ("auth_error", "This key lacks the right, or the account asks for a second factor"),
@@ -27,68 +22,31 @@ TEXTS = {
 }
 
 
-@dataclass(frozen=True)
-class Request:
-    """One request and its answer; status 0 is a connection closed without one."""
-
-    method: str
-    path: str
-    endpoint: str
-    status: int
-    at: float  # the emulator's clock
-
-
-class Server(ThreadingHTTPServer):
-    """Listens on loopback, and remembers what was asked."""
-
-    daemon_threads = True
+class VastServer(Server):
+    """Listens for the emulated Vast.ai."""
 
     def __init__(self, cloud: VastCloud, port: int) -> None:
-        super().__init__(("127.0.0.1", port), Handler)
+        super().__init__(VastHandler, port, cloud.clock)
         self.cloud = cloud
-        self.requests: list[Request] = []
         self.last_call: dict[str, float] = {}
-        self.counts: Counter[str] = Counter()
-
-    def count(self, endpoint: str) -> int:
-        """How many requests to this endpoint there were, this one included."""
-        with self.cloud.lock:
-            self.counts[endpoint] += 1
-            return self.counts[endpoint]
 
 
-class Handler(BaseHTTPRequestHandler):
+class VastHandler(Handler):
     """One connection, one request."""
 
-    server: Server
+    server: VastServer
 
     @property
     def cloud(self) -> VastCloud:
         """The service behind."""
         return self.server.cloud
 
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the name in the base class
-        """To the log, not to stderr."""
-        logger.debug(format, *args)
-
-    def do_GET(self) -> None:
-        self.serve()
-
-    def do_PUT(self) -> None:
-        self.serve()
-
-    def do_POST(self) -> None:
-        self.serve()
-
-    def do_DELETE(self) -> None:
-        self.serve()
-
     # ------------------------------------------------------------------ a request
 
     def serve(self) -> None:
         """Answer whatever came."""
         address = urlsplit(self.path)
-        raw = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        raw = self.content()
         if address.path.startswith("/results/"):
             self.serve_result(address.path.removeprefix("/results/"))
             return
@@ -161,13 +119,12 @@ class Handler(BaseHTTPRequestHandler):
 
     def authorize(self, route: Route, numbers: list[int]) -> Instance | None:
         """None for the account's key, the instance for its own key and itself; else a refusal."""
-        scheme, _, key = (self.headers.get("Authorization") or "").partition(" ")
         faults = self.cloud.faults
         if self.has_account_key():
             if faults.auth_error:
                 raise ApiError(faults.auth_error, *TEXTS[403])
             return None
-        owner = next((it for it in self.cloud.live() if scheme == "Bearer" and it.api_key == key), None)
+        owner = next((it for it in self.cloud.live() if it.api_key == self.key()), None)
         if owner is None:
             raise ApiError(faults.bad_key_status, *TEXTS[401])
         may = route.container_key and (route.method != "GET" or faults.container_key_may_get)
@@ -177,13 +134,11 @@ class Handler(BaseHTTPRequestHandler):
 
     def has_account_key(self) -> bool:
         """Whether it comes from the account's owner, and not from an instance."""
-        scheme, _, key = (self.headers.get("Authorization") or "").partition(" ")
-        return scheme == "Bearer" and secrets.compare_digest(key.encode(), self.cloud.api_key.encode())
+        return secrets.compare_digest(self.key().encode(), self.cloud.api_key.encode())
 
     def serve_control(self, name: str, body: dict[str, Any]) -> None:
         """The way in for another process; the account's key opens it."""
-        _, _, key = (self.headers.get("Authorization") or "").partition(" ")
-        if not secrets.compare_digest(key.encode(), self.cloud.api_key.encode()):
+        if not self.has_account_key():
             raise ApiError(401, *TEXTS[401])
         if name == "requests":
             self.reply("emulator", 200, [vars(it) for it in self.server.requests])
@@ -197,47 +152,28 @@ class Handler(BaseHTTPRequestHandler):
         """The text behind a result_url; it needs no key, and is not there at once."""
         result = self.cloud.results.get(name)
         ready = result is not None and time.monotonic() >= result.ready_at
-        self.send("result", 200 if ready else 404, (result.text if result and ready else "").encode(), "text/plain")
+        text = result.text if result and ready else ""
+        self.send("result", 200 if ready else 404, text.encode(), {"Content-Type": "text/plain"})
 
     # ------------------------------------------------------------------ an answer
 
     def reply_forced(self, endpoint: str, forced: int | str) -> None:
         """An answer out of turn: a broken one, a proxy's page, or an error as the service words it."""
         if isinstance(forced, str):
-            self.send(endpoint, 200, BROKEN[forced], "application/json")
+            self.send(endpoint, 200, BROKEN[forced], JSON)
         elif self.cloud.faults.error_pages:
-            self.send(endpoint, forced, BROKEN["page"], "text/html")
+            self.send(endpoint, forced, BROKEN["page"], self.limits(forced) | {"Content-Type": "text/html"})
         else:
             self.reply(endpoint, forced, forced_body(forced))
 
     def reply(self, endpoint: str, status: int, body: Any) -> None:
         """JSON."""
-        self.send(endpoint, status, json.dumps(body).encode(), "application/json")
+        self.send(endpoint, status, json.dumps(body).encode(), self.limits(status) | JSON)
 
-    def send(self, endpoint: str, status: int, content: bytes, kind: str) -> None:
-        """Write the answer; a client that was killed meanwhile needs none."""
-        self.note(endpoint, status)
-        try:
-            self.send_response(status)
-            self.send_header("Content-Type", kind)
-            self.send_header("Content-Length", str(len(content)))
-            if status == 429 and self.cloud.faults.retry_after:
-                self.send_header("Retry-After", str(self.cloud.faults.retry_after_s))
-            self.end_headers()
-            self.wfile.write(content)
-        except (BrokenPipeError, ConnectionResetError):
-            logger.debug("%s: nobody waits for the answer", self.path)
-
-    def drop(self, endpoint: str) -> None:
-        """Close the connection without a word."""
-        self.note(endpoint, DROP)
-        self.close_connection = True
-        self.connection.shutdown(socket.SHUT_RDWR)
-
-    def note(self, endpoint: str, status: int) -> None:
-        """Remember the request."""
-        path = urlsplit(self.path).path
-        self.server.requests.append(Request(self.command, path, endpoint, status, self.cloud.clock()))
+    def limits(self, status: int) -> dict[str, str]:
+        """What a 429 carries."""
+        faults = self.cloud.faults
+        return {"Retry-After": str(faults.retry_after_s)} if status == 429 and faults.retry_after else {}
 
 
 def forced_body(status: int) -> dict[str, Any]:

@@ -1,24 +1,21 @@
 """An instance of the emulated Vast.ai: a process group of its own in a folder of its own."""
 
 import logging
-import os
 import re
 import shutil
 import signal
 import subprocess
-import time
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from harness.emulators.processes import MARK, family, kill_family, signal_named
 from harness.emulators.vast.faults import Faults
 from harness.emulators.vast.market import Offer, Row
 
 logger = logging.getLogger(__name__)
 
-MARK = "VAST_EMULATOR_MARK"
 HOURS_A_MONTH = 30 * 24
 SHELL_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 
@@ -65,6 +62,11 @@ class Instance:
     def live(self) -> bool:
         """Not destroyed: a stopped instance costs too."""
         return self.ended_at is None
+
+    @property
+    def machine_id(self) -> int:
+        """The machine that it runs on."""
+        return self.offer.machine_id
 
     @property
     def pgid(self) -> int | None:
@@ -128,11 +130,7 @@ class Instance:
 
     def send(self, name: str, number: signal.Signals) -> None:
         """A signal to the processes whose command's first word holds the name."""
-        for pid in self.processes():
-            with suppress(FileNotFoundError, ProcessLookupError):
-                command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[0]
-                if name.encode() in command:
-                    os.kill(pid, number)
+        signal_named(self.processes(), name, number)
 
     def environment(self, url: str, given: Mapping[str, str], account: Mapping[str, str], path: str) -> dict[str, str]:
         """What onstart sees: the allowed variables, the account's, the create's and the documented ones."""
@@ -221,53 +219,3 @@ class Instance:
             "folder": str(self.folder),
             "log_path": str(self.log_path),
         }
-
-
-def process_table() -> dict[int, int]:
-    """Every living process and its parent."""
-    table = {}
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit():
-            continue
-        with suppress(FileNotFoundError, ProcessLookupError):
-            state, parent, *_ = (entry / "stat").read_text(errors="replace").rpartition(")")[2].split()
-            if state not in "ZX":
-                table[int(entry.name)] = int(parent)
-    return table
-
-
-def marked(pid: int, mark: bytes) -> bool:
-    """Whether the process carries the mark in the environment that it was started with."""
-    with suppress(FileNotFoundError, ProcessLookupError, PermissionError):
-        return mark in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-    return False
-
-
-def family(mark: str, leader: int | None) -> list[int]:
-    """Processes with the mark or from the leader, and all their descendants, whatever their session."""
-    table = process_table()
-    wanted = f"{MARK}={mark}".encode()
-    found = {pid for pid in table if pid == leader or marked(pid, wanted)} - {os.getpid()}
-    grown = True
-    while grown:
-        children = {pid for pid, parent in table.items() if parent in found} - found
-        found |= children
-        grown = bool(children)
-    return sorted(found)
-
-
-def kill_family(instance: Instance, patience_s: float = 20.0) -> None:
-    """SIGKILL an instance's processes until two looks in a row find none: a fork or an exec can hide from one."""
-    deadline = time.monotonic() + patience_s
-    clean_looks = 0
-    while clean_looks < 2:
-        victims = instance.processes()
-        clean_looks = 0 if victims else clean_looks + 1
-        for pid in victims:
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        if victims and time.monotonic() > deadline:
-            raise RuntimeError(f"instance {instance.id}: {victims} survive SIGKILL for {patience_s} s")
-        time.sleep(0.003)
-    if instance.process is not None:
-        instance.process.wait(timeout=patience_s)
