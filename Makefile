@@ -136,13 +136,9 @@ trust-server: $(STAMP) ## Kill the Prefect server at ten points of a small run, 
 demo-preemption: $(STAMP) ## Rent two emulated machines; the first is outbid in the middle of a stage; no account, no network
 	@PYTHONPATH=tests $(VPY) -m harness.chaos.demo $(ARGS)
 
-.PHONY: chaos-vast
-chaos-vast: $(STAMP) ## Launch on the emulated Vast.ai under each of its faults, one by one (ARGS="--only 'outbid*'")
+.PHONY: chaos-market
+chaos-market: $(STAMP) ## Launch on the emulated Vast.ai and RunPod under each of their faults (ARGS="--market vast --only 'outbid*'")
 	@PYTHONPATH=tests $(VPY) -m harness.chaos.launch_matrix $(ARGS)
-
-.PHONY: chaos-runpod
-chaos-runpod: $(STAMP) ## The same on the emulated RunPod
-	@PYTHONPATH=tests $(VPY) -m harness.chaos.launch_matrix --market runpod $(ARGS)
 
 .PHONY: chaos-mutations
 chaos-mutations: $(STAMP) ## Switch off each protection in turn; the harness must notice every time

@@ -65,7 +65,7 @@ def train_remotely(
 
     The instant is random, up to `within_s` seconds after the upload.
 
-    `outbid` takes the machine away; `offline` cuts its host off while the training on it goes on; `controller` kills
+    `stall` stops every Python of the machine, whose heart beats on; `outbid` takes the machine away; `offline` cuts its host off while the training on it goes on; `controller` kills
     the controller with kill -9, and starts it again.
     """
     arguments = [*ARGUMENTS, "--set", f"stages.operator.steps_per_epoch={steps_per_epoch}"]
@@ -105,7 +105,7 @@ def train_remotely(
                 done.append(left.pop(0))
                 launch = _disturb(done[-1], cloud, live[0].id, launch, start)
                 sets, due, pending_stop_signal = sets_in(wandb), float("inf"), len(cloud.requests)
-                if done[-1] in ("outbid", "offline"):
+                if done[-1] in ("outbid", "offline", "stall"):
                     stopwatch.begin(live[0].home)
                 if done[-1] == "outbid":
                     steps_lost.append(_steps_lost(live[0].home / "ups" / "run", wandb))
@@ -167,6 +167,8 @@ def _disturb(
         cloud.preempt(instance_id)
     elif what == "offline":
         cloud.host_offline(instance_id, kill=False)
+    elif what == "stall":
+        cloud.stall(instance_id)
     else:
         launch.kill()
         launch.wait()
@@ -177,7 +179,9 @@ def _disturb(
 def main() -> int:
     """Run and tell."""
     parser = argparse.ArgumentParser(prog="harness.chaos.demo", description=__doc__)
-    parser.add_argument("--disturb", nargs="*", choices=("outbid", "offline", "controller"), default=["outbid"])
+    parser.add_argument(
+        "--disturb", nargs="*", choices=("outbid", "offline", "stall", "controller"), default=["outbid"]
+    )
     parser.add_argument("--times", type=int, default=1, help="go through --disturb so many times")
     parser.add_argument("--steps-per-epoch", type=int, default=300, help="of the operator's three epochs")
     parser.add_argument("--within-s", type=float, default=0.0, help="disturb up to so long after an upload, at random")

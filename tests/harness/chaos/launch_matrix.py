@@ -21,7 +21,7 @@ from harness.chaos.trial import Case, Row, arguments_of, run_case, server
 
 OF = {"vast": CASES, "runpod": RUNPOD_CASES}
 HEAD = (
-    f"{'case':<34}{'exit':>10}{'machines':>10}{'at once':>9}{'left':>6}{'USD after':>11}  {'weights':<10}{'s':>5}  "
+    f"{'market':<8}{'case':<34}{'exit':>10}{'machines':>10}{'at once':>9}{'left':>6}{'USD after':>11}  {'weights':<10}{'s':>5}  "
     "what it said"
 )
 
@@ -52,7 +52,7 @@ def line_of(row: Row) -> str:
     after = "-" if case.left else f"{row.usd_after:.6f}"
     mark = "" if not row.wrong else f"  <-- {'; '.join(row.wrong)}"
     return (
-        f"{case.name:<34}{f'{row.code} ({case.code})':>10}{row.machines:>10}{row.most_live:>9}{row.left:>6}{after:>11}"
+        f"{case.market:<8}{case.name:<34}{f'{row.code} ({case.code})':>10}{row.machines:>10}{row.most_live:>9}{row.left:>6}{after:>11}"
         f"  {weights:<10}{row.seconds:>5.0f}  {row.said}{mark}"
     )
 
@@ -69,14 +69,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="harness.chaos.launch_matrix", description=__doc__)
     parser.add_argument("--only", nargs="+", default=["*"], metavar="NAME", help="these cases; outbid* is a pattern")
     parser.add_argument("--jobs", type=int, default=2, help="cases side by side")
-    parser.add_argument("--market", choices=list(OF), default="vast", help="where the machines are rented")
+    parser.add_argument("--market", nargs="+", choices=list(OF), default=list(OF), help="where machines are rented")
     parser.add_argument("--list", action="store_true", help="name the cases and what they mean")
     arguments = parser.parse_args()
-    chosen = [case for case in OF[arguments.market] if any(fnmatch(case.name, pattern) for pattern in arguments.only)]
+    cases = [case for market in arguments.market for case in OF[market]]
+    chosen = [case for case in cases if any(fnmatch(case.name, pattern) for pattern in arguments.only)]
     if not chosen:
         parser.error("no such case; see --list")
     if arguments.list:
-        print("\n".join(f"{case.name:<34}{case.means}" for case in chosen))
+        print("\n".join(f"{case.market:<8}{case.name:<34}{case.means}" for case in chosen))
         return 0
     began, good = time.monotonic(), 0
     signal.signal(signal.SIGINT, signal.default_int_handler)  # children of a background shell would never hear it

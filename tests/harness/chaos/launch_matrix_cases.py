@@ -34,7 +34,7 @@ from harness.chaos.launch_matrix_scripts import (
     trained_on_gpu,
     zombie,
 )
-from harness.chaos.trial import LONG, Case
+from harness.chaos.trial import BUDGET_FILE, LONG, Case
 from harness.emulators.switches import BROKEN, DROP, EVERY
 
 GONE = {"auto_resume_delay_s": None}
@@ -577,12 +577,20 @@ ENDS = (
         "max-hours", "the time is over", arguments=("--max-hours", "0.009"), steps=ENDLESS, code=1, said="--max-hours"
     ),
     Case(
-        "max-total-cost",
-        "the money is spent",
+        "too-little-money",
+        "not even the start of one machine fits into the budget",
         arguments=("--max-total-cost", "0.0014"),
+        code=2,
+        machines=(0,),
+        said="the start of one machine alone costs",
+    ),
+    Case(
+        "budget-file",
+        "what all launches may spend together is spent",
+        arguments=("--budget-file", BUDGET_FILE),
         steps=ENDLESS,
         code=1,
-        said="--max-total-cost",
+        said="in all are spent",
     ),
     Case(
         "sigterm",

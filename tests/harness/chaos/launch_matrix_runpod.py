@@ -26,7 +26,7 @@ SHARED = {
     "image-newer-torch", "slow-boot", "stands-still", "stands-still-installing", "stands-still-downloading",
     "log-without-onstart", "slow-installation", "processes-gone", "offline-alive", "offline-dead", "destroyed-by-owner",
     "stopped-by-owner", "destroy-fails", "destroy-fails-always", "training-fails", "bad-input", "no-auto-shutdown",
-    "keep-on-failure", "max-hours", "sigterm", "sigint", "sigterm-at-search", "sigterm-at-create",
+    "keep-on-failure", "max-hours", "too-little-money", "budget-file", "sigterm", "sigint", "sigterm-at-search", "sigterm-at-create",
     "sigterm-at-show", "killed-twice-create", "killed-list-empty", "locked-out-401", "locked-out-403",
 }  # fmt: skip
 FAMILIES = (
@@ -89,14 +89,6 @@ OWN = (
         taken_and(no_capacity=2),
         steps=LONG,
         machines=(2,),
-    ),
-    Case(
-        "too-little-money",
-        "not even the start of one machine fits into the budget",
-        arguments=("--max-total-cost", "0.0014"),
-        code=2,
-        machines=(0,),
-        said="the start of one machine alone costs",
     ),
     Case("no-credit", "no balance", faults={"no_credit": EVERY}, code=2, machines=(0,), said="no credit"),
     *(

@@ -155,7 +155,7 @@ class Buyer:
         if keep is not None and keep <= machine.now_usd_per_hour:
             keep = None  # so much is bid already, and it does not come back
         again = self._as_prospect(machine, keep) if keep is not None and keep <= self._most(demand) else None
-        returns = again is not None and (spot is None or self._worth(again) <= self._worth(spot))
+        returns = again is not None and (spot is None or self.ranking().worth(again) <= self.ranking().worth(spot))
         kind, why = self._decide("none", 0, again if returns else spot, demand)
         if kind == "spot" and returns and keep is not None and machine.id is not None:
             self._note("spot", f"the same machine for {keep:.3f} USD/h, whose disk holds everything; {why}")
@@ -188,9 +188,6 @@ class Buyer:
         most = self.market.spec.max_usd_per_hour
         return min(most, demand.offer.usd_per_hour) if demand is not None else most
 
-    def _worth(self, one: Prospect) -> float:
-        return one.usd + self.terms.usd_per_hour_sooner * one.hours
-
     def _as_prospect(self, machine: Machine, usd_per_hour: float | None = None) -> Prospect:
         """A machine that is or was ours, as if it were on offer: it needs little to come back."""
         price = machine.now_usd_per_hour if usd_per_hour is None else usd_per_hour
@@ -201,21 +198,21 @@ class Buyer:
 
     def _both(self) -> tuple[Prospect | None, Prospect | None]:
         """The best by bid and the best on demand; whether there is one by bid is remembered, tick by tick."""
-        ranking, found, refused = self.ranking(), [], []
-        for interruptible in (True, False):
-            wanted = not interruptible or self.market.may_bid
+        ranking, found, refused = self.ranking(), list[Prospect](), list[NoOffer]()
+        for interruptible in (True, False) if self.market.may_bid else (False,):
             try:
-                found.append(self.market.best(ranking, interruptible=interruptible) if wanted else None)
+                found += self.market.offers(ranking, interruptible=interruptible)
             except NoOffer as error:
-                found.append(None)
                 refused.append(error)
-        if found == [None, None] and refused:
+        if not found and refused:
             raise refused[-1]
+        spot = next((one for one in found if one.offer.is_bid), None)
+        demand = next((one for one in ranking.sorted(found) if not one.offer.is_bid), None)
         ticks = 1 if self.looked_at == -math.inf else max(1, round((self.now() - self.looked_at) / TICK_S))
         for _ in range(min(ticks, 12)):
-            self.seen = self.seen.then(found[0] is not None)
+            self.seen = self.seen.then(spot is not None)
         self.looked_at = self.now()
-        return found[0], found[1]
+        return spot, demand
 
     def _decide(self, has: Kind, ready_h: float, spot: Prospect | None, demand: Prospect | None) -> tuple[Kind, str]:
         """The kind to buy, and why; what the budget does not allow is not to be had."""

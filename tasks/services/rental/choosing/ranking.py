@@ -42,5 +42,12 @@ class Ranking:
 
     def best_first(self, offers: Iterable[Offer], spec: MachineSpec) -> list[Prospect]:
         """All of them, by money plus the worth of the time."""
-        prospects = [self.prospect(offer, spec) for offer in offers]
-        return sorted(prospects, key=lambda one: one.usd + self.usd_per_hour_sooner * one.hours)
+        return self.sorted([self.prospect(offer, spec) for offer in offers])
+
+    def sorted(self, prospects: Iterable[Prospect]) -> list[Prospect]:
+        """The best first."""
+        return sorted(prospects, key=self.worth)
+
+    def worth(self, one: Prospect) -> float:
+        """What a prospect comes to in USD, the time included; less is better."""
+        return one.usd + self.usd_per_hour_sooner * one.hours
