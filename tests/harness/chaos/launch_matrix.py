@@ -21,7 +21,7 @@ from harness.chaos.trial import Case, Row, arguments_of, run_case, server
 
 OF = {"vast": CASES, "runpod": RUNPOD_CASES}
 HEAD = (
-    f"{'market':<8}{'case':<34}{'exit':>10}{'machines':>10}{'at once':>9}{'left':>6}{'USD after':>11}  {'weights':<10}{'s':>5}  "
+    f"{'market and case':<42}{'exit':>10}{'machines':>10}{'at once':>9}{'left':>6}{'USD after':>11}  {'weights':<10}{'s':>5}  "
     "what it said"
 )
 
@@ -52,7 +52,7 @@ def line_of(row: Row) -> str:
     after = "-" if case.left else f"{row.usd_after:.6f}"
     mark = "" if not row.wrong else f"  <-- {'; '.join(row.wrong)}"
     return (
-        f"{case.market:<8}{case.name:<34}{f'{row.code} ({case.code})':>10}{row.machines:>10}{row.most_live:>9}{row.left:>6}{after:>11}"
+        f"{f'{case.market} {case.name}':<42}{f'{row.code} ({case.code})':>10}{row.machines:>10}{row.most_live:>9}{row.left:>6}{after:>11}"
         f"  {weights:<10}{row.seconds:>5.0f}  {row.said}{mark}"
     )
 
