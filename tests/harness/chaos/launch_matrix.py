@@ -21,8 +21,8 @@ from harness.chaos.trial import Case, Row, arguments_of, run_case, server
 
 OF = {"vast": CASES, "runpod": RUNPOD_CASES}
 HEAD = (
-    f"{'market and case':<42}{'exit':>10}{'machines':>10}{'at once':>9}{'left':>6}{'USD after':>11}  {'weights':<10}{'s':>5}  "
-    "what it said"
+    f"{'market and case':<42}{'exit':>10}{'machines':>10}{'at once':>9}{'left':>6}{'USD after':>11}  {'weights':<10}"
+    f"{'s':>5}  what it said"
 )
 
 
@@ -52,7 +52,8 @@ def line_of(row: Row) -> str:
     after = "-" if case.left else f"{row.usd_after:.6f}"
     mark = "" if not row.wrong else f"  <-- {'; '.join(row.wrong)}"
     return (
-        f"{f'{case.market} {case.name}':<42}{f'{row.code} ({case.code})':>10}{row.machines:>10}{row.most_live:>9}{row.left:>6}{after:>11}"
+        f"{f'{case.market} {case.name}':<42}{f'{row.code} ({case.code})':>10}{row.machines:>10}{row.most_live:>9}"
+        f"{row.left:>6}{after:>11}"
         f"  {weights:<10}{row.seconds:>5.0f}  {row.said}{mark}"
     )
 

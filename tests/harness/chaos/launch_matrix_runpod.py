@@ -27,7 +27,8 @@ SHARED = {
     "log-without-onstart", "slow-installation", "processes-gone", "offline-alive", "offline-dead", "destroyed-by-owner",
     "stopped-by-owner", "destroy-fails", "destroy-fails-always", "training-fails", "bad-input", "no-auto-shutdown",
     "keep-on-failure", "max-hours", "too-little-money", "budget-file", "sigterm", "sigint",
-    "sigterm-at-search", "sigterm-at-create", "sigterm-at-show", "killed-twice-create", "killed-list-empty", "locked-out-401", "locked-out-403",
+    "sigterm-at-search", "sigterm-at-create", "sigterm-at-show", "killed-twice-create", "killed-list-empty",
+    "locked-out-401", "locked-out-403",
 }  # fmt: skip
 FAMILIES = (
     "429-often-", "408-", "409-", "425-", "520-", "524-", "broken-", "killed-before-", "killed-after-", "refused-401-",
