@@ -184,6 +184,22 @@ def test_a_machine_on_demand_is_left_once_a_cheap_one_will_do(buyer_in, journal,
     assert why.startswith("is left for one by bid: ")
 
 
+def test_a_machine_on_demand_is_kept_though_the_market_has_no_other(buyer_in, journal):
+    machine = rented(journal, is_bid=False, price=0.5)
+    buyer = buyer_in(Bazaar(spot=None, demand=None), hours=7)
+    buyer.position = ("operator", 10)
+
+    assert buyer.review(machine, is_away=False)[0] == "keep"
+
+
+def test_a_machine_that_is_new_has_its_start_before_it_though_the_run_is_far(buyer_in, journal, clock):
+    buyer = buyer_in(Bazaar(spot=None), hours=14)
+    buyer.position = ("diff_residual", 10)
+    buyer.pick()
+
+    assert buyer.ordered_at == ("diff_residual", 10)
+
+
 def test_a_machine_by_bid_is_kept_while_it_trains(buyer_in, journal):
     machine = rented(journal, is_bid=True)
 

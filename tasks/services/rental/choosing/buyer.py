@@ -53,11 +53,13 @@ class Buyer:
     seen: Sightings = field(default_factory=Sightings)
     looked_at: float = -math.inf
     position: Position = START
+    ordered_at: Position = START
+    """Where the run was when the machine was ordered."""
     was_away: bool = False
 
     def pick(self) -> Offer | None:
         """What to order now; None: nothing yet. Raises what `decide` raises."""
-        decision = self.decide()
+        decision, self.ordered_at = self.decide(), self.position
         if self.terms.deadline is not None:
             self._note(decision.kind, decision.why)
         return decision.prospect.offer if decision.prospect is not None else None
@@ -136,10 +138,10 @@ class Buyer:
         """Whether a machine that is ours is left for one of the other kind."""
         spot, demand = self._both()
         has: Kind = "spot" if machine.offer.get("is_bid") else "on demand"
-        began = self.position != START
-        startup_h = 0.0 if began else self.ranking().startup_h - (self.now() - machine.rented_at) / 3600
-        if has == "spot":
-            spot = self._as_prospect(machine)  # it is not left for another of its kind
+        began, usual_h = self.position != self.ordered_at, self.ranking().startup_h
+        startup_h = 0.0 if began else usual_h - (self.now() - machine.rented_at) / 3600
+        own = self._as_prospect(machine, machine.now_usd_per_hour, usual_h)  # it is not left for another of its kind
+        spot, demand = (own, demand) if has == "spot" else (spot, own)
         kind, why = self._decide(has, max(0.0, startup_h), spot, demand)
         if kind in ("none", has):
             return "keep", why
@@ -154,11 +156,12 @@ class Buyer:
             keep = self._price_to_keep(provider, machine)
         if keep is not None and keep <= machine.now_usd_per_hour:
             keep = None  # so much is bid already, and it does not come back
-        again = self._as_prospect(machine, keep) if keep is not None and keep <= self._most(demand) else None
+        affordable = keep is not None and keep <= self._most(demand)
+        again = self._as_prospect(machine, keep, RETURN_H) if keep is not None and affordable else None
         returns = again is not None and (spot is None or self.ranking().worth(again) <= self.ranking().worth(spot))
         kind, why = self._decide("none", 0, again if returns else spot, demand)
         if kind == "spot" and returns and keep is not None and machine.id is not None:
-            self._note("spot", f"the same machine for {keep:.3f} USD/h, whose disk holds everything; {why}")
+            self._note("spot", f"the same machine for {keep:.3f} USD/h, whose disk holds everything; {why}", again=True)
             return self._bid(provider, machine, keep)
         if kind == "none" and keep is not None:
             self._note("none", f"waiting for the same machine, whose disk holds everything; {why}")
@@ -188,13 +191,13 @@ class Buyer:
         most = self.market.spec.max_usd_per_hour
         return min(most, demand.offer.usd_per_hour) if demand is not None else most
 
-    def _as_prospect(self, machine: Machine, usd_per_hour: float | None = None) -> Prospect:
-        """A machine that is or was ours, as if it were on offer: it needs little to come back."""
-        price = machine.now_usd_per_hour if usd_per_hour is None else usd_per_hour
+    def _as_prospect(self, machine: Machine, usd_per_hour: float, startup_h: float) -> Prospect:
+        """A machine that is or was ours, as if it were on offer."""
         facts = machine.offer
-        region, gpu = str(facts.get("region", "")), str(facts.get("gpu", ""))
-        offer = Offer(str(facts.get("id", "")), str(facts.get("machine_id", "")), gpu, 1, price, region, is_bid=True)
-        return replace(self.ranking(), startup_h=RETURN_H).prospect(offer, self.market.spec)
+        number, host, gpu, region = (str(facts.get(name, "")) for name in ("id", "machine_id", "gpu", "region"))
+        is_bid = bool(facts.get("is_bid"))
+        offer = Offer(number, host, gpu, self.market.spec.num_gpus, usd_per_hour, region, is_bid=is_bid)
+        return replace(self.ranking(), startup_h=startup_h).prospect(offer, self.market.spec)
 
     def _both(self) -> tuple[Prospect | None, Prospect | None]:
         """The best by bid and the best on demand; whether there is one by bid is remembered, tick by tick."""
@@ -254,7 +257,8 @@ class Buyer:
             f"{demand.offer.usd_per_hour:.3f} on demand; expected to the end in USD: {expected}"
         )
 
-    def _note(self, kind: Kind, why: str) -> None:
-        if not self.journal.decision.startswith(f"{kind}:"):
+    def _note(self, kind: Kind, why: str, *, again: bool = False) -> None:
+        """Write a decision down, once where it stays the same."""
+        if again or not self.journal.decision.startswith(f"{kind}:"):
             self.journal.note("decided", choice=kind, why=why)
             logger.info("decided: %s (%s)", kind, why)
