@@ -111,7 +111,7 @@ def test_cuda_without_a_cuda_device_is_refused(here, refusal):
         (("--disk", "1"), "--disk: "),
         (("--gpu", "x; rm -rf /"), "--gpu: "),
         (("--image", "$(id)"), "--image: "),
-        (("--num-gpus", "2"), "--num-gpus: "),
+        (("--num-gpus", "0"), "--num-gpus: "),
         (("--region", "Germny"), "--region 'Germny': is not known; did you mean germany?"),
         (("--code", "git:ext::sh -c id@abcdef1"), "--code: "),
         (("--code", "git:https://host/repository@main"), "--code: "),
