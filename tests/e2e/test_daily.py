@@ -271,7 +271,7 @@ def test_a_launch_that_takes_over_goes_on_with_the_machine_and_the_first_ends(da
     assert "has taken over; this launch leaves the machines to it" in (day.at / "launch.log").read_text("utf-8")
     assert stopped.returncode == 0, stopped.stderr
     assert str(machine.id) in stopped.stdout
-    assert [str(one.id) for one in day.cloud.instances] == [machine.id]
+    assert [one.id for one in day.cloud.instances] == [machine.id]
     assert day.cloud.live() == []
 
 
