@@ -117,7 +117,7 @@ class Day:
     def has_rows(self):
         return any("operator/step" in run.summary for run in self.wandb.runs.values())
 
-    def wait(self, until, within_s=120):
+    def wait(self, until, within_s=300):
         deadline = time.monotonic() + within_s
         while not until():
             log = self.at / "launch.log"

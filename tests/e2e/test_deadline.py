@@ -25,7 +25,7 @@ QUICK = (
     "--set",
     "stages.operator.steps_per_epoch=400",
 )
-WITHIN_S = 240
+WITHIN_S = 480
 
 
 def in_hours(hours):
