@@ -58,12 +58,13 @@ class Budget:
             entry = {"launch": self.launch, "usd": more, "at": utc_now()}
             jsonl.append(self.ledger, entry, flush=True)
 
-    def require(self) -> None:
-        """Raise BudgetSpent where a limit is reached by all launches together."""
+    def require(self, spent_usd: float = 0.0) -> None:
+        """Raise BudgetSpent where a limit is reached by all launches together; this one has spent so much in all."""
+        unnoted = max(0.0, spent_usd - self._sum(of_launch=True))
         today = f"{datetime.now(UTC):%Y-%m-%d}"
         for limit, spent, what in (
-            (self.limits.usd, self._sum(), "in all"),
-            (self.limits.usd_per_day, self._sum(day=today), f"on {today} (UTC)"),
+            (self.limits.usd, self._sum() + unnoted, "in all"),
+            (self.limits.usd_per_day, self._sum(day=today) + unnoted, f"on {today} (UTC)"),
         ):
             if limit is not None and spent >= limit:
                 raise BudgetSpent(

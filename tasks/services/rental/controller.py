@@ -364,7 +364,7 @@ class Controller:
         spent, hours, rented = self.journal.spent_usd(), self.journal.hours(), self.journal.rented()
         if self.budget is not None:
             self.budget.settle(spent)
-            self.budget.require()
+            self.budget.require(spent)
         run = self.job.identity()["run"]
         self.limits.require_budget(run, usd=spent, hours=hours, machines=rented if renting else 0)
 

@@ -30,6 +30,15 @@ def test_what_a_launch_has_spent_is_noted_in_pieces_and_once(budget_of):
     assert noted == pytest.approx([0.02, 0.03, 0.003])
 
 
+def test_what_is_spent_and_not_yet_noted_counts(budget_of):
+    budget = budget_of("usd: 0.002")
+    budget.settle(0.003)
+
+    assert not budget.ledger.exists()
+    with pytest.raises(BudgetSpent):
+        budget.require(0.003)
+
+
 def test_all_launches_spend_it_together(budget_of):
     first, second = budget_of("usd: 1", "r1"), budget_of("usd: 1", "r2")
     first.settle(0.6)
