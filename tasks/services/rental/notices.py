@@ -59,7 +59,7 @@ def noticed(
     finally:
         content = _content(event, run, journal, message)
         if url is not None:
-            _tell(post, url, content)
+            _notify(post, url, content)
         if alert is not None:
             _alert(alert, event, content["text"])
 
@@ -86,7 +86,7 @@ def _alert(alert: Alert, event: str, text: str) -> None:
         logger.warning("%s: nobody was told", error)
 
 
-def _tell(post: Post, url: str, content: Mapping[str, Any]) -> None:
+def _notify(post: Post, url: str, content: Mapping[str, Any]) -> None:
     try:
         answer = post(url, json=dict(content), timeout=WITHIN_S, follow_redirects=False)
         answer.raise_for_status()

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import time
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
@@ -106,3 +107,59 @@ def kill_family(machine: Machine, patience_s: float = 20.0) -> None:
         time.sleep(0.003)
     if machine.process is not None:
         machine.process.wait(timeout=patience_s)
+
+
+class Container:
+    """A machine whose processes lie in a folder of its own; what kind of machine it is, its heirs say."""
+
+    id: Any
+    folder: Path
+    mark: str
+    ended_at: float | None
+    starts: int
+    exit_code: int | None
+    process: "subprocess.Popen[bytes] | None"
+
+    @property
+    def live(self) -> bool:
+        """Not destroyed: a stopped machine may cost too."""
+        return self.ended_at is None
+
+    @property
+    def log_path(self) -> Path:
+        """Everything that the container wrote."""
+        return self.folder / "container.log"
+
+    @property
+    def home(self) -> Path:
+        """Working directory and HOME of the container."""
+        return self.folder / "root"
+
+    def run(self, command: Sequence[str], environment: Mapping[str, str]) -> "subprocess.Popen[bytes]":
+        """Start the container with this as its command."""
+        with self.log_path.open("ab") as log:
+            self.process = subprocess.Popen(
+                ["/usr/bin/env", *command],  # found by the machine's PATH; a missing command is its failure, not ours
+                cwd=self.home,
+                env=dict(environment),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        self.exit_code = None
+        self.starts += 1
+        return self.process
+
+    def processes(self) -> list[int]:
+        """Everything alive that it started."""
+        leader = self.process
+        return family(self.mark, leader.pid if leader is not None and leader.poll() is None else None)
+
+    def kill(self) -> None:
+        """SIGKILL to every descendant, without notice; returns when none is left."""
+        kill_family(self)
+
+    def send(self, name: str, number: signal.Signals) -> None:
+        """A signal to the processes whose command's first word holds the name."""
+        signal_named(self.processes(), name, number)

@@ -80,7 +80,7 @@ class RunpodProvider:
         """What the catalog has of the GPUs, by data center. Raises NoOffer, UnknownOutcome."""
         if not self.has_told:
             self.has_told = True
-            _tell(spec)
+            _warn_of_wishes(spec)
         return self._not_refused(fitting(spec, self._catalog))
 
     def rent(self, offer: Offer, spec: MachineSpec, *, label: str, onstart: str, env: Mapping[str, str]) -> str:
@@ -263,7 +263,7 @@ def _unless_terminated(pod: Mapping[str, Any]) -> Instance | None:
     return None if pod.get("status") == TERMINATED else instance_of(pod)
 
 
-def _tell(spec: MachineSpec) -> None:
+def _warn_of_wishes(spec: MachineSpec) -> None:
     """Say which wishes make no difference here."""
     if spec.interruptible:
         logger.info("RunPod rents on demand only: --interruptible changes neither the price nor the risk")

@@ -7,7 +7,7 @@ from typing import Any
 
 from harness.emulators.runpod.cloud import ApiError, RunpodCloud
 from harness.emulators.runpod.pods import Pod, rfc3339
-from harness.emulators.runpod.stock import Row, Wanted, gpu_type
+from harness.emulators.runpod.stock import Row, StockFilter, gpu_type
 
 Answer = tuple[int, Any]
 HOST_LINES = ("create container", "start container")
@@ -36,7 +36,7 @@ def search(cloud: RunpodCloud, call: Call) -> Answer:
         raise ApiError(400, "Bad Request", "cudaVersions and minCudaVersion are mutually exclusive")
     if not has_availability:
         return 200, {"gpus": [gpu_type(gpu, cloud.shelves, None) for gpu in cloud.gpus.values()]}
-    wanted = Wanted(
+    wanted = StockFilter(
         count=int(query.get("count", "1")),
         cloud=query.get("cloud", "SECURE"),
         countries=tuple(filter(None, query.get("countryCodes", "").split(","))),
@@ -59,7 +59,7 @@ def create(cloud: RunpodCloud, call: Call) -> Answer:
     if cloud.faults.take("no_credit") or cloud.credit() <= 0:
         raise ApiError(402, "Payment Required", "the balance is too low to start a pod")
     count = int(gpu.get("count", 1))
-    wanted = Wanted(
+    wanted = StockFilter(
         count=count,
         cloud=str(body.get("cloud", "SECURE")),
         data_centers=tuple(body.get("dataCenterIds") or ()),

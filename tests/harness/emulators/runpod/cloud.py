@@ -14,7 +14,7 @@ from typing import Any
 from harness.emulators.ledger import Ledger
 from harness.emulators.runpod.faults import Faults
 from harness.emulators.runpod.pods import Pod
-from harness.emulators.runpod.stock import DEFAULT_STOCK, GPUS, Gpu, Shelf, Wanted
+from harness.emulators.runpod.stock import DEFAULT_STOCK, GPUS, Gpu, Shelf, StockFilter
 
 ALPHABET = "abcdefghijklmnopqrstuvwxyz0123456789"
 
@@ -72,7 +72,7 @@ class RunpodCloud:
         self.shelves = [Shelf(**row) for row in DEFAULT_STOCK]
         return self.shelves
 
-    def place(self, gpu: str, wanted: Wanted) -> Shelf | None:
+    def place(self, gpu: str, wanted: StockFilter) -> Shelf | None:
         """A shelf that has what is wanted, the fullest; None: there is none."""
         fitting = [one for one in wanted.of(self.shelves, gpu) if one.free >= wanted.count]
         return max(fitting, key=lambda one: one.free, default=None)

@@ -2,7 +2,6 @@
 
 import shlex
 import shutil
-import signal
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from harness.emulators.processes import MARK, family, kill_family, signal_named
+from harness.emulators.processes import MARK, Container
 from harness.emulators.runpod.stock import Row, Shelf
 
 ACTIONS = {
@@ -36,7 +35,7 @@ PY
 
 
 @dataclass
-class Pod:
+class Pod(Container):
     """One pod, from its creation on; times in seconds of the emulator's clock, the price in USD per hour."""
 
     id: str
@@ -63,11 +62,6 @@ class Pod:
     process: "subprocess.Popen[bytes] | None" = field(default=None, repr=False)
 
     @property
-    def live(self) -> bool:
-        """Not destroyed."""
-        return self.ended_at is None
-
-    @property
     def label(self) -> str:
         """Its name."""
         return str(self.contract["name"])
@@ -87,16 +81,6 @@ class Pod:
         """The nearest to a machine that the service names: the GPU's type, cloud and data center."""
         return self.shelf.id
 
-    @property
-    def log_path(self) -> Path:
-        """Everything that its container wrote."""
-        return self.folder / "container.log"
-
-    @property
-    def home(self) -> Path:
-        """HOME of its container."""
-        return self.folder / "root"
-
     def wipe(self) -> None:
         """A fresh disk."""
         for name in ("root", "tmp"):
@@ -106,32 +90,7 @@ class Pod:
     def start(self, environment: Mapping[str, str]) -> "subprocess.Popen[bytes]":
         """Start the container: its arguments are its command."""
         command = shlex.split(str(self.contract.get("args") or "")) or ["sleep", "infinity"]
-        with self.log_path.open("ab") as log:
-            self.process = subprocess.Popen(
-                ["/usr/bin/env", *command],  # found by the pod's PATH; a missing command is its failure, not ours
-                cwd=self.home,
-                env=dict(environment),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-        self.exit_code = None
-        self.starts += 1
-        return self.process
-
-    def processes(self) -> list[int]:
-        """Everything alive that it started."""
-        leader = self.process
-        return family(self.mark, leader.pid if leader is not None and leader.poll() is None else None)
-
-    def kill(self) -> None:
-        """SIGKILL to every descendant, without notice; returns when none is left."""
-        kill_family(self)
-
-    def send(self, name: str, number: signal.Signals) -> None:
-        """A signal to the processes whose command's first word holds the name."""
-        signal_named(self.processes(), name, number)
+        return self.run(command, environment)
 
     def environment(self, url: str, given: Mapping[str, str], path: str, *, ctl: bool) -> dict[str, str]:
         """What its container sees: the allowed variables, those of the order, and the documented ones."""

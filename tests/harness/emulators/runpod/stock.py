@@ -64,7 +64,7 @@ DEFAULT_STOCK: tuple[Row, ...] = (
 
 
 @dataclass(frozen=True)
-class Wanted:
+class StockFilter:
     """What a question to the catalog, or an order, narrows the stock down to."""
 
     count: int = 1
@@ -102,7 +102,7 @@ def level(free: int, count: int) -> str:
     return "NONE" if times < 1 else "LOW" if times < 2 else "MEDIUM" if times < 4 else "HIGH"
 
 
-def gpu_type(gpu: Gpu, shelves: list[Shelf], wanted: Wanted | None) -> Row:
+def gpu_type(gpu: Gpu, shelves: list[Shelf], wanted: StockFilter | None) -> Row:
     """A row of the catalog; `wanted` where its availability is asked for."""
     clouds = {one.cloud for one in shelves if one.gpu == gpu.id}
     row: Row = {

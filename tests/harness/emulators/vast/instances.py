@@ -3,14 +3,13 @@
 import logging
 import re
 import shutil
-import signal
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from harness.emulators.processes import MARK, family, kill_family, signal_named
+from harness.emulators.processes import MARK, Container
 from harness.emulators.vast.faults import Faults
 from harness.emulators.vast.market import Offer, Row
 
@@ -21,7 +20,7 @@ SHELL_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 
 
 @dataclass
-class Instance:
+class Instance(Container):
     """One contract, from its creation on; times in seconds of the emulator's clock, prices in USD per hour."""
 
     id: int
@@ -59,11 +58,6 @@ class Instance:
     ssh_keys: dict[int, str] = field(default_factory=dict)
 
     @property
-    def live(self) -> bool:
-        """Not destroyed: a stopped instance costs too."""
-        return self.ended_at is None
-
-    @property
     def machine_id(self) -> int:
         """The machine that it runs on."""
         return self.offer.machine_id
@@ -72,16 +66,6 @@ class Instance:
     def pgid(self) -> int | None:
         """Process group of the last start."""
         return None if self.process is None else self.process.pid
-
-    @property
-    def log_path(self) -> Path:
-        """Everything that onstart wrote."""
-        return self.folder / "container.log"
-
-    @property
-    def home(self) -> Path:
-        """Working directory and HOME of onstart."""
-        return self.folder / "root"
 
     @property
     def disk_per_hour(self) -> float:
@@ -105,32 +89,7 @@ class Instance:
         command = ["bash", "onstart.sh"]
         if self.runtype == "args":
             command = [*(self.args or ["true"])]
-        with self.log_path.open("ab") as log:
-            self.process = subprocess.Popen(
-                ["/usr/bin/env", *command],  # found by the instance's PATH; a missing command is its failure, not ours
-                cwd=self.home,
-                env=dict(environment),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-        self.exit_code = None
-        self.starts += 1
-        return self.process
-
-    def processes(self) -> list[int]:
-        """Everything alive that the instance started."""
-        leader = self.process
-        return family(self.mark, leader.pid if leader is not None and leader.poll() is None else None)
-
-    def kill(self) -> None:
-        """SIGKILL to every descendant, without notice; returns when none is left."""
-        kill_family(self)
-
-    def send(self, name: str, number: signal.Signals) -> None:
-        """A signal to the processes whose command's first word holds the name."""
-        signal_named(self.processes(), name, number)
+        return self.run(command, environment)
 
     def environment(self, url: str, given: Mapping[str, str], account: Mapping[str, str], path: str) -> dict[str, str]:
         """What onstart sees: the allowed variables, the account's, the create's and the documented ones."""
