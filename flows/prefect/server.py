@@ -10,7 +10,8 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 
-from flows import PACKAGES
+from flows import PACKAGES, ROOT
+from flows.prefect.blank import copy_blank
 from flows.prefect.home import NoServer, PrivateHome, named_server
 from tasks.services.run import environment
 from ups_models.wording import first_line
@@ -33,6 +34,7 @@ UNSEEN = {"PREFECT_LOGGING_TO_API_ENABLED": "false"}
 SERVER = {
     "PREFECT_UI_ENABLED": "0",
     "PREFECT_SERVER_LOGGING_LEVEL": "CRITICAL",
+    "PREFECT_SERVER_REGISTER_BLOCKS_ON_START": "false",  # nothing of ours lies in a block
     "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "500",  # with 1, a flush is cut off at shutdown
     "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "1",
     "PREFECT__SERVER_EPHEMERAL": "1",
@@ -120,10 +122,11 @@ def _home() -> PrivateHome:
 
 def _start(listener: socket.socket, home: PrivateHome) -> subprocess.Popen[bytes]:
     number = str(listener.fileno())
-    factory = ("--factory", "prefect.server.api.server:create_app", "--lifespan", "on", "--log-level", "error")
+    factory = ("--factory", "flows.prefect.blank:create_app", "--lifespan", "on", "--log-level", "error")
+    copy_blank(home.path)
     with (home.path / "server.log").open("wb") as log:
         return subprocess.Popen(
-            [sys.executable, "-m", "uvicorn", *factory, "--fd", number],
+            [sys.executable, "-m", "uvicorn", *factory, "--app-dir", str(ROOT), "--fd", number],
             pass_fds=[listener.fileno()],
             start_new_session=True,
             preexec_fn=_die_with_parent if sys.platform == "linux" else None,  # noqa: PLW1509 - no threads run yet

@@ -34,6 +34,7 @@ FLAGS = (
     "--no-sandbox",  # it does not start as root otherwise
     "--disable-dev-shm-usage",  # a container's /dev/shm is small
     "--disable-gpu",
+    "--force-prefers-reduced-motion",  # two cores draw slowly
     "--disable-quic",
     "--disable-background-networking",
     "--disable-component-update",

@@ -4,14 +4,17 @@ import json
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
 import urllib.request
+from unittest.mock import patch
 
 import pytest
 
 from flows import ROOT
+from flows.prefect.blank import copy_blank
 from flows.prefect.server import QUIET
 from harness.bench import probe
 from harness.chaos.prefect_stack import FINAL
@@ -116,27 +119,40 @@ def test_a_run_without_a_worker_that_is_cancelled_on_the_server_stops_where_it_s
     assert flow_run["state"]["name"] == "Cancelled"
 
 
-def test_without_a_server_the_temporary_one_is_quiet_and_gone_afterwards(tmp_path, finished_run):
+def test_without_a_server_the_temporary_one_is_quiet_leaves_its_blank_database_and_is_gone(tmp_path, finished_run):
     shutil.copytree(finished_run, tmp_path / "run")
-    environment = {**os.environ, **QUIET, "PREFECT_HOME": str(tmp_path / "home")}
-    environment.pop("PREFECT_API_URL", None)
-
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "flows" / "pipeline.py"), "--config", "configs/smoke.yaml", "--auto-resume"],
+    command = ["flows/pipeline.py", "--config", "configs/smoke.yaml", "--auto-resume", "--redo-small-eval"]
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / command[0]), *command[1:]],
         cwd=tmp_path / "run",
-        env=environment,
-        capture_output=True,
+        env={**os.environ, **QUIET, **UNTRACKED, "PREFECT_API_URL": "", "TMPDIR": str(tmp_path)},
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=120,
-        check=False,
     )
+    while process.poll() is None and not servers_below(tmp_path):
+        time.sleep(0.05)
+    served = process.poll() is None
+    _, stderr = process.communicate(timeout=120)
 
-    assert done.returncode == 0, done.stderr
-    assert "Traceback" not in done.stderr
-    assert all(": skip: completed at" in line for line in done.stderr.splitlines()), done.stderr
-    left = subprocess.run(["pgrep", "-f", "prefect.server.api.server"], capture_output=True, text=True, check=False)
-    mine = [pid for pid in left.stdout.split() if str(tmp_path) in environment_of(pid)]
-    assert mine == []
+    assert process.returncode == 0, stderr
+    assert served
+    assert "Traceback" not in stderr
+    assert stderr.count(": skip: completed at") == 5
+    assert servers_below(tmp_path) == []
+    assert list(tmp_path.glob("ups-prefect-*")) == []
+    home = tmp_path / "home"
+    home.mkdir()
+    with patch("tempfile.tempdir", str(tmp_path)):
+        copy_blank(home)
+    with sqlite3.connect(home / "prefect.db") as database:
+        assert database.execute("select count(*) from alembic_version").fetchone() == (1,)
+        assert database.execute("select count(*) from flow_run").fetchone() == (0,)
+
+
+def servers_below(folder):
+    """Processes that serve Prefect's API from a home below the folder."""
+    found = subprocess.run(["pgrep", "-f", "blank:create_app"], capture_output=True, text=True, check=False)
+    return [pid for pid in found.stdout.split() if str(folder) in environment_of(pid)]
 
 
 def environment_of(pid):
