@@ -1,5 +1,8 @@
 """One evaluation: every metric of the trained networks beside the trivial predictions that they must beat."""
 
+import platform
+
+import numpy as np
 import torch
 
 from ups_models.config.schema import EvalConfig, PipelineConfig
@@ -21,7 +24,9 @@ def evaluate(
 
     Trajectories (N, T, X) are evaluated from u0 for `rollout_steps`; ensembles on pairs and, if asked for, in rollouts.
     """
-    result = EvaluationResult(split=settings.split, seed=settings.seed, members=settings.members)
+    result = EvaluationResult(
+        split=settings.split, seed=settings.seed, members=settings.members, environment=_environment(device)
+    )
     arrays: Arrays = {}
     if models.operator is not None and data.trajectories is not None:
         chosen = data.trajectories.select(evenly_spaced(settings.trajectories, len(data.trajectories.u)))
@@ -61,3 +66,18 @@ def _with_fields(
     if samplers and settings.ensemble_trajectories:
         found["probabilistic_rollout"] = rollout_ensembles(case, settings, samplers)
     return result.model_copy(update=found), arrays
+
+
+def _environment(device: torch.device) -> dict[str, str]:
+    """Where the numbers were computed: exactness is promised on the same kind of machine only."""
+    facts = {
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "numpy": np.__version__,
+        "machine": f"{platform.system()} {platform.machine()}",
+        "device": str(device),
+        "torch threads": str(torch.get_num_threads()),
+    }
+    if device.type == "cuda":
+        facts["gpu"] = torch.cuda.get_device_name(device)
+    return facts

@@ -177,6 +177,8 @@ class EvaluationResult(Record):
     unknown_descents: tuple[str, ...] | None = None
     """Stages whose checkpoints do not say what they were trained from."""
     config_yaml: str = ""
+    environment: dict[str, str] = {}
+    """Where the numbers were computed; empty in files of earlier versions."""
 
     def to_json(self) -> str:
         """The content of the file."""

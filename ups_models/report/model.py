@@ -33,13 +33,17 @@ class ReportInput:
     arrays: Arrays
     history: History
     config_yaml: str
-    environment: Mapping[str, str]
     timings: Sequence[Timing]
 
     @property
     def evaluations(self) -> tuple[EvaluationResult, ...]:
         """Those that there are, the one to read first before the other."""
         return tuple(result for result in (self.full, self.small) if result is not None)
+
+    @property
+    def environment(self) -> Mapping[str, str]:
+        """Where the numbers that are read first were computed."""
+        return self.evaluations[0].environment if self.evaluations else {}
 
 
 @dataclass(frozen=True)

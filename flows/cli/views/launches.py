@@ -28,15 +28,16 @@ def launch_table(rows: Sequence[Row]) -> str:
 
 
 def cost_table(by: str, rows: Sequence[Total]) -> str:
-    """One line each: hours, GPU, disk, and both together, in USD."""
+    """One line each: hours, GPU, disk, traffic, and all together, in USD."""
     names = [by, *(plain(row.name) for row in rows)]
     width = max(map(len, names))
-    head = f"{by:<{width}}{'hours':>9}{'GPU':>10}{'disk':>10}{'USD':>10}"
+    head = f"{by:<{width}}{'hours':>9}{'GPU':>10}{'disk':>10}{'traffic':>10}{'USD':>10}"
     lines = [
-        f"{name:<{width}}{row.hours:>9.2f}{row.gpu_usd:>10.4f}{row.disk_usd:>10.4f}{row.usd:>10.4f}"
+        f"{name:<{width}}{row.hours:>9.2f}{row.gpu_usd:>10.4f}{row.disk_usd:>10.4f}{row.traffic_usd:>10.4f}{row.usd:>10.4f}"
         for name, row in zip(names[1:], rows, strict=True)
     ]
-    return "\n".join([head, *lines, "GPU at the agreed price; disk as its offer named it; bandwidth is not included"])
+    foot = "GPU at the agreed price; disk and traffic as the offer named them, traffic as the machine counts it"
+    return "\n".join([head, *lines, foot])
 
 
 def when(seconds: float) -> str:

@@ -28,7 +28,7 @@ from tasks.services.rental.health import (
 from tasks.services.rental.job import Job
 from tasks.services.rental.journal import Journal, PaceSeen
 from tasks.services.rental.limits import Limits
-from tasks.services.rental.machine_log import exit_code_in, last_line_of, saved_log, signs_in
+from tasks.services.rental.machine_log import exit_code_in, last_line_of, saved_log, signs_in, traffic_in
 from tasks.services.rental.provider import (
     Instance,
     KeyRefused,
@@ -90,6 +90,8 @@ class Controller:
     failed_at: Position | None = None
     log: list[str] = field(default_factory=list)
     last_log_line: str = ""
+    traffic: tuple[int, int] | None = None
+    """Bytes that the newest machine says it has received and sent."""
     kept: bool = False
     refused_since: float | None = None
     """When the provider began to refuse the key, while machines were rented with it."""
@@ -139,7 +141,7 @@ class Controller:
             self._require_budget()
             if instance_id is None:
                 instance_id = self._rent()
-                self.log, self.last_log_line = [], ""
+                self.log, self.last_log_line, self.traffic = [], "", None
             verdict = self._watch(instance_id)
             if verdict.end == "completed":
                 self._save_log(instance_id)
@@ -225,6 +227,7 @@ class Controller:
             return self._watched(instance_id, meter)
         finally:
             self._note_pace(meter)
+            self.journal.note_traffic(self.traffic, at_least=1)
 
     def _watched(self, instance_id: str, meter: PaceMeter) -> Verdict:
         seen, generation = Observation.begin(time.monotonic()), self.journal.generation
@@ -285,6 +288,8 @@ class Controller:
         lines = self.provider.logs(instance_id).splitlines()
         if (signs := signs_in(lines)) is not None:
             self.log = [plain(line) for line in signs.lines[-LOG_LINES:]]
+            self.traffic = traffic_in(signs) or self.traffic
+            self.journal.note_traffic(self.traffic)
         return lines
 
     def _keep_log(self, instance_id: str) -> None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Literal
 
+from tasks.services.rental.journal import Machine
 from tasks.services.rental.launches import Known
 
 By = Literal["launch", "machine", "day"]
@@ -12,14 +13,15 @@ By = Literal["launch", "machine", "day"]
 
 @dataclass(frozen=True)
 class Cost:
-    """The cost of one machine on one day (UTC), in USD; the disk is charged beside the GPU."""
+    """The cost of one machine on one day (UTC), in USD; disk and traffic are charged beside the GPU."""
 
     run: str
     machine: str
     day: str
-    hours: float
-    gpu_usd: float
-    disk_usd: float
+    hours: float = 0.0
+    gpu_usd: float = 0.0
+    disk_usd: float = 0.0
+    traffic_usd: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -30,30 +32,32 @@ class Total:
     hours: float
     gpu_usd: float
     disk_usd: float
+    traffic_usd: float
 
     @property
     def usd(self) -> float:
         """In all."""
-        return self.gpu_usd + self.disk_usd
+        return self.gpu_usd + self.disk_usd + self.traffic_usd
 
 
 def costs_of(launches: Iterable[Known], now: float) -> list[Cost]:
     """The cost of every machine of the journals until `now`, day by day; an order without a machine costs nothing."""
     return [
-        Cost(
-            known.launch.run,
-            f"{machine.id} ({machine.offer.get('gpu', 'unknown GPU')})",
-            day,
-            hours,
-            hours * usd_per_hour,
-            hours * machine.disk_usd_per_hour,
-        )
+        cost
         for known in launches
         for machine in known.launch.machines
         if machine.id is not None and known.journal is not None
-        for began, ended, usd_per_hour in machine.spans(now)
-        for day, hours in _days(began, ended)
+        for cost in _costs(known.launch.run, machine, now)
     ]
+
+
+def _costs(run: str, machine: Machine, now: float) -> Iterator[Cost]:
+    name = f"{machine.id} ({machine.offer.get('gpu', 'unknown GPU')})"
+    for began, ended, usd_per_hour in machine.spans(now):
+        for day, hours in _days(began, ended):
+            yield Cost(run, name, day, hours, hours * usd_per_hour, hours * machine.disk_usd_per_hour)
+    for at, usd in machine.traffic:
+        yield Cost(run, name, f"{datetime.fromtimestamp(at, UTC):%Y-%m-%d}", traffic_usd=usd)
 
 
 def totals(costs: Sequence[Cost], by: By) -> list[Total]:
@@ -70,7 +74,7 @@ def total(costs: Sequence[Cost]) -> Total:
 
 def _total(name: str, costs: Sequence[Cost]) -> Total:
     hours, gpu = sum(cost.hours for cost in costs), sum(cost.gpu_usd for cost in costs)
-    return Total(name, hours, gpu, sum(cost.disk_usd for cost in costs))
+    return Total(name, hours, gpu, sum(cost.disk_usd for cost in costs), sum(cost.traffic_usd for cost in costs))
 
 
 def _days(began: float, ended: float) -> Iterator[tuple[str, float]]:

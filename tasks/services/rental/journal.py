@@ -17,12 +17,16 @@ LATEST_S = 2.0**36
 
 Event = Literal[
     "claims", "began", "answers", "renting", "rented", "excluded", "market exhausted", "given back", "kept",
-    "handed over", "closed", "decided", "bid", "pace",
+    "handed over", "closed", "decided", "bid", "pace", "traffic",
 ]  # fmt: skip
 """As the file spells them. claims: a controller is about to name itself in the run; answers: a chain of flow runs works
 on the launch; given back: the machine is destroyed; kept: it is left running, as its owner asked; handed over: another
 controller has it now; decided: what is bought, and why; bid: the price of a machine was changed; pace: what a machine
-reached."""
+reached; traffic: the bytes that it received and sent since its script started."""
+
+GB = 1e9
+NOTED_BYTES = 10**8
+"""So much more traffic of a machine is noted while it lives."""
 
 
 @dataclass
@@ -41,6 +45,10 @@ class Machine:
     kept: bool = False
     bids: list[tuple[float, float]] = field(default_factory=list)
     """When the price was changed, and to how much."""
+    traffic: list[tuple[float, float]] = field(default_factory=list)
+    """When it was told that data had gone over its network, and what that costs in USD by the prices of the offer."""
+    counted: tuple[int, int] = (0, 0)
+    """Bytes received and sent, as it told last; once it was restarted, it counts from zero."""
 
     def spans(self, now: float) -> list[tuple[float, float, float]]:
         """From when to when it was rented, and for how many USD an hour."""
@@ -55,8 +63,18 @@ class Machine:
         return self.bids[-1][1] if self.bids else self.usd_per_hour
 
     def usd(self, now: float) -> float:
-        """What it has cost until now, by our own clock and the prices that were agreed."""
-        return sum(usd * max(0.0, ended - began) / 3600 for began, ended, usd in self.spans(now))
+        """What it has cost until now, by our own clock, its own count of bytes and the prices that were agreed."""
+        rent = sum(usd * max(0.0, ended - began) / 3600 for began, ended, usd in self.spans(now))
+        return rent + sum(usd for _, usd in self.traffic)
+
+    def told(self, at: float, counted: tuple[int, int]) -> None:
+        """It has received and sent so many bytes by now."""
+        goes_on = all(now >= then for now, then in zip(counted, self.counted, strict=True))
+        before = self.counted if goes_on else (0, 0)
+        prices = float(self.offer.get("inet_usd_per_gb") or 0.0), float(self.offer.get("inet_up_usd_per_gb") or 0.0)
+        usd = sum((now - then) / GB * price for now, then, price in zip(counted, before, prices, strict=True))
+        self.traffic.append((at, usd))
+        self.counted = counted
 
 
 @dataclass(frozen=True)
@@ -126,6 +144,11 @@ class Journal:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         jsonl.append(self.path, entry, flush=True)
         self._apply(entry)
+
+    def note_traffic(self, told: tuple[int, int] | None, at_least: int = NOTED_BYTES) -> None:
+        """Write what the newest machine says it has received and sent, where that is so many bytes more than noted."""
+        if told is not None and abs(sum(told) - sum(self.machines[self.generation].counted)) >= at_least:
+            self.note("traffic", received=told[0], sent=told[1])
 
     def join(self, attempt: ChainRun) -> None:
         """Note that a chain of flow runs works on the launch: each run starts after the one before it died.
@@ -228,6 +251,8 @@ class Journal:
                 machine.kept = True
             case "bid":
                 machine.bids.append((_time(entry), float(entry["usd_per_hour"])))
+            case "traffic":
+                machine.told(_time(entry), (int(entry["received"]), int(entry["sent"])))
             case "given back" | "handed over":
                 machine.destroyed_at = _time(entry)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from ups_models.wording import shortened
 ONSTART = "ups-onstart: "
 """How the lines of onstart.sh begin."""
 EXIT, BEAT = f"{ONSTART}exit ", f"{ONSTART}alive "
+TRAFFIC = re.compile(r" received (\d{1,18}) sent (\d{1,18})$")
 MAX_LINE = 300
 
 
@@ -49,6 +51,12 @@ def signs_in(lines: Sequence[str]) -> LogSigns | None:
 def _phase_in(line: str) -> Phase | None:
     """As `ups-onstart: phase installing`, and `10:15:02 INFO    phase training`."""
     return next((phase for phase in PHASES if line.endswith(f" {PREFIX}{phase}")), None)
+
+
+def traffic_in(signs: LogSigns) -> tuple[int, int] | None:
+    """Bytes that the machine has received and sent since its script started, as its newest heartbeat tells."""
+    told = TRAFFIC.search(signs.beat)
+    return (int(told[1]), int(told[2])) if told is not None else None
 
 
 def exit_code_in(lines: Sequence[str], generation: int) -> int | None:

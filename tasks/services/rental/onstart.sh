@@ -7,6 +7,22 @@ mkdir -p "$work" && cd "$work" || exit 1
 
 say() { echo "ups-onstart: $*"; }
 
+# Bytes received and sent over every network device but the machine's own loop.
+network_bytes() {
+  local name bytes sent all_received=0 all_sent=0
+  while IFS=': ' read -r name bytes _ _ _ _ _ _ _ sent _; do
+    [[ "$bytes" =~ ^[0-9]+$ && "$name" != lo ]] || continue
+    all_received=$((all_received + bytes)) all_sent=$((all_sent + sent))
+  done 2> /dev/null < /proc/net/dev
+  echo "$all_received $all_sent"
+}
+read -r received_before sent_before < <(network_bytes)
+beat() {
+  local received sent
+  read -r received sent < <(network_bytes)
+  say "alive $SECONDS s received $((received - received_before)) sent $((sent - sent_before))"
+}
+
 destroy_machine() {
   [[ -n "${CONTAINER_API_KEY:-}${UPS_DESTROY:-}" ]] || return 0
   say "destroying this machine"
@@ -27,6 +43,7 @@ PY
 }
 
 finish() {
+  beat
   say "exit $1 generation $UPS_GENERATION"
   if [[ "$UPS_SHUTDOWN" == always || ("$UPS_SHUTDOWN" == success && "$1" == 0) ]]; then
     sleep "${2:-0}"
@@ -38,7 +55,7 @@ finish() {
 # The controller may be gone for good: the machine ends by itself.
 ( sleep "$UPS_MAX_SECONDS" && say "the time limit is reached" && destroy_machine ) &
 # The log shows that this script lives, however silent its job is.
-( while kill -0 $$ 2> /dev/null; do say "alive $SECONDS s"; sleep "${UPS_HEARTBEAT_S:-60}"; done ) &
+( while kill -0 $$ 2> /dev/null; do beat; sleep "${UPS_HEARTBEAT_S:-60}"; done ) &
 
 if [[ ! -f "ready-$UPS_JOB" ]]; then
   say "phase installing"

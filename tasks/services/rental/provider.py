@@ -95,6 +95,8 @@ class Offer:
     """For what is downloaded."""
     is_bid: bool = False
     """Whether it would be rented by a bid, and may be taken away."""
+    inet_up_usd_per_gb: float = 0.0
+    """For what is uploaded."""
 
     def environment(self) -> dict[str, str]:
         """What a job on the machine has to know of it."""

@@ -23,7 +23,6 @@ from tasks.services.run.status import StatusStore, file_records
 from tasks.services.run.uninterrupted import leave_if_stopped
 from tasks.services.stages.descent import require_one_origin, trained_config
 from tasks.services.stages.plan import evaluation_inputs, usable_stages
-from tasks.services.stages.reporting import environment
 from tasks.services.stages.snapshot import read_snapshot
 from tasks.services.stages.training import load_stage, select_device
 from ups_models.config.schema import EvalConfig, PipelineConfig
@@ -140,7 +139,7 @@ def evaluate_files(
     result = with_origin(result, prefix.name, cfg, checkpoints, names, unknown)
     prefix.parent.mkdir(parents=True, exist_ok=True)
     write_evaluation(prefix, result, arrays)
-    report = ReportInput(prefix.name, None, result, arrays, {}, result.config_yaml, environment(device), [])
+    report = ReportInput(prefix.name, None, result, arrays, {}, result.config_yaml, [])
     write_text(prefix.with_name(prefix.name + ".html"), render_html(report))
     return result
 

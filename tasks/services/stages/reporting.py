@@ -1,13 +1,11 @@
 """What lies in a run, for a reader: the HTML report, single plots of it, and what a tracker is handed."""
 
 import logging
-import platform
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from tasks.services.run.history import History
 from tasks.services.run.paths import RunDir
@@ -57,24 +55,8 @@ def report_of(run: RunDir) -> ReportInput:
         arrays=_read_arrays(run.result(newest.name, ".npz")) if newest else {},
         history=history,
         config_yaml=newest.config_yaml if newest else "not evaluated: the config is stored with an evaluation",
-        environment=environment(torch.device("cuda" if torch.cuda.is_available() else "cpu")),
         timings=[*_timings(status.stages), *_timings(status.evaluations)],
     )
-
-
-def environment(device: torch.device) -> dict[str, str]:
-    """Where the numbers were computed: exactness is promised on the same kind of machine only."""
-    facts = {
-        "python": platform.python_version(),
-        "torch": str(torch.__version__),
-        "numpy": np.__version__,
-        "machine": f"{platform.system()} {platform.machine()}",
-        "device": str(device),
-        "torch threads": str(torch.get_num_threads()),
-    }
-    if device.type == "cuda":
-        facts["gpu"] = torch.cuda.get_device_name(device)
-    return facts
 
 
 def _images(report: ReportInput) -> dict[str, bytes]:

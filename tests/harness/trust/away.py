@@ -32,9 +32,10 @@ def away(seconds: float, more: Mapping[str, str] = MappingProxyType({})) -> int:
             wrong = _trial(room, workload, scratch / "run", seconds)
             if wrong:
                 print(room.log())
-        run_plainly(workload, scratch / "undisturbed")
-        expected = outcome(_run_in(scratch / "undisturbed"))
-        wrong += [f"{name} differs" for name in differences(outcome(_run_in(scratch / "run")), expected)]
+        if not wrong:
+            run_plainly(workload, scratch / "undisturbed")
+            expected = outcome(_run_in(scratch / "undisturbed"))
+            wrong = [f"{name} differs" for name in differences(outcome(_run_in(scratch / "run")), expected)]
     print(f"the server away for {seconds:g} s: {'; '.join(wrong) or 'trained on, all work done, same bits'}")
     return 1 if wrong else 0
 
@@ -49,19 +50,18 @@ def _trial(room: ControlRoom, workload: Workload, root: Path, seconds: float) ->
     run = _run_in(root)
     room.wait_for(run.resume("operator").is_file, "a saved state")
     room.stop_server(signal.SIGKILL)
-    wrong: list[str] = []
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         time.sleep(1.0)
-        if not wrong and not is_owned(run) and not read_status(run.status).training_complete:
-            wrong.append(f"it stopped training {seconds - (until - time.monotonic()):.0f} s after the server")
+        if not is_owned(run) and not read_status(run.status).training_complete:
+            return [f"it stopped training {seconds - (until - time.monotonic()):.0f} s after the server"]
     room.start_server()
     if room.workers[-1].poll() is not None:
         print("its worker ended meanwhile, and is started again", flush=True)
         room.start_worker()
     room.wait_for(lambda: "Completed" in dict(room.states(root)), "completion")
     print(f"runs of the chain: {room.states(root)}", flush=True)
-    return wrong + violations(run, finished=True)
+    return violations(run, finished=True)
 
 
 def _workload(steps: int) -> Workload:

@@ -54,7 +54,7 @@ def test_what_it_cost_is_a_table_with_a_sum(ups, tmp_path, by, name):
     done = ups("cost", "--by", by, *HERE, cwd=tmp_path)
 
     lines = done.stdout.splitlines()
-    assert lines[0].split() == [by, "hours", "GPU", "disk", "USD"]
+    assert lines[0].split() == [by, "hours", "GPU", "disk", "traffic", "USD"]
     assert lines[1].startswith(name)
     assert lines[2].startswith("in all")
     assert lines[-1] == "Credit: not told by local"

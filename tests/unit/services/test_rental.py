@@ -10,7 +10,7 @@ import pytest
 from tasks.services.rental.bundle import MAX_ONSTART_CHARS, onstart
 from tasks.services.rental.controller import Controller, TrainingFailed
 from tasks.services.rental.fleet import LIST_TRIES, label_prefix
-from tasks.services.rental.journal import Journal
+from tasks.services.rental.journal import NOTED_BYTES, Journal
 from tasks.services.rental.limits import BudgetSpent, Limits
 from tasks.services.rental.lock import exclusive_controller
 from tasks.services.rental.provider import (
@@ -415,6 +415,25 @@ def test_heartbeats_are_not_shown_to_the_person_who_watches(tmp_path):
     rental(market, tmp_path, show=lambda state, facts: shown.extend(facts.get("log", []))).run()
 
     assert set(shown) == {"operator 3/30"}
+
+
+def test_what_a_machine_has_received_and_sent_is_in_the_journal_before_it_ends_and_at_its_end(tmp_path):
+    market = Market([["running", "running", "running", "running", "done"]])
+    told = iter([(100, 5), (NOTED_BYTES + 200, 7), (NOTED_BYTES + 300, 9)])
+    last = [(0, 0)]
+
+    def logs(instance_id):
+        last[0] = next(told, last[0])
+        return "ups-onstart: alive 60 s received {} sent {}\n".format(*last[0])
+
+    market.logs = logs  # type: ignore[method-assign]
+
+    rental(market, tmp_path).run()
+
+    noted = [(entry["received"], entry["sent"]) for entry in lines(tmp_path) if entry["event"] == "traffic"]
+    assert noted == [(NOTED_BYTES + 200, 7), (NOTED_BYTES + 300, 9)]
+    [machine] = Journal(tmp_path / "rented.jsonl").launches()[0].machines
+    assert machine.counted == (NOTED_BYTES + 300, 9)
 
 
 def test_wandb_that_does_not_answer_is_no_reason_to_rent(tmp_path, monkeypatch):

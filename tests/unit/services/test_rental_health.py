@@ -16,7 +16,7 @@ from tasks.services.rental.health import (
     verdict_on_exit,
 )
 from tasks.services.rental.limits import BudgetSpent, Limits
-from tasks.services.rental.machine_log import MAX_LINE, exit_code_in, last_line_of, signs_in
+from tasks.services.rental.machine_log import MAX_LINE, exit_code_in, last_line_of, signs_in, traffic_in
 from tasks.services.run.phase import PHASES, announce
 
 LIMITS = Limits(boot_timeout_s=100, silence_timeout_s=1000, lost_after_s=30)
@@ -306,6 +306,17 @@ def test_phase_and_heartbeat_are_read_from_the_log(lines, phase, beat):
     assert signs is not None
     assert (signs.phase, signs.beat) == (phase, beat)
     assert all("alive" not in line for line in signs.lines)
+
+
+@pytest.mark.parametrize(
+    ("beat", "traffic"),
+    [("alive 60 s received 12 sent 3", (12, 3)), ("alive 60 s", None), ("alive 60 s received -1 sent 3", None)],
+)
+def test_a_heartbeat_may_tell_the_traffic(beat, traffic):
+    signs = signs_in([f"ups-onstart: {beat}"])
+
+    assert signs is not None
+    assert traffic_in(signs) == traffic
 
 
 def test_an_empty_log_shows_nothing():

@@ -56,6 +56,21 @@ def test_several_launches_have_a_line_each(tmp_path):
     assert [(row.name, round(row.gpu_usd, 6)) for row in totals(costs, "launch")] == [("p/r1", 0.2), ("p/r2", 0.4)]
 
 
+def test_traffic_costs_what_the_offer_asks_for_a_gigabyte_on_the_day_it_was_told(tmp_path):
+    one = machine(1, "1000", -2, 3)
+    one.offer |= {"inet_usd_per_gb": 0.02, "inet_up_usd_per_gb": 0.01}
+    one.told(MIDNIGHT - 60, (10 * 10**9, 0))
+    one.told(MIDNIGHT + 60, (15 * 10**9, 2 * 10**9))
+    one.told(MIDNIGHT + 90, (10**9, 0))  # started again: it counts from zero
+
+    costs = costs_of([known(tmp_path, "p/r1", one)], MIDNIGHT + 3600 * 6)
+
+    days = [(row.name, round(row.traffic_usd, 6)) for row in totals(costs, "day")]
+    assert days == [("2026-11-27", 0.2), ("2026-11-28", 0.14)]
+    assert total(costs).usd == pytest.approx(5 * 0.3 + 0.34)
+    assert one.usd(MIDNIGHT + 3600 * 6) == pytest.approx(5 * 0.2 + 0.34)
+
+
 def test_nothing_rented_costs_nothing():
     assert (totals([], "day"), total([]).usd) == ([], 0)
 

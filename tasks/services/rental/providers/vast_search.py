@@ -147,4 +147,5 @@ def _offer(row: Row, usd_per_hour: float, *, is_bid: bool) -> Offer:
         float(row.get("storage_cost") or 0.0),
         float(row.get("inet_down_cost") or 0.0),
         is_bid,
+        float(row.get("inet_up_cost") or 0.0),
     )
