@@ -15,7 +15,9 @@ import pytest
 from flows import ROOT
 from harness.commands import UNTRACKED
 
-SMOKE = ("--config", "configs/smoke.yaml", "--set", "stages.operator.steps_per_epoch=400")
+SMOKE = ("--config", "configs/smoke.yaml", "--set", "stages.operator.steps_per_epoch=150")
+pytestmark = pytest.mark.slow
+
 WEIGHTS = "checkpoints/operator.pt"
 SCRIPTS = re.findall(r"^```sh\n(.*?)^```", (ROOT / "docs" / "batch.md").read_text("utf-8"), re.MULTILINE | re.DOTALL)
 SRUN = """#!/bin/bash
