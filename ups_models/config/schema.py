@@ -1,9 +1,13 @@
 """The configuration: every default, bound, unit and meaning, declared once and checked once."""
 
+import difflib
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from ups_models.problems.problem import Problem
+from ups_models.problems.registry import ADVECTION, BURGERS, EVOLVING
 
 
 class Section(BaseModel):
@@ -23,6 +27,14 @@ def _no_bool(value: object) -> object:
     return value
 
 
+def _known_problem(name: str) -> str:
+    if name not in EVOLVING:
+        near = difflib.get_close_matches(name, EVOLVING, 1)
+        meant = f"; did you mean {near[0]}?" if near else ""
+        raise ValueError(f"no problem with trajectories is called so{meant} Known: {', '.join(EVOLVING)}")
+    return name
+
+
 Count = Annotated[int, BeforeValidator(_no_bool)]
 Number = Annotated[float, BeforeValidator(_no_bool)]
 Parameter = Annotated[float, Field(gt=0, le=1000), BeforeValidator(_no_bool)]
@@ -35,7 +47,9 @@ class LatentConfig(Section):
     """The latent state z: `tokens` positions on the domain, `dim` channels each."""
 
     dim: Count = Field(8, ge=1, le=1024, description="Channels of each latent token.")
-    tokens: Count = Field(32, ge=4, le=4096, description="Latent tokens; must divide the number of grid points.")
+    tokens: Count = Field(
+        32, ge=4, le=4096, description="Latent tokens along each axis; must divide the number of grid points."
+    )
 
 
 class GenerateConfig(Section):
@@ -44,8 +58,10 @@ class GenerateConfig(Section):
     n: Count = Field(1216, ge=3, le=1_000_000, description="Trajectories in each file.")
     nt: Count = Field(41, ge=3, le=2001, description="Times stored, the initial one included.")
     t_end: Number = Field(2.0, gt=0, le=100, description="Last time, in the equation's unit of time.")
-    parameters: tuple[Parameter, ...] = Field(
-        (0.01,), min_length=1, description="One file for each nu (Burgers) or beta (advection)."
+    parameters: tuple[Parameter | dict[str, Number], ...] = Field(
+        (0.01,),
+        min_length=1,
+        description="One file for each: a number, or, where a problem has several parameters, a number for each name.",
     )
 
 
@@ -88,11 +104,15 @@ class DownloadConfig(Section):
 class DataConfig(Section):
     """Trajectories to train the operator on: PDEBench-layout files, or our own solver's."""
 
-    family: Literal["burgers1d", "advection1d"] = Field("burgers1d", description="Equation of the files.")
+    family: Annotated[str, AfterValidator(_known_problem)] = Field(
+        "burgers1d", validation_alias="problem", description="Equation of the files; also read as `family`."
+    )
     files: tuple[Path, ...] = Field((), description="PDEBench-layout HDF5 files; empty: generate them.")
     downloads: tuple[DownloadConfig, ...] = Field((), description="Files to fetch into the run's data/ instead.")
     generate: GenerateConfig = Field(default_factory=GenerateConfig, description="Used when `files` is empty.")
-    points: Count = Field(256, ge=16, le=8192, description="Grid points the networks see, after the reduction.")
+    points: Count = Field(
+        256, ge=16, le=8192, description="Grid points the networks see along each axis, after the reduction."
+    )
     reduced_resolution: Count = Field(1, ge=1, le=64, description="Keep every n-th grid point.")
     reduced_resolution_t: Count = Field(1, ge=1, le=100, description="Keep every n-th time.")
     test: Count = Field(
@@ -102,6 +122,41 @@ class DataConfig(Section):
         64, ge=1, le=1_000_000, description="Rows of each file for validation (those after the test rows)."
     )
     limit: Limit | None = Field(None, description="Read at most this many rows of each file; null: all.")
+
+    @property
+    def problem(self) -> Problem:
+        """The equation of the files."""
+        return EVOLVING[self.family]
+
+    @property
+    def values(self) -> tuple[dict[str, float], ...]:
+        """The parameters of each file that we solve for, by name."""
+        names = [one.name for one in self.problem.parameters]
+        return tuple(
+            dict(one) if isinstance(one, dict) else dict.fromkeys(names, one) for one in self.generate.parameters
+        )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_the_problem_has_it(cls, given: Any) -> Any:
+        """What is not said of the data to solve for is said by the problem; the section's defaults are Burgers'."""
+        if not isinstance(given, dict):
+            return given
+        problem = EVOLVING.get(str(given.get("problem", given.get("family", BURGERS.name))))
+        generate = given.get("generate") or {}
+        if problem in (None, BURGERS, ADVECTION) or not isinstance(generate, dict):
+            return given
+        sampling = problem.sampling
+        own = {"nt": sampling.nt, "t_end": sampling.t_end, "parameters": [problem.defaults]}
+        return {"points": sampling.points, **given, "generate": {**own, **generate}}
+
+    @model_validator(mode="after")
+    def _is_solvable(self) -> Self:
+        if not self.files and not self.downloads:
+            for values in self.values:
+                if fault := self.problem.fault_of(values):
+                    raise ValueError(f"generate.parameters: {fault}")
+        return self
 
 
 class SteadyGenerateConfig(Section):
@@ -313,7 +368,7 @@ class PipelineConfig(Section):
 
     @model_validator(mode="after")
     def _sections_fit_together(self) -> Self:
-        limit = self.latent.tokens // 2 + 1
+        limit = self.latent.tokens // 2 + 1 if all(self.data.problem.periodic) else self.latent.tokens
         if self.latent.dim % self.denoiser.scale_groups:
             raise ValueError(
                 f"latent.dim={self.latent.dim} is not divisible by denoiser.scale_groups={self.denoiser.scale_groups}; "

@@ -3,36 +3,47 @@
 import torch
 from torch import Tensor
 
-from ups_models.data.fields import SteadyFields, Trajectories
-from ups_models.problems.registry import PROBLEMS
+from ups_models.data.fields import Fields, SteadyFields
+from ups_models.problems.problem import Axis
 
 
 def window_batch(
-    data: Trajectories, rng: torch.Generator, *, size: int, length: int, initial_fraction: float = 0.0
+    data: Fields, rng: torch.Generator, *, size: int, length: int, initial_fraction: float = 0.0
 ) -> dict[str, Tensor]:
-    """Windows of `length` consecutive times, shifted around the periodic domain, and mirrored where that is exact.
+    """Windows of `length` consecutive times, turned by what the problem's solutions may be turned by.
 
-    A fraction `initial_fraction` of them starts at the initial field, where every rollout does and where fields are
-    roughest. Returns u (B, length, X) and parameters (B, 2) = (ln coefficient, ln dt). The mirror (u, x) -> (-u, -x)
-    is a symmetry of Burgers' equation, not of advection with a fixed direction.
+    They are shifted along periodic axes, and each of the problem's symmetries is applied to half of them. A fraction
+    `initial_fraction` starts at the initial field, where every rollout does and where fields are roughest. Returns
+    u (B, length, C, *space) and parameters (B, P + 1).
     """
-    trajectories, times, points = data.u.shape
+    trajectories, times, channels, *points = data.u.shape
     which = _integers(trajectories, size, rng)
     start = _integers(times - length + 1, size, rng) * (torch.rand(size, generator=rng) >= initial_fraction)
-    shift = _integers(points, size, rng)
-    x = (torch.arange(points) + shift[:, None]) % points
-    t = start[:, None] + torch.arange(length)
-    u = data.u[which[:, None, None], t[:, :, None], x[:, None, :]]
-    if PROBLEMS[data.family].mirrored:
-        mirror = torch.rand(size, generator=rng)[:, None, None] < 0.5
-        u = torch.where(mirror, -u.flip(-1), u)
-    return {"u": u, "parameters": parameters_of(data)[which]}
+    shifts = [_shifts(axis, n, size, rng) for axis, n in zip(data.problem.axes, points, strict=True)]
+    index = [which[:, None], start[:, None] + torch.arange(length), torch.arange(channels)[None, :]]
+    index += [(torch.arange(n) + shift[:, None]) % n for n, shift in zip(points, shifts, strict=True)]
+    u = data.u[tuple(_broadcast(one, place, len(points)) for place, one in enumerate(index))]
+    for symmetry in data.problem.symmetries:
+        chosen = torch.rand(size, generator=rng).view(-1, *[1] * (u.ndim - 1)) < 0.5
+        u = torch.where(chosen, symmetry.apply(u), u)
+    return {"u": u, "parameters": data.conditioning()[which]}
 
 
-def parameters_of(data: Trajectories) -> Tensor:
-    """What the operator is conditioned on: (ln coefficient, ln dt) for each trajectory, (N, 2)."""
-    dt = torch.full_like(data.parameter, data.dt)
-    return torch.stack([data.parameter.abs().log(), dt.log()], -1)
+def _shifts(axis: Axis, points: int, size: int, rng: torch.Generator) -> Tensor:
+    """How far each sample is shifted along an axis, in points (B,): by whole periods of the equation."""
+    if not axis.periodic or (axis.period and points % axis.period):
+        return torch.zeros(size, dtype=torch.long)
+    period = points // axis.period if axis.period else 1
+    return _integers(points // period, size, rng) * period
+
+
+def _broadcast(index: Tensor, place: int, dimensions: int) -> Tensor:
+    """(B or 1, n) for the place-th axis of (N, T, C, *space), so that the places together index (B, T, C, *space)."""
+    if place == 0:
+        return index.view(-1, *[1] * (2 + dimensions))
+    shape = [len(index)] + [1] * (2 + dimensions)
+    shape[place] = index.shape[1]
+    return index.view(shape)
 
 
 def steady_batch(data: SteadyFields, rng: torch.Generator, *, size: int) -> dict[str, Tensor]:

@@ -1,25 +1,36 @@
-"""Fields in memory: trajectories of one-dimensional problems, and steady states of two-dimensional ones."""
+"""Fields in memory: trajectories of a problem, and steady states."""
 
 import math
 from dataclasses import dataclass, replace
 from typing import Self
 
+import torch
 from torch import Tensor
+
+from ups_models.problems.problem import Problem
 
 
 @dataclass(frozen=True)
-class Trajectories:
-    """Solutions of a 1D family. u: (N, T, X) float32, x: (X,), t: (T,), parameter (nu or beta) and row: (N,).
+class Fields:
+    """Trajectories of a problem on a uniform grid.
 
     `row` is the number of the trajectory in its file: files of other parameters hold the same initial condition in
     the same row, so a split goes by row.
+
+    Attributes:
+        problem: What they solve.
+        u: (N, T, C, *space) float32.
+        axes: The coordinate along each axis of space, (points,) each.
+        t: Times (T,).
+        parameters: The problem's parameters of each trajectory, in its order, (N, P).
+        row: (N,).
     """
 
-    family: str
+    problem: Problem
     u: Tensor
-    x: Tensor
+    axes: tuple[Tensor, ...]
     t: Tensor
-    parameter: Tensor
+    parameters: Tensor
     row: Tensor
 
     @property
@@ -29,7 +40,20 @@ class Trajectories:
 
     def select(self, rows: Tensor) -> Self:
         """The trajectories of a boolean mask (N,) or of an index tensor."""
-        return replace(self, u=self.u[rows], parameter=self.parameter[rows], row=self.row[rows])
+        return replace(self, u=self.u[rows], parameters=self.parameters[rows], row=self.row[rows])
+
+    def conditioning(self) -> Tensor:
+        """What networks are told of each trajectory, (N, P + 1): the parameters as the problem says, and ln dt."""
+        told = [
+            values.abs().log() if one.logarithmic else values / one.unit
+            for one, values in zip(self.problem.parameters, self.parameters.T, strict=True)
+        ]
+        return torch.stack([*told, self.parameters.new_full((len(self.u),), self.dt).log()], -1)
+
+    @property
+    def grid(self) -> tuple[int, ...]:
+        """Points along each axis of space."""
+        return tuple(self.u.shape[3:])
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,6 @@
-"""Data of our own: solve a problem and write the solutions in PDEBench's layout."""
+"""Data of our own: solve a problem and write the solutions."""
 
 import errno
-import math
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,20 +11,20 @@ import numpy as np
 import torch
 
 from ups_models.data.chunks import chunks
+from ups_models.data.layouts.arrays import write_arrays
+from ups_models.data.layouts.pdebench import OF_PDEBENCH
+from ups_models.data.rows import Order, solved_rows
 from ups_models.data.sizes import cost_of, require_room
 from ups_models.errors import DataError, StorageError
 from ups_models.files import atomic_path
-from ups_models.problems import advection1d, burgers1d, darcy2d
 from ups_models.problems.initial import random_waves
-from ups_models.problems.registry import ADVECTION, BURGERS, PROBLEMS, Problem
-from ups_models.problems.solving import Progress
+from ups_models.problems.problem import Problem, Progress, Values
+from ups_models.problems.registry import PROBLEMS
 from ups_models.reading import remedy
 from ups_models.wording import first_line
 
 SYSTEM_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 """HDF5 has their numbers in its text alone."""
-SOLVERS = {BURGERS.name: burgers1d.solve, ADVECTION.name: advection1d.solve}
-RESOLUTIONS = {BURGERS.name: burgers1d.resolution, ADVECTION.name: advection1d.resolution}
 
 
 def generate(
@@ -34,39 +33,45 @@ def generate(
     *,
     n: int,
     seed: int,
-    parameter: float,
+    parameters: Values,
     nx: int,
     solver_nx: int | None = None,
     nt: int = 41,
     t_end: float = 2.0,
     on_progress: Progress | None = None,
 ) -> None:
-    """Solve n samples and write them in PDEBench's layout; a failed run leaves no file.
+    """Solve n samples of a problem and write them; a failed run leaves no file. Sample i depends on seed and i alone.
 
-    `parameter` is nu (Burgers) or beta. 1D: solved on `solver_nx` points, default 2 nx and more where nu asks for it,
-    of which every (solver_nx / nx)-th is stored: those at x = (i + .5) / nx. Darcy: solved on nx^2 cells; `solver_nx`,
-    `nt` and `t_end` do not apply. Sample i depends on seed and i alone.
+    The layout is PDEBench's where it has one for the problem, else that of plain arrays. Solved on `solver_nx` points
+    along each axis, by default as many as the problem asks for, and stored on `nx`; `solver_nx`, `nt` and `t_end` do
+    not apply to steady states.
     """
     path = Path(path)
-    problem = _checked(family, path, n=n, nx=nx, solver_nx=solver_nx, nt=nt, t_end=t_end, parameter=parameter)
-    points = nx if problem.steady else solver_nx or RESOLUTIONS[family](parameter, nx)
-    require_room(path, cost_of(problem, n=n, nx=nx, points=points, nt=nt, t_end=t_end))
-    rng = np.random.default_rng(seed)
+    problem = _checked(family, path, n=n, nx=nx, solver_nx=solver_nx, nt=nt, t_end=t_end, parameters=parameters)
+    points = nx if problem.steady else solver_nx or problem.how().resolution(parameters, nx)
+    cost = cost_of(problem, n=n, nx=nx, points=points, nt=nt, t_end=t_end)
+    require_room(path, cost)
+    times = [i * t_end / (nt - 1) for i in range(nt + 1)]  # one too many, as in PDEBench
     with _named_errors(path), atomic_path(path) as temporary, h5py.File(temporary, "w") as file:
-        file.attrs.update({problem.parameter: float(parameter), "seed": seed, "generator": "ups-pipeline"})
-        centres = ((np.arange(nx) + 0.5) / nx).astype(np.float32)
-        file["x-coordinate"] = centres
+        file.attrs.update(
+            {**{name: float(value) for name, value in parameters.items()}, "seed": seed, "generator": "ups-pipeline"}
+        )
         if problem.steady:
-            file["y-coordinate"] = centres
-            _write_steady(file, n=n, nx=nx, beta=parameter, rng=rng, on_progress=on_progress)
-        else:
-            times = [i * t_end / (nt - 1) for i in range(nt + 1)]  # one too many, as in PDEBench
-            file["t-coordinate"] = np.asarray(times, dtype=np.float32)
-            file.attrs["t_end"] = float(t_end)
-            stride = points // nx
+            _write_steady(file, problem, parameters, n=n, nx=nx, seed=seed, on_progress=on_progress)
+        elif problem.name in OF_PDEBENCH:
+            _write_pdebench_times(file, nx, times, t_end)
             _write_trajectories(
-                file, problem, parameter, times[:-1], n=n, nx=nx, stride=stride, rng=rng, on_progress=on_progress
+                file, problem, parameters, times[:-1], n=n, nx=nx, points=points, seed=seed, on_progress=on_progress
             )
+        else:
+            u = write_arrays(file, problem, n=n, points=nx, t=times[:-1])
+            order = Order(problem.name, dict(parameters), nx, points, times[:-1], seed)
+            for start, piece in solved_rows(order, n, seconds=cost.seconds, on_progress=on_progress or _unseen):
+                u[start : start + len(piece)] = piece
+
+
+def _unseen(_done: int) -> None:
+    """Nobody is told."""
 
 
 @contextmanager
@@ -91,12 +96,12 @@ def _named_errors(path: Path) -> Iterator[None]:
 
 
 def _checked(
-    family: str, path: Path, *, n: int, nx: int, solver_nx: int | None, nt: int, t_end: float, parameter: float
+    family: str, path: Path, *, n: int, nx: int, solver_nx: int | None, nt: int, t_end: float, parameters: Values
 ) -> Problem:
     """The problem of that name, for which the request makes sense. Raises DataError."""
     problem = PROBLEMS.get(family)
     if problem is None:
-        raise DataError(f"{path}: no PDE family {family!r}. Use one of: {', '.join(PROBLEMS)}")
+        raise DataError(f"{path}: no problem is called {family!r}. Use one of: {', '.join(PROBLEMS)}")
     if n < 1 or nx < 4 or nt < 2 or not t_end > 0:
         raise DataError(
             f"{path}: cannot generate n={n}, nx={nx}, nt={nt}, t_end={t_end}. Use n>=1, nx>=4, nt>=2, t_end>0"
@@ -105,41 +110,59 @@ def _checked(
         raise DataError(
             f"{path}: solver_nx={solver_nx} does not suit {family}. Use a multiple of nx={nx}; none for darcy2d"
         )
-    if not math.isfinite(parameter) or (problem.positive and parameter <= 0):
-        raise DataError(f"{path}: {problem.parameter}={parameter} is not possible for {family}. Use a positive number")
+    if fault := problem.fault_of(parameters):
+        raise DataError(f"{path}: {fault}")
     return problem
+
+
+def _write_pdebench_times(file: h5py.File, nx: int, times: Sequence[float], t_end: float) -> None:
+    file["x-coordinate"] = ((np.arange(nx) + 0.5) / nx).astype(np.float32)
+    file["t-coordinate"] = np.asarray(times, dtype=np.float32)
+    file.attrs["t_end"] = float(t_end)
 
 
 def _write_trajectories(
     file: h5py.File,
     problem: Problem,
-    parameter: float,
+    parameters: Values,
     times: Sequence[float],
     *,
     n: int,
     nx: int,
-    stride: int,
-    rng: np.random.Generator,
+    points: int,
+    seed: int,
     on_progress: Progress | None,
 ) -> None:
-    """Solve on nx * stride points and store every stride-th."""
+    """PDEBench's 1D layout: solved on `points` points, of which those at x = (i + .5) / nx are stored."""
+    stride, rng = points // nx, np.random.default_rng(seed)
     tensor = file.create_dataset("tensor", shape=(n, len(times), nx), dtype=np.float32)
-    for rows in chunks(n, 8 * len(times) * nx * stride):
-        u0 = random_waves(len(rows), nx * stride, rng, offset=stride / 2)
-        u = SOLVERS[problem.name](u0, parameter, times, on_progress=_counted_from(rows.start, on_progress))
-        tensor[rows.start : rows.stop] = u[:, :, ::stride].to(torch.float32).numpy()
+    for rows in chunks(n, 8 * len(times) * points):
+        u0 = random_waves(len(rows), points, rng, offset=stride / 2)[:, None]
+        u = problem.how().solve(u0, parameters, times, _counted_from(rows.start, on_progress))
+        tensor[rows.start : rows.stop] = u[:, :, 0, ::stride].to(torch.float32).numpy()
 
 
 def _write_steady(
-    file: h5py.File, *, n: int, nx: int, beta: float, rng: np.random.Generator, on_progress: Progress | None
+    file: h5py.File,
+    problem: Problem,
+    parameters: Values,
+    *,
+    n: int,
+    nx: int,
+    seed: int,
+    on_progress: Progress | None,
 ) -> None:
+    """PDEBench's layout of Darcy flow."""
+    how, rng = problem.how(), np.random.default_rng(seed)
+    for axis in problem.axes:
+        file[f"{axis.name}-coordinate"] = ((np.arange(nx) + 0.5) / nx).astype(np.float32)
     coefficients = file.create_dataset("nu", shape=(n, nx, nx), dtype=np.float32)
     tensor = file.create_dataset("tensor", shape=(n, 1, nx, nx), dtype=np.float32)
     for rows in chunks(n, 8 * nx * nx):
-        a = darcy2d.random_coefficients(len(rows), nx, rng)
-        u = darcy2d.solve(a, beta, on_progress=_counted_from(rows.start, on_progress))
-        coefficients[rows.start : rows.stop] = a.to(torch.float32).numpy()
-        tensor[rows.start : rows.stop, 0] = u.to(torch.float32).numpy()
+        a = how.initial(len(rows), (nx, nx), parameters, rng)
+        u = how.solve(a, parameters, (), _counted_from(rows.start, on_progress))
+        coefficients[rows.start : rows.stop] = a[:, 0].to(torch.float32).numpy()
+        tensor[rows.start : rows.stop] = u[:, :, 0].to(torch.float32).numpy()
 
 
 def _counted_from(start: int, on_progress: Progress | None) -> Progress | None:

@@ -9,7 +9,10 @@ import h5py
 import numpy as np
 
 from ups_models.data.chunks import chunks
-from ups_models.data.layouts.pdebench import bytes_of_row, open_file
+from ups_models.data.layouts.arrays import FIELDS, TIMES, open_arrays
+from ups_models.data.layouts.pdebench import Array, bytes_of_row, open_file
+from ups_models.data.layouts.reading import has_arrays
+from ups_models.problems.problem import Problem
 from ups_models.wording import plain, shortened
 
 
@@ -34,7 +37,8 @@ class FileInfo:
     path: Path
     size_bytes: int
     family: str
-    parameter: float
+    channels: tuple[str, ...]
+    parameters: dict[str, str]
     n_samples: int
     grid: tuple[int, ...]
     dt: float | None
@@ -48,25 +52,74 @@ class FileInfo:
 def inspect(path: Path) -> FileInfo:
     """Read a whole file in chunks and say what is in it; NaN and duplicates are counted, not refused."""
     path = Path(path)
+    return _of_arrays(path) if has_arrays(path) else _of_pdebench(path)
+
+
+def _of_arrays(path: Path) -> FileInfo:
+    with open_arrays(path) as source:
+        u = source.fields()
+        t, *axes = source.coordinates()
+        names = (FIELDS, TIMES, *(axis.name for axis in source.problem.axes))
+        told = source.parameters(len(u))
+        parameters = {
+            one.name: _spread(column.tolist()) for one, column in zip(source.problem.parameters, told.T, strict=True)
+        }
+        return _info(
+            path,
+            source.file,
+            source.problem,
+            u,
+            names,
+            parameters,
+            tuple(map(len, axes)),
+            t.numpy() if len(t) > 1 else None,
+        )
+
+
+def _of_pdebench(path: Path) -> FileInfo:
     with open_file(path) as source:
-        datasets = tuple(_dataset_info(source.dataset(name), name) for name in source.ranks)
         tensor = source.dataset("tensor")
         _, second = source.coordinates()
         is_single = source.problem.steady or len(second) == 1
-        return FileInfo(
-            path=path,
-            size_bytes=path.stat().st_size,
-            family=source.problem.name,
-            parameter=source.parameter(),
-            n_samples=tensor.shape[0],
-            grid=tuple(tensor.shape[2:]),
-            dt=None if is_single else float(second[-1] - second[0]) / (len(second) - 1),
-            datasets=datasets,
-            n_nan=sum(info.n_nan for info in datasets),
-            n_inf=sum(info.n_inf for info in datasets),
-            n_duplicates=_n_duplicates(tensor),
-            attrs={plain(name): shortened(value) for name, value in source.file.attrs.items()},
-        )
+        for name in source.ranks:
+            source.dataset(name)  # each is looked at before it is read
+        parameters = {source.problem.parameters[0].name: _spread([source.parameter()])}
+        grid, times = tuple(tensor.shape[2:]), None if is_single else second
+        return _info(path, source.file, source.problem, tensor, tuple(source.ranks), parameters, grid, times)
+
+
+def _info(
+    path: Path,
+    file: h5py.File,
+    problem: Problem,
+    rows: h5py.Dataset,
+    names: tuple[str, ...],
+    parameters: dict[str, str],
+    grid: tuple[int, ...],
+    times: Array | None,
+) -> FileInfo:
+    datasets = tuple(_dataset_info(file[name], name) for name in names)
+    return FileInfo(
+        path=path,
+        size_bytes=path.stat().st_size,
+        family=problem.name,
+        channels=problem.channels,
+        parameters=parameters,
+        n_samples=rows.shape[0],
+        grid=grid,
+        dt=None if times is None else float(times[-1] - times[0]) / (len(times) - 1),
+        datasets=datasets,
+        n_nan=sum(info.n_nan for info in datasets),
+        n_inf=sum(info.n_inf for info in datasets),
+        n_duplicates=_n_duplicates(rows),
+        attrs={plain(name): shortened(value) for name, value in file.attrs.items()},
+    )
+
+
+def _spread(values: list[float]) -> str:
+    """One value, or the range of several."""
+    low, high = min(values), max(values)
+    return f"{low:g}" if low == high else f"{low:g} to {high:g}"
 
 
 def _dataset_info(dataset: h5py.Dataset, name: str) -> DatasetInfo:

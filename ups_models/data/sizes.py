@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ups_models.errors import DataError
-from ups_models.problems.registry import BURGERS, Problem
+from ups_models.problems.problem import Problem
+from ups_models.problems.registry import BURGERS
 
 logger = logging.getLogger(__name__)
 
@@ -39,8 +40,14 @@ def cost_of(problem: Problem, *, n: int, nx: int, points: int, nt: int, t_end: f
     if problem.steady:
         cells = nx * nx
         return Cost(8 * n * cells, cells * (MEMORY_OF_POINT + MEMORY_OF_VALUE), SECONDS[problem.name] * n * nx**3)
+    sampling, axes, channels = problem.sampling, problem.dimensions, len(problem.channels)
+    if problem.seconds:
+        finer, longer = nx / sampling.points, t_end / sampling.t_end
+        solved, stored = channels * points**axes, channels * nx**axes
+        memory = solved * (MEMORY_OF_POINT + MEMORY_OF_VALUE * nt)
+        return Cost(4 * n * nt * stored, memory, n * problem.seconds * finer**axes * longer)
     transforms = float(nt)
-    if problem is BURGERS:
+    if problem.name == BURGERS.name:
         transforms = points / CFL * (min(t_end, 1.0) + math.log(max(t_end, 1.0)))
     work = n * transforms * points * math.log2(points)
     return Cost(4 * n * nt * nx, points * (MEMORY_OF_POINT + MEMORY_OF_VALUE * nt), SECONDS[problem.name] * work)

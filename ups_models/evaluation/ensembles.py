@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 import torch
+from torch import Tensor
 
 from ups_models.config.schema import EvalConfig
 from ups_models.evaluation import metrics
@@ -24,22 +25,21 @@ def one_step_ensembles(
     which = torch.linspace(0, pairs - 1, min(settings.one_step_pairs, pairs)).long().to(u.device)
     trajectory, time = which // (u.shape[1] - 1), which % (u.shape[1] - 1)
     now, target, known = u[trajectory, time], u[trajectory, time + 1], case.parameters[trajectory]
-    scale = target.square().mean(-1).sqrt()
     prediction = rollout(case.operator, now, known, steps=1, reencode_every=0)[:, 0]
     found: dict[str, EnsembleScores] = {}
     arrays: Arrays = {}
     for name, sampler in samplers.items():
         rng = torch.Generator(u.device).manual_seed(settings.seed)
         members = one_step_members(case.operator, sampler.sample(rng), now, known, members=settings.members)
-        found[name] = ensemble_scores(ENSEMBLES, Ensemble(members, target, scale, sampler.nfe, settings.seed))
+        found[name] = ensemble_scores(ENSEMBLES, _ensemble(case, members, target, sampler.nfe, settings.seed))
         if name == "diffusion":
-            middle = len(now) // 2
+            middle = len(now) // 2  # of several channels the first is drawn
             arrays = {
-                "member_truth": target[middle].cpu().numpy(),
-                "member_samples": members[:, middle].cpu().numpy(),
-                "member_prediction": prediction[middle].cpu().numpy(),
+                "member_truth": target[middle, 0].cpu().numpy(),
+                "member_samples": members[:, middle, 0].cpu().numpy(),
+                "member_prediction": prediction[middle, 0].cpu().numpy(),
             }
-    alone = measure(ENSEMBLES, Forecast(prediction, target))
+    alone = measure(ENSEMBLES, Forecast.of(prediction, target, case.data.problem.dimensions))
     return Ensembles.model_validate({"operator": alone, **found}), arrays
 
 
@@ -48,7 +48,6 @@ def rollout_ensembles(case: OperatorCase, settings: EvalConfig, samplers: Mappin
     chosen = evenly_spaced(settings.ensemble_trajectories, len(case.u)).to(case.u.device)
     u, parameters = case.u[:, : case.steps + 1][chosen], case.parameters[chosen]
     target = u[:, 1:]
-    scale = target.square().mean(-1).sqrt()
     plain = rollout(case.operator, u[:, 0], parameters, steps=case.steps, reencode_every=case.reencode_every)
     found: dict[str, EnsembleScores] = {}
     for name, sampler in samplers.items():
@@ -61,9 +60,16 @@ def rollout_ensembles(case: OperatorCase, settings: EvalConfig, samplers: Mappin
             members=settings.ensemble_members,
             steps=case.steps,
         )
-        found[name] = ensemble_scores(ROLLOUT_ENSEMBLES, Ensemble(members, target, scale, sampler.nfe, settings.seed))
-    alone = measure(ROLLOUT_ENSEMBLES, Forecast(plain, target))
+        found[name] = ensemble_scores(ROLLOUT_ENSEMBLES, _ensemble(case, members, target, sampler.nfe, settings.seed))
+    alone = measure(ROLLOUT_ENSEMBLES, Forecast.of(plain, target, case.data.problem.dimensions))
     return Ensembles.model_validate({"operator": alone, "trajectories": len(u), **found})
+
+
+def _ensemble(case: OperatorCase, members: Tensor, target: Tensor, nfe: int, seed: int) -> Ensemble:
+    """Of members (M, N, ..., C, *space) and targets (N, ..., C, *space), with space as one axis."""
+    dimensions = case.data.problem.dimensions
+    flat = target.flatten(-dimensions)
+    return Ensemble(members.flatten(-dimensions), flat, flat.square().mean(-1).sqrt(), nfe, seed)
 
 
 def ensemble_scores(part: Part, ensemble: Ensemble) -> EnsembleScores:

@@ -6,7 +6,6 @@ import numpy as np
 import torch
 
 from ups_models.config.schema import EvalConfig, PipelineConfig
-from ups_models.data.batches import parameters_of
 from ups_models.evaluation.checks import check
 from ups_models.evaluation.ensembles import one_step_ensembles, rollout_ensembles
 from ups_models.evaluation.fields import data_facts, one_step_errors, rollout_errors
@@ -22,7 +21,7 @@ def evaluate(
 ) -> tuple[EvaluationResult, Arrays]:
     """Everything measured in one evaluation, and the arrays that its plots are drawn from.
 
-    Trajectories (N, T, X) are evaluated from u0 for `rollout_steps`; ensembles on pairs and, if asked for, in rollouts.
+    Trajectories are evaluated from u0 for `rollout_steps`; ensembles on pairs and, if asked for, in rollouts.
     """
     result = EvaluationResult(
         split=settings.split, seed=settings.seed, members=settings.members, environment=_environment(device)
@@ -31,7 +30,7 @@ def evaluate(
     if models.operator is not None and data.trajectories is not None:
         chosen = data.trajectories.select(evenly_spaced(settings.trajectories, len(data.trajectories.u)))
         steps = min(settings.rollout_steps, chosen.u.shape[1] - 1)
-        u, parameters = chosen.u.to(device), parameters_of(chosen).to(device)
+        u, parameters = chosen.u.to(device), chosen.conditioning().to(device)
         case = OperatorCase(models.operator, chosen, u, parameters, steps, cfg.operator.reencode_every)
         result, arrays = _with_fields(cfg, settings, models, case, result)
     if models.steady_prior is not None and data.steady is not None:

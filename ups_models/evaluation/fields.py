@@ -4,9 +4,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ups_models.data.fields import Trajectories
+from ups_models.data.fields import Fields
 from ups_models.evaluation import metrics
-from ups_models.evaluation.inputs import Arrays, OperatorCase
+from ups_models.evaluation.inputs import Arrays, OperatorCase, evenly_spaced
 from ups_models.evaluation.parts import CORRELATION, HORIZON, ONE_STEP, PARAMETER, PDEBENCH, ROLLOUT, SCALED, Part
 from ups_models.evaluation.registry import measure
 from ups_models.evaluation.result import Curve, DataFacts, Rollout, Scores, Summary
@@ -15,23 +15,28 @@ from ups_models.evaluation.samples import Forecast
 
 HORIZONS = (1, 5, 10, 20, 40)
 CHUNK = 4096
-PANELS = 3
+PANELS, MOMENTS = 3, 4
 
 
-def data_facts(data: Trajectories) -> DataFacts:
+def data_facts(data: Fields) -> DataFacts:
     """What kind of trajectories they are."""
+    values = [tuple(sorted({float(f"{value:.6g}") for value in column.tolist()})) for column in data.parameters.T]
+    names = [one.name for one in data.problem.parameters]
     return DataFacts(
-        family=data.family,
+        family=data.problem.name,
         nx=data.u.shape[-1],
         nt=data.u.shape[1],
         dt=round(data.dt, 9),
-        parameter=tuple(sorted({float(f"{value:.6g}") for value in data.parameter.tolist()})),
+        parameter=values[0] if values else (),
+        parameters=dict(zip(names, values, strict=True)) if len(names) > 1 else None,
+        grid=data.grid if len(data.grid) > 1 else None,
+        channels=data.problem.channels if len(data.problem.channels) > 1 else None,
     )
 
 
 def one_step_errors(case: OperatorCase) -> dict[str, Scores]:
     """On every pair (u_t, u_{t+1}) of every trajectory."""
-    u = case.u
+    u, dimensions = case.u, case.data.problem.dimensions
     now, target = u[:, :-1].flatten(0, 1), u[:, 1:].flatten(0, 1)
     repeated = case.parameters.repeat_interleave(u.shape[1] - 1, 0)
     prediction = torch.cat(
@@ -40,25 +45,25 @@ def one_step_errors(case: OperatorCase) -> dict[str, Scores]:
             for part, known in zip(now.split(CHUNK), repeated.split(CHUNK), strict=True)
         ]
     )
-    guesses = {"operator": prediction, **_trivial(now, target)}
-    return {name: measure(ONE_STEP, Forecast(guess, target)) for name, guess in guesses.items()}
+    guesses = {"operator": prediction, **_trivial(now, target, dimensions)}
+    return {name: measure(ONE_STEP, Forecast.of(guess, target, dimensions)) for name, guess in guesses.items()}
 
 
 def rollout_errors(case: OperatorCase, seed: int) -> tuple[Rollout, Arrays]:
     """From u0 of every trajectory; `seed` draws the bootstrap."""
-    u, data = case.u[:, : case.steps + 1], case.data
+    u, data, dimensions = case.u[:, : case.steps + 1], case.data, case.data.problem.dimensions
     predicted = rollout(
         case.operator, u[:, 0], case.parameters, steps=case.steps, reencode_every=case.reencode_every
     ).cpu()
     u = u.cpu()
     target, times = u[:, 1:], data.t[1 : case.steps + 1]
-    guesses = {"operator": predicted, **_trivial(u[:, :1], target)}
-    forecasts = {name: Forecast(guess, target, times=times) for name, guess in guesses.items()}
-    errors = {name: metrics.nrmse(guess, target) for name, guess in guesses.items()}
+    guesses = {"operator": predicted, **_trivial(u[:, :1], target, dimensions)}
+    forecasts = {name: Forecast.of(guess, target, dimensions, times) for name, guess in guesses.items()}
+    errors = {name: metrics.nrmse(it.prediction, it.target).mean(-1) for name, it in forecasts.items()}
     own = errors["operator"]
     correlation = measure(CORRELATION, forecasts["operator"])
     found = Rollout(
-        by_parameter=_by_parameter(own.mean(1), data.parameter, seed),
+        by_parameter=_by_parameter(own.mean(1), data, seed),
         times=tuple(times.tolist()),
         summary={name: _summary(ROLLOUT, error.mean(1), seed) for name, error in errors.items()},
         by_horizon={name: _curve(error, seed) for name, error in errors.items()},
@@ -67,14 +72,15 @@ def rollout_errors(case: OperatorCase, seed: int) -> tuple[Rollout, Arrays]:
         vrmse={name: measure(SCALED, it)["vrmse"] for name, it in forecasts.items()},
         correlation_time={key.partition("/")[2]: time for key, time in correlation.items()},
     )
-    return found, _panels(data, u, predicted, own) | _spectra(target, predicted)
+    return found, _panels(data, u, predicted, own) | _spectra(forecasts["operator"])
 
 
-def _trivial(now: Tensor, target: Tensor) -> dict[str, Tensor]:
-    """Persistence, the conserved mean, and zero: (B, X) and (..., X) -> predictions like the target."""
+def _trivial(now: Tensor, target: Tensor, dimensions: int) -> dict[str, Tensor]:
+    """Persistence, the mean of each channel over space, and zero: (B, ..., C, *space) -> like the target."""
+    mean = now.flatten(-dimensions).mean(-1)
     return {
         "persistence": now.expand_as(target),
-        "constant_mean": now.mean(-1, keepdim=True).expand_as(target),
+        "constant_mean": mean.view(*mean.shape, *[1] * dimensions).expand_as(target),
         "zero": torch.zeros_like(target),
     }
 
@@ -84,10 +90,17 @@ def _summary(part: Part, errors: Tensor, seed: int) -> Summary:
     return Summary.model_validate({**scores, "ci95": metrics.bootstrap_ci(errors, seed=seed)})
 
 
-def _by_parameter(error: Tensor, parameter: Tensor, seed: int) -> dict[str, Summary]:
-    """The operator's rollout error for each nu or beta in the data."""
-    values = parameter.unique().tolist()
-    return {f"{value:g}": _summary(PARAMETER, error[parameter == value], seed) for value in values}
+def _by_parameter(error: Tensor, data: Fields, seed: int) -> dict[str, Summary]:
+    """The operator's rollout error for each value of the parameters in the data."""
+    names = [one.name for one in data.problem.parameters]
+    if not names:
+        return {}
+    found = {}
+    for values in data.parameters.unique(dim=0):
+        named = zip(names, values.tolist(), strict=True)
+        key = ", ".join(f"{value:g}" if len(names) == 1 else f"{name}={value:g}" for name, value in named)
+        found[key] = _summary(PARAMETER, error[(data.parameters == values).all(1)], seed)
+    return found
 
 
 def _curve(error: Tensor, seed: int) -> Curve:
@@ -98,27 +111,36 @@ def _curve(error: Tensor, seed: int) -> Curve:
     )
 
 
-def _panels(data: Trajectories, u: Tensor, predicted: Tensor, error: Tensor) -> Arrays:
-    """The trajectories of the smallest, the median and the largest error, u0 included."""
+def _panels(data: Fields, u: Tensor, predicted: Tensor, error: Tensor) -> Arrays:
+    """The trajectories of the smallest, the median and the largest error, u0 included; of several channels the first.
+
+    In two dimensions a few moments of each.
+    """
     order = error.mean(1).argsort()
     which = torch.stack([order[0], order[len(order) // 2], order[-1]])[:PANELS]
-    full = torch.cat([u[:, :1], predicted], 1)
+    truth, full = u[which][:, :, 0], torch.cat([u[:, :1], predicted], 1)[which][:, :, 0]
+    times = data.t[: u.shape[1]]
+    if len(data.grid) > 1:
+        moments = evenly_spaced(MOMENTS, len(times))
+        truth, full, times = truth[:, moments], full[:, moments], times[moments]
     names = [f"{name}, nRMSE {error[i].mean():.4f}" for name, i in zip(("best", "median", "worst"), which, strict=True)]
+    axes = {axis.name: values.numpy() for axis, values in zip(data.problem.axes, data.axes, strict=True)}
     return {
-        "x": data.x.numpy(),
-        "t": data.t[: u.shape[1]].numpy(),
-        "truth": u[which].numpy(),
-        "prediction": full[which].numpy(),
+        **axes,
+        "t": times.numpy(),
+        "truth": truth.numpy(),
+        "prediction": full.numpy(),
         "panel_names": np.array(names),
     }
 
 
-def _spectra(target: Tensor, predicted: Tensor) -> Arrays:
-    """Mean energy of each wavenumber at the last time, |rfft(u)|^2 / X^2."""
-    points = target.shape[-1]
-    energy = [(torch.fft.rfft(u[:, -1]).abs() ** 2).mean(0) / points**2 for u in (target, predicted)]
+def _spectra(forecast: Forecast) -> Arrays:
+    """Mean energy of each wave number at the last time, |u_k|^2 / X^2, over trajectories and channels."""
+    points = forecast.target.shape[-1]
+    fields = (forecast.target[:, -1], forecast.prediction[:, -1])
+    energies = [(metrics.energy(u, forecast.grid).mean(0) / points**2).mean(0) for u in fields]
     return {
-        "spectrum_k": np.arange(len(energy[0])),
-        "spectrum_truth": energy[0].numpy(),
-        "spectrum_prediction": energy[1].numpy(),
+        "spectrum_k": np.arange(len(energies[0])),
+        "spectrum_truth": energies[0].numpy(),
+        "spectrum_prediction": energies[1].numpy(),
     }

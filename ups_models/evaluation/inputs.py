@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ups_models.data.fields import SteadyFields, Trajectories
+from ups_models.data.fields import Fields, SteadyFields
 from ups_models.errors import BadInput
 from ups_models.nn.denoiser import ResidualDiffusion
 from ups_models.nn.operator import LatentOperator
@@ -49,7 +49,7 @@ class Models:
 class EvalData:
     """The split to evaluate on, and the training fields of which a baseline takes the mean."""
 
-    trajectories: Trajectories | None = None
+    trajectories: Fields | None = None
     steady: SteadyFields | None = None
     steady_train: SteadyFields | None = None
 
@@ -59,10 +59,10 @@ class OperatorCase:
     """An operator and the trajectories that it is evaluated on."""
 
     operator: LatentOperator
-    data: Trajectories
+    data: Fields
     u: Tensor
     parameters: Tensor
-    """The fields (N, T, X), and the conditioning of each trajectory (N, 2), on its device."""
+    """The fields (N, T, C, *space), and what networks are told of each trajectory (N, P + 1), on its device."""
     steps: int
     reencode_every: int
 

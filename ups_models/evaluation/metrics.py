@@ -1,5 +1,6 @@
 """Errors of fields and calibration of ensembles, each from its published formula."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -46,40 +47,65 @@ class PDEBenchMetrics:
     frmse_high: float
 
 
-def pdebench(prediction: Tensor, target: Tensor, *, length: float = 1.0) -> PDEBenchMetrics:
-    """(N, T, X) on a domain of `length` -> the metrics of PDEBench (Takamoto et al. 2022), app. B.
+def pdebench(prediction: Tensor, target: Tensor, grid: tuple[int, ...] = (), *, length: float = 1.0) -> PDEBenchMetrics:
+    """(N, T, C, X) on a domain of `length` -> the metrics of PDEBench (Takamoto et al. 2022), app. B.
 
-    All N trajectories count as one batch: PDEBench averages over loader batches, so that its cRMSE, maximum and fRMSE
-    depend on the batch size. fRMSE_k = sqrt(mean_n |rfft(e)_k|^2) / X * length, averaged over the wave numbers k < 4,
-    4 <= k < 12 and k >= 12; nan where the grid has no such k. brmse compares the two end points: without meaning on a
-    periodic domain.
+    `grid` are the axes that X flattens, if there are several. All N trajectories count as one batch: PDEBench averages
+    over loader batches, so that its cRMSE, maximum and fRMSE depend on the batch size. fRMSE_k = sqrt(mean_n |e_k|^2) /
+    X * length with the error's Fourier modes e_k, averaged over the wave numbers k < 4, 4 <= k < 12 and k >= 12; nan
+    where the grid has no such k. In two dimensions k counts the modes of k <= |k| < k + 1, and their squares are added.
+    brmse compares the ends of the domain: without meaning on a periodic one.
     """
     error = prediction - target
-    points = error.shape[-1]
-    spectrum = torch.fft.rfft(error, dim=-1).abs().square().mean(0).sqrt() * (length / points)
+    points, grid = error.shape[-1], grid or error.shape[-1:]
+    spectrum = energy(error, grid).mean(0).sqrt() * (length / points)
     return PDEBenchMetrics(
         rmse=_rms(error, -1).mean().item(),
         nrmse=nrmse(prediction, target).mean().item(),
         crmse=(error.sum(-1).square().mean(0).sqrt() / points).mean().item(),
-        max_error=error.abs().amax((0, 2)).mean().item(),
-        brmse=_rms(error[..., [0, -1]], -1).mean().item(),
-        frmse_low=spectrum[:, :4].mean().item(),
-        frmse_mid=spectrum[:, 4:12].mean().item(),
-        frmse_high=spectrum[:, 12:].mean().item(),
+        max_error=error.abs().amax((0, -1)).mean().item(),
+        brmse=_rms(error[..., _ends(grid)], -1).mean().item(),
+        frmse_low=spectrum[..., :4].mean().item(),
+        frmse_mid=spectrum[..., 4:12].mean().item(),
+        frmse_high=spectrum[..., 12:].mean().item(),
     )
+
+
+def energy(u: Tensor, grid: tuple[int, ...]) -> Tensor:
+    """|u_k|^2 by wave number: (..., X) -> (..., K), where X flattens `grid`; in two dimensions by shells of |k|."""
+    if len(grid) == 1:
+        found: Tensor = torch.fft.rfft(u, dim=-1).abs().square()
+        return found
+    axes = tuple(range(-len(grid), 0))
+    squares = torch.fft.fftn(u.unflatten(-1, grid), dim=axes).abs().square().flatten(-len(grid))
+    waves = torch.meshgrid(*(torch.fft.fftfreq(n, 1 / n, device=u.device) for n in grid), indexing="ij")
+    shell = torch.stack(waves).square().sum(0).sqrt().floor().long().flatten()
+    shells = min(grid) // 2 + 1
+    inside = shell < shells
+    shelled = u.new_zeros(*squares.shape[:-1], shells)
+    shelled.index_add_(-1, shell[inside], squares[..., inside])
+    return shelled
+
+
+def _ends(grid: tuple[int, ...]) -> list[int]:
+    """Where in the flattened grid the boundary lies."""
+    index = torch.arange(math.prod(grid)).view(grid)
+    inner = torch.zeros(grid, dtype=torch.bool)
+    inner[tuple(slice(1, -1) for _ in grid)] = True
+    return index[~inner].tolist()
 
 
 def correlation_time(prediction: Tensor, target: Tensor, t: Tensor, threshold: float) -> float:
     """First time at which the Pearson correlation over x, averaged over trajectories, is under `threshold`.
 
-    (N, T, X), t (T,) -> one time; pdearena (Gupta & Brandstetter 2022). t[-1] if the correlation never falls under the
-    threshold: such a value is a lower bound. A constant field correlates with nothing: it counts as 0.
+    (N, T, C, X), t (T,) -> one time; pdearena (Gupta & Brandstetter 2022). t[-1] if the correlation never falls under
+    the threshold: such a value is a lower bound. A constant field correlates with nothing: it counts as 0.
     """
     p, p_std = _centred(prediction)
     q, q_std = _centred(target)
     defined = (p_std > 0) & (q_std > 0)
     pearson = torch.where(defined, (p * q).mean(-1) / (p_std * q_std), torch.zeros_like(p_std))
-    correlation = pearson.mean(0)
+    correlation = pearson.flatten(2).mean(-1).mean(0) if pearson.ndim > 2 else pearson.mean(0)
     below = (correlation < threshold).nonzero()
     return float(t[below[0, 0]] if len(below) else t[-1])
 

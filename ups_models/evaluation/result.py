@@ -43,6 +43,12 @@ class DataFacts(Record):
     dt: float
     parameter: tuple[float, ...]
     files: tuple[str, ...] = ()
+    parameters: dict[str, tuple[float, ...]] | None = None
+    """Of each, by name, where there are several; `parameter` is the first of them."""
+    grid: tuple[int, ...] | None = None
+    """Points along each axis, where there are several; `nx` are those of the last."""
+    channels: tuple[str, ...] | None = None
+    """Where there are several."""
 
 
 class Summary(Record, extra="allow"):

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from ups_models.nn.codec import means_of
 from ups_models.nn.operator import LatentOperator
 
 SampleResidual = Callable[[Tensor, Tensor], Tensor]
@@ -13,11 +14,11 @@ SampleResidual = Callable[[Tensor, Tensor], Tensor]
 
 @torch.no_grad()
 def rollout(operator: LatentOperator, u0: Tensor, parameters: Tensor, *, steps: int, reencode_every: int) -> Tensor:
-    """u0 (B, X), parameters (B, 2) -> predictions at steps 1..steps, (B, steps, X).
+    """u0 (B, C, *space), parameters (B, P + 1) -> predictions at steps 1..steps, (B, steps, C, *space).
 
     Every `reencode_every` steps (0: never) z <- E(D(z)) pulls the state back to where the operator was trained.
     """
-    mean, z = u0.mean(-1), operator.encode(u0)
+    mean, z = means_of(u0), operator.encode(u0)
     fields = []
     for step in range(1, steps + 1):
         z = operator.advance(z, parameters)
@@ -31,8 +32,8 @@ def rollout(operator: LatentOperator, u0: Tensor, parameters: Tensor, *, steps: 
 def one_step_members(
     operator: LatentOperator, sample: SampleResidual, u: Tensor, parameters: Tensor, *, members: int
 ) -> Tensor:
-    """u_t (B, X) -> `members` samples of u_{t+1}, (M, B, X): D(z_hat + r) with r drawn for each member."""
-    mean = u.mean(-1).repeat(members)
+    """u_t (B, C, *space) -> `members` samples of u_{t+1}, (M, B, C, *space): D(z_hat + r), r drawn for each member."""
+    mean = means_of(u).repeat(members, 1)
     z = operator.encode(u)
     z_hat = operator.advance(z, parameters).repeat(members, 1, 1)
     residual = sample(z.repeat(members, 1, 1), z_hat)
@@ -44,9 +45,9 @@ def one_step_members(
 def rollout_members(
     operator: LatentOperator, sample: SampleResidual, u0: Tensor, parameters: Tensor, *, members: int, steps: int
 ) -> Tensor:
-    """u0 (B, X) -> ensemble rollouts (M, B, steps, X); every step samples its residual and encodes again."""
+    """u0 (B, C, *space) -> ensemble rollouts (M, B, steps, C, *space); every step samples a residual and encodes."""
     parameters = parameters.repeat(members, 1)
-    u, mean = u0.repeat(members, 1), u0.mean(-1).repeat(members)
+    u, mean = u0.repeat(members, *[1] * (u0.ndim - 1)), means_of(u0).repeat(members, 1)
     fields = []
     for _ in range(steps):
         z = operator.encode(u)

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -13,17 +14,27 @@ NO_TIMES = torch.empty(0)
 
 @dataclass(frozen=True)
 class Forecast:
-    """One prediction for each target, both (N, ..., X), or with all axes of space that `dim` names."""
+    """One prediction for each target, both (N, ..., C, X), or with all axes of space that `dim` names.
+
+    `grid` are the axes that X flattens.
+    """
 
     prediction: Tensor
     target: Tensor
     dim: metrics.Dims = -1
     times: Tensor = NO_TIMES
+    grid: tuple[int, ...] = ()
+
+    @classmethod
+    def of(cls, prediction: Tensor, target: Tensor, dimensions: int, times: Tensor = NO_TIMES) -> Self:
+        """Of fields with so many axes of space."""
+        grid = tuple(target.shape[-dimensions:])
+        return cls(prediction.flatten(-dimensions), target.flatten(-dimensions), times=times, grid=grid)
 
     @cached_property
     def pdebench(self) -> metrics.PDEBenchMetrics:
         """PDEBench's eight numbers, which share their work."""
-        return metrics.pdebench(self.prediction, self.target)
+        return metrics.pdebench(self.prediction, self.target, self.grid)
 
     def correlation_time(self, threshold: float) -> float:
         """First time under the threshold."""

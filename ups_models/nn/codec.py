@@ -1,19 +1,58 @@
-"""Encoder and decoder between a periodic 1D field and its latent tokens."""
+"""Encoder and decoder between fields on a grid and their latent tokens."""
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from ups_models.nn.blocks import CircularConv, Mlp
+from ups_models.nn.blocks import Mlp, NeighbourConv, TokenGrid, dct
+
+
+@dataclass(frozen=True)
+class FieldGrid:
+    """What fields a codec takes: (B, C, *points), and the tokens that they become, which divide the points."""
+
+    channels: int
+    points: tuple[int, ...]
+    tokens: TokenGrid
+
+    @property
+    def patch(self) -> tuple[int, ...]:
+        """Points of one token along each axis."""
+        return tuple(points // tokens for points, tokens in zip(self.points, self.tokens.shape, strict=True))
+
+    @property
+    def values(self) -> int:
+        """Numbers in a patch, of all channels."""
+        return self.channels * math.prod(self.patch)
+
+    def to_patches(self, u: Tensor) -> Tensor:
+        """(B, C, *points) -> (B, S, values)."""
+        for axis, size in enumerate(self.tokens.shape):
+            u = u.unflatten(2 + 2 * axis, (size, -1))
+        dimensions = len(self.points)
+        tokens, inside = range(2, 2 + 2 * dimensions, 2), range(3, 3 + 2 * dimensions, 2)
+        return u.permute(0, *tokens, 1, *inside).reshape(len(u), self.tokens.size, self.values)
+
+    def to_fields(self, patches: Tensor) -> Tensor:
+        """The inverse."""
+        dimensions = len(self.points)
+        u = patches.reshape(len(patches), *self.tokens.shape, self.channels, *self.patch)
+        order = [
+            axis
+            for pair in zip(range(1, 1 + dimensions), range(2 + dimensions, 2 + 2 * dimensions), strict=True)
+            for axis in pair
+        ]
+        return u.permute(0, 1 + dimensions, *order).reshape(len(patches), self.channels, *self.points)
 
 
 class LocalBlock(nn.Module):
     """Convolution over neighbouring tokens and a channel MLP, residual."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, grid: TokenGrid) -> None:
         super().__init__()
-        self.conv = CircularConv(width, width)
+        self.conv = NeighbourConv(width, width, grid)
         self.mlp = Mlp(width, 2 * width, width)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -24,56 +63,75 @@ class LocalBlock(nn.Module):
 
 
 class Encoder(nn.Module):
-    """u (B, X) -> z (B, S, D): each token sees its own patch and its neighbours'.
+    """u (B, C, *points) -> z (B, S, D): each token sees its own patch and its neighbours'.
 
     It starts as the lowest cosines of each patch, and the decoder as their sum: D(E(u)) = u from the first step on
     where dim reaches the patch's size, so that what is left to learn is the dynamics.
     """
 
-    def __init__(self, points: int, tokens: int, dim: int, width: int, blocks: int) -> None:
+    def __init__(self, grid: FieldGrid, dim: int, width: int, blocks: int) -> None:
         super().__init__()
-        self.tokens = tokens
-        self.lift = CircularConv(points // tokens, width)
-        self.blocks = nn.Sequential(*(LocalBlock(width) for _ in range(blocks)))
+        self.grid = grid
+        self.lift = NeighbourConv(grid.values, width, grid.tokens)
+        self.blocks = nn.Sequential(*(LocalBlock(width, grid.tokens) for _ in range(blocks)))
         self.project = zeroed(nn.Linear(width, dim))
-        self.skip = zeroed(nn.Linear(points // tokens, dim))
+        self.skip = zeroed(nn.Linear(grid.values, dim))
         with torch.no_grad():
-            self.skip.weight.copy_(cosines(points // tokens, dim))
+            self.skip.weight.copy_(cosines(grid, dim))
 
     def forward(self, u: Tensor) -> Tensor:
-        """(B, X) -> (B, S, D)."""
-        patches = u.unflatten(-1, (self.tokens, -1))
+        """(B, C, *points) -> (B, S, D)."""
+        patches = self.grid.to_patches(u)
         out: Tensor = self.project(self.blocks(self.lift(patches))) + self.skip(patches)
         return out
 
 
 class Decoder(nn.Module):
-    """z (B, S, D) -> u (B, X), with a given spatial mean: the conserved quantity cannot drift."""
+    """z (B, S, D) -> u (B, C, *points), with given means of the conserved channels: they cannot drift."""
 
-    def __init__(self, points: int, tokens: int, dim: int, width: int, blocks: int) -> None:
+    conserved: Tensor
+
+    def __init__(self, grid: FieldGrid, dim: int, width: int, blocks: int, *, conserved: tuple[bool, ...]) -> None:
         super().__init__()
-        self.lift = CircularConv(dim, width)
-        self.blocks = nn.Sequential(*(LocalBlock(width) for _ in range(blocks)))
-        self.project = zeroed(nn.Linear(width, points // tokens))
-        self.skip = CircularConv(dim, points // tokens)
+        self.grid = grid
+        self.lift = NeighbourConv(dim, width, grid.tokens)
+        self.blocks = nn.Sequential(*(LocalBlock(width, grid.tokens) for _ in range(blocks)))
+        self.project = zeroed(nn.Linear(width, grid.values))
+        self.skip = NeighbourConv(dim, grid.values, grid.tokens)
         zeroed(self.skip.linear)
+        self.register_buffer("conserved", torch.tensor(conserved), persistent=False)
+        own = 3 ** len(grid.points) // 2
         with torch.no_grad():
-            self.skip.linear.weight[:, dim : 2 * dim] = cosines(points // tokens, dim).T
+            self.skip.linear.weight[:, own * dim : (own + 1) * dim] = cosines(grid, dim).T
 
     def forward(self, z: Tensor, mean: Tensor) -> Tensor:
-        """(B, S, D), mean (B,) -> (B, X)."""
-        u = (self.project(self.blocks(self.lift(z))) + self.skip(z)).flatten(-2).float()
-        out: Tensor = u + (mean - u.mean(-1))[:, None]
+        """(B, S, D), mean (B, C) -> (B, C, *points)."""
+        u = self.grid.to_fields(self.project(self.blocks(self.lift(z))) + self.skip(z)).float()
+        missing = torch.where(self.conserved, mean - u.flatten(2).mean(-1), 0.0)
+        out: Tensor = u + missing.view(*missing.shape, *[1] * len(self.grid.points))
         return out
 
 
-def cosines(patch: int, dim: int) -> Tensor:
-    """The `dim` lowest rows of the orthonormal DCT-II of `patch` points, (dim, patch); zero rows beyond its size."""
-    k = torch.arange(dim, dtype=torch.float64)[:, None]
-    rows = torch.cos(math.pi * k * (torch.arange(patch, dtype=torch.float64) + 0.5) / patch) * math.sqrt(2 / patch)
-    rows[0] /= math.sqrt(2)
-    rows[patch:] = 0
-    return rows.float()
+def means_of(u: Tensor) -> Tensor:
+    """The mean over space of every channel: (B, C, *points) -> (B, C)."""
+    return u.flatten(2).mean(-1)
+
+
+def cosines(grid: FieldGrid, dim: int) -> Tensor:
+    """The `dim` smoothest functions of a patch, orthonormal: (dim, values); zero rows beyond their number.
+
+    Products of cosines (DCT-II), by the sum of their squared frequencies; those of one frequency channel by channel.
+    """
+    rows, roughness = torch.ones(1, 1, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)
+    for size in grid.patch:
+        rows = torch.kron(rows, dct(size))
+        roughness = (roughness[:, None] + torch.arange(size, dtype=torch.float64).square()).flatten()
+    order = roughness.argsort(stable=True)
+    each = torch.einsum("kp,cd->kcdp", rows[order], torch.eye(grid.channels, dtype=torch.float64))
+    functions = each.reshape(-1, grid.values)[:dim]
+    padded = torch.zeros(dim, grid.values, dtype=torch.float64)
+    padded[: len(functions)] = functions
+    return padded.float()
 
 
 def zeroed(linear: nn.Linear) -> nn.Linear:

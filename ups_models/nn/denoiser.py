@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from ups_models.config.constants import DENOISER_COND_WIDTH, DENOISER_OCTAVES, HIGHEST_LOG_SCALE, LOWEST_LOG_SCALE
-from ups_models.nn.blocks import CircularConv, LogFourierFeatures, MixingBlock, Mlp
+from ups_models.nn.blocks import LogFourierFeatures, MixingBlock, Mlp, NeighbourConv, TokenGrid
 
 
 class ResidualScale(nn.Module):
@@ -14,11 +14,15 @@ class ResidualScale(nn.Module):
     leave an overshoot without a gradient to come back by.
     """
 
-    def __init__(self, dim: int, width: int, groups: int) -> None:
+    def __init__(self, grid: TokenGrid, dim: int, width: int, groups: int) -> None:
         super().__init__()
         self.repeat = dim // groups
         self.net = nn.Sequential(
-            CircularConv(2 * dim, width), nn.GELU(), CircularConv(width, width), nn.GELU(), nn.Linear(width, groups)
+            NeighbourConv(2 * dim, width, grid),
+            nn.GELU(),
+            NeighbourConv(width, width, grid),
+            nn.GELU(),
+            nn.Linear(width, groups),
         )
 
     def forward(self, z: Tensor, z_hat: Tensor) -> Tensor:
@@ -32,12 +36,12 @@ class ResidualScale(nn.Module):
 class ResidualDenoiser(nn.Module):
     """F(c_in x; sigma, z, z_hat), the raw network inside an EDM or a consistency preconditioning."""
 
-    def __init__(self, *, tokens: int, dim: int, width: int, blocks: int, modes: int) -> None:
+    def __init__(self, *, grid: TokenGrid, dim: int, width: int, blocks: int, modes: int) -> None:
         super().__init__()
         self.features = LogFourierFeatures(DENOISER_OCTAVES)
         self.condition = Mlp(self.features.width(1), DENOISER_COND_WIDTH, DENOISER_COND_WIDTH)
-        self.lift = CircularConv(4 * dim, width)
-        self.blocks = nn.ModuleList(MixingBlock(width, tokens, modes, DENOISER_COND_WIDTH) for _ in range(blocks))
+        self.lift = NeighbourConv(4 * dim, width, grid)
+        self.blocks = nn.ModuleList(MixingBlock(width, grid, modes, DENOISER_COND_WIDTH) for _ in range(blocks))
         self.project = nn.Linear(width, dim)
         nn.init.zeros_(self.project.weight)
         nn.init.zeros_(self.project.bias)
@@ -60,12 +64,12 @@ class ResidualDiffusion(nn.Module):
     """
 
     def __init__(
-        self, *, tokens: int, dim: int, width: int, blocks: int, modes: int, scale_groups: int, sigma_min: float
+        self, *, grid: TokenGrid, dim: int, width: int, blocks: int, modes: int, scale_groups: int, sigma_min: float
     ) -> None:
         super().__init__()
         self.sigma_min = sigma_min
-        self.scale = ResidualScale(dim, width, scale_groups)
-        self.denoiser = ResidualDenoiser(tokens=tokens, dim=dim, width=width, blocks=blocks, modes=modes)
+        self.scale = ResidualScale(grid, dim, width, scale_groups)
+        self.denoiser = ResidualDenoiser(grid=grid, dim=dim, width=width, blocks=blocks, modes=modes)
 
     def context(self, z: Tensor, z_hat: Tensor) -> Tensor:
         """What the denoiser sees of the state: z, the predicted change in units of s, and log s. (B, S, 3 D)."""

@@ -4,17 +4,17 @@ import torch
 from torch import Tensor, nn
 
 from ups_models.config.constants import OPERATOR_COND_WIDTH, OPERATOR_OCTAVES
-from ups_models.nn.blocks import LogFourierFeatures, MixingBlock, Mlp
-from ups_models.nn.codec import Decoder, Encoder
+from ups_models.nn.blocks import LogFourierFeatures, MixingBlock, Mlp, TokenGrid
+from ups_models.nn.codec import Decoder, Encoder, FieldGrid
 
 
 class Propagator(nn.Module):
     """z_t -> z_{t+1} = z_t + f(z_t; parameters), conditioned by FiLM."""
 
-    def __init__(self, tokens: int, dim: int, width: int, blocks: int, modes: int, cond_width: int) -> None:
+    def __init__(self, grid: TokenGrid, dim: int, width: int, blocks: int, modes: int, cond_width: int) -> None:
         super().__init__()
         self.lift = nn.Linear(dim, width)
-        self.blocks = nn.ModuleList(MixingBlock(width, tokens, modes, cond_width) for _ in range(blocks))
+        self.blocks = nn.ModuleList(MixingBlock(width, grid, modes, cond_width) for _ in range(blocks))
         self.project = nn.Linear(width, dim)
         nn.init.zeros_(self.project.bias)
         with torch.no_grad():
@@ -32,23 +32,31 @@ class Propagator(nn.Module):
 class LatentOperator(nn.Module):
     """Encoder E, propagator P and decoder D, trained together.
 
-    `parameters` are (B, 2): the natural logarithms of the equation's coefficient (nu or beta) and of the time step.
+    `parameters` are (B, P + 1): the equation's parameters as its problem has networks see them, and ln dt.
     """
 
     def __init__(
-        self, *, points: int, tokens: int, dim: int, width: int, blocks: int, modes: int, codec_blocks: int
+        self,
+        *,
+        grid: FieldGrid,
+        parameters: int,
+        conserved: tuple[bool, ...],
+        dim: int,
+        width: int,
+        blocks: int,
+        modes: int,
+        codec_blocks: int,
     ) -> None:
         super().__init__()
-        self.points = points
         self.features = LogFourierFeatures(OPERATOR_OCTAVES)
         cond_width = OPERATOR_COND_WIDTH
-        self.condition = Mlp(self.features.width(2), 2 * cond_width, cond_width)
-        self.encoder = Encoder(points, tokens, dim, width, codec_blocks)
-        self.propagator = Propagator(tokens, dim, width, blocks, modes, cond_width)
-        self.decoder = Decoder(points, tokens, dim, width, codec_blocks)
+        self.condition = Mlp(self.features.width(parameters + 1), 2 * cond_width, cond_width)
+        self.encoder = Encoder(grid, dim, width, codec_blocks)
+        self.propagator = Propagator(grid.tokens, dim, width, blocks, modes, cond_width)
+        self.decoder = Decoder(grid, dim, width, codec_blocks, conserved=conserved)
 
     def encode(self, u: Tensor) -> Tensor:
-        """u (B, X) -> z (B, S, D)."""
+        """u (B, C, *space) -> z (B, S, D)."""
         z: Tensor = self.encoder(u)
         return z.float()
 
@@ -58,6 +66,6 @@ class LatentOperator(nn.Module):
         return z_hat
 
     def decode(self, z: Tensor, mean: Tensor) -> Tensor:
-        """z (B, S, D), conserved spatial mean (B,) -> u (B, X)."""
+        """z (B, S, D), means over space (B, C) of which some are conserved -> u (B, C, *space)."""
         u: Tensor = self.decoder(z, mean)
         return u

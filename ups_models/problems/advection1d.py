@@ -1,4 +1,4 @@
-"""Linear advection on the periodic unit interval: the exact solution."""
+"""Linear advection on the periodic unit interval."""
 
 import math
 from collections.abc import Sequence
@@ -6,12 +6,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ups_models.problems.solving import ROWS_PER_CHUNK, Progress, check_times
-
-
-def resolution(beta: float, nx: int) -> int:
-    """Grid points to solve on: 2 nx, whatever the speed."""
-    return 2 * nx
+from ups_models.problems.burgers1d import initial
+from ups_models.problems.problem import Progress, Solver, Values, twice
+from ups_models.problems.solving import ROWS_PER_CHUNK, check_times
 
 
 def solve(u0: Tensor, beta: float, times: Sequence[float], *, on_progress: Progress | None = None) -> Tensor:
@@ -29,3 +26,10 @@ def solve(u0: Tensor, beta: float, times: Sequence[float], *, on_progress: Progr
             on_progress(min(start + ROWS_PER_CHUNK, len(u0)))
     u[:, 0] = u0
     return u
+
+
+def _solve(u0: Tensor, parameters: Values, times: Sequence[float], on_progress: Progress | None) -> Tensor:
+    return solve(u0[:, 0], parameters["beta"], times, on_progress=on_progress)[:, :, None]
+
+
+SOLVER = Solver(initial, _solve, twice)

@@ -1,29 +1,21 @@
-"""Burgers' equation on the periodic unit interval: the reference solver."""
+"""Burgers' equation on the periodic unit interval."""
 
 import math
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
-from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from ups_models.problems.solving import ROWS_PER_CHUNK, Progress, SolverFailed, check_times, one_thread
+from ups_models.problems.initial import random_waves
+from ups_models.problems.problem import Progress, Solver, Values
+from ups_models.problems.solving import ROWS_PER_CHUNK, SolverFailed, check_times, one_thread
+from ups_models.problems.spectral import Etdrk4, etdrk4, step
 
 CFL = 1.25  # max|v| dt / dx; measured at max|v| = 1.5, nx = 512: nRMSE 4e-5, with 1.9 7e-5, with 3.8 7e-4
 POINTS_TIMES_NU = 4.0  # measured, nu=.01, 512 points, 64 random waves: nRMSE median 5e-7, worst 2e-4
 LARGEST_TAIL = 1e-3  # largest fraction in the highest modes; measured: the nRMSE of a solution is about as large
-
-
-class _Etdrk4(NamedTuple):
-    """Coefficients of one step for each mode, (K,) float64. Cox & Matthews 2002, eqs. 26-29."""
-
-    full: Tensor
-    half: Tensor
-    stage: Tensor
-    first: Tensor
-    middle: Tensor
-    last: Tensor
 
 
 def resolution(nu: float, nx: int) -> int:
@@ -46,7 +38,7 @@ def solve(u0: Tensor, nu: float, times: Sequence[float], *, on_progress: Progres
     nx = u0.shape[-1]
     mean = u0.mean(dim=-1, keepdim=True)
     k = 2 * math.pi * torch.arange((nx - 1) // 3 + 1, dtype=torch.float64)
-    steppers: dict[float, _Etdrk4] = {}
+    steppers: dict[float, Etdrk4] = {}
     u = torch.empty(u0.shape[0], len(times), nx, dtype=torch.float64)
     n_done = 0
     for rows, speed in _rows_of_like_speed((u0 - mean).abs().amax(dim=-1)):
@@ -80,57 +72,27 @@ def _march(
     nx: int,
     speed: float,
     k: Tensor,
-    steppers: dict[float, _Etdrk4],
+    steppers: dict[float, Etdrk4],
 ) -> Tensor:
     """Integrate the modes (B, K) of a zero-mean field through all output times: (B, T, K)."""
     decay = -(nu / math.pi) * k**2
     advect = -0.5j * k
+
+    def slope(modes: Tensor) -> Tensor:
+        flux_hat: Tensor = torch.fft.rfft(torch.fft.irfft(modes, n=nx).square_())[:, : modes.shape[1]]
+        return advect * flux_hat
+
     v_hats = [v_hat]
     for start, end in pairwise(times):
         fastest = min(speed, 1 / start) if start > 0 else speed  # v_x <= 1/t (Oleinik), hence max|v| <= 1/t
         n_steps = math.ceil((end - start) * nx * fastest / CFL)
         dt = round((end - start) / n_steps, 14)
         if dt not in steppers:
-            steppers[dt] = _etdrk4(decay, dt)
+            steppers[dt] = etdrk4(decay, dt)
         for _ in range(n_steps):
-            v_hat = _etdrk4_step(v_hat, steppers[dt], advect, nx)
+            v_hat = step(v_hat, steppers[dt], slope)
         v_hats.append(v_hat)
     return torch.stack(v_hats, dim=1)
-
-
-def _etdrk4(decay: Tensor, dt: float) -> _Etdrk4:
-    """Coefficients for v' = decay * v + N(v), by the contour integral of Kassam & Trefethen 2005, section 3."""
-    angle = math.pi * (torch.arange(32, dtype=torch.float64) + 0.5) / 32
-    z = dt * decay[:, None] + torch.exp(1j * angle)  # upper half of a unit circle about dt * decay
-    exp_z = torch.exp(z)
-
-    def average(values: Tensor) -> Tensor:
-        return torch.mean(dt * values.real, dim=1)
-
-    return _Etdrk4(
-        full=torch.exp(dt * decay),
-        half=torch.exp(dt * decay / 2),
-        stage=average((torch.exp(z / 2) - 1) / z),
-        first=average((-4 - z + exp_z * (4 - 3 * z + z**2)) / z**3),
-        middle=average(2 * (2 + z + exp_z * (z - 2)) / z**3),
-        last=average((-4 - 3 * z - z**2 + exp_z * (4 - z)) / z**3),
-    )
-
-
-def _etdrk4_step(v_hat: Tensor, c: _Etdrk4, advect: Tensor, nx: int) -> Tensor:
-    """One step of the modes (B, K)."""
-
-    def slope(modes: Tensor) -> Tensor:
-        flux_hat: Tensor = torch.fft.rfft(torch.fft.irfft(modes, n=nx).square_())[:, : modes.shape[1]]
-        return advect * flux_hat
-
-    slope_0 = slope(v_hat)
-    halfway = c.half * v_hat
-    a = halfway + c.stage * slope_0
-    slope_a = slope(a)
-    slope_b = slope(halfway + c.stage * slope_a)
-    slope_c = slope(c.half * a + c.stage * (2 * slope_b - slope_0))
-    return c.full * v_hat + c.first * slope_0 + c.middle * (slope_a + slope_b) + c.last * slope_c
 
 
 def _check_resolved(v_hats: Tensor, nu: float, nx: int) -> None:
@@ -144,3 +106,19 @@ def _check_resolved(v_hats: Tensor, nu: float, nx: int) -> None:
             f"burgers1d: {nx} points do not resolve nu={nu:g} (highest modes at {worst:.1e} of the largest, "
             f"at most {LARGEST_TAIL:g} is accurate). Solve on {2 * nx} points or more."
         )
+
+
+def initial(n: int, points: tuple[int, ...], _parameters: Values, rng: np.random.Generator) -> Tensor:
+    """PDEBench's random waves at cell centres: (N, 1, X)."""
+    return random_waves(n, points[0], rng)[:, None]
+
+
+def _solve(u0: Tensor, parameters: Values, times: Sequence[float], on_progress: Progress | None) -> Tensor:
+    return solve(u0[:, 0], parameters["Nu"], times, on_progress=on_progress)[:, :, None]
+
+
+def _resolution(parameters: Values, points: int) -> int:
+    return resolution(parameters["Nu"], points)
+
+
+SOLVER = Solver(initial, _solve, _resolution)

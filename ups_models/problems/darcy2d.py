@@ -1,13 +1,15 @@
 """Steady Darcy flow on the unit square: random coefficients and the reference solver."""
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ups_models.problems.solving import ROWS_PER_CHUNK, Progress, SolverFailed, one_thread
+from ups_models.problems.problem import Progress, Solver, Values
+from ups_models.problems.solving import ROWS_PER_CHUNK, SolverFailed, one_thread
 
 TOLERANCE = 1e-10  # relative residual of every solution
 LOW, HIGH = 0.1, 1.0  # the two diffusion coefficients of PDEBench's files
@@ -133,3 +135,14 @@ def _two_valued_field(cosines: np.ndarray, spread: np.ndarray, rng: np.random.Ge
         is_high = cosines @ (spread * rng.standard_normal(spread.shape)) @ cosines.T > 0
         if is_high.any() and not is_high.all():
             return np.where(is_high, HIGH, LOW)
+
+
+def _coefficients(n: int, points: tuple[int, ...], _parameters: Values, rng: np.random.Generator) -> Tensor:
+    return random_coefficients(n, points[0], rng)[:, None]
+
+
+def _solve(a: Tensor, parameters: Values, _times: Sequence[float], on_progress: Progress | None) -> Tensor:
+    return solve(a[:, 0], parameters["beta"], on_progress=on_progress)[:, None, None]
+
+
+SOLVER = Solver(_coefficients, _solve)

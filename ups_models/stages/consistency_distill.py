@@ -33,7 +33,7 @@ def distillation_loss(step: LossInput, *, grid: int, sigma_max: float, rho: floa
 
     Song et al. 2023, eq. 7 and algorithm 2, on Karras' grid of `grid` levels; the distance is the pseudo-Huber one,
     sqrt(|d|^2 + c^2) - c with c = PSEUDO_HUBER sqrt(dim), of Song & Dhariwal 2024, eq. 7.
-    Batch: u (B, 2, X), parameters (B, 2).
+    Batch: u (B, 2, C, *space), parameters (B, P + 1).
     """
     student, target = expect(step.net, ResidualDiffusion), expect(step.target_ema, ResidualDiffusion)
     teacher = expect(step.frozen["diff_residual"], ResidualDiffusion)

@@ -7,12 +7,13 @@ from torch import Tensor
 
 from ups_models.config.schema import PipelineConfig
 from ups_models.data.batches import window_batch
-from ups_models.data.fields import Trajectories
+from ups_models.data.fields import Fields
+from ups_models.nn.codec import means_of
 from ups_models.nn.denoiser import ResidualDiffusion
 from ups_models.nn.operator import LatentOperator
 from ups_models.nn.sampling import noise
 from ups_models.stages.spec import SPECS, StageSpec
-from ups_models.stages.stage import Batch, Data, Loss, LossInput, Stage, expect
+from ups_models.stages.stage import Batch, Data, Loss, LossInput, Stage, expect, token_grid
 
 SPEC = SPECS["diff_residual"]
 
@@ -21,7 +22,7 @@ def build(cfg: PipelineConfig) -> ResidualDiffusion:
     """The residual's scale and denoiser: teacher and student alike."""
     net = cfg.denoiser
     return ResidualDiffusion(
-        tokens=cfg.latent.tokens,
+        grid=token_grid(cfg),
         dim=cfg.latent.dim,
         width=net.width,
         blocks=net.blocks,
@@ -44,7 +45,7 @@ def build_loss(cfg: PipelineConfig) -> Loss:
 
 def sample_pairs(spec: StageSpec, cfg: PipelineConfig, data: Data, progress: float, rng: torch.Generator) -> Batch:
     """Pairs (u_t, u_{t+1}), as many as the stage's batch size: the same at all progress."""
-    return window_batch(expect(data, Trajectories), rng, size=cfg.stages.of(spec.name).batch_size, length=2)
+    return window_batch(expect(data, Fields), rng, size=cfg.stages.of(spec.name).batch_size, length=2)
 
 
 def diff_residual_loss(step: LossInput, *, log_mean: float, log_std: float, scale_warmup: float) -> Tensor:
@@ -52,7 +53,7 @@ def diff_residual_loss(step: LossInput, *, log_mean: float, log_std: float, scal
 
     (sigma^2 + 1) / sigma^2 |D(x_0 + sigma n; sigma) - x_0|^2 with ln sigma ~ N(log_mean, log_std^2):
     Karras et al. 2022, eq. 108 and table 1 with sigma_data = 1. The denoiser never moves the scale.
-    Batch: u (B, 2, X), parameters (B, 2).
+    Batch: u (B, 2, C, *space), parameters (B, P + 1).
     """
     net = expect(step.net, ResidualDiffusion)
     z, z_hat, scale, x0 = whitened_residual(expect(step.frozen["operator"], LatentOperator), net, step.batch)
@@ -79,7 +80,7 @@ def whitened_residual(
     with torch.no_grad(), torch.autocast(now.device.type, enabled=False):
         z = operator.encode(now)
         z_hat = operator.advance(z, batch["parameters"])
-        residual = operator.encode(target) - operator.encode(operator.decode(z_hat, now.mean(-1)))
+        residual = operator.encode(target) - operator.encode(operator.decode(z_hat, means_of(now)))
     scale = diffusion.scale(z, z_hat)
     return z, z_hat, scale, residual / scale
 

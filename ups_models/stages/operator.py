@@ -7,18 +7,22 @@ from torch import Tensor
 
 from ups_models.config.schema import PipelineConfig
 from ups_models.data.batches import window_batch
-from ups_models.data.fields import Trajectories
+from ups_models.data.fields import Fields
+from ups_models.nn.codec import means_of
 from ups_models.nn.operator import LatentOperator
 from ups_models.stages.spec import SPECS
-from ups_models.stages.stage import Batch, Data, Loss, LossInput, Stage, expect
+from ups_models.stages.stage import Batch, Data, Loss, LossInput, Stage, expect, field_grid
+
+SMALLEST_RATIO = 1e-20
 
 
 def build(cfg: PipelineConfig) -> LatentOperator:
     """The latent operator of a config."""
-    net = cfg.operator
+    net, problem = cfg.operator, cfg.data.problem
     return LatentOperator(
-        points=cfg.data.points,
-        tokens=cfg.latent.tokens,
+        grid=field_grid(cfg),
+        parameters=len(problem.parameters),
+        conserved=tuple(channel in problem.conserved for channel in problem.channels),
         dim=cfg.latent.dim,
         width=net.width,
         blocks=net.blocks,
@@ -43,7 +47,7 @@ def sample_batch(cfg: PipelineConfig, data: Data, progress: float, rng: torch.Ge
     settings, unroll = cfg.stages.operator, unroll_at(cfg, progress)
     size = max(settings.batch_size // unroll, min(settings.min_batch_size, settings.batch_size))
     return window_batch(
-        expect(data, Trajectories), rng, size=size, length=unroll + 1, initial_fraction=settings.initial_share
+        expect(data, Fields), rng, size=size, length=unroll + 1, initial_fraction=settings.initial_share
     )
 
 
@@ -59,11 +63,11 @@ def operator_loss(step: LossInput, *, reencode_every: int, reconstruction: float
     The inverse encoding |D(E(u)) - u| is UPT's (Alkin et al. 2024, sec. 3.2); the latent consistency
     |P^k E(u_t) - sg E(u_{t+k})|^2 / var is LE-PDE's (Wu et al. 2022, eq. 5), its target without gradient so that
     the latent space cannot collapse. The unroll encodes its own prediction again as a rollout will.
-    Batch: u (B, K + 1, X), parameters (B, 2).
+    Batch: u (B, K + 1, C, *space), parameters (B, P + 1).
     """
     net = expect(step.net, LatentOperator)
     u, parameters = step.batch["u"], step.batch["parameters"]
-    mean, unroll = u[:, 0].mean(-1), u.shape[1] - 1
+    mean, unroll = means_of(u[:, 0]), u.shape[1] - 1
     z = net.encode(u[:, 0])
     loss = reconstruction * relative_l2(net.decode(z, mean), u[:, 0])
     with torch.no_grad():
@@ -80,9 +84,13 @@ def operator_loss(step: LossInput, *, reencode_every: int, reconstruction: float
 
 
 def relative_l2(prediction: Tensor, target: Tensor) -> Tensor:
-    """|prediction - target| / |target| over the last axis, averaged over the rest."""
-    error = (prediction - target).square().mean(-1)
-    return (error / target.square().mean(-1).clamp_min(1e-8)).sqrt().mean()
+    """|prediction - target| / |target| of (B, C, *space), over all but the first axis, averaged over that.
+
+    The floor is far below what float32 can tell from zero: where both agree to the bit, the root has no gradient.
+    """
+    error = (prediction - target).flatten(1).square().mean(-1)
+    ratio = error / target.flatten(1).square().mean(-1).clamp_min(1e-8)
+    return ratio.clamp_min(SMALLEST_RATIO).sqrt().mean()
 
 
 STAGE = Stage(SPECS["operator"], build, build_loss, sample_batch)

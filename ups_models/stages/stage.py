@@ -8,10 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from ups_models.config.schema import PipelineConfig
-from ups_models.data.fields import SteadyFields, Trajectories
+from ups_models.data.fields import Fields, SteadyFields
+from ups_models.nn.blocks import TokenGrid
+from ups_models.nn.codec import FieldGrid
 from ups_models.stages.spec import StageSpec
 
-Data = Trajectories | SteadyFields
+Data = Fields | SteadyFields
 Batch = Mapping[str, Tensor]
 T = TypeVar("T")
 
@@ -45,6 +47,18 @@ class Stage:
     def name(self) -> str:
         """The stage's name, as in the status file."""
         return self.spec.name
+
+
+def token_grid(cfg: PipelineConfig) -> TokenGrid:
+    """The latent tokens of a config."""
+    problem = cfg.data.problem
+    return TokenGrid((cfg.latent.tokens,) * problem.dimensions, problem.periodic)
+
+
+def field_grid(cfg: PipelineConfig) -> FieldGrid:
+    """The fields of a config, and the tokens that they become."""
+    problem = cfg.data.problem
+    return FieldGrid(len(problem.channels), (cfg.data.points,) * problem.dimensions, token_grid(cfg))
 
 
 def expect(value: object, kind: type[T]) -> T:

@@ -1,7 +1,7 @@
 """`ups data generate`, `ups data info`, `ups data upload`: generate, inspect and publish data files."""
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import yaml
@@ -12,26 +12,30 @@ from flows.cli.views.data import print_file_info
 from tasks.services.tracking.run_path import NAME
 from ups_models.config.schema import TrackingConfig
 from ups_models.errors import BadInput
-from ups_models.problems.registry import PROBLEMS
+from ups_models.problems.problem import Problem
+from ups_models.problems.registry import EVOLVING, PROBLEMS
 
 
 def add(parser: argparse.ArgumentParser) -> None:
     """The commands below `ups data`."""
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    generate = commands.add_parser("generate", help="Solve a PDE and write a PDEBench-layout file.")
-    generate.add_argument("family", choices=tuple(PROBLEMS), help="equation")
+    generate = commands.add_parser("generate", help="Solve a PDE and write a data file.")
+    generate.add_argument("family", choices=tuple(PROBLEMS), metavar="PROBLEM", help=", ".join(PROBLEMS))
     generate.add_argument("--n", type=count, default=640, help="trajectories or samples (default: %(default)s)")
-    generate.add_argument("--nu", type=positive, help=f"viscosity ({_defaults('nu')})")
-    generate.add_argument("--beta", type=positive, help=f"speed, or force of darcy2d ({_defaults('beta')})")
-    points = {name: problem.default_points for name, problem in PROBLEMS.items()}
+    for flag, defaults in _flags().items():
+        generate.add_argument(f"--{flag}", type=float, help=f"parameter ({_listed(defaults)})")
+    points = {name: problem.sampling.points for name, problem in PROBLEMS.items()}
     generate.add_argument("--nx", type=count, help=f"grid points stored, along each axis ({_listed(points)})")
-    generate.add_argument("--nt", type=count, default=41, help="times stored, 1D (default: %(default)s)")
-    generate.add_argument("--t-end", type=positive, default=2.0, help="last time, 1D (default: %(default)g)")
+    evolving = {name: problem.sampling for name, problem in EVOLVING.items()}
+    times = _listed({name: sampling.nt for name, sampling in evolving.items()})
+    ends = _listed({name: sampling.t_end for name, sampling in evolving.items()})
+    generate.add_argument("--nt", type=count, help=f"times stored ({times})")
+    generate.add_argument("--t-end", type=positive, help=f"last time ({ends})")
     generate.add_argument("--seed", type=seed, default=0, help="seed of the initial conditions (default: %(default)s)")
     generate.add_argument("--out", type=Path, required=True, metavar="FILE", help="file to write")
     generate.set_defaults(act=_generate)
     info = commands.add_parser("info", help="Show what a data file holds, and what is wrong with it.")
-    info.add_argument("file", type=Path, help="PDEBench-layout HDF5 file")
+    info.add_argument("file", type=Path, help="data file")
     info.set_defaults(act=_info)
     upload = commands.add_parser("upload", help="Put data files into W&B, for rented machines to fetch.")
     upload.add_argument("files", type=Path, nargs="+", metavar="FILE", help="file to upload")
@@ -46,19 +50,36 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _defaults(flag: str) -> str:
-    return _listed({name: problem.default_parameter for name, problem in PROBLEMS.items() if problem.flag == flag})
+def _flags() -> dict[str, dict[str, float]]:
+    """Every parameter's flag, and the defaults of the problems that have it."""
+    found: dict[str, dict[str, float]] = {}
+    for name, problem in PROBLEMS.items():
+        for one in problem.parameters:
+            found.setdefault(one.flag, {})[name] = one.default
+    return found
 
 
-def _listed(values: dict[str, int] | dict[str, float]) -> str:
+def _listed(values: Mapping[str, float]) -> str:
     return "default: " + ", ".join(f"{name} {value:g}" for name, value in values.items())
+
+
+def _parameters_of(problem: Problem, arguments: argparse.Namespace) -> dict[str, float]:
+    """The problem's parameters as the flags give them. Raises BadInput for a flag that it does not have."""
+    given = {flag: getattr(arguments, flag.replace("-", "_")) for flag in _flags()}
+    own = {one.flag: one for one in problem.parameters}
+    for flag, value in given.items():
+        if value is not None and flag not in own:
+            known = " and ".join(f"--{name}" for name in own) or "no parameter"
+            raise BadInput(f"--{flag}: {problem.name} has no {flag}; it has {known}")
+    values = {one.name: one.default if given[flag] is None else given[flag] for flag, one in own.items()}
+    if fault := problem.fault_of(values):
+        raise BadInput(fault)
+    return values
 
 
 def _generate(arguments: argparse.Namespace) -> None:
     problem = PROBLEMS[arguments.family]
-    other = "beta" if problem.flag == "nu" else "nu"
-    if getattr(arguments, other) is not None:
-        raise BadInput(f"--{other}: {arguments.family} has no {other}; give --{problem.flag}")
+    parameters, sampling = _parameters_of(problem, arguments), problem.sampling
     require_writable(arguments.out)
     from tasks.services.run.progress import progress_of
     from ups_models.data.generate import generate
@@ -70,10 +91,10 @@ def _generate(arguments: argparse.Namespace) -> None:
             arguments.out,
             n=arguments.n,
             seed=arguments.seed,
-            parameter=getattr(arguments, problem.flag) or problem.default_parameter,
-            nx=arguments.nx or problem.default_points,
-            nt=arguments.nt,
-            t_end=arguments.t_end,
+            parameters=parameters,
+            nx=arguments.nx or sampling.points,
+            nt=arguments.nt or sampling.nt,
+            t_end=arguments.t_end or sampling.t_end,
             on_progress=lambda done: update(done, "solved"),
         )
     echo(f"{arguments.out}")

@@ -22,9 +22,8 @@ def print_file_info(info: FileInfo) -> None:
     """Print its shape, each dataset's numbers, and what is wrong with them."""
     text = StringIO()
     console = Console(width=None if os.isatty(1) else 100, highlight=False, file=text)
-    console.print(
-        f"{plain(info.path)}: {info.family}, {info.n_samples} samples, parameter {info.parameter:g}", markup=False
-    )
+    values = ", ".join(f"{name} {value}" for name, value in info.parameters.items()) or "no parameter"
+    console.print(f"{plain(info.path)}: {info.family}, {info.n_samples} samples, {values}", markup=False)
     dt = f", dt {info.dt:g}" if info.dt is not None else ""
     console.print(f"{info.size_bytes / MEGABYTE:.1f} MB, grid {' x '.join(map(str, info.grid))}{dt}", markup=False)
     table = Table("dataset", "shape", "dtype", "min", "max", "mean", "NaN", "Inf")

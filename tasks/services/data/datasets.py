@@ -19,7 +19,8 @@ from tasks.services.run.progress import Update, progress_of
 from tasks.services.run.uninterrupted import leave_if_stopped
 from ups_models.config.schema import DataConfig, PipelineConfig, SteadyDataConfig
 from ups_models.errors import BadInput
-from ups_models.problems.registry import DARCY, PROBLEMS, Problem
+from ups_models.problems.problem import Problem, Values
+from ups_models.problems.registry import DARCY
 from ups_models.stages.spec import SPECS
 
 logger = logging.getLogger(__name__)
@@ -27,20 +28,21 @@ logger = logging.getLogger(__name__)
 if TYPE_CHECKING:  # PyTorch and h5py are imported only where data is read
     from torch import Tensor
 
-    from ups_models.data.fields import SteadyFields, Trajectories
+    from ups_models.data.fields import Fields, SteadyFields
 
 
-def trajectory_files(cfg: PipelineConfig, run: RunDir) -> dict[Path, float]:
-    """The files to train the operator on, and the parameter that each would be generated with."""
+def trajectory_files(cfg: PipelineConfig, run: RunDir) -> dict[Path, Values]:
+    """The files to train the operator on, and the parameters that each would be generated with."""
     generate = cfg.data.generate
     recipe = [cfg.seed, cfg.data.points * cfg.data.reduced_resolution, generate.n, generate.nt, generate.t_end]
-    return _files(cfg.data, PROBLEMS[cfg.data.family], recipe, run)
+    return _files(cfg.data, cfg.data.values, cfg.data.problem, recipe, run)
 
 
-def steady_files(cfg: PipelineConfig, run: RunDir) -> dict[Path, float]:
+def steady_files(cfg: PipelineConfig, run: RunDir) -> dict[Path, Values]:
     """The files of steady states, and the parameter that each would be generated with."""
     size = cfg.steady_data.size * cfg.steady_data.reduced_resolution
-    return _files(cfg.steady_data, DARCY, [cfg.seed, size, cfg.steady_data.generate.n], run)
+    values = [{DARCY.parameters[0].name: one} for one in cfg.steady_data.generate.parameters]
+    return _files(cfg.steady_data, values, DARCY, [cfg.seed, size, cfg.steady_data.generate.n], run)
 
 
 def data_identities(cfg: PipelineConfig, run: RunDir, recorded: Collection[str] = ()) -> dict[bool, tuple[str, ...]]:
@@ -87,7 +89,7 @@ def require_named_files(cfg: PipelineConfig, run: RunDir, stages: Collection[str
         _require_rows("steady_data", cfg.steady_data, cfg.steady_data.files, load_steady_data(cfg, run).row)
 
 
-def load_data(cfg: PipelineConfig, run: RunDir) -> Trajectories:
+def load_data(cfg: PipelineConfig, run: RunDir) -> Fields:
     """All trajectories of the config; generates files that are ours to make and not there yet."""
     files = trajectory_files(cfg, run)
     for download in cfg.data.downloads:
@@ -114,17 +116,12 @@ def load_steady_data(cfg: PipelineConfig, run: RunDir) -> SteadyFields:
 
 
 @lru_cache(maxsize=1)
-def _read_trajectories(data: DataConfig, files: tuple[Path, ...], _fingerprint: str | None) -> Trajectories:
+def _read_trajectories(data: DataConfig, files: tuple[Path, ...], _fingerprint: str | None) -> Fields:
     """Read once, and again when the content has changed: four stages and two evaluations use the same rows."""
-    from ups_models.data.layouts.pdebench import load_trajectories
+    from ups_models.data.layouts.reading import load_fields
 
-    return load_trajectories(
-        files,
-        family=data.family,
-        reduced_resolution=data.reduced_resolution,
-        reduced_resolution_t=data.reduced_resolution_t,
-        limit=data.limit,
-    )
+    strides = {"stride": data.reduced_resolution, "stride_t": data.reduced_resolution_t}
+    return load_fields(files, data.problem, **strides, limit=data.limit)
 
 
 @lru_cache(maxsize=1)
@@ -145,23 +142,28 @@ def require_size(key: str, wanted: int, found: int, path: Path) -> None:
 
 
 def _files(
-    data: DataConfig | SteadyDataConfig, problem: Problem, recipe: Sequence[object], run: RunDir
-) -> dict[Path, float]:
+    data: DataConfig | SteadyDataConfig,
+    values: Sequence[Values],
+    problem: Problem,
+    recipe: Sequence[object],
+    run: RunDir,
+) -> dict[Path, Values]:
     if data.files:
-        return dict.fromkeys(data.files, 0.0)
+        return {path: {} for path in data.files}
     if data.downloads:
-        return {run.data / download.name: 0.0 for download in data.downloads}
+        return {run.data / download.name: {} for download in data.downloads}
     files = {}
-    for parameter in data.generate.parameters:
-        key = hashlib.sha256(json.dumps([*recipe, parameter]).encode()).hexdigest()[:8]
-        files[run.data / problem.pattern.format(parameter, key)] = parameter
+    for one in values:
+        numbers = [one[parameter.name] for parameter in problem.parameters]
+        key = hashlib.sha256(json.dumps([*recipe, *numbers]).encode()).hexdigest()[:8]
+        files[run.data / problem.pattern.format(*numbers, key)] = one
     return files
 
 
-def _generate(family: str, files: dict[Path, float], *, n: int, **options: Any) -> None:
+def _generate(family: str, files: dict[Path, Values], *, n: int, **options: Any) -> None:
     from ups_models.data.generate import generate
 
-    for path, parameter in files.items():
+    for path, values in files.items():
         before = spoilt(path) if path.exists() else None
         if before is not None:
             logger.warning("%s: is not what was solved (its sha256 differs): it is solved again", path)
@@ -174,7 +176,7 @@ def _generate(family: str, files: dict[Path, float], *, n: int, **options: Any) 
                     leave_if_stopped(f"data {path.name}")
                     update(done, "solved")
 
-                generate(family, path, n=n, parameter=parameter, on_progress=on_progress, **options)
+                generate(family, path, n=n, parameters=values, on_progress=on_progress, **options)
         if before is not None and digest_in(path).sha256 != before:
             logger.warning("%s: solved again, but not to the same bytes: another version of a library is in use", path)
 

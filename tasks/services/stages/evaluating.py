@@ -26,7 +26,8 @@ from tasks.services.stages.plan import evaluation_inputs, usable_stages
 from tasks.services.stages.snapshot import read_snapshot
 from tasks.services.stages.training import load_stage, select_device
 from ups_models.config.schema import EvalConfig, PipelineConfig
-from ups_models.data.layouts.pdebench import load_steady, load_trajectories, problem_of
+from ups_models.data.layouts.pdebench import load_steady
+from ups_models.data.layouts.reading import load_fields, problem_in
 from ups_models.data.split import Split, split_rows
 from ups_models.errors import BadInput, CheckpointError, Preempted
 from ups_models.evaluation.evaluate import evaluate
@@ -232,7 +233,7 @@ def _data_of(cfg: PipelineConfig, settings: EvalConfig, run: RunDir, models: Mod
 
 def _data_from(cfg: PipelineConfig, path: Path, models: Models) -> EvalData:
     """Every row of one file, of whichever family it is. Raises DataError, BadInput."""
-    if problem_of(path).steady:
+    if problem_in(path).steady:
         if models.steady_prior is None:
             raise BadInput(
                 f"{path}: holds Darcy flow, which only a steady prior is evaluated on; give one with --prior"
@@ -242,12 +243,8 @@ def _data_from(cfg: PipelineConfig, path: Path, models: Models) -> EvalData:
         return EvalData(steady=fields)
     if models.operator is None:
         raise BadInput(f"{path}: holds trajectories, which an operator is evaluated on; give one with --operator")
-    data = load_trajectories(
-        [path],
-        family=cfg.data.family,
-        reduced_resolution=cfg.data.reduced_resolution,
-        reduced_resolution_t=cfg.data.reduced_resolution_t,
-    )
+    strides = {"stride": cfg.data.reduced_resolution, "stride_t": cfg.data.reduced_resolution_t}
+    data = load_fields([path], cfg.data.problem, **strides)
     require_size("data.points", cfg.data.points, data.u.shape[-1], path)
     return EvalData(data)
 

@@ -15,14 +15,17 @@ import torch
 from torch import Tensor
 
 from ups_models.data.chunks import chunks
-from ups_models.data.fields import SteadyFields, Trajectories
+from ups_models.data.fields import Fields, SteadyFields
 from ups_models.data.layouts.hdf5 import names_in, open_hdf5, require_memory, require_own_data
 from ups_models.errors import DataError
-from ups_models.problems.registry import DARCY, EVOLVING, Problem
+from ups_models.problems.problem import Problem
+from ups_models.problems.registry import ADVECTION, BURGERS, DARCY
 from ups_models.wording import shortened, shown
 
 TRAJECTORY_RANKS = {"tensor": 3, "x-coordinate": 1, "t-coordinate": 1}
 STEADY_RANKS = {"nu": 3, "tensor": 4, "x-coordinate": 1, "y-coordinate": 1}
+OF_PDEBENCH = {problem.name: problem for problem in (BURGERS, ADVECTION)}
+"""Problems whose 1D files are read."""
 SPACING_TOLERANCE = 1e-2  # of one cell: float32 coordinates are uniform to about 1e-4
 
 Array = npt.NDArray[Any]
@@ -35,24 +38,24 @@ def load_trajectories(
     reduced_resolution: int = 1,
     reduced_resolution_t: int = 1,
     limit: int | None = None,
-) -> Trajectories:
+) -> Fields:
     """Read 1D files of one family and one grid, one after the other; `limit` keeps the first rows of each file.
 
     PDEBench's files of 201 x 1024 become its usual 41 x 256 with reduced_resolution=4 and reduced_resolution_t=5.
     """
-    if family not in EVOLVING:
+    if family not in OF_PDEBENCH:
         names = ", ".join(str(path) for path in paths)
-        raise DataError(f"{names}: {family!r} is no time-dependent family. Use {' or '.join(EVOLVING)}")
+        raise DataError(f"{names}: PDEBench has no 1D files of {family!r}. Use {' or '.join(OF_PDEBENCH)}")
     _check_request(paths, limit)
-    problem = EVOLVING[family]
+    problem = OF_PDEBENCH[family]
     parts = [_load_trajectory_file(path, problem, reduced_resolution, reduced_resolution_t, limit) for path in paths]
     for path, part in zip(paths, parts, strict=True):
-        _check_same_grid(path, "x-coordinate", part.x, parts[0].x, paths[0])
+        _check_same_grid(path, "x-coordinate", part.axes[0], parts[0].axes[0], paths[0])
         _check_same_grid(path, "t-coordinate", part.t, parts[0].t, paths[0])
     return replace(
         parts[0],
         u=torch.cat([part.u for part in parts]),
-        parameter=torch.cat([part.parameter for part in parts]),
+        parameters=torch.cat([part.parameters for part in parts]),
         row=torch.cat([part.row for part in parts]),
     )
 
@@ -114,7 +117,7 @@ class PDEBenchFile:
 
     def parameter(self) -> float:
         """nu or beta, of the attribute or else of the file name."""
-        name = self.problem.parameter
+        name = self.problem.parameters[0].name
         if name not in self.file.attrs:
             value = _parameter_in_name(self.path, self.problem)
             if value is None:
@@ -203,8 +206,9 @@ def _problem_in(file: h5py.File, path: Path) -> Problem:
     """The problem by the datasets; those with trajectories, alike in these, by attribute or file name."""
     if "nu" in file or getattr(file.get("tensor"), "ndim", 0) == STEADY_RANKS["tensor"]:
         return DARCY
-    by_attribute = [problem for problem in EVOLVING.values() if problem.parameter in file.attrs]
-    by_name = [problem for problem in EVOLVING.values() if _parameter_in_name(path, problem) is not None]
+    known = OF_PDEBENCH.values()
+    by_attribute = [problem for problem in known if problem.parameters[0].name in file.attrs]
+    by_name = [problem for problem in known if _parameter_in_name(path, problem) is not None]
     found = next(iter(by_attribute + by_name), None)
     if found is not None:
         return found
@@ -223,7 +227,7 @@ def _missing(path: Path, file: h5py.File, name: str) -> DataError:
 
 
 def _parameter_in_name(path: Path, problem: Problem) -> float | None:
-    match = re.search(rf"{problem.parameter}(\d+(?:\.\d+)?(?:[eE][-+]?\d+)?)", path.stem)
+    match = re.search(rf"{problem.parameters[0].name}(\d+(?:\.\d+)?(?:[eE][-+]?\d+)?)", path.stem)
     return float(match.group(1)) if match else None
 
 
@@ -245,14 +249,14 @@ def _is_uniform(values: Array) -> bool:
 
 def _load_trajectory_file(
     path: Path, problem: Problem, reduced_resolution: int, reduced_resolution_t: int, limit: int | None
-) -> Trajectories:
+) -> Fields:
     with open_file(path, problem) as source:
-        parameter = source.parameter()
+        parameter, name = source.parameter(), problem.parameters[0].name
         n_rows, nt, nx = source.dataset("tensor").shape
         if nt < 2 or parameter <= 0:
             raise DataError(
-                f"{path}: dataset 'tensor' has {nt} times and {problem.parameter}={parameter:g}, but two times or more "
-                f"and a positive {problem.parameter} are needed. Use another file"
+                f"{path}: dataset 'tensor' has {nt} times and {name}={parameter:g}, but two times or more "
+                f"and a positive {name} are needed. Use another file"
             )
         x, t = source.coordinates()
         _check_divides(path, "reduced_resolution", reduced_resolution, nx)
@@ -261,12 +265,12 @@ def _load_trajectory_file(
         u = source.read_rows(
             "tensor", n, (slice(None, None, reduced_resolution_t), slice(None, None, reduced_resolution))
         )
-    return Trajectories(
-        family=problem.name,
-        u=u,
-        x=torch.from_numpy(x[::reduced_resolution].copy()),
+    return Fields(
+        problem=problem,
+        u=u[:, :, None],
+        axes=(torch.from_numpy(x[::reduced_resolution].copy()),),
         t=torch.from_numpy(t[::reduced_resolution_t].copy()),
-        parameter=torch.full((n,), parameter),
+        parameters=torch.full((n, 1), parameter),
         row=torch.arange(n),
     )
 

@@ -1,0 +1,92 @@
+"""Solving a problem row by row, on as many cores as there are: a row depends on the seed and its number alone."""
+
+import ctypes
+import multiprocessing
+import os
+import signal
+import sys
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, wait
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from ups_models.problems.problem import Values
+from ups_models.problems.registry import PROBLEMS
+
+WORTH_IT_S = 30.0
+"""Work of so many seconds is shared out: a process needs 3 to start."""
+ROWS_AT_ONCE, LOOK_S = 8, 0.5
+PR_SET_PDEATHSIG = 1
+Array = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Order:
+    """What to solve: everything that the rows have in common."""
+
+    problem: str
+    values: Values
+    points: int
+    solved: int
+    times: Sequence[float]
+    seed: int
+
+    def solve(self, start: int, stop: int) -> Array:
+        """Rows start..stop as they are stored, (stop - start, T, C, *space)."""
+        problem = PROBLEMS[self.problem]
+        how = problem.how()
+        rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence(self.seed, n_children_spawned=start)))
+        u0 = how.initial(stop - start, (self.solved,) * problem.dimensions, self.values, rng)
+        u = how.solve(u0, self.values, self.times, None)
+        return np.ascontiguousarray(thinned(u, self.solved // self.points, problem.periodic).to(torch.float32).numpy())
+
+
+def thinned(u: Tensor, factor: int, periodic: Sequence[bool]) -> Tensor:
+    """Every factor-th node of periodic axes of (..., *space), and means over as many cells of the others."""
+    for axis, is_periodic in zip(range(-len(periodic), 0), periodic, strict=True):
+        if factor > 1:
+            groups = u.unflatten(axis, (-1, factor))
+            u = groups.select(axis, 0) if is_periodic else groups.mean(axis)
+    return u
+
+
+def solved_rows(
+    order: Order, n: int, *, seconds: float, on_progress: Callable[[int], None]
+) -> Iterator[tuple[int, Array]]:
+    """The number of the first row of each piece, and the piece, in order.
+
+    `seconds` is what all of them will take on one core. What `on_progress` raises ends the work.
+    """
+    pieces = [(start, min(start + ROWS_AT_ONCE, n)) for start in range(0, n, ROWS_AT_ONCE)]
+    workers = min(len(os.sched_getaffinity(0)), len(pieces))
+    if seconds < WORTH_IT_S or workers < 2:
+        for start, stop in pieces:
+            yield start, order.solve(start, stop)
+            on_progress(stop)
+        return
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_quiet_child, initargs=(os.getpid(),))
+    ahead: deque[Future[Array]] = deque()
+    try:
+        for number, (start, stop) in enumerate(pieces):
+            ahead += [pool.submit(order.solve, *one) for one in pieces[number + len(ahead) : number + 2 * workers]]
+            while wait([ahead[0]], timeout=LOOK_S).not_done:
+                on_progress(start)
+            yield start, ahead.popleft().result()
+            on_progress(stop)
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _quiet_child(parent: int) -> None:
+    """Leave Ctrl-C to the parent, and end with it, however it ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:
+            os._exit(1)
