@@ -7,7 +7,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from tasks.services.data.download import Unreachable, fetch
-from ups_models.config.schema import DownloadConfig, TrackingConfig
+from ups_models.config.data import DownloadConfig
+from ups_models.config.schema import TrackingConfig
 
 CONTENT = bytes(range(256)) * 4096
 UNASKED = TrackingConfig()  # W&B is asked for its own artifacts alone

@@ -24,17 +24,10 @@ from tasks.services.stages.job import Job, Policy
 from tasks.services.stages.plan import decide
 from ups_models.config.constants import CONSTANTS
 from ups_models.config.loading import load_config
-from ups_models.config.schema import (
-    EvalConfig,
-    Number,
-    OperatorStageConfig,
-    PipelineConfig,
-    Section,
-    StageConfig,
-    StagesConfig,
-)
+from ups_models.config.schema import EvalConfig, OperatorStageConfig, PipelineConfig, StageConfig, StagesConfig
+from ups_models.config.section import Number, Section
 from ups_models.data.batches import window_batch
-from ups_models.data.fields import Trajectories
+from ups_models.data.fields import Fields
 from ups_models.errors import ConfigError
 from ups_models.evaluation import registry
 from ups_models.evaluation.inputs import NETWORKS, Models
@@ -194,7 +187,7 @@ STAGE = Stage(
     SPEC,
     lambda cfg: Scale(),
     lambda cfg: partial(scale_loss, target=getattr(cfg.stages, SPEC.name).target),
-    lambda cfg, data, progress, rng: window_batch(expect(data, Trajectories), rng, size=4, length=1),
+    lambda cfg, data, progress, rng: window_batch(expect(data, Fields), rng, size=4, length=1),
 )
 
 

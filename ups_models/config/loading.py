@@ -8,7 +8,7 @@ from typing import Any, TypeVar, get_args
 from pydantic import ValidationError
 
 from ups_models.config.faults import Fault, fault_of
-from ups_models.config.schema import Section
+from ups_models.config.section import Section
 from ups_models.errors import ConfigError
 from ups_models.reading import YAML_LIMIT, Unparsable, Unreadable, parse_yaml, read_text
 from ups_models.wording import shortened, shown

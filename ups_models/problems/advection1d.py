@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ups_models.problems.burgers1d import initial
+from ups_models.problems.initial import waves
 from ups_models.problems.problem import Progress, Solver, Values, twice
 from ups_models.problems.solving import ROWS_PER_CHUNK, check_times
 
@@ -32,4 +32,4 @@ def _solve(u0: Tensor, parameters: Values, times: Sequence[float], on_progress: 
     return solve(u0[:, 0], parameters["beta"], times, on_progress=on_progress)[:, :, None]
 
 
-SOLVER = Solver(initial, _solve, twice)
+SOLVER = Solver(waves, _solve, twice)

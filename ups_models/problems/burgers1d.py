@@ -4,11 +4,10 @@ import math
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from ups_models.problems.initial import random_waves
+from ups_models.problems.initial import waves
 from ups_models.problems.problem import Progress, Solver, Values
 from ups_models.problems.solving import ROWS_PER_CHUNK, SolverFailed, check_times, one_thread
 from ups_models.problems.spectral import Etdrk4, etdrk4, step
@@ -108,11 +107,6 @@ def _check_resolved(v_hats: Tensor, nu: float, nx: int) -> None:
         )
 
 
-def initial(n: int, points: tuple[int, ...], _parameters: Values, rng: np.random.Generator) -> Tensor:
-    """PDEBench's random waves at cell centres: (N, 1, X)."""
-    return random_waves(n, points[0], rng)[:, None]
-
-
 def _solve(u0: Tensor, parameters: Values, times: Sequence[float], on_progress: Progress | None) -> Tensor:
     return solve(u0[:, 0], parameters["Nu"], times, on_progress=on_progress)[:, :, None]
 
@@ -121,4 +115,4 @@ def _resolution(parameters: Values, points: int) -> int:
     return resolution(parameters["Nu"], points)
 
 
-SOLVER = Solver(initial, _solve, _resolution)
+SOLVER = Solver(waves, _solve, _resolution)

@@ -4,6 +4,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ups_models.problems.problem import Values
+
 
 def random_waves(n: int, nx: int, rng: np.random.Generator, *, offset: float = 0.5) -> Tensor:
     """Initial conditions with PDEBench's distribution at x = (i + offset) / nx, (n, nx) float64.
@@ -16,6 +18,11 @@ def random_waves(n: int, nx: int, rng: np.random.Generator, *, offset: float = 0
     """
     x = (np.arange(nx) + offset) / nx % 1.0
     return torch.from_numpy(np.stack([_random_wave(x, child) for child in rng.spawn(n)]))
+
+
+def waves(n: int, points: tuple[int, ...], _parameters: Values, rng: np.random.Generator) -> Tensor:
+    """The same as a problem's initial fields, (n, 1, X)."""
+    return random_waves(n, points[0], rng)[:, None]
 
 
 def _random_wave(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -48,7 +48,6 @@ KDV = Problem(
     sampling=Sampling(points=160, nt=51, t_end=50.0),
     order=4,
     conserved=("u",),
-    symmetries=(mirrored(1),),
     pattern="kdv1d_nu{}_{}.h5",
     seconds=0.06,
     solver="ups_models.problems.kdv1d:SOLVER",

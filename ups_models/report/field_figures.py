@@ -6,12 +6,14 @@ from ups_models.report.canvas import COLOURS, INK, Picture, colour_bar, grid, lo
 from ups_models.report.model import Array, Arrays
 
 MAX_PANELS = 3
+LINES = 3
+"""Axes of trajectories (rows, times, points) on a line."""
 FIELD_MAP, ERROR_MAP, COEFFICIENT_MAP = "viridis", "RdBu_r", "Greys"
 
 
 def space_time(arrays: Arrays) -> Picture | None:
     """Truth, prediction and error over space and time, one row per trajectory."""
-    if not _has(arrays, "x", "t", "truth", "prediction"):
+    if not _has(arrays, "x", "t", "truth", "prediction") or arrays["truth"].ndim > LINES:
         return None
     truth, prediction = arrays["truth"][:MAX_PANELS], arrays["prediction"][:MAX_PANELS]
     names = [str(name) for name in arrays.get("panel_names", np.array([], dtype=str))]
@@ -46,6 +48,42 @@ def space_time(arrays: Arrays) -> Picture | None:
     )
 
 
+def snapshots(arrays: Arrays) -> Picture | None:
+    """Truth, prediction and error of the middle trajectory at a few times, one row per time."""
+    if not _has(arrays, "t", "truth", "prediction") or arrays["truth"].ndim == LINES:
+        return None
+    middle = len(arrays["truth"]) // 2
+    truth, prediction, times = arrays["truth"][middle], arrays["prediction"][middle], arrays["t"]
+    names = [str(name) for name in arrays.get("panel_names", np.array([], dtype=str))]
+    titles = ("truth", "prediction", "error")
+    figure, axes = grid(len(times), 3, height=2.3 * len(times) + 0.4, margins=(0.6, 0.85, 0.3, 0.1), gaps=(0.1, 0.3))
+    for row, time in enumerate(times):
+        error = prediction[row] - truth[row]
+        low, high = float(np.nanmin(truth[row])), float(np.nanmax(truth[row]))
+        reach = float(np.nanmax(np.abs(error))) or 1.0
+        looks = (
+            (truth[row], FIELD_MAP, low, high),
+            (prediction[row], FIELD_MAP, low, high),
+            (error, ERROR_MAP, -reach, reach),
+        )
+        for column, (field, colours, vmin, vmax) in enumerate(looks):
+            ax = axes[row, column]
+            image = ax.imshow(field.T, origin="lower", cmap=colours, vmin=vmin, vmax=vmax, interpolation="nearest")
+            ax.set(xticks=[], yticks=[])
+            if row == 0:
+                ax.set_title(titles[column])
+            if column > 0:
+                colour_bar(figure, ax, image, ticks=3)
+        axes[row, 0].set_ylabel(f"t = {time:g}")
+    name = names[middle] if middle < len(names) else "one trajectory"
+    return picture_of(
+        figure,
+        f"Maps of truth, prediction and error of {name} at {len(times)} times.",
+        f"The trajectory of the {name.partition(',')[0]} error. Truth and prediction of a row share one scale; the error "
+        "has its own, white at zero. Dimensionless.",
+    )
+
+
 def spectra(arrays: Arrays) -> Picture | None:
     """Power spectra of truth and prediction, with their ratio below."""
     if not _has(arrays, "spectrum_k", "spectrum_truth", "spectrum_prediction"):
@@ -77,7 +115,7 @@ def spectra(arrays: Arrays) -> Picture | None:
 
 def ensemble_example(arrays: Arrays) -> Picture | None:
     """One ensemble: the fields, and below them what they differ by."""
-    if not _has(arrays, "x", "member_truth", "member_samples"):
+    if not _has(arrays, "x", "member_truth", "member_samples") or arrays["member_truth"].ndim > 1:
         return None
     x, truth, samples = arrays["x"], arrays["member_truth"], arrays["member_samples"]
     centre = arrays.get("member_prediction", samples.mean(0))
@@ -99,6 +137,34 @@ def ensemble_example(arrays: Arrays) -> Picture | None:
         "One ensemble forecast over x with its truth, above as fields and below as deviations.",
         f"One test case. Below, the {named} is subtracted: a calibrated ensemble treats the truth as one "
         "more member. Dimensionless.",
+    )
+
+
+def ensemble_maps(arrays: Arrays) -> Picture | None:
+    """One ensemble in two dimensions: truth, mean, a member, and the spread beside the error of the mean."""
+    if not _has(arrays, "member_truth", "member_samples") or arrays["member_truth"].ndim == 1:
+        return None
+    truth, samples = arrays["member_truth"], arrays["member_samples"]
+    mean, spread = samples.mean(0), samples.std(0)
+    low, high, top = float(truth.min()), float(truth.max()), float(max(spread.max(), np.abs(mean - truth).max())) or 1.0
+    maps = (
+        ("truth", truth, low, high),
+        ("ensemble mean", mean, low, high),
+        ("one member", samples[0], low, high),
+        ("spread (std)", spread, 0.0, top),
+        ("|mean less truth|", np.abs(mean - truth), 0.0, top),
+    )
+    figure, axes = grid(1, len(maps), height=2.2, margins=(0.1, 0.65, 0.3, 0.1), gaps=(0, 0.3))
+    for ax, (title, field, vmin, vmax) in zip(axes[0], maps, strict=True):
+        colours = "magma" if vmin == 0.0 and title not in ("truth", "ensemble mean", "one member") else FIELD_MAP
+        image = ax.imshow(field.T, origin="lower", cmap=colours, vmin=vmin, vmax=vmax, interpolation="nearest")
+        ax.set(xticks=[], yticks=[], title=title)
+        if title in ("one member", "|mean less truth|"):
+            colour_bar(figure, ax, image, ticks=3)
+    return picture_of(
+        figure,
+        "One ensemble forecast: truth, mean, one member, spread, and the error of the mean.",
+        f"One test case, {len(samples)} members. A calibrated ensemble spreads where its mean errs. Dimensionless.",
     )
 
 

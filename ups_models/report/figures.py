@@ -8,7 +8,14 @@ import matplotlib as mpl
 from ups_models.evaluation.result import EvaluationResult
 from ups_models.report.canvas import STYLE, Picture
 from ups_models.report.curve_figures import error_by_horizon, loss_curves, rank_histograms, reliability
-from ups_models.report.field_figures import darcy_samples, ensemble_example, space_time, spectra
+from ups_models.report.field_figures import (
+    darcy_samples,
+    ensemble_example,
+    ensemble_maps,
+    snapshots,
+    space_time,
+    spectra,
+)
 from ups_models.report.model import Arrays, History
 
 
@@ -20,11 +27,11 @@ def pictures(
 ) -> dict[str, tuple[Picture, ...]]:
     """Every plot that the input allows, by section."""
     makers: dict[str, Callable[[], list[Picture | None]]] = {
-        "panels": lambda: [space_time(arrays)],
+        "panels": lambda: [space_time(arrays), snapshots(arrays)],
         "horizon": lambda: [error_by_horizon(result)],
         "spectrum": lambda: [spectra(arrays)],
         "ensemble": lambda: [rank_histograms(result), reliability(result)],
-        "members": lambda: [ensemble_example(arrays)],
+        "members": lambda: [ensemble_example(arrays), ensemble_maps(arrays)],
         "darcy": lambda: [darcy_samples(arrays)],
         "training": lambda: [loss_curves(history)],
     }

@@ -11,7 +11,9 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from ups_models.config.constants import CONSTANTS
-from ups_models.config.schema import DataConfig, EvalConfig, PipelineConfig, Section, SteadyDataConfig
+from ups_models.config.data import DataConfig, SteadyDataConfig
+from ups_models.config.schema import EvalConfig, PipelineConfig
+from ups_models.config.section import Section
 from ups_models.stages import first_edition
 
 if TYPE_CHECKING:

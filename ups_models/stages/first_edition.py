@@ -5,7 +5,7 @@ It hashed every value of a section, defaults included; so the names of its field
 
 from typing import Any
 
-from ups_models.config.schema import Section
+from ups_models.config.section import Section
 
 _STAGE = ("epochs", "steps_per_epoch", "batch_size", "lr", "warmup_steps", "weight_decay", "grad_clip", "ema_decay")
 FIELDS: dict[str, tuple[str, ...]] = {

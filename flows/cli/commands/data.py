@@ -20,7 +20,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     """The commands below `ups data`."""
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     generate = commands.add_parser("generate", help="Solve a PDE and write a data file.")
-    generate.add_argument("family", choices=tuple(PROBLEMS), metavar="PROBLEM", help=", ".join(PROBLEMS))
+    generate.add_argument("family", choices=tuple(PROBLEMS), help="problem")
     generate.add_argument("--n", type=count, default=640, help="trajectories or samples (default: %(default)s)")
     for flag, defaults in _flags().items():
         generate.add_argument(f"--{flag}", type=float, help=f"parameter ({_listed(defaults)})")
@@ -69,8 +69,8 @@ def _parameters_of(problem: Problem, arguments: argparse.Namespace) -> dict[str,
     own = {one.flag: one for one in problem.parameters}
     for flag, value in given.items():
         if value is not None and flag not in own:
-            known = " and ".join(f"--{name}" for name in own) or "no parameter"
-            raise BadInput(f"--{flag}: {problem.name} has no {flag}; it has {known}")
+            known = " and ".join(f"--{name}" for name in own) or "none"
+            raise BadInput(f"--{flag}: {problem.name} has no {flag}; give {known}")
     values = {one.name: one.default if given[flag] is None else given[flag] for flag, one in own.items()}
     if fault := problem.fault_of(values):
         raise BadInput(fault)

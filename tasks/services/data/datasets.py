@@ -17,7 +17,8 @@ from tasks.services.run.paths import RunDir
 from tasks.services.run.phase import announce
 from tasks.services.run.progress import Update, progress_of
 from tasks.services.run.uninterrupted import leave_if_stopped
-from ups_models.config.schema import DataConfig, PipelineConfig, SteadyDataConfig
+from ups_models.config.data import DataConfig, SteadyDataConfig
+from ups_models.config.schema import PipelineConfig
 from ups_models.errors import BadInput
 from ups_models.problems.problem import Problem, Values
 from ups_models.problems.registry import DARCY

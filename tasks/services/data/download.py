@@ -13,7 +13,8 @@ from tasks.services.run.retry import retrying
 from tasks.services.run.uninterrupted import leave_if_stopped, pause_unless_stopped
 from tasks.services.tracking.protocols import TrackingUnavailable
 from tasks.services.tracking.store import download_artifact_file
-from ups_models.config.schema import WANDB_ARTIFACT, DownloadConfig, TrackingConfig
+from ups_models.config.data import WANDB_ARTIFACT, DownloadConfig
+from ups_models.config.schema import TrackingConfig
 from ups_models.errors import DataError, StorageError, UPSError
 from ups_models.reading import remedy
 from ups_models.wording import plain, without_password

@@ -10,7 +10,8 @@ from tasks.services.data.digests import digest_in
 from tasks.services.run.paths import RunDir
 from tasks.services.tracking.run_path import path_of, tracking_mode
 from tasks.services.tracking.wandb_client import CLIENT, Client, open_session
-from ups_models.config.schema import FILE_NAME, WANDB_ARTIFACT, DownloadConfig, TrackingConfig
+from ups_models.config.data import FILE_NAME, WANDB_ARTIFACT, DownloadConfig
+from ups_models.config.schema import TrackingConfig
 from ups_models.errors import BadInput
 from ups_models.reading import require_regular
 

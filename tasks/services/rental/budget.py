@@ -10,7 +10,7 @@ from tasks.services.rental.limits import BudgetSpent
 from tasks.services.run import jsonl
 from tasks.services.run.clock import utc_now
 from ups_models.config.loading import load_config
-from ups_models.config.schema import Section
+from ups_models.config.section import Section
 from ups_models.errors import BadInput
 
 NOTE_EVERY_USD = 0.01

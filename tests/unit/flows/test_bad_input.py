@@ -49,7 +49,7 @@ def listing(directory):
         ("stages: {operator: {epochs: -1}}", "stages.operator.epochs"),
         ("stages: {operator: {unroll: [0]}}", "stages.operator.unroll.0"),
         ("data: {generate: {nt: 5}}", "stages.operator.unroll=8 steps need more than 8 times"),
-        ("data: {generate: {parameters: [-0.1]}}", "data.generate.parameters.0"),
+        ("data: {generate: {parameters: [-0.1]}}", "generate.parameters.0: Nu=-0.1 is not possible"),
         ("data: {limit: 100}", "data.limit=100 leaves nothing to train on"),
     ],
 )
@@ -195,7 +195,7 @@ def test_a_data_file_with_too_few_times_is_named(here, refusal):
     [
         (["--n", "0"], "'0' is no whole number above zero"),
         (["--seed", "-1"], "'-1' is no whole number"),
-        (["--nu", "-0.1"], "'-0.1' is no finite number above zero"),
+        (["--nu", "-0.1"], "Nu=-0.1 is not possible for burgers1d; use a value above 0"),
         (["--t-end", "inf"], "'inf' is no finite number"),
         (["--nx", "0"], "'0' is no whole number above zero"),
         (["--beta", "1"], "burgers1d has no beta"),

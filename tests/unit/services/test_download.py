@@ -9,7 +9,8 @@ import pytest
 from tasks.services.data.datasets import load_data
 from tasks.services.data.download import Unreachable, fetch
 from tasks.services.run.paths import RunDir
-from ups_models.config.schema import DownloadConfig, TrackingConfig
+from ups_models.config.data import DownloadConfig
+from ups_models.config.schema import TrackingConfig
 from ups_models.errors import DataError, StorageError
 
 CONTENT = bytes(range(256)) * 4096

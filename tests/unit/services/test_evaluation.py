@@ -37,7 +37,7 @@ def evaluate(cfg, run, files, **options):
 
 
 def test_a_file_of_its_own_is_evaluated_whole_and_labelled_so(run, smoke):
-    generate("burgers1d", run.root / "own.hdf5", n=9, seed=3, parameter=0.1, nx=64, nt=11, t_end=0.5)
+    generate("burgers1d", run.root / "own.hdf5", n=9, seed=3, parameters={"Nu": 0.1}, nx=64, nt=11, t_end=0.5)
 
     result = evaluate(smoke, run, {"operator": "operator_ema.pt"}, data_path=run.root / "own.hdf5")
 
@@ -46,7 +46,7 @@ def test_a_file_of_its_own_is_evaluated_whole_and_labelled_so(run, smoke):
 
 
 def test_a_darcy_file_evaluates_the_prior_alone(run, smoke):
-    generate("darcy2d", run.root / "own.hdf5", n=5, seed=3, parameter=1.0, nx=16)
+    generate("darcy2d", run.root / "own.hdf5", n=5, seed=3, parameters={"beta": 1.0}, nx=16)
 
     result = evaluate(smoke, run, {"steady_prior": "steady_prior_ema.pt"}, data_path=run.root / "own.hdf5")
 
@@ -67,7 +67,7 @@ def test_every_viscosity_has_its_share_of_an_evaluation(run, smoke):
     files = []
     for nu in (0.1, 0.2):
         files.append(run.root / f"1D_Burgers_Sols_Nu{nu}.hdf5")
-        generate("burgers1d", files[-1], n=24, seed=0, parameter=nu, nx=64, nt=11, t_end=0.5)
+        generate("burgers1d", files[-1], n=24, seed=0, parameters={"Nu": nu}, nx=64, nt=11, t_end=0.5)
     cfg = smoke.model_copy(update={"data": smoke.data.model_copy(update={"files": tuple(files)})})
     data = evaluating._data_of(cfg, SETTINGS, run, Models(operator=load(smoke, run)))
 

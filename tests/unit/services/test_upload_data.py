@@ -5,7 +5,8 @@ import pytest
 from tasks.services.data.digests import digest_in
 from tasks.services.data.upload import upload
 from tasks.services.tracking.store import download_artifact_file
-from ups_models.config.schema import WANDB_ARTIFACT, TrackingConfig
+from ups_models.config.data import WANDB_ARTIFACT
+from ups_models.config.schema import TrackingConfig
 from ups_models.errors import BadInput
 
 CFG = TrackingConfig(mode="online", entity="researcher")

@@ -9,8 +9,10 @@ from pydantic import Field, create_model
 
 from flows import ROOT
 from ups_models.config import constants
+from ups_models.config.data import DownloadConfig
 from ups_models.config.loading import load_config
-from ups_models.config.schema import DownloadConfig, EvalConfig, PipelineConfig, Section
+from ups_models.config.schema import EvalConfig, PipelineConfig
+from ups_models.config.section import Section
 from ups_models.stages import fingerprint
 from ups_models.stages.spec import SPECS
 

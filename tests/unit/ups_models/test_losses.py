@@ -19,7 +19,7 @@ def rng(seed=0):
 
 
 def fields(n=5, points=64):
-    return torch.randn(n, points, generator=rng(3))
+    return torch.randn(n, 1, points, generator=rng(3))
 
 
 PARAMETERS = torch.tensor([[math.log(0.01), math.log(0.05)]]).expand(5, 2)
@@ -30,13 +30,13 @@ def test_a_perfect_operator_has_no_prediction_error_in_its_loss(operator):
 
     class Identity(LatentOperator):
         def encode(self, u):
-            return u.unflatten(-1, (8, 8))
+            return u.flatten(1).unflatten(-1, (8, 8))
 
         def advance(self, z, parameters):
             return z
 
         def decode(self, z, mean):
-            return z.flatten(-2)
+            return z.flatten(-2)[:, None]
 
     operator.__class__ = Identity
     step = LossInput(operator, operator, {}, {"u": u, "parameters": PARAMETERS}, 0.0, rng())

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ups_models.config.schema import EvalConfig, PipelineConfig
-from ups_models.data.fields import SteadyFields, Trajectories
+from ups_models.data.fields import Fields, SteadyFields
 from ups_models.evaluation.evaluate import evaluate
 from ups_models.evaluation.inputs import EvalData, Models
 from ups_models.evaluation.rollout import one_step_members, rollout
@@ -14,6 +14,7 @@ from ups_models.evaluation.samplers import residual_samplers
 from ups_models.evaluation.steady import sample_steady
 from ups_models.problems import burgers1d, darcy2d
 from ups_models.problems.initial import random_waves
+from ups_models.problems.registry import BURGERS
 from ups_models.stages.diff_residual import whitened_residual
 from ups_models.stages.lineage import Lineage
 from ups_models.stages.registry import STAGES
@@ -48,7 +49,7 @@ def trajectories(n, seed):
     times = [0.025 * step for step in range(21)]
     u = burgers1d.solve(random_waves(n, 256, np.random.default_rng(seed), offset=2.0), 0.1, times)[..., ::4].float()
     x = (torch.arange(64) + 0.5) / 64
-    return Trajectories("burgers1d", u, x, torch.tensor(times), torch.full((n,), 0.1), torch.arange(n))
+    return Fields(BURGERS, u[:, :, None], (x,), torch.tensor(times), torch.full((n, 1), 0.1), torch.arange(n))
 
 
 def steady(n, seed):

@@ -18,7 +18,7 @@ def rng(seed=0):
 
 
 def fields(n=5, points=64):
-    return torch.randn(n, points, generator=rng(3))
+    return torch.randn(n, 1, points, generator=rng(3))
 
 
 PARAMETERS = torch.tensor([[math.log(0.01), math.log(0.05)]]).expand(5, 2)
@@ -41,11 +41,11 @@ def test_the_dense_transform_is_the_fft(tokens, modes):
 
 
 def test_a_rollout_conserves_the_mean_exactly(operator):
-    u0 = fields() + torch.arange(5)[:, None]
+    u0 = fields() + torch.arange(5)[:, None, None]
 
     predicted = rollout(operator, u0, PARAMETERS, steps=6, reencode_every=2)
 
-    assert torch.allclose(predicted.mean(-1), u0.mean(-1)[:, None].expand(5, 6), atol=1e-5)
+    assert torch.allclose(predicted.mean(-1), u0.mean(-1)[:, None].expand(5, 6, 1), atol=1e-5)
 
 
 def test_the_operator_commutes_with_shifts_by_whole_tokens(operator):

@@ -10,7 +10,7 @@ import torch
 from torch.testing import assert_close
 
 from ups_models.data import chunks
-from ups_models.data.fields import Trajectories
+from ups_models.data.fields import Fields
 from ups_models.data.inspect import inspect
 from ups_models.data.layouts.pdebench import load_steady, load_trajectories
 from ups_models.errors import DataError
@@ -56,9 +56,9 @@ def test_generated_trajectories_come_back_as_they_were_solved(burgers_path):
 
     read = load_trajectories([burgers_path], family="burgers1d")
 
-    assert_close(read.u, solved.float(), rtol=0, atol=1e-6)
-    assert read.family == "burgers1d"
-    assert read.u.dtype == read.x.dtype == read.t.dtype == read.parameter.dtype == torch.float32
+    assert_close(read.u[:, :, 0], solved.float(), rtol=0, atol=1e-6)
+    assert read.problem.name == "burgers1d"
+    assert {one.dtype for one in (read.u, *read.axes, read.t, read.parameters)} == {torch.float32}
     assert read.row.dtype == torch.int64
     assert read.t.shape == (5,)
     assert read.dt == pytest.approx(0.1)
@@ -81,10 +81,11 @@ def test_a_file_of_pdebench_is_thinned_out_as_in_the_paper(tmp_path, monkeypatch
 
     read = load_trajectories([path], family="burgers1d", reduced_resolution=4, reduced_resolution_t=5, limit=5)
 
-    assert read.u.shape == (5, 41, 16)
-    assert_close(read.u, read.row[:, None, None] + read.t[None, :, None] + 10 * read.x, rtol=1e-6, atol=1e-6)
+    assert read.u.shape == (5, 41, 1, 16)
+    x = read.axes[0]
+    assert_close(read.u[:, :, 0], read.row[:, None, None] + read.t[None, :, None] + 10 * x, rtol=1e-6, atol=1e-6)
     assert read.dt == pytest.approx(0.05)
-    assert float(read.x[0]) == pytest.approx(0.5 / 64)
+    assert float(x[0]) == pytest.approx(0.5 / 64)
 
 
 def test_a_darcy_file_is_thinned_out(tmp_path):
@@ -105,7 +106,7 @@ def test_a_missing_attribute_is_read_from_the_file_name(tmp_path, name, family, 
 
     read = load_trajectories([path], family=family)
 
-    assert read.parameter.tolist() == pytest.approx([value] * 3)
+    assert read.parameters[:, 0].tolist() == pytest.approx([value] * 3)
 
 
 def test_a_missing_darcy_attribute_is_read_from_the_file_name(tmp_path):
@@ -130,7 +131,7 @@ def test_selection_takes_masks_and_indices(burgers_path, darcy_path):
 # Faults
 
 
-def load(path: Path, **options) -> Trajectories:
+def load(path: Path, **options) -> Fields:
     return load_trajectories([path], family="burgers1d", **options)
 
 
@@ -198,7 +199,7 @@ def test_files_of_another_family_are_refused(burgers_path, darcy_path, tmp_path)
         load(advection_path)
     with pytest.raises(DataError, match=r"burgers\.hdf5: .* those of burgers1d, not darcy2d"):
         load_steady([burgers_path])
-    with pytest.raises(DataError, match=r"darcy\.hdf5: 'darcy2d' is no time-dependent family"):
+    with pytest.raises(DataError, match=r"darcy\.hdf5: PDEBench has no 1D files of 'darcy2d'"):
         load_trajectories([darcy_path], family="darcy2d")
 
 
@@ -293,7 +294,7 @@ def test_inspection_tells_what_a_burgers_file_holds(burgers_path):
 
     tensor = info.datasets[0]
     u = load_trajectories([burgers_path], family="burgers1d").u
-    assert (info.family, info.parameter, info.n_samples, info.grid) == ("burgers1d", 0.1, 6, (32,))
+    assert (info.family, info.parameters, info.n_samples, info.grid) == ("burgers1d", {"Nu": "0.1"}, 6, (32,))
     assert info.dt == pytest.approx(0.1)
     assert (info.n_nan, info.n_inf, info.n_duplicates) == (0, 0, 0)
     assert (tensor.name, tensor.shape, tensor.dtype) == ("tensor", (6, 5, 32), "float32")
@@ -305,7 +306,8 @@ def test_inspection_tells_what_a_burgers_file_holds(burgers_path):
 def test_inspection_tells_what_a_darcy_file_holds(darcy_path):
     info = inspect(darcy_path)
 
-    assert (info.family, info.parameter, info.n_samples, info.grid, info.dt) == ("darcy2d", 10.0, 4, (16, 16), None)
+    assert (info.family, info.parameters, info.n_samples) == ("darcy2d", {"beta": "10"}, 4)
+    assert (info.grid, info.dt) == ((16, 16), None)
     assert [dataset.name for dataset in info.datasets] == ["nu", "tensor", "x-coordinate", "y-coordinate"]
     assert (info.datasets[0].min, info.datasets[0].max) == pytest.approx((0.1, 1.0))
 

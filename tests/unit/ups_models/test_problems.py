@@ -8,11 +8,8 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from ups_models.config.schema import DataConfig
-from ups_models.data.generate import RESOLUTIONS, SOLVERS
 from ups_models.problems import advection1d, burgers1d, darcy2d
 from ups_models.problems.initial import random_waves
-from ups_models.problems.registry import BURGERS, EVOLVING, PROBLEMS
 from ups_models.problems.solving import SolverFailed
 
 TIMES = [i * 0.05 for i in range(41)]
@@ -306,24 +303,3 @@ def test_random_coefficients_take_two_values_and_are_never_constant():
 def test_random_coefficients_need_two_cells_a_side():
     with pytest.raises(ValueError, match="cannot take two values"):
         darcy2d.random_coefficients(1, 1, np.random.default_rng(0))
-
-
-def test_the_config_offers_the_problems_with_trajectories_and_each_has_a_solver():
-    offered = DataConfig.model_json_schema()["properties"]["family"]["enum"]
-
-    assert offered == list(EVOLVING) == list(SOLVERS) == list(RESOLUTIONS)
-    assert set(PROBLEMS) - set(EVOLVING) == {"darcy2d"}
-
-
-@pytest.mark.parametrize("family", EVOLVING)
-def test_the_mirror_maps_solutions_to_solutions_where_the_table_says_so_and_only_there(family):
-    u0 = smooth_rows(2, 128, seed=1)
-    solve = SOLVERS[family]
-
-    mirrored = solve(-u0.flip(-1), 0.1, TIMES[:3])
-
-    assert torch.allclose(mirrored, -solve(u0, 0.1, TIMES[:3]).flip(-1), atol=1e-8) == PROBLEMS[family].mirrored
-
-
-def test_only_burgers_needs_a_viscosity_above_zero():
-    assert [problem for problem in PROBLEMS.values() if problem.positive] == [BURGERS]

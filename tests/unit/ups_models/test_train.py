@@ -6,8 +6,9 @@ import itertools
 import pytest
 import torch
 
-from ups_models.data.fields import SteadyFields, Trajectories
+from ups_models.data.fields import Fields, SteadyFields
 from ups_models.errors import ConfigError, Preempted, TrainingDiverged
+from ups_models.problems.registry import BURGERS
 from ups_models.stages.lineage import Lineage
 from ups_models.stages.registry import STAGES
 from ups_models.training.loop import Hooks, fit
@@ -26,7 +27,7 @@ def waves(n=8, times=11, points=64, seed=0):
     t = torch.arange(times) * 0.05
     phase = torch.rand(n, 1, 1, generator=generator)
     u = torch.exp(-t)[None, :, None] * torch.sin(2 * torch.pi * (x - phase - 0.3 * t[:, None]))
-    return Trajectories("burgers1d", u, x, t, torch.full((n,), 0.1), torch.arange(n))
+    return Fields(BURGERS, u[:, :, None], (x,), t, torch.full((n, 1), 0.1), torch.arange(n))
 
 
 def steady(n=8, size=16, seed=0):
