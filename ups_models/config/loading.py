@@ -24,6 +24,8 @@ def load_config(path: Path, overrides: Sequence[str] = (), *, schema: type[C]) -
     """
     raw = _read_yaml(path)
     for override in overrides:
+        _forget_spellings(raw, override.partition("=")[0], schema)
+    for override in overrides:
         _apply_override(raw, override)
     try:
         return schema.model_validate(raw)
@@ -48,6 +50,19 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(raw, dict):
         raise ConfigError(f"{path}: holds a {type(raw).__name__}, but a config is a mapping of sections")
     return raw
+
+
+def _forget_spellings(raw: dict[str, Any], key: str, schema: type[Section]) -> None:
+    """Take a key that is overridden out of what the file says, whichever of its names that has."""
+    *parents, last = key.split(".")
+    try:
+        known = _keys_at(schema, parents).items()
+        for name in parents:
+            raw = raw[name]
+        for spelling in next((names for names in known if last in names), ()):
+            raw.pop(spelling, None)
+    except (KeyError, StopIteration, TypeError, AttributeError):  # what is wrong with either is said where it is used
+        return
 
 
 def _apply_override(raw: dict[str, Any], override: str) -> None:

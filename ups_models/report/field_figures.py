@@ -79,8 +79,8 @@ def snapshots(arrays: Arrays) -> Picture | None:
     return picture_of(
         figure,
         f"Maps of truth, prediction and error of {name} at {len(times)} times.",
-        f"The trajectory of the {name.partition(',')[0]} error. Truth and prediction of a row share one scale; the error "
-        "has its own, white at zero. Dimensionless.",
+        f"The trajectory of the {name.partition(',')[0]} error. Truth and prediction of a row share one scale; the "
+        "error has its own, white at zero. Dimensionless.",
     )
 
 

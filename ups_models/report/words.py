@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 
-from ups_models.evaluation.result import Check, EvaluationResult
+from ups_models.evaluation.result import Check, DataFacts, EvaluationResult
 from ups_models.report.model import Verdict
 
 DASH = "\N{EN DASH}"
@@ -100,15 +100,25 @@ def describe(result: EvaluationResult) -> tuple[str, ...]:
         ("{} steps", result.steps),
         ("{} members per ensemble", result.members),
         ("seed {}", result.seed),
-        ("family {}", data and data.family),
-        ("{} points in space", data and data.nx),
+        ("{}", data and data.family),
+        ("channels {}", data and _joined(data.channels or ())),
+        ("{} points in space", data and _grid(data)),
         ("{} times", data and data.nt),
         ("time step {} (dimensionless)", data and data.dt),
-        ("parameter {}", data and _joined(data.parameter)),
+        ("parameter {}", data and _parameters(data)),
         ("files {}", data and _joined(data.files)),
         ("evaluated {}", result.created_at),
     )
     return tuple(form.format(value) for form, value in facts if value is not None)
+
+
+def _grid(data: DataFacts) -> str:
+    return " x ".join(map(str, data.grid or (data.nx,)))
+
+
+def _parameters(data: DataFacts) -> str | None:
+    named = [f"{name}={_joined(values)}" for name, values in (data.parameters or {}).items()]
+    return ", ".join(named) or _joined(data.parameter)
 
 
 def _joined(values: Sequence[object]) -> str | None:

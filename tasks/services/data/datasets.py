@@ -99,7 +99,9 @@ def load_data(cfg: PipelineConfig, run: RunDir) -> Fields:
         times = {"nt": cfg.data.generate.nt, "t_end": cfg.data.generate.t_end}
         nx = cfg.data.points * cfg.data.reduced_resolution
         _generate(cfg.data.family, files, n=cfg.data.generate.n, seed=cfg.seed, nx=nx, **times)
-    data = _read_trajectories(cfg.data, tuple(files), _identity(cfg.data, tuple(files), run))
+    strides = (cfg.data.reduced_resolution, cfg.data.reduced_resolution_t)
+    identity = _identity(cfg.data, tuple(files), run)
+    data = _read_trajectories(tuple(files), cfg.data.problem, *strides, cfg.data.limit, identity)
     require_size("data.points", cfg.data.points, data.u.shape[-1], next(iter(files)))
     return data
 
@@ -117,12 +119,13 @@ def load_steady_data(cfg: PipelineConfig, run: RunDir) -> SteadyFields:
 
 
 @lru_cache(maxsize=1)
-def _read_trajectories(data: DataConfig, files: tuple[Path, ...], _fingerprint: str | None) -> Fields:
+def _read_trajectories(
+    files: tuple[Path, ...], problem: Problem, stride: int, stride_t: int, limit: int | None, _fingerprint: str | None
+) -> Fields:
     """Read once, and again when the content has changed: four stages and two evaluations use the same rows."""
     from ups_models.data.layouts.reading import load_fields
 
-    strides = {"stride": data.reduced_resolution, "stride_t": data.reduced_resolution_t}
-    return load_fields(files, data.problem, **strides, limit=data.limit)
+    return load_fields(files, problem, stride=stride, stride_t=stride_t, limit=limit)
 
 
 @lru_cache(maxsize=1)

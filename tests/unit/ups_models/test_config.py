@@ -157,3 +157,13 @@ def test_the_hash_of_a_stage_follows_its_own_settings_and_no_other(smoke):
     moved = [name for name, spec in SPECS.items() if spec.config_hash(smoke) != spec.config_hash(other)]
 
     assert moved == ["operator"]
+
+
+@pytest.mark.parametrize(("in_file", "override"), [("family", "data.problem"), ("problem", "data.family")])
+def test_an_override_replaces_a_renamed_key_by_whichever_name_the_file_has_it(tmp_path, in_file, override):
+    path = tmp_path / "a.yaml"
+    path.write_text(f"data: {{{in_file}: burgers1d}}\n", encoding="utf-8")
+
+    cfg = load_config(path, [f"{override}=advection1d"], schema=PipelineConfig)
+
+    assert cfg.data.problem.name == "advection1d"
