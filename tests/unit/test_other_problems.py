@@ -1,4 +1,4 @@
-"""Other problems than Burgers' take the same path through all stages: in two dimensions, with walls, of two channels."""
+"""Other problems than Burgers' take the same path through all stages: two dimensions, walls, several channels."""
 
 from pathlib import Path
 
