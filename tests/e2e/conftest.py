@@ -17,18 +17,6 @@ from harness.commands import CANARY_KEY, UNTRACKED, Cli, command
 from harness.emulators.vast.emulator import VastEmulator
 from harness.emulators.wandb.server import WandbServer, client_environment
 
-MEASURED = "COVERAGE_PROCESS_CONFIG"
-"""What makes coverage measure a child."""
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
-    """Leave the children of a slow test unmeasured: to be traced costs them two thirds more CPU, for hardly a line."""
-    with pytest.MonkeyPatch.context() as patch:
-        if item.get_closest_marker("slow"):
-            patch.delenv(MEASURED, raising=False)
-        return (yield)
-
 
 @pytest.fixture(scope="session")
 def prefect_server() -> Iterator[dict[str, str]]:
@@ -41,8 +29,7 @@ def prefect_server() -> Iterator[dict[str, str]]:
         "    sys.stdin.read()\n"
     )
     environment = {**os.environ, **QUIET, "PYTHONPATH": str(ROOT)}
-    for name in ("PREFECT_API_URL", MEASURED):  # nearly all that it runs is Prefect's
-        environment.pop(name, None)
+    environment.pop("PREFECT_API_URL", None)
     server = subprocess.Popen(
         [sys.executable, "-c", script],
         stdin=subprocess.PIPE,
