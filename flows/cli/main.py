@@ -45,6 +45,7 @@ COMMANDS = {
     "deploy": Command("Create or update work pool, deployments and automations on the Prefect server."),
     "watch": Command("Restart dead runs that the Prefect server's automations missed."),
     "clean": Command("Remove what a finished run does not need any more."),
+    "predict": Command("Roll a trained surrogate out from fields in a file.", logs=True),
     "report": Command("Render reports/report.html again."),
     "data": Command("Generate and inspect data files.", logs=True),
 }

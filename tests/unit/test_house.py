@@ -42,6 +42,7 @@ READS_ITSELF = {
     "tasks/services/rental/providers/ssh/shell.py": "files of the package, and what ssh complains of",
     "tasks/services/run/signals.py": "/dev/null",
     "tasks/services/stages/overview.py": "pages that this process wrote",
+    "tasks/services/stages/predicting.py": "what the reader opened",
     "tasks/services/stages/reporting.py": "pages that this process wrote",
 }
 """Modules that open or parse files without the one reader, and why they may."""

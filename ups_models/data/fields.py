@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -44,11 +44,16 @@ class Fields:
 
     def conditioning(self) -> Tensor:
         """What networks are told of each trajectory, (N, P + 1): the parameters as the problem says, and ln dt."""
-        told = [
-            values.abs().log() if one.logarithmic else values / one.unit
-            for one, values in zip(self.problem.parameters, self.parameters.T, strict=True)
-        ]
+        told = [one.told(values) for one, values in zip(self.problem.parameters, self.parameters.T, strict=True)]
         return torch.stack([*told, self.parameters.new_full((len(self.u),), self.dt).log()], -1)
+
+    def facts(self) -> dict[str, Any]:
+        """What a surrogate that learns from them can be asked for: grid, time step, ranges of the parameters."""
+        ranges = {
+            one.name: [float(values.min()), float(values.max())]
+            for one, values in zip(self.problem.parameters, self.parameters.T, strict=True)
+        }
+        return {"problem": self.problem.name, "points": list(self.grid), "dt": round(self.dt, 9), "parameters": ranges}
 
     @property
     def grid(self) -> tuple[int, ...]:

@@ -72,6 +72,10 @@ class Parameter:
         """Its name on the command line."""
         return self.name.lower().replace("_", "-")
 
+    def told(self, values: Tensor) -> Tensor:
+        """As networks see it."""
+        return values.abs().log() if self.logarithmic else values / self.unit
+
     def allows(self, value: float) -> bool:
         """Whether the equation can be solved for it; a limit that is zero is not reached."""
         above = value > self.low if self.low == 0 else value >= self.low

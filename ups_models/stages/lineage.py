@@ -1,5 +1,6 @@
 """What weights descend from: a header in every checkpoint and saved state, and the one comparison of such descents."""
 
+import math
 import zipfile
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -16,6 +17,8 @@ from ups_models.wording import first_line
 
 HEADER = "archive/header.json"
 MAX_HEADER_BYTES = 1_000_000
+RANGE_SLACK = 1e-4
+"""Parameters are kept as float32."""
 SEED, SPLIT, DATA = "seed", "data recipe", "data"
 """What a stage learns from, beside the checkpoints it needs, as `inputs` names it."""
 _WORDS = {SEED: "another seed", SPLIT: "another split or resolution of the data", DATA: "other data"}
@@ -36,9 +39,17 @@ class Lineage(BaseModel):
     """The stage's section of the config, whole."""
     step: int | None = None
     """Of a saved state."""
+    trained_on: dict[str, Any] | None = None
+    """Grid, time step and ranges of the parameters, where the stage learned from trajectories."""
 
     @classmethod
-    def of(cls, spec: StageSpec, cfg: PipelineConfig, inputs: Mapping[str, str]) -> "Lineage":
+    def of(
+        cls,
+        spec: StageSpec,
+        cfg: PipelineConfig,
+        inputs: Mapping[str, str],
+        trained_on: Mapping[str, Any] | None = None,
+    ) -> "Lineage":
         """Of a stage that is trained under this config, from these inputs."""
         return cls(
             stage=spec.name,
@@ -46,6 +57,7 @@ class Lineage(BaseModel):
             inputs=dict(inputs),
             config_hash=spec.config_hash(cfg),
             settings=cfg.stages.of(spec.name).model_dump(mode="json"),
+            trained_on=dict(trained_on) if trained_on is not None else None,
         )
 
 
@@ -70,6 +82,23 @@ def difference(
             continue
         return name
     return None
+
+
+def outside(trained_on: Mapping[str, Any] | None, facts: Mapping[str, Any]) -> list[str]:
+    """What of the data is outside of what a network was trained on: time step and parameters, in words."""
+    known = trained_on or {}
+    found = []
+    if "dt" in known and not math.isclose(known["dt"], facts["dt"], rel_tol=1e-4):
+        found.append(f"a time step of {facts['dt']:g}, trained on {known['dt']:g}")
+    for name, (low, high) in facts["parameters"].items():
+        least, most = known.get("parameters", {}).get(name, (low, high))
+        slack = RANGE_SLACK * max(abs(least), abs(most))
+        if low < least - slack or high > most + slack:
+            here, there = (
+                f"{one:g}" if one == other else f"{one:g} to {other:g}" for one, other in ((low, high), (least, most))
+            )
+            found.append(f"{name} of {here}, trained on {there}")
+    return found
 
 
 def in_words(name: str) -> str:

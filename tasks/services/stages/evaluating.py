@@ -39,6 +39,7 @@ from ups_models.report.html import render_html
 from ups_models.report.markdown import render_markdown
 from ups_models.report.model import ReportInput
 from ups_models.report.words import verdict
+from ups_models.stages.lineage import Lineage, outside
 from ups_models.stages.registry import STAGES
 from ups_models.stages.spec import SPECS
 from ups_models.training.checkpoint import load_network
@@ -130,6 +131,7 @@ def evaluate_files(
         data, names = _data_of(cfg, settings, run, models), tuple(trajectory_files(cfg, run))
     else:
         data, names = _data_from(cfg, data_path, models), (data_path,)
+    _warn_of_strange_data(lineages.get("operator"), data)
     result, arrays = evaluate(cfg, settings, models, data, device=device)
     if data_path is not None:
         result = result.model_copy(update={"split": "file"})
@@ -143,6 +145,12 @@ def evaluate_files(
     report = ReportInput(prefix.name, None, result, arrays, {}, result.config_yaml, [])
     write_text(prefix.with_name(prefix.name + ".html"), render_html(report))
     return result
+
+
+def _warn_of_strange_data(operator: Lineage | None, data: EvalData) -> None:
+    if operator is not None and data.trajectories is not None:
+        for strange in outside(operator.trained_on, data.trajectories.facts()):
+            logger.warning("the data have %s: errors there say nothing of what it was trained for", strange)
 
 
 def write_evaluation(prefix: Path, result: EvaluationResult, arrays: Mapping[str, Any]) -> dict[str, FileDigest]:

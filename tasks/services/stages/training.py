@@ -21,6 +21,7 @@ from tasks.services.run.uninterrupted import leave_if_stopped, uninterrupted
 from tasks.services.stages.snapshot import read_inputs
 from tasks.services.tracking.tracker import Tracker
 from ups_models.config.schema import PipelineConfig
+from ups_models.data.fields import Fields
 from ups_models.data.split import split_rows
 from ups_models.errors import BadInput, Preempted
 from ups_models.files import known_digest
@@ -94,7 +95,8 @@ class _Training:
         require_disk(self.run.checkpoints, STAGES[self.spec.name], self.cfg)
         data = training_data(self.spec, self.cfg, self.run)
         frozen = {name: load_stage(name, self.cfg, self.run, device) for name in self.spec.needs}
-        lineage = Lineage.of(self.spec, self.cfg, read_inputs(self.spec, self.cfg, self.run))
+        facts = data.facts() if isinstance(data, Fields) else None
+        lineage = Lineage.of(self.spec, self.cfg, read_inputs(self.spec, self.cfg, self.run), facts)
         stop.look()
         leave_if_stopped(self.spec.name)
         self._record_start(lineage, fresh=fresh)

@@ -45,6 +45,23 @@ def test_a_file_of_its_own_is_evaluated_whole_and_labelled_so(run, smoke):
     assert result.data.files == ("own.hdf5",)
 
 
+def test_data_outside_of_what_was_trained_on_are_told(run, smoke, caplog):
+    generate("burgers1d", run.root / "own.hdf5", n=5, seed=3, parameters={"Nu": 0.5}, nx=64, nt=11, t_end=1.0)
+
+    evaluate(smoke, run, {"operator": "operator_ema.pt"}, data_path=run.root / "own.hdf5")
+
+    assert "the data have a time step of 0.1, trained on 0.05: errors there say nothing" in caplog.text
+    assert "the data have Nu of 0.5, trained on 0.1: errors there say nothing" in caplog.text
+
+
+def test_data_like_those_it_was_trained_on_are_told_nothing_of(run, smoke, caplog):
+    generate("burgers1d", run.root / "own.hdf5", n=5, seed=3, parameters={"Nu": 0.1}, nx=64, nt=11, t_end=0.5)
+
+    evaluate(smoke, run, {"operator": "operator_ema.pt"}, data_path=run.root / "own.hdf5")
+
+    assert "the data have" not in caplog.text
+
+
 def test_a_darcy_file_evaluates_the_prior_alone(run, smoke):
     generate("darcy2d", run.root / "own.hdf5", n=5, seed=3, parameters={"beta": 1.0}, nx=16)
 

@@ -1,0 +1,57 @@
+"""`ups predict`: roll a trained surrogate out from fields in a file."""
+
+import argparse
+from pathlib import Path
+
+from flows.cli.arguments import count, require_writable, seed
+from flows.cli.views.console import echo
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """The run, what to begin with, and where to write what follows."""
+    parser.add_argument(
+        "--run",
+        dest="trained",  # `run` is what carries the command out
+        type=Path,
+        default=Path(),
+        metavar="DIR",
+        help="directory of the run that was trained (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--input", type=Path, required=True, metavar="FILE", help="u0.npz with an array u0 ([N,] C, *space)"
+    )
+    parser.add_argument(
+        "--output", type=Path, required=True, metavar="FILE", help="file to write: .npz with u, t and axes"
+    )
+    parser.add_argument("--steps", type=count, default=40, help="steps of the rollout (default: %(default)s)")
+    parser.add_argument("--members", type=count, help="members of an ensemble (default: the operator alone)")
+    parser.add_argument(
+        "--parameter",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="of the equation; may be given several times (default: the array NAME of --input, or the one trained on)",
+    )
+    parser.add_argument("--seed", type=seed, default=0, help="seed of the members (default: %(default)s)")
+    parser.add_argument(
+        "--device", default="cpu", choices=("cpu", "cuda"), help="where to compute (default: %(default)s)"
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Load, roll out, write, and say what was written."""
+    require_writable(arguments.output)
+    from tasks.services.stages.predicting import predict
+
+    shape = predict(
+        arguments.trained,
+        arguments.input,
+        arguments.output,
+        steps=arguments.steps,
+        members=arguments.members,
+        seed=arguments.seed,
+        device=arguments.device,
+        parameters=arguments.parameter,
+    )
+    echo(f"{arguments.output}: u {' x '.join(map(str, shape))}")
+    return 0

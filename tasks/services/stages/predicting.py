@@ -1,0 +1,68 @@
+"""Rollouts of a trained surrogate from one file to another."""
+
+import zipfile
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from ups_models.errors import BadInput
+from ups_models.files import write_atomically
+from ups_models.reading import Unreadable, open_file
+from ups_models.surrogate import load_surrogate
+from ups_models.wording import first_line, shown
+
+FIELDS = "u0"
+
+
+def predict(
+    run: Path,
+    source: Path,
+    target: Path,
+    *,
+    steps: int,
+    members: int | None,
+    seed: int,
+    device: str,
+    parameters: Sequence[str],
+) -> tuple[int, ...]:
+    """Roll out from the array u0 of an .npz, and write u, t and the coordinates as another; returns the shape of u.
+
+    Parameters of the equation are given as NAME=VALUE, or lie in the file beside u0. Raises BadInput, CheckpointError.
+    """
+    surrogate, arrays = load_surrogate(run, device=device), _arrays(source)
+    if FIELDS not in arrays:
+        raise BadInput(f"{source}: holds no array {FIELDS}, but {', '.join(map(shown, arrays)) or 'nothing'}")
+    known = {name.lower() for name in surrogate.parameters}
+    given = {name: values for name, values in arrays.items() if name.lower() in known}
+    given |= dict(map(_named, parameters))
+    found = surrogate.rollout(arrays[FIELDS], steps=steps, members=members, seed=seed, **given)
+    write_atomically(target, partial(_save, {"u": found.u, "t": found.t, **found.coordinates}))
+    return found.u.shape
+
+
+def _named(text: str) -> tuple[str, float]:
+    name, _, value = text.partition("=")
+    try:
+        return name, float(value)
+    except ValueError:
+        raise BadInput(f"--parameter {shown(text)}: write it as NAME=VALUE, for example nu=0.01") from None
+
+
+def _arrays(path: Path) -> dict[str, Any]:
+    """The arrays of an .npz, none of which may hold objects. Raises BadInput."""
+    try:
+        with open_file(path) as file, np.load(file, allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+    except FileNotFoundError:
+        raise BadInput(f"{path}: no such file; write it with numpy.savez({path.name!r}, {FIELDS}=...)") from None
+    except Unreadable as error:
+        raise BadInput(str(error)) from None
+    except (OSError, ValueError, EOFError, AttributeError, TypeError, MemoryError, zipfile.BadZipFile) as error:
+        raise BadInput(f"{path}: is no .npz file of plain arrays ({first_line(error)})") from None
+
+
+def _save(arrays: dict[str, Any], file: BinaryIO) -> None:
+    np.savez_compressed(file, **arrays)

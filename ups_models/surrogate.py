@@ -1,0 +1,241 @@
+"""A trained surrogate, to be used: rollouts and samples of fields, for a notebook or a loop of one's own."""
+
+import logging
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from ups_models.config.loading import load_config
+from ups_models.config.schema import EvalConfig, PipelineConfig
+from ups_models.errors import BadInput, CheckpointError
+from ups_models.evaluation.inputs import Models
+from ups_models.evaluation.rollout import one_step_members, rollout, rollout_members
+from ups_models.evaluation.samplers import Sampler, residual_samplers
+from ups_models.files import known_digest
+from ups_models.nn.operator import LatentOperator
+from ups_models.problems.problem import Parameter, Problem
+from ups_models.stages.lineage import Lineage, difference, in_words, read_lineage
+from ups_models.stages.registry import STAGES
+from ups_models.stages.spec import SPECS
+from ups_models.training.checkpoint import load_network
+from ups_models.wording import shown
+
+logger = logging.getLogger(__name__)
+
+CONFIG = "config.yaml"
+"""What a run directory keeps of what was asked for."""
+BATCH, SLACK = 256, 1e-6
+PREFERRED = ("consistency_1", "diffusion")
+"""Of the samplers that there are, the first of these is used: one evaluation of the student is the best rollout."""
+OF_FIELDS = tuple(stage for stage, spec in SPECS.items() if not spec.steady)
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Fields over time.
+
+    Attributes:
+        u: ([M,] [N,] T + 1, C, *space) float32, beginning with the initial field; M members and N fields where there
+            are several.
+        t: Times (T + 1,), from 0.
+        coordinates: The coordinate along each axis of space, by its name.
+    """
+
+    u: Array
+    t: Array
+    coordinates: Mapping[str, Array]
+
+
+@dataclass(frozen=True)
+class Surrogate:
+    """The trained networks of one run, and what they were trained on."""
+
+    operator: LatentOperator
+    models: Models
+    cfg: PipelineConfig
+    trained_on: Mapping[str, Any]
+    """`points`, `dt`, and the range of each parameter; empty for weights that do not say."""
+    device: torch.device
+
+    @property
+    def problem(self) -> Problem:
+        """The equation."""
+        return self.cfg.data.problem
+
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """Names of the equation's parameters."""
+        return tuple(one.name for one in self.problem.parameters)
+
+    @property
+    def samplers(self) -> dict[str, Sampler]:
+        """The ways to sample a residual that the run has trained."""
+        return residual_samplers(self.cfg.denoiser, EvalConfig(), self.models)
+
+    def step(self, u: npt.ArrayLike, **parameters: Any) -> Array:
+        """One step ahead of ([N,] C, *space), alike."""
+        found = self.rollout(u, steps=1, **parameters).u
+        return np.asarray(found.take(1, -2 - self.problem.dimensions))
+
+    def sample(
+        self, u: npt.ArrayLike, *, members: int, seed: int = 0, sampler: str | None = None, **parameters: Any
+    ) -> Array:
+        """Members one step ahead, (M, [N,] C, *space). Raises BadInput."""
+        fields, told, is_alone = self._inputs(u, parameters)
+        draw = self._sampler(sampler).sample(torch.Generator(self.device).manual_seed(seed))
+        found = one_step_members(self.operator, draw, fields, told, members=members).cpu().numpy()
+        return np.asarray(found[:, 0] if is_alone else found)
+
+    def rollout(
+        self,
+        u0: npt.ArrayLike,
+        *,
+        steps: int,
+        members: int | None = None,
+        seed: int = 0,
+        sampler: str | None = None,
+        **parameters: Any,
+    ) -> Prediction:
+        """Many steps from one field or several: ([N,] C, *space), or without C where there is one channel.
+
+        Without `members` the operator alone, else an ensemble of so many. `parameters` are the equation's, by name,
+        one number or one for each field. Raises BadInput for another grid, channel or parameter than it was trained
+        with; warns where a parameter is outside what it was trained on.
+        """
+        fields, told, is_alone = self._inputs(u0, parameters)
+        if steps < 1 or (members is not None and members < 1):
+            raise BadInput(f"steps={steps} and members={members} are not possible; use numbers above zero")
+        every, pieces = self.cfg.operator.reencode_every, []
+        for part, known in zip(fields.split(BATCH), told.split(BATCH), strict=True):
+            if members is None:
+                found = rollout(self.operator, part, known, steps=steps, reencode_every=every)
+                start = part[:, None]
+            else:
+                draw = self._sampler(sampler).sample(torch.Generator(self.device).manual_seed(seed))
+                found = rollout_members(self.operator, draw, part, known, members=members, steps=steps)
+                start = part[None, :, None].expand(members, *part[:, None].shape)
+            pieces.append(torch.cat([start, found], found.ndim - fields.ndim).cpu())
+        u = torch.cat(pieces, 0 if members is None else 1)
+        u = u.select(0 if members is None else 1, 0) if is_alone else u
+        return Prediction(u.numpy(), self.dt * np.arange(steps + 1), self.coordinates)
+
+    @property
+    def dt(self) -> float:
+        """Time of one step."""
+        said, generate = self.trained_on.get("dt"), self.cfg.data.generate
+        stride = self.cfg.data.reduced_resolution_t
+        return float(said) if said is not None else generate.t_end / (generate.nt - 1) * stride
+
+    @property
+    def coordinates(self) -> dict[str, Array]:
+        """The coordinate along each axis of space."""
+        points = self.cfg.data.points
+        return {
+            axis.name: axis.low + axis.length * (np.arange(points) + (0.0 if axis.periodic else 0.5)) / points
+            for axis in self.problem.axes
+        }
+
+    def _inputs(self, u: npt.ArrayLike, parameters: Mapping[str, float]) -> tuple[Tensor, Tensor, bool]:
+        """Fields (N, C, *space), what networks are told of each, and whether one field was given alone."""
+        fields = torch.as_tensor(np.asarray(u, dtype=np.float32)).to(self.device)
+        space = (self.cfg.data.points,) * self.problem.dimensions
+        wanted, given = (len(self.problem.channels), *space), tuple(fields.shape)
+        if wanted[0] == 1 and given[-len(space) :] == space and given[: -len(space)] != (1,):
+            fields = fields.unsqueeze(-len(space) - 1) if fields.ndim < len(wanted) + 1 else fields
+        is_alone = fields.ndim == len(wanted)
+        fields = fields[None] if is_alone else fields
+        if tuple(fields.shape[1:]) != wanted or not bool(torch.isfinite(fields).all()):
+            raise BadInput(
+                f"fields of shape {given} were given, but {self.problem.name} was trained on finite ones of "
+                f"(N, {', '.join(map(str, wanted))}): channels {', '.join(self.problem.channels)}, then "
+                f"{', '.join(axis.name for axis in self.problem.axes)}"
+            )
+        return fields, self._told(parameters, len(fields)), is_alone
+
+    def _told(self, given: Mapping[str, Any], n: int) -> Tensor:
+        """The conditioning (N, P + 1). Raises BadInput for a parameter that is none, missing or impossible."""
+        for name in given:
+            if self.problem.parameter(name) is None:
+                known = ", ".join(self.parameters) or "none"
+                raise BadInput(f"{self.problem.name} has no parameter {shown(name)}; its parameters: {known}")
+        values = {one.name: self._values_of(one, given) for one in self.problem.parameters}
+        columns = [one.told(values[one.name].to(self.device).expand(n)) for one in self.problem.parameters]
+        return torch.stack([*columns, torch.full((n,), self.dt, device=self.device).log()], -1)
+
+    def _values_of(self, one: Parameter, given: Mapping[str, Any]) -> Tensor:
+        """A parameter as it was given, or the only value that it was trained on. Warns of what lies outside."""
+        low, high = self.trained_on.get("parameters", {}).get(one.name, (-math.inf, math.inf))
+        value = next((value for name, value in given.items() if name.lower() == one.name.lower()), None)
+        if value is None and low != high:
+            raise BadInput(f"{one.name} is missing: give its value, as in {one.name.lower()}={one.default:g}")
+        numbers = torch.as_tensor(np.asarray(low if value is None else value, dtype=np.float32))
+        for number in (float(numbers.min()), float(numbers.max())):
+            if not one.allows(number):
+                raise BadInput(f"{one.name}={number:g} is not possible for {self.problem.name}")
+            if not low - SLACK * abs(low) <= number <= high + SLACK * abs(high):
+                logger.warning(
+                    "%s=%g is outside what was trained on, %g to %g: nothing is known of the error",
+                    one.name, number, low, high,
+                )  # fmt: skip
+        return numbers
+
+    def _sampler(self, name: str | None) -> Sampler:
+        known = self.samplers
+        chosen = name or next((one for one in PREFERRED if one in known), None)
+        if chosen not in known:
+            trained = ", ".join(known) or "none: the run has an operator alone"
+            raise BadInput(f"there is no sampler {shown(chosen)}; trained: {trained}")
+        return known[chosen]
+
+
+def load_surrogate(run: str | Path, *, device: str = "cpu") -> Surrogate:
+    """The surrogate that a run has trained, from its directory; a W&B run is brought here first, with `ups pull`.
+
+    Raises BadInput for what is no run, CheckpointError where its checkpoints are missing, damaged, or of two trainings.
+    """
+    root = Path(run)
+    if not (root / CONFIG).is_file():
+        raise BadInput(
+            f"{root}: is no run: it holds no {CONFIG}. Name a run's directory; bring a W&B run here with `ups pull RUN "
+            "--run-dir DIR`"
+        )
+    cfg = load_config(root / CONFIG, schema=PipelineConfig)
+    folder = cfg.checkpoint.dir if cfg.checkpoint.dir.is_absolute() else root / cfg.checkpoint.dir
+    files = {stage: folder / SPECS[stage].checkpoint for stage in OF_FIELDS}
+    there = {stage: path for stage, path in files.items() if path.is_file()}
+    if "operator" not in there:
+        raise CheckpointError(f"{files['operator']}: no such checkpoint; train the operator first")
+    lineages = _lineages(cfg, there)
+    nets: dict[str, Any] = {}
+    for stage, path in there.items():
+        net = STAGES[stage].build(cfg)
+        load_network(path, net, stage=stage, arch=SPECS[stage].arch(cfg))
+        nets[stage] = net.to(device).requires_grad_(False).eval()
+    operator = lineages.get("operator")
+    trained_on = (operator.trained_on if operator is not None else None) or {}
+    return Surrogate(nets["operator"], Models.of(nets), cfg, trained_on, torch.device(device))
+
+
+def _lineages(cfg: PipelineConfig, files: Mapping[str, Path]) -> dict[str, Lineage]:
+    """What the checkpoints say of their descent. Raises CheckpointError where one was trained from another."""
+    digests = {SPECS[stage].checkpoint: known_digest(path).sha256 for stage, path in files.items()}
+    found = {}
+    for stage, path in files.items():
+        lineage = read_lineage(path)
+        if lineage is None:
+            continue
+        now = {name: digest for name, digest in digests.items() if name in lineage.inputs}
+        other = difference(SPECS[stage], cfg, lineage.inputs, now)
+        if other is not None:
+            raise CheckpointError(f"{path}: was trained with {in_words(other)} than lies beside it; train it again")
+        found[stage] = lineage
+    return found
