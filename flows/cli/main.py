@@ -1,16 +1,19 @@
 """`ups COMMAND ...`: the table of commands, exit codes, and the log on stderr."""
 
 import argparse
+import difflib
 import logging
+import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
+from importlib.metadata import version
 from typing import Any, NoReturn
 
 from flows import PACKAGES
 from flows.cli.runner import STOPPED_EARLY
-from flows.cli.views.console import LogFormatter, complain, flush, write_whatever_the_encoding
+from flows.cli.views.console import LogFormatter, complain, echo, flush, write_whatever_the_encoding
 from tasks.services.run import environment
 from tasks.services.run.signals import end_at_once_on_sigterm, treat_batch_signals_as_sigterm
 from ups_models.errors import BadInput, UPSError
@@ -18,6 +21,7 @@ from ups_models.reading import remedy
 
 DESCRIPTION = "Train and evaluate a latent PDE surrogate on machines that may vanish at any moment."
 INTERRUPTED = 130
+VERSION = "--version"
 
 
 @dataclass(frozen=True)
@@ -53,10 +57,23 @@ COMMANDS = {
 
 
 class _Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are one line."""
+    """An argument parser whose errors are one line, with what was probably meant."""
+
+    flags: tuple[str, ...] = ()
+    """Those of the command, which its own parser hands up as unrecognized."""
 
     def error(self, message: str) -> NoReturn:
-        raise BadInput(f"{message}; see `{self.prog} --help`")
+        raise BadInput(f"{message}{_meant(message, self.flags)}; see `{self.prog} --help`")
+
+
+def _meant(message: str, flags: Sequence[str]) -> str:
+    """The nearest choice, or the nearest flag, to what argparse did not understand."""
+    choice = re.search(r"invalid choice: '([^']*)' \(choose from (.*)\)", message)
+    given, known = (choice[1], re.findall(r"'([^']*)'", choice[2])) if choice else ("", list(flags))
+    if unknown := re.search(r"unrecognized arguments: (--[\w-]+)", message):
+        given = unknown[1]
+    near = difflib.get_close_matches(given, known, 1)
+    return f"; did you mean {near[0]}?" if near else ""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -68,11 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         end_at_once_on_sigterm(STOPPED_EARLY[name])
         treat_batch_signals_as_sigterm()
     try:
-        arguments = build_parser(name).parse_args(given)
-        if COMMANDS[name].logs:
-            _log_to_stderr()
-        run: Callable[[argparse.Namespace], int] = arguments.run
-        return run(arguments)
+        return _run(name, given)
     except UPSError as error:
         complain(error)
         return error.exit_code
@@ -91,9 +104,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         flush()
 
 
+def _run(name: str, given: list[str]) -> int:
+    parser = build_parser(name)
+    if given in ([], [VERSION]):
+        echo(f"ups-pipeline {version('ups-pipeline')}" if given else parser.format_help().rstrip())
+        return 0
+    arguments = parser.parse_args(given)
+    if COMMANDS[name].logs:
+        _log_to_stderr()
+    run: Callable[[argparse.Namespace], int] = arguments.run
+    return run(arguments)
+
+
 def build_parser(name: str) -> argparse.ArgumentParser:
     """The parser of `ups`, with the flags of one command; the others are listed."""
     parser = _Parser(prog="ups", description=DESCRIPTION)
+    parser.add_argument(VERSION, action="store_true", help="show the version, and nothing else")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     for known, command in COMMANDS.items():
         its_parser = commands.add_parser(known, help=command.summary, description=command.summary)
@@ -101,6 +127,7 @@ def build_parser(name: str) -> argparse.ArgumentParser:
             module = import_module(f"flows.cli.commands.{name}")
             module.add(its_parser)
             its_parser.set_defaults(run=module.run)
+            parser.flags = tuple(its_parser._option_string_actions)  # argparse has no public name for them
     return parser
 
 

@@ -3,8 +3,10 @@
 import argparse
 import inspect
 import os
+import re
 import signal
 from importlib import import_module
+from importlib.metadata import version
 from pathlib import Path
 from pkgutil import iter_modules
 from unittest.mock import patch
@@ -98,11 +100,11 @@ def test_a_choice_of_a_request_is_shown_and_anything_else_refused(field, ups, tm
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        ([], "the following arguments are required: COMMAND; see `ups --help`"),
-        (["trian"], "invalid choice: 'trian' (choose from 'train', "),
+        (["trian"], "; did you mean train?; see `ups --help`"),
+        (["train", "--auto-resmue"], "unrecognized arguments: --auto-resmue; did you mean --auto-resume?"),
         (["--nonsense"], "the following arguments are required: COMMAND"),
         (["data"], "the following arguments are required: COMMAND; see `ups data --help`"),
-        (["data", "generat"], "invalid choice: 'generat' (choose from 'generate', 'info', 'upload')"),
+        (["data", "generat"], "(choose from 'generate', 'info', 'upload'); did you mean generate?"),
         (["status", "--nonsense"], "unrecognized arguments: --nonsense"),
         (["train", "--auto-resume", "--force-train"], "--auto-resume and --force-train contradict each other"),
         (["train", "--config", "nowhere.yaml"], "nowhere.yaml: no such config file"),
@@ -125,6 +127,17 @@ def test_what_cannot_be_understood_is_one_line_and_exit_code_2(arguments, expect
     assert message.startswith("ups: ")
     assert "Namespace" not in message
     assert list(tmp_path.iterdir()) == []
+
+
+def test_without_a_command_there_is_help(ups, tmp_path):
+    done = ups(cwd=tmp_path)
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert [name for name in COMMANDS if not re.search(rf"^ +{name}\b", done.stdout, re.MULTILINE)] == []
+
+
+def test_the_version_is_that_of_the_package(ups, tmp_path):
+    assert ups("--version", cwd=tmp_path).stdout == f"ups-pipeline {version('ups-pipeline')}\n"
 
 
 def test_a_file_that_cannot_be_opened_is_named_with_exit_code_2(ups, tmp_path):
