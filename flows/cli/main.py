@@ -35,6 +35,7 @@ class Command:
 COMMANDS = {
     "train": Command("Train the four stages and evaluate them.", logs=True),
     "status": Command("Show which stages are trained."),
+    "runs": Command("List the runs below a folder: how far, how good, how old."),
     "sync": Command("Upload whatever W&B is missing from a run: rows, checkpoints, the report.", logs=True),
     "pull": Command("Bring checkpoints, evaluations, report and loss history of a W&B run here.", logs=True),
     "evaluate": Command("Evaluate checkpoint files.", logs=True),
@@ -51,6 +52,7 @@ COMMANDS = {
     "clean": Command("Remove what a finished run does not need any more."),
     "predict": Command("Roll a trained surrogate out from fields in a file.", logs=True),
     "report": Command("Render reports/report.html again."),
+    "config": Command("Show a config with its defaults, compare two, or explain every key."),
     "data": Command("Generate and inspect data files.", logs=True),
 }
 """The module flows.cli.commands.NAME adds the flags of a command and runs it; it is imported when it is asked for."""

@@ -62,9 +62,12 @@ def actions_of(parser):
                 yield from actions_of(below)
 
 
+BELOW = {"data": ("generate", "info", "upload"), "config": ("show", "diff", "docs")}
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_shows_every_default_and_every_choice(command, ups, tmp_path):
-    below = [[command, name] for name in ("generate", "info", "upload")] if command == "data" else [[command]]
+    below = [[command, name] for name in BELOW[command]] if command in BELOW else [[command]]
     shown = words(" ".join(ups(*path, "--help", cwd=tmp_path).stdout for path in below))
 
     for action in actions_of(build_parser(command)):

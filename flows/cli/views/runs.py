@@ -1,0 +1,38 @@
+"""Tables of runs."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from tasks.services.stages.runs import FoundRun
+from ups_models.wording import plain
+
+MISSING = "-"
+UNITS = (("d", 86_400), ("h", 3600), ("min", 60), ("s", 1))
+
+
+def run_table(runs: Sequence[FoundRun], folder: Path, now: float) -> str:
+    """One line each: path, problem, how far, main error, and age of the last record."""
+    rows = [("run", "problem", "state", "error", "age"), *(_cells(one, folder, now) for one in runs)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = ["  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return "\n".join(
+        [*lines, "error: rollout nRMSE, mean, of the newest evaluation (of a steady prior alone: member nRMSE)"]
+    )
+
+
+def age(seconds: float) -> str:
+    """A duration in its largest unit, such as `3 h`."""
+    unit, length = next(((unit, length) for unit, length in UNITS if seconds >= length), UNITS[-1])
+    return f"{max(0, int(seconds // length))} {unit}"
+
+
+def _cells(one: FoundRun, folder: Path, now: float) -> tuple[str, ...]:
+    data = one.result.data if one.result is not None else None
+    path = one.root.relative_to(folder) if one.root != folder else Path()
+    return (
+        plain(path),
+        plain(data.family) if data is not None else MISSING,
+        one.state,
+        f"{one.error:.4f}" if one.error is not None else MISSING,
+        age(now - one.touched_at),
+    )

@@ -1,0 +1,76 @@
+"""The runs below a folder: how far each is, and how good."""
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from tasks.services.run.paths import STATUS, RunDir
+from tasks.services.run.status import EVALUATIONS, Status, read_status
+from ups_models.errors import BadInput, UPSError
+from ups_models.evaluation.parts import main_error
+from ups_models.evaluation.result import EvaluationResult, read_result
+
+logger = logging.getLogger(__name__)
+
+DEPTH = 3
+"""Folders below the one that is named in which a run may lie."""
+CHECKPOINTS = "checkpoints"
+
+
+@dataclass(frozen=True)
+class FoundRun:
+    """One run, and what is known of it without PyTorch."""
+
+    root: Path
+    status: Status
+    result: EvaluationResult | None
+    touched_at: float
+    """When anything was recorded last, in seconds since 1970."""
+
+    @property
+    def state(self) -> str:
+        """How far it is: `complete`, or the stage that is next or at fault."""
+        for name, record in self.status.records().items():
+            if record.status != "completed" and not (name == "steady_prior" and record.status == "not_started"):
+                step = f" at step {record.step}" if record.step else ""
+                return f"{name} {record.status.replace('_', ' ')}{step}"
+        return "complete" if self.result is not None else "trained, not evaluated"
+
+    @property
+    def error(self) -> float | None:
+        """The main figure of the newest evaluation: the rollout's nRMSE, or the prior's where there is no operator."""
+        return None if self.result is None else main_error(self.result)
+
+
+def runs_below(folder: Path) -> list[FoundRun]:
+    """Every run in the folder and below it, by path. Raises BadInput where there is none."""
+    found = [run for root in _roots(folder) if (run := _found(root)) is not None]
+    if not found:
+        raise BadInput(f"{folder}: no run lies here or up to {DEPTH} folders below; begin one: ups train --run-dir DIR")
+    return found
+
+
+def _roots(folder: Path) -> Iterator[Path]:
+    for depth in range(DEPTH + 1):
+        for status in sorted(folder.glob("*/" * depth + f"{CHECKPOINTS}/{STATUS}")):
+            yield status.parent.parent
+
+
+def _found(root: Path) -> FoundRun | None:
+    run = RunDir.of(root, Path(CHECKPOINTS))
+    try:
+        status = read_status(run.status)
+    except UPSError as error:
+        logger.warning("%s", error)
+        return None
+    results = (_result(run, name) for name in reversed(EVALUATIONS) if status.evaluation(name).status == "completed")
+    return FoundRun(root, status, next(filter(None, results), None), run.status.stat().st_mtime)
+
+
+def _result(run: RunDir, name: str) -> EvaluationResult | None:
+    try:
+        return read_result(run.result(name, ".json"))
+    except UPSError as error:
+        logger.warning("%s", error)
+        return None

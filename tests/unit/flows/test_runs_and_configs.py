@@ -1,0 +1,82 @@
+"""`ups runs` and `ups config`: which runs there are, and what a config says."""
+
+import os
+import shutil
+
+import pytest
+import yaml
+
+from flows.cli.views.runs import age
+from ups_models.config.loading import load_config
+from ups_models.config.schema import PipelineConfig
+
+
+def refused(done):
+    assert done.returncode == 2, done.stdout
+    assert done.stderr.count("\n") == 1
+    return done.stderr
+
+
+@pytest.fixture
+def runs(here, finished_run):
+    """A finished run, one that has just begun, and one whose status is damaged."""
+    shutil.copytree(finished_run, here / "sweep" / "a")
+    (here / "sweep" / "b" / "checkpoints").mkdir(parents=True)
+    record = '{"schema_version": 1, "stages": {"operator": {"status": "in_progress", "step": 7}}}'
+    (here / "sweep" / "b" / "checkpoints" / "stage_status.json").write_text(record, encoding="utf-8")
+    (here / "c" / "checkpoints").mkdir(parents=True)
+    (here / "c" / "checkpoints" / "stage_status.json").write_text("{", encoding="utf-8")
+    return here
+
+
+def test_runs_are_listed_with_state_error_and_age(runs, ups, smoke_result):
+    os.utime(runs / "sweep" / "b" / "checkpoints" / "stage_status.json", (0, 0))
+
+    done = ups("runs", cwd=runs)
+
+    lines = [line.split() for line in done.stdout.splitlines()]
+    error = f"{smoke_result.rollout.summary['operator'].mean:.4f}"
+    assert done.returncode == 0, done.stderr
+    assert lines[0] == ["run", "problem", "state", "error", "age"]
+    assert lines[1][:4] == ["sweep/a", "burgers1d", "complete", error]
+    assert lines[2][:7] == ["sweep/b", "-", "operator", "in", "progress", "at", "step"]
+    assert lines[2][-1] == "d"
+    assert len(lines) == 4
+
+
+def test_a_run_is_listed_from_within_too(runs, ups):
+    assert ups("runs", cwd=runs / "sweep" / "a").stdout.splitlines()[1].startswith(". ")
+
+
+def test_where_no_run_lies_is_said(here, ups):
+    assert ".: no run lies here or up to 3 folders below; begin one" in refused(ups("runs", cwd=here))
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"), [(0, "0 s"), (61, "1 min"), (7300, "2 h"), (200_000, "2 d"), (-5, "0 s")]
+)
+def test_an_age_has_one_unit(seconds, shown):
+    assert age(seconds) == shown
+
+
+def test_a_config_is_shown_whole_and_is_read_again_as_the_same(here, ups):
+    done = ups("config", "show", "configs/smoke.yaml", "--set", "latent.dim=8", cwd=here)
+    (here / "shown.yaml").write_text(done.stdout, encoding="utf-8")
+
+    assert yaml.safe_load(done.stdout)["data"]["problem"] == "burgers1d"
+    assert load_config(here / "shown.yaml", schema=PipelineConfig).latent.dim == 8
+    assert "are the same config" in ups("config", "diff", "shown.yaml", "shown.yaml", cwd=here).stdout
+    difference = ups("config", "diff", "configs/smoke.yaml", "shown.yaml", cwd=here).stdout.splitlines()
+    assert [line.split() for line in difference[1:]] == [["latent.dim", "4", "8"]]
+
+
+def test_every_key_is_explained(here, ups):
+    everything = ups("config", "docs", cwd=here).stdout
+    some = ups("config", "docs", "stages.operator", cwd=here).stdout.splitlines()
+
+    assert "latent.dim (default: 8), ≥ 1, ≤ 1024: Channels of each latent token." in everything
+    assert "runtime.device (default: auto), auto | cpu | cuda: auto: CUDA where there is one." in everything
+    assert all(line.startswith("stages.operator.") for line in some)
+    assert any(line.startswith("stages.operator.initial_fraction ") for line in some)
+    assert "trajectories (default: 16)" in ups("config", "docs", "--evaluation", cwd=here).stdout
+    assert "no key of a config begins with 'nonsense'" in refused(ups("config", "docs", "nonsense", cwd=here))
