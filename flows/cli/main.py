@@ -36,6 +36,7 @@ COMMANDS = {
     "train": Command("Train the four stages and evaluate them.", logs=True),
     "status": Command("Show which stages are trained."),
     "runs": Command("List the runs below a folder: how far, how good, how old."),
+    "compare": Command("Compare the figures of several runs, seeds together."),
     "sync": Command("Upload whatever W&B is missing from a run: rows, checkpoints, the report.", logs=True),
     "pull": Command("Bring checkpoints, evaluations, report and loss history of a W&B run here.", logs=True),
     "evaluate": Command("Evaluate checkpoint files.", logs=True),

@@ -14,7 +14,7 @@ BOUNDS = {"gt": ">", "ge": "≥", "lt": "<", "le": "≤", "multiple_of": "multip
 
 def difference_table(one: Section, other: Section, names: tuple[str, str]) -> str:
     """One line for each key whose values differ; a sentence where none does."""
-    first, second = (dict(_leaves(values_of(section))) for section in (one, other))
+    first, second = (dict(leaves(values_of(section))) for section in (one, other))
     keys = [key for key in dict.fromkeys([*first, *second]) if first.get(key) != second.get(key)]
     if not keys:
         return f"{names[0]} and {names[1]} are the same config"
@@ -42,12 +42,13 @@ def reference(schema: type[Section], beginning: str = "") -> str:
     return "\n".join(found)
 
 
-def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+def leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """Every value in nested tables, by its path in them."""
     if not isinstance(value, dict) or not value:
         yield key, value
         return
     for name, inner in value.items():
-        yield from _leaves(inner, f"{key}.{name}" if key else str(name))
+        yield from leaves(inner, f"{key}.{name}" if key else str(name))
 
 
 def _cell(values: dict[str, Any], key: str) -> str:

@@ -51,6 +51,15 @@ def runs_below(folder: Path) -> list[FoundRun]:
     return found
 
 
+def evaluated_run(root: Path) -> FoundRun:
+    """One run that was evaluated, by its directory or that of its checkpoints. Raises BadInput where it was not."""
+    root = root.parent if root.name == CHECKPOINTS and (root / STATUS).exists() else root
+    run = _found(root) if (root / CHECKPOINTS / STATUS).exists() else None
+    if run is None or run.result is None:
+        raise BadInput(f"{root}: holds no run that was evaluated; name a run's directory, as `ups runs` lists them")
+    return run
+
+
 def _roots(folder: Path) -> Iterator[Path]:
     for depth in range(DEPTH + 1):
         for status in sorted(folder.glob("*/" * depth + f"{CHECKPOINTS}/{STATUS}")):

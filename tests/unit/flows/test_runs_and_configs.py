@@ -80,3 +80,34 @@ def test_every_key_is_explained(here, ups):
     assert any(line.startswith("stages.operator.initial_fraction ") for line in some)
     assert "trajectories (default: 16)" in ups("config", "docs", "--evaluation", cwd=here).stdout
     assert "no key of a config begins with 'nonsense'" in refused(ups("config", "docs", "nonsense", cwd=here))
+
+
+@pytest.fixture
+def seeds(here, finished_run):
+    """The same run twice, as if by two seeds, and once with another latent."""
+    for name, edit in (("s0", ("", "")), ("s1", ("seed: 0\\n", "seed: 1\\n")), ("wide", ("dim: 4\\n", "dim: 8\\n"))):
+        shutil.copytree(finished_run, here / name)
+        path = here / name / "reports" / "full_eval.json"
+        path.write_text(path.read_text("utf-8").replace(*edit), encoding="utf-8")
+    return here
+
+
+def test_runs_are_compared_by_config_and_seeds_are_taken_together(seeds, ups, smoke_result):
+    done = ups("compare", "s0", "s1/checkpoints", "wide", cwd=seeds)
+
+    error = f"{smoke_result.rollout.summary['operator'].mean:.3g}"
+    lines = done.stdout.splitlines()
+    assert done.returncode == 0, done.stderr
+    assert lines[0].split() == ["s0", "and", "1", "more", "wide"]
+    row = next(line for line in lines if line.startswith("Rollout nRMSE, mean, Operator"))
+    assert row.split()[-4:] == [error, f"[{error},", f"{error}]", error]
+    below = lines[lines.index("The configs differ in:") + 1 :]
+    assert [line.split() for line in below] == [["latent.dim", "4", "8"]]
+
+
+def test_one_config_differs_in_nothing(seeds, ups):
+    assert "differ" not in ups("compare", "s0", "s1", cwd=seeds).stdout
+
+
+def test_what_was_not_evaluated_is_not_compared(runs, ups):
+    assert "sweep/b: holds no run that was evaluated" in refused(ups("compare", "sweep/a", "sweep/b", cwd=runs))
