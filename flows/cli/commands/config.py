@@ -26,7 +26,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     diff.add_argument("other", type=Path, help="the same")
     diff.set_defaults(act=_diff)
     docs = commands.add_parser("docs", help="Print every key with its default, bounds and meaning.")
-    docs.add_argument("section", nargs="?", default="", help="keys that begin so alone, such as stages.operator")
+    docs.add_argument("section", nargs="?", help="keys that begin so alone, such as stages.operator")
     docs.add_argument("--evaluation", action="store_true", help="of the configs of evaluations")
     docs.set_defaults(act=_docs)
 
@@ -49,4 +49,4 @@ def _diff(arguments: argparse.Namespace) -> str:
 
 
 def _docs(arguments: argparse.Namespace) -> str:
-    return reference(EvalConfig if arguments.evaluation else PipelineConfig, arguments.section)
+    return reference(EvalConfig if arguments.evaluation else PipelineConfig, arguments.section or "")
