@@ -4,6 +4,7 @@ import json
 import re
 import sys
 from functools import partial
+from pathlib import Path
 from typing import get_args
 
 import pytest
@@ -35,6 +36,9 @@ from ups_models.evaluation.parts import ENSEMBLES
 from ups_models.evaluation.registry import METRICS, Metric
 from ups_models.evaluation.result import read_result
 from ups_models.evaluation.samples import Ensemble
+from ups_models.problems.initial import smooth_fields
+from ups_models.problems.problem import Axis, Parameter, Problem, Sampling, Solver, mirrored
+from ups_models.problems.registry import EVOLVING, PROBLEMS
 from ups_models.stages.fingerprint import VERSION
 from ups_models.stages.registry import STAGES
 from ups_models.stages.spec import SPECS, StageSpec
@@ -78,6 +82,16 @@ NAMES = {
         "ups_models/evaluation/checks.py": ["CHECKS"],
         "tests/unit/ups_models/test_metrics.py": [],
         "docs/methods.md": [],
+    },
+    "Add an equation": {
+        "ups_models/problems/problem.py": ["Problem", "Solver"],
+        "ups_models/problems/registry.py": ["Problem", "PROBLEMS"],
+        "ups_models/problems/spectral.py": [],
+        "ups_models/problems/initial.py": [],
+        "ups_models/problems/solving.py": [],
+        "pyproject.toml": ["ups_models.problems"],
+        "tests/unit/ups_models/test_equations.py": ["IN_TIME"],
+        "docs/data.md": [],
     },
     "Add a machine provider": {
         "tasks/services/rental/provider.py": ["Provider", "supports_bids", "UnknownOutcome", "NoOffer"],
@@ -300,6 +314,52 @@ def test_a_new_metric_is_in_the_result_its_markdown_and_the_report(run_dir, trai
     assert "probabilistic/diffusion/reach" in registry.numbers_of(result)
     assert "| One-step reach of the members |" in (run_dir / "reports" / "full_eval.md").read_text("utf-8")
     assert "One-step reach of the members" in report.read_text("utf-8")
+
+
+# --- an equation
+
+
+def heat(u0, parameters, times, _on_progress):
+    """u_t = D u_xx on the periodic unit interval, exactly for each mode."""
+    k = 2 * torch.pi * torch.arange(u0.shape[-1] // 2 + 1, dtype=torch.float64)
+    decay = torch.exp(-parameters["D"] * k**2 * torch.tensor(times, dtype=torch.float64)[:, None])
+    return torch.fft.irfft(torch.fft.rfft(u0)[:, None] * decay[:, None], n=u0.shape[-1])
+
+
+def some_waves(n, points, _parameters, rng):
+    return smooth_fields(n, points, (True,), rng, waves=3, channels=1)
+
+
+HEAT = Problem(
+    name="heat1d",
+    channels=("temperature",),
+    parameters=(Parameter("D", 0.01, low=0.0, logarithmic=True),),
+    axes=(Axis("x"),),
+    sampling=Sampling(points=64, nt=11, t_end=0.5),
+    order=4,
+    conserved=("temperature",),
+    symmetries=(mirrored(1, odd=()), mirrored(1, odd=(0,))),
+    pattern="heat1d_D{}_{}.h5",
+    seconds=0.001,
+    solver=Solver(some_waves, heat),
+)
+
+
+def test_a_new_equation_is_generated_trained_and_reported_by_its_row_and_its_solver_alone(tmp_path, monkeypatch, ups):
+    for table in (PROBLEMS, EVOLVING):
+        monkeypatch.setitem(table, HEAT.name, HEAT)
+    settings = ("data.problem=heat1d", "data.generate.n=24", "data.generate.parameters=[0.01, 0.02]")
+
+    made = ups("data", "generate", "heat1d", "--d", "0.05", "--n", "3", "--out", "heat.h5", cwd=tmp_path)
+    shown = ups("data", "info", "heat.h5", cwd=tmp_path)
+    run_job(parse(TrainRequest(config=Path("configs/smoke.yaml"), run_dir=tmp_path, set=settings)))
+
+    assert made.returncode == 0, made.stderr
+    assert "heat1d, 3 samples, D 0.05" in shown.stdout
+    assert "heat1d" in (tmp_path / "reports" / "report.html").read_text("utf-8")
+    result = read_result(tmp_path / "reports" / "full_eval.json")
+    assert result.rollout is not None
+    assert set(result.rollout.by_parameter) == {"0.01", "0.02"}
 
 
 # --- a machine provider, a metric logger
