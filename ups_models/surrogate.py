@@ -90,9 +90,9 @@ class Surrogate:
         self, u: npt.ArrayLike, *, members: int, seed: int = 0, sampler: str | None = None, **parameters: Any
     ) -> Array:
         """Members one step ahead, (M, [N,] C, *space). Raises BadInput."""
-        fields, told, is_alone = self._inputs(u, parameters)
+        fields, conditioning, is_alone = self._inputs(u, parameters)
         draw = self._sampler(sampler).sample(torch.Generator(self.device).manual_seed(seed))
-        found = one_step_members(self.operator, draw, fields, told, members=members).cpu().numpy()
+        found = one_step_members(self.operator, draw, fields, conditioning, members=members).cpu().numpy()
         return np.asarray(found[:, 0] if is_alone else found)
 
     def rollout(
@@ -111,11 +111,11 @@ class Surrogate:
         one number or one for each field. Raises BadInput for another grid, channel or parameter than it was trained
         with; warns where a parameter is outside what it was trained on.
         """
-        fields, told, is_alone = self._inputs(u0, parameters)
+        fields, conditioning, is_alone = self._inputs(u0, parameters)
         if steps < 1 or (members is not None and members < 1):
             raise BadInput(f"steps={steps} and members={members} are not possible; use numbers above zero")
         every, pieces = self.cfg.operator.reencode_every, []
-        for part, known in zip(fields.split(BATCH), told.split(BATCH), strict=True):
+        for part, known in zip(fields.split(BATCH), conditioning.split(BATCH), strict=True):
             if members is None:
                 found = rollout(self.operator, part, known, steps=steps, reencode_every=every)
                 start = part[:, None]
@@ -138,14 +138,12 @@ class Surrogate:
     @property
     def coordinates(self) -> dict[str, Array]:
         """The coordinate along each axis of space."""
-        points = self.cfg.data.points
-        return {
-            axis.name: axis.low + axis.length * (np.arange(points) + (0.0 if axis.periodic else 0.5)) / points
-            for axis in self.problem.axes
-        }
+        stride = self.cfg.data.reduced_resolution
+        points = self.cfg.data.points * stride
+        return {axis.name: np.asarray(axis.positions(points)[::stride]) for axis in self.problem.axes}
 
     def _inputs(self, u: npt.ArrayLike, parameters: Mapping[str, float]) -> tuple[Tensor, Tensor, bool]:
-        """Fields (N, C, *space), what networks are told of each, and whether one field was given alone."""
+        """Fields (N, C, *space), what networks are conditioning of each, and whether one field was given alone."""
         fields = torch.as_tensor(np.asarray(u, dtype=np.float32)).to(self.device)
         space = (self.cfg.data.points,) * self.problem.dimensions
         wanted, given = (len(self.problem.channels), *space), tuple(fields.shape)
@@ -159,16 +157,16 @@ class Surrogate:
                 f"(N, {', '.join(map(str, wanted))}): channels {', '.join(self.problem.channels)}, then "
                 f"{', '.join(axis.name for axis in self.problem.axes)}"
             )
-        return fields, self._told(parameters, len(fields)), is_alone
+        return fields, self._conditioning(parameters, len(fields)), is_alone
 
-    def _told(self, given: Mapping[str, Any], n: int) -> Tensor:
+    def _conditioning(self, given: Mapping[str, Any], n: int) -> Tensor:
         """The conditioning (N, P + 1). Raises BadInput for a parameter that is none, missing or impossible."""
         for name in given:
             if self.problem.parameter(name) is None:
                 known = ", ".join(self.parameters) or "none"
                 raise BadInput(f"{self.problem.name} has no parameter {shown(name)}; its parameters: {known}")
         values = {one.name: self._values_of(one, given) for one in self.problem.parameters}
-        columns = [one.told(values[one.name].to(self.device).expand(n)) for one in self.problem.parameters]
+        columns = [one.as_input(values[one.name].to(self.device).expand(n)) for one in self.problem.parameters]
         return torch.stack([*columns, torch.full((n,), self.dt, device=self.device).log()], -1)
 
     def _values_of(self, one: Parameter, given: Mapping[str, Any]) -> Tensor:

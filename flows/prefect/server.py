@@ -1,9 +1,7 @@
 """A temporary Prefect server for a run without PREFECT_API_URL: started early, quiet, ended with its parent."""
 
 import atexit
-import ctypes
 import logging
-import signal
 import socket
 import subprocess
 import sys
@@ -14,6 +12,7 @@ from flows import PACKAGES, ROOT
 from flows.prefect.blank import copy_blank
 from flows.prefect.home import NoServer, PrivateHome, named_server
 from tasks.services.run import environment
+from ups_models.children import end_with_parent
 from ups_models.wording import first_line
 
 logger = logging.getLogger(__name__)
@@ -42,7 +41,6 @@ SERVER = {
 }
 STOP_WITHIN_S = 10
 TEMPORARY = "UPS_TEMPORARY_SERVER"
-PR_SET_PDEATHSIG = 1
 
 
 def quiet_prefect(more: Mapping[str, str] = RETRIES) -> None:
@@ -129,7 +127,7 @@ def _start(listener: socket.socket, home: PrivateHome) -> subprocess.Popen[bytes
             [sys.executable, "-m", "uvicorn", *factory, "--app-dir", str(ROOT), "--fd", number],
             pass_fds=[listener.fileno()],
             start_new_session=True,
-            preexec_fn=_die_with_parent if sys.platform == "linux" else None,  # noqa: PLW1509 - no threads run yet
+            preexec_fn=end_with_parent,  # noqa: PLW1509 - no threads run yet
             env={**SERVER, **environment.child()},
             stdout=subprocess.DEVNULL,
             stderr=log,
@@ -144,7 +142,3 @@ def _stop(child: subprocess.Popen[bytes], home: PrivateHome) -> None:
         child.kill()
         child.wait()
     home.remove()
-
-
-def _die_with_parent() -> None:
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

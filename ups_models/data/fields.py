@@ -1,6 +1,7 @@
 """Fields in memory: trajectories of a problem, and steady states."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -44,8 +45,8 @@ class Fields:
 
     def conditioning(self) -> Tensor:
         """What networks are told of each trajectory, (N, P + 1): the parameters as the problem says, and ln dt."""
-        told = [one.told(values) for one, values in zip(self.problem.parameters, self.parameters.T, strict=True)]
-        return torch.stack([*told, self.parameters.new_full((len(self.u),), self.dt).log()], -1)
+        columns = [one.as_input(values) for one, values in zip(self.problem.parameters, self.parameters.T, strict=True)]
+        return torch.stack([*columns, self.parameters.new_full((len(self.u),), self.dt).log()], -1)
 
     def facts(self) -> dict[str, Any]:
         """What a surrogate that learns from them can be asked for: grid, time step, ranges of the parameters."""
@@ -59,6 +60,16 @@ class Fields:
     def grid(self) -> tuple[int, ...]:
         """Points along each axis of space."""
         return tuple(self.u.shape[3:])
+
+
+def joined(parts: Sequence[Fields]) -> Fields:
+    """The trajectories of several files of one grid, one after the other."""
+    return replace(
+        parts[0],
+        u=torch.cat([part.u for part in parts]),
+        parameters=torch.cat([part.parameters for part in parts]),
+        row=torch.cat([part.row for part in parts]),
+    )
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,8 @@ import numpy as np
 
 from ups_models.data.chunks import chunks
 from ups_models.data.layouts.arrays import FIELDS, TIMES, open_arrays
-from ups_models.data.layouts.pdebench import Array, bytes_of_row, open_file
+from ups_models.data.layouts.hdf5 import bytes_of_row
+from ups_models.data.layouts.pdebench import Array, open_file
 from ups_models.data.layouts.reading import has_arrays
 from ups_models.problems.problem import Problem
 from ups_models.wording import plain, shortened
@@ -60,9 +61,9 @@ def _of_arrays(path: Path) -> FileInfo:
         u = source.fields()
         t, *axes = source.coordinates()
         names = (FIELDS, TIMES, *(axis.name for axis in source.problem.axes))
-        told = source.parameters(len(u))
+        values = source.parameters(len(u))
         parameters = {
-            one.name: _spread(column.tolist()) for one, column in zip(source.problem.parameters, told.T, strict=True)
+            one.name: _spread(column.tolist()) for one, column in zip(source.problem.parameters, values.T, strict=True)
         }
         return _info(
             path,

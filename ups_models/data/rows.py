@@ -1,10 +1,8 @@
 """Solving a problem row by row, on as many cores as there are: a row depends on the seed and its number alone."""
 
-import ctypes
 import multiprocessing
 import os
 import signal
-import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, wait
@@ -15,13 +13,13 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from ups_models.children import end_with_parent
 from ups_models.problems.problem import Values
 from ups_models.problems.registry import PROBLEMS
 
 WORTH_IT_S = 30.0
 """Work of so many seconds is shared out: a process needs 3 to start."""
 ROWS_AT_ONCE, LOOK_S = 8, 0.5
-PR_SET_PDEATHSIG = 1
 Array = npt.NDArray[np.float32]
 
 
@@ -86,7 +84,6 @@ def solved_rows(
 def _quiet_child(parent: int) -> None:
     """Leave Ctrl-C to the parent, and end with it, however it ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:
-            os._exit(1)
+    end_with_parent()
+    if os.getppid() != parent:  # which has ended meanwhile
+        os._exit(1)

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from ups_models.problems.spectral import dct
+
 
 @dataclass(frozen=True)
 class TokenGrid:
@@ -136,14 +138,6 @@ def cosine_pair(size: int, modes: int) -> tuple[Tensor, Tensor]:
     """The orthonormal DCT-II to the lowest `modes` cosines, and back: (modes, size) and (size, modes) float64."""
     forward = dct(size)[:modes]
     return forward, forward.T
-
-
-def dct(size: int) -> Tensor:
-    """The orthonormal DCT-II of `size` points, (size, size) float64: a row for each frequency."""
-    k = torch.arange(size, dtype=torch.float64)[:, None]
-    rows = torch.cos(math.pi * k * (torch.arange(size, dtype=torch.float64) + 0.5) / size) * math.sqrt(2 / size)
-    rows[0] /= math.sqrt(2)
-    return rows
 
 
 class NeighbourConv(nn.Module):

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ups_models.nn.blocks import Mlp, NeighbourConv, TokenGrid, dct
+from ups_models.nn.blocks import Mlp, NeighbourConv, TokenGrid
+from ups_models.problems.spectral import dct
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,7 @@ from torch import Tensor
 from ups_models.problems.initial import smooth_fields
 from ups_models.problems.problem import Progress, Solver, Values
 from ups_models.problems.registry import DIFFUSION_REACTION
-from ups_models.problems.solving import in_chunks
-from ups_models.problems.spectral import CosineGrid, march
+from ups_models.problems.spectral import CosineGrid, solve_modes
 
 LONGEST_STEP = 0.02
 WAVES = 16
@@ -44,10 +43,7 @@ def solve(
         u, v = grid.fields(modes).unbind(-3)
         return grid.modes(torch.stack([-(u**3) - parameters["k"] - v, u], -3))
 
-    def rows(u: Tensor) -> Tensor:
-        return grid.fields(march(grid.modes(u), linear, slope, times, longest=longest))
-
-    return in_chunks(rows, u0, times, on_progress)
+    return solve_modes(grid, u0, linear, slope, times, longest=longest, on_progress=on_progress)
 
 
 SOLVER = Solver(initial, solve)

@@ -9,8 +9,7 @@ from torch import Tensor
 from ups_models.problems.initial import blobs
 from ups_models.problems.problem import Progress, Solver, Values, twice
 from ups_models.problems.registry import GRAY_SCOTT
-from ups_models.problems.solving import in_chunks
-from ups_models.problems.spectral import PeriodicGrid, march
+from ups_models.problems.spectral import PeriodicGrid, solve_modes
 
 DIFFUSION_A, DIFFUSION_B = 2e-5, 1e-5
 """Of The Well's gray_scott_reaction_diffusion (Ohana et al. 2024)."""
@@ -22,7 +21,6 @@ WARM_UP = 50.0
 def initial(n: int, points: tuple[int, ...], parameters: Values, rng: np.random.Generator) -> Tensor:
     """Spots of species B in species A at random places, marched until they are patterns: (N, 2, X, Y)."""
     spots = blobs(n, points, rng, count=BLOBS, width=0.04)
-
     start = torch.stack([1 - 0.5 * spots, 0.25 * spots], 1)
     return solve(start, parameters, [0.0, WARM_UP], None)[:, -1]
 
@@ -48,10 +46,7 @@ def solve(
         eaten = a * b.square()
         return grid.kept * grid.modes(torch.stack([feed - eaten, eaten], -3))
 
-    def rows(u: Tensor) -> Tensor:
-        return grid.fields(march(grid.modes(u) * grid.kept, decay, slope, times, longest=longest))
-
-    return in_chunks(rows, u0, times, on_progress)
+    return solve_modes(grid, u0, decay, slope, times, longest=longest, on_progress=on_progress)
 
 
 SOLVER = Solver(initial, solve, twice)

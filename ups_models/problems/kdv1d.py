@@ -8,8 +8,7 @@ from torch import Tensor
 from ups_models.problems.initial import smooth_fields
 from ups_models.problems.problem import Progress, Solver, Values
 from ups_models.problems.registry import KDV
-from ups_models.problems.solving import in_chunks
-from ups_models.problems.spectral import PeriodicGrid, march
+from ups_models.problems.spectral import PeriodicGrid, convection, solve_modes
 
 CONVECTION, DISPERSION = 0.0125, 8.545e-7
 """APEBench's difficulties delta_1 = -2 and gamma_3 = -14 on 160 points, for a unit interval and steps of one."""
@@ -37,16 +36,9 @@ def solve(
     """
     grid = PeriodicGrid(u0.shape[-1:], KDV.lengths)
     k = grid.k[0]
-    linear, advect = 1j * DISPERSION * k**3 - parameters["nu"] * k**4, -0.5j * CONVECTION * k * grid.kept
+    linear = 1j * DISPERSION * k**3 - parameters["nu"] * k**4
 
-    def slope(v: Tensor) -> Tensor:
-        found: Tensor = advect * grid.modes(grid.fields(v).square())
-        return found
-
-    def rows(u: Tensor) -> Tensor:
-        return grid.fields(march(grid.modes(u) * grid.kept, linear, slope, times, longest=longest))
-
-    return in_chunks(rows, u0, times, on_progress)
+    return solve_modes(grid, u0, linear, convection(grid, CONVECTION), times, longest=longest, on_progress=on_progress)
 
 
 SOLVER = Solver(initial, solve)

@@ -9,8 +9,7 @@ from torch import Tensor
 from ups_models.problems.initial import smooth_fields
 from ups_models.problems.problem import Progress, Solver, Values
 from ups_models.problems.registry import KOLMOGOROV
-from ups_models.problems.solving import in_chunks
-from ups_models.problems.spectral import PeriodicGrid, march
+from ups_models.problems.spectral import PeriodicGrid, solve_modes
 
 FORCING_WAVE, DRAG = KOLMOGOROV.axes[1].period, 0.1
 """Of PDE-Refiner (Lippe et al. 2023, app. E.2) and APEBench."""
@@ -53,10 +52,7 @@ def solve(
         found: Tensor = force + grid.kept * (kx * ky * difference + (kx.square() - ky.square()) * product)
         return found
 
-    def rows(u: Tensor) -> Tensor:
-        return grid.fields(march(grid.modes(u) * grid.kept, linear, slope, times, longest=longest))
-
-    return in_chunks(rows, u0, times, on_progress)
+    return solve_modes(grid, u0, linear, slope, times, longest=longest, on_progress=on_progress)
 
 
 SOLVER = Solver(initial, solve)

@@ -8,8 +8,7 @@ from torch import Tensor
 from ups_models.problems.initial import smooth_fields
 from ups_models.problems.problem import Progress, Solver, Values
 from ups_models.problems.registry import KS
-from ups_models.problems.solving import in_chunks
-from ups_models.problems.spectral import PeriodicGrid, march
+from ups_models.problems.spectral import PeriodicGrid, convection, solve_modes
 
 WARM_UP = 500.0
 """Time before the first stored frame: the attractor forgets its initial field (Brandstetter et al. 2022, app. B)."""
@@ -39,16 +38,9 @@ def solve(
     """
     grid = PeriodicGrid(u0.shape[-1:], KS.lengths)
     k = grid.k[0]
-    linear, advect = k**2 - parameters["nu"] * k**4, -0.5j * k * grid.kept
+    linear = k**2 - parameters["nu"] * k**4
 
-    def slope(v: Tensor) -> Tensor:
-        found: Tensor = advect * grid.modes(grid.fields(v).square())
-        return found
-
-    def rows(u: Tensor) -> Tensor:
-        return grid.fields(march(grid.modes(u) * grid.kept, linear, slope, times, longest=longest))
-
-    return in_chunks(rows, u0, times, on_progress)
+    return solve_modes(grid, u0, linear, convection(grid), times, longest=longest, on_progress=on_progress)
 
 
 SOLVER = Solver(initial, solve)

@@ -72,7 +72,7 @@ class Parameter:
         """Its name on the command line."""
         return self.name.lower().replace("_", "-")
 
-    def told(self, values: Tensor) -> Tensor:
+    def as_input(self, values: Tensor) -> Tensor:
         """As networks see it."""
         return values.abs().log() if self.logarithmic else values / self.unit
 
@@ -92,6 +92,12 @@ class Axis:
     periodic: bool = True
     period: int = 0
     """On a periodic axis: shifts by multiples of length / period turn solutions into solutions; 0: any shift does."""
+    offset: float = 0.0
+    """Where in a cell of the grid its point lies: 0 at its beginning, 0.5 in its middle."""
+
+    def positions(self, points: int) -> list[float]:
+        """The coordinates of so many points."""
+        return [self.low + self.length * (point + self.offset) / points for point in range(points)]
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ups_models.problems.solving import SolverFailed
+from ups_models.problems.problem import Progress
+from ups_models.problems.solving import SolverFailed, in_chunks
 
 Slope = Callable[[Tensor], Tensor]
 """The nonlinear part N(v) of v' = L v + N(v), in modes."""
@@ -81,6 +82,35 @@ def march(v: Tensor, linear: Tensor, slope: Slope, times: Sequence[float], *, lo
     return torch.stack(found, dim=1)
 
 
+def solve_modes(
+    grid: "PeriodicGrid | CosineGrid",
+    u0: Tensor,
+    linear: Tensor,
+    slope: Slope,
+    times: Sequence[float],
+    *,
+    longest: float,
+    on_progress: Progress | None,
+) -> Tensor:
+    """Solve for fields (N, C, *space) in the modes of a grid: (N, T, C, *space) float64, a chunk of rows at once."""
+
+    def rows(u: Tensor) -> Tensor:
+        return grid.fields(march(grid.modes(u) * grid.kept, linear, slope, times, longest=longest))
+
+    return in_chunks(rows, u0, times, on_progress)
+
+
+def convection(grid: "PeriodicGrid", speed: float = 1.0) -> Slope:
+    """-speed (u^2 / 2)_x of a field on a line."""
+    advect = -0.5j * speed * grid.k[0] * grid.kept
+
+    def slope(v: Tensor) -> Tensor:
+        found: Tensor = advect * grid.modes(grid.fields(v).square())
+        return found
+
+    return slope
+
+
 class PeriodicGrid:
     """Fourier modes of real fields on a periodic grid of 1 or 2 dimensions, without those that products would fold.
 
@@ -127,7 +157,8 @@ class CosineGrid:
     """
 
     def __init__(self, points: Sequence[int], lengths: Sequence[float]) -> None:
-        self.bases = [_cosines(n) for n in points]
+        self.bases = [dct(n) for n in points]
+        self.kept = torch.ones((), dtype=torch.float64)  # all of them
         waves = [
             math.pi / length * torch.arange(n, dtype=torch.float64) for n, length in zip(points, lengths, strict=True)
         ]
@@ -151,8 +182,8 @@ class CosineGrid:
         return u
 
 
-def _cosines(n: int) -> Tensor:
-    """The orthonormal DCT-II, (modes, points)."""
+def dct(n: int) -> Tensor:
+    """The orthonormal DCT-II of n points, (n, n) float64: a row for each frequency."""
     k = torch.arange(n, dtype=torch.float64)[:, None]
     rows = torch.cos(math.pi * k * (torch.arange(n, dtype=torch.float64) + 0.5) / n) * math.sqrt(2 / n)
     rows[0] /= math.sqrt(2)

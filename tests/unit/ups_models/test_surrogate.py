@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from ups_models import load_surrogate
+from ups_models.data.layouts.reading import load_fields
 from ups_models.errors import BadInput, CheckpointError
 from ups_models.evaluation.rollout import rollout
 from ups_models.stages.lineage import read_lineage
@@ -49,6 +50,14 @@ def test_a_rollout_is_that_of_the_operator_and_begins_with_the_field(surrogate):
     assert np.allclose(found.u[1:], wanted[0].numpy(), atol=1e-6)
     assert found.t.tolist() == pytest.approx([step * surrogate.dt for step in range(7)])
     assert list(found.coordinates) == ["x"]
+
+
+def test_coordinates_are_those_of_the_data(surrogate, finished_run):
+    [path] = (finished_run / "data").glob("1D_Burgers*.hdf5")
+
+    x = load_fields([path], surrogate.problem).axes[0].numpy()
+
+    assert np.allclose(surrogate.coordinates["x"], x, atol=1e-7)
 
 
 def test_members_are_a_function_of_their_seed(surrogate):

@@ -6,8 +6,7 @@ name; and each parameter by its name, one number or one for each trajectory.
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from math import prod
+from dataclasses import dataclass
 from pathlib import Path
 
 import h5py
@@ -15,16 +14,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ups_models.data.chunks import chunks
-from ups_models.data.fields import Fields
-from ups_models.data.layouts.hdf5 import names_in, open_hdf5, require_memory, require_own_data
+from ups_models.data.fields import Fields, joined
+from ups_models.data.layouts.hdf5 import is_uniform, names_in, open_hdf5, read_rows, require_own_data
 from ups_models.errors import DataError
 from ups_models.problems.problem import Problem
 from ups_models.problems.registry import EVOLVING
 from ups_models.wording import shown
 
 FIELDS, TIMES, PROBLEM = "u", "t", "problem"
-SPACING_TOLERANCE = 1e-2  # of one cell: float32 coordinates are uniform to about 1e-4
 
 
 def write_arrays(file: h5py.File, problem: Problem, *, n: int, points: int, t: Sequence[float]) -> h5py.Dataset:
@@ -32,8 +29,7 @@ def write_arrays(file: h5py.File, problem: Problem, *, n: int, points: int, t: S
     file.attrs.update({PROBLEM: problem.name, "channels": ",".join(problem.channels)})
     file[TIMES] = np.asarray(t, dtype=np.float32)
     for axis in problem.axes:
-        centred = 0.0 if axis.periodic else 0.5
-        file[axis.name] = (axis.low + axis.length * (np.arange(points) + centred) / points).astype(np.float32)
+        file[axis.name] = np.asarray(axis.positions(points), dtype=np.float32)
     grid = (points,) * problem.dimensions
     return file.create_dataset(FIELDS, shape=(n, len(t), len(problem.channels), *grid), dtype=np.float32)
 
@@ -54,12 +50,7 @@ def load_arrays(
             one.shape == first.shape and torch.allclose(one, first, rtol=1e-4, atol=1e-5) for one, first in pairs
         ):
             raise DataError(f"{path}: its grid or times differ from those of {paths[0]}. Load files of one grid")
-    return replace(
-        parts[0],
-        u=torch.cat([part.u for part in parts]),
-        parameters=torch.cat([part.parameters for part in parts]),
-        row=torch.cat([part.row for part in parts]),
-    )
+    return joined(parts)
 
 
 def is_arrays(file: h5py.File) -> bool:
@@ -135,24 +126,6 @@ class ArraysFile:
             columns.append(torch.from_numpy(full[:n].copy()))
         return torch.stack(columns, 1) if columns else torch.zeros(n, 0)
 
-    def rows(self, n: int, stride: int, stride_t: int) -> Tensor:
-        """The first n rows, thinned out, as float32; read in chunks, never as a whole."""
-        u = self.fields()
-        inner = (slice(None, None, stride_t), slice(None), *[slice(None, None, stride)] * self.problem.dimensions)
-        kept = [len(range(*part.indices(size))) for part, size in zip(inner, u.shape[1:], strict=True)]
-        require_memory(self.path, FIELDS, 4 * n * prod(kept))
-        pieces = []
-        for rows in chunks(n, u.dtype.itemsize * prod(u.shape[1:])):
-            values = np.ascontiguousarray(u[rows.start : rows.stop][(slice(None), *inner)], dtype=np.float32)
-            bad = ~np.isfinite(values).reshape(len(values), -1).all(1)
-            if bad.any():
-                first = rows.start + int(bad.argmax())
-                raise DataError(
-                    f"{self.path}: dataset 'u' has NaN or Inf, first in row {first}. Remove it or generate it again"
-                )
-            pieces.append(torch.from_numpy(values))
-        return torch.cat(pieces)
-
     def _dataset(self, name: str) -> h5py.Dataset:
         dataset = self.file.get(name)
         if not isinstance(dataset, h5py.Dataset) or dataset.dtype.kind != "f":
@@ -164,13 +137,7 @@ class ArraysFile:
 
     def _uniform(self, name: str, size: int) -> Tensor:
         values = np.asarray(self._dataset(name)[:], dtype=np.float64)
-        steps = np.diff(values.reshape(-1))
-        is_uniform = len(steps) == 0 or (
-            np.isfinite(values).all()
-            and steps.mean() > 0
-            and np.abs(steps - steps.mean()).max() <= SPACING_TOLERANCE * steps.mean()
-        )
-        if values.shape != (size,) or not is_uniform:
+        if values.shape != (size,) or not is_uniform(values):
             raise DataError(
                 f"{self.path}: dataset '{name}' has shape {values.shape}, expected {size} increasing values at equal "
                 "distances. Interpolate the file to a uniform grid"
@@ -190,5 +157,6 @@ def _load(path: Path, problem: Problem, stride: int, stride_t: int, limit: int |
             )
         t, *axes = source.coordinates()
         n = n_rows if limit is None else min(limit, n_rows)
-        u, parameters = source.rows(n, stride, stride_t), source.parameters(n)
+        inner = (slice(None, None, stride_t), slice(None), *[slice(None, None, stride)] * problem.dimensions)
+        u, parameters = read_rows(path, FIELDS, source.fields(), n, inner), source.parameters(n)
     return Fields(problem, u, tuple(one[::stride] for one in axes), t[::stride_t], parameters, torch.arange(n))

@@ -5,19 +5,29 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from math import prod
 from pathlib import Path
+from typing import Any
 
 import h5py
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
 
+from ups_models.data.chunks import chunks
 from ups_models.errors import DataError, UPSError
 from ups_models.reading import Unreadable, require_regular
 from ups_models.wording import plain, shortened, shown
 
 MOST_DEFLATED = 1100
 """No filter of HDF5 makes data smaller by more: deflate's limit is 1032."""
+SPACING_TOLERANCE = 1e-2  # of one cell: float32 coordinates are uniform to about 1e-4
 MOST_NAMES, GIGABYTE = 12, 1_000_000_000
 ONE_FILE = "Copy it into one file that holds its data itself, for example with h5repack"
 DAMAGES = (OSError, RuntimeError, ValueError, TypeError, LookupError, AttributeError, OverflowError)
 """What h5py makes of headers that are damaged."""
+
+
+Array = npt.NDArray[Any]
 
 
 @contextmanager
@@ -76,6 +86,48 @@ def require_memory(path: Path, name: str, n_bytes: int) -> None:
             f"{path}: dataset '{name}' needs {n_bytes / GIGABYTE:,.0f} GB of memory, and this machine has "
             f"{total / GIGABYTE:,.0f} GB. Use data.limit, or a larger data.reduced_resolution"
         )
+
+
+def bytes_of_row(dataset: h5py.Dataset) -> int:
+    """The size of one row, before it is read."""
+    return int(dataset.dtype.itemsize * prod(dataset.shape[1:]))
+
+
+def read_rows(path: Path, name: str, dataset: h5py.Dataset, n: int, inner: tuple[slice, ...]) -> Tensor:
+    """The first n rows of a dataset, thinned out by `inner`, as float32; read in chunks, never as a whole.
+
+    Raises DataError for what is not finite, and for what no memory here can hold.
+    """
+    pieces = []
+    kept = [len(range(*part.indices(size))) for part, size in zip(inner, dataset.shape[1:], strict=True)]
+    require_memory(path, name, 4 * n * prod(kept))
+    for rows in chunks(n, bytes_of_row(dataset)):
+        # HDF5 thins out the leading dimension fast and the last one slowly: that one is left to numpy
+        values = as_float32(dataset[(slice(rows.start, rows.stop), *inner[:-1])][..., inner[-1]])
+        is_bad = ~np.isfinite(values).reshape(len(values), -1).all(axis=1)
+        if is_bad.any():
+            first = rows.start + int(is_bad.argmax())
+            raise DataError(
+                f"{path}: dataset '{name}' has NaN or Inf, first in row {first}. Remove it or generate it again"
+            )
+        pieces.append(torch.from_numpy(np.ascontiguousarray(values)))
+    return torch.cat(pieces)
+
+
+def as_float32(values: Array) -> Array:
+    """What is too large for a float32 becomes infinite, which is refused where it is read."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return np.asarray(values.astype(np.float32))
+
+
+def is_uniform(values: Array) -> bool:
+    """Whether a coordinate (X,) is finite, increasing and equally spaced."""
+    if not np.isfinite(values).all():
+        return False
+    steps = np.diff(values.astype(np.float64))
+    if len(steps) == 0:
+        return True
+    return bool(steps.mean() > 0 and np.abs(steps - steps.mean()).max() <= SPACING_TOLERANCE * steps.mean())
 
 
 def names_in(file: h5py.File) -> str:

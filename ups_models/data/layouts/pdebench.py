@@ -3,8 +3,7 @@
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from math import prod
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +13,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ups_models.data.chunks import chunks
-from ups_models.data.fields import Fields, SteadyFields
-from ups_models.data.layouts.hdf5 import names_in, open_hdf5, require_memory, require_own_data
+from ups_models.data.fields import Fields, SteadyFields, joined
+from ups_models.data.layouts.hdf5 import as_float32, is_uniform, names_in, open_hdf5, read_rows, require_own_data
 from ups_models.errors import DataError
 from ups_models.problems.problem import Problem
 from ups_models.problems.registry import ADVECTION, BURGERS, DARCY
@@ -26,7 +24,6 @@ TRAJECTORY_RANKS = {"tensor": 3, "x-coordinate": 1, "t-coordinate": 1}
 STEADY_RANKS = {"nu": 3, "tensor": 4, "x-coordinate": 1, "y-coordinate": 1}
 OF_PDEBENCH = {problem.name: problem for problem in (BURGERS, ADVECTION)}
 """Problems whose 1D files are read."""
-SPACING_TOLERANCE = 1e-2  # of one cell: float32 coordinates are uniform to about 1e-4
 
 Array = npt.NDArray[Any]
 
@@ -52,12 +49,7 @@ def load_trajectories(
     for path, part in zip(paths, parts, strict=True):
         _check_same_grid(path, "x-coordinate", part.axes[0], parts[0].axes[0], paths[0])
         _check_same_grid(path, "t-coordinate", part.t, parts[0].t, paths[0])
-    return replace(
-        parts[0],
-        u=torch.cat([part.u for part in parts]),
-        parameters=torch.cat([part.parameters for part in parts]),
-        row=torch.cat([part.row for part in parts]),
-    )
+    return joined(parts)
 
 
 def load_steady(paths: Sequence[Path], *, reduced_resolution: int = 1, limit: int | None = None) -> SteadyFields:
@@ -157,30 +149,12 @@ class PDEBenchFile:
                 f"{self.path}: dataset '{name}' has {dataset.shape[0]} values for {size} in 'tensor'. "
                 f"Generate the file again"
             )
-        values = _float32(dataset[:size])
-        if not _is_uniform(values):
+        values = as_float32(dataset[:size])
+        if not is_uniform(values):
             raise DataError(
                 f"{self.path}: dataset '{name}' is not uniform and increasing. Interpolate the file to a uniform grid"
             )
         return values
-
-    def read_rows(self, name: str, n: int, inner: tuple[slice, ...]) -> Tensor:
-        """The first n rows of a dataset, thinned out by `inner`, as float32; read in chunks, never as a whole."""
-        dataset, pieces = self.dataset(name), []
-        kept = [len(range(*part.indices(size))) for part, size in zip(inner, dataset.shape[1:], strict=True)]
-        require_memory(self.path, name, 4 * n * prod(kept))
-        for rows in chunks(n, bytes_of_row(dataset)):
-            # HDF5 thins out the leading dimension fast and the last one slowly: that one is left to numpy
-            values = _float32(dataset[(slice(rows.start, rows.stop), *inner[:-1])][..., inner[-1]])
-            is_bad = ~np.isfinite(values).reshape(len(values), -1).all(axis=1)
-            if is_bad.any():
-                first = rows.start + int(is_bad.argmax())
-                raise DataError(
-                    f"{self.path}: dataset '{name}' has NaN or Inf, first in row {first}. "
-                    f"Remove it or generate it again"
-                )
-            pieces.append(torch.from_numpy(np.ascontiguousarray(values)))
-        return torch.cat(pieces)
 
 
 @contextmanager
@@ -195,11 +169,6 @@ def open_file(path: Path, wanted: Problem | None = None) -> Iterator[PDEBenchFil
                 f"Give a {wanted.name} file"
             )
         yield PDEBenchFile(path, file, found)
-
-
-def bytes_of_row(dataset: h5py.Dataset) -> int:
-    """The size of one row, before it is read."""
-    return int(dataset.dtype.itemsize * prod(dataset.shape[1:]))
 
 
 def _problem_in(file: h5py.File, path: Path) -> Problem:
@@ -231,22 +200,6 @@ def _parameter_in_name(path: Path, problem: Problem) -> float | None:
     return float(match.group(1)) if match else None
 
 
-def _float32(values: Array) -> Array:
-    """What is too large for a float32 becomes infinite, which is refused where it is read."""
-    with np.errstate(over="ignore", invalid="ignore"):
-        return np.asarray(values.astype(np.float32))
-
-
-def _is_uniform(values: Array) -> bool:
-    """Whether a coordinate (X,) is finite, increasing and equally spaced."""
-    if not np.isfinite(values).all():
-        return False
-    steps = np.diff(values.astype(np.float64))
-    if len(steps) == 0:
-        return True
-    return bool(steps.mean() > 0 and np.abs(steps - steps.mean()).max() <= SPACING_TOLERANCE * steps.mean())
-
-
 def _load_trajectory_file(
     path: Path, problem: Problem, reduced_resolution: int, reduced_resolution_t: int, limit: int | None
 ) -> Fields:
@@ -262,8 +215,12 @@ def _load_trajectory_file(
         _check_divides(path, "reduced_resolution", reduced_resolution, nx)
         _check_divides(path, "reduced_resolution_t", reduced_resolution_t, nt - 1)
         n = n_rows if limit is None else min(limit, n_rows)
-        u = source.read_rows(
-            "tensor", n, (slice(None, None, reduced_resolution_t), slice(None, None, reduced_resolution))
+        u = read_rows(
+            path,
+            "tensor",
+            source.dataset("tensor"),
+            n,
+            (slice(None, None, reduced_resolution_t), slice(None, None, reduced_resolution)),
         )
     return Fields(
         problem=problem,
@@ -284,8 +241,8 @@ def _load_steady_file(path: Path, reduced_resolution: int, limit: int | None) ->
             _check_divides(path, "reduced_resolution", reduced_resolution, size)
         n = n_rows if limit is None else min(limit, n_rows)
         every = slice(None, None, reduced_resolution)
-        a = source.read_rows("nu", n, (every, every))
-        u = source.read_rows("tensor", n, (slice(None), every, every))[:, 0]
+        a = read_rows(path, "nu", source.dataset("nu"), n, (every, every))
+        u = read_rows(path, "tensor", source.dataset("tensor"), n, (slice(None), every, every))[:, 0]
     return SteadyFields(a=a, u=u, beta=torch.full((n,), beta), row=torch.arange(n))
 
 
