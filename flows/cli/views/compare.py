@@ -6,11 +6,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from flows.cli.views.config import leaves
-from tasks.services.stages.runs import FoundRun
+from flows.cli.views.tables import aligned
+from tasks.services.stages.runs import RunSummary
 from ups_models.evaluation.parts import DARCY, ENSEMBLES, MODELS, ONE_STEP, ROLLOUT, ROLLOUT_ENSEMBLES, SCALED, Part
 from ups_models.evaluation.registry import metrics_in
 from ups_models.evaluation.result import EvaluationResult
 from ups_models.reading import parse_yaml
+from ups_models.stages.fingerprint import APART
 from ups_models.wording import plain, shortened
 
 SHOWN: Sequence[tuple[Part, tuple[str, ...]]] = (
@@ -22,31 +24,33 @@ SHOWN: Sequence[tuple[Part, tuple[str, ...]]] = (
     (DARCY, ("steady_prior",)),
 )
 """Whose headline metrics are compared, in each part of a result."""
-APART = frozenset({"seed", "runtime", "checkpoint", "tracking"})
+NO_OTHER_TRAINING = frozenset({"seed", *APART})
 """Parts of a config that make no other training of it: a seed is another sample of the same."""
 
 
-def comparison(runs: Sequence[FoundRun]) -> str:
+def comparison(runs: Sequence[RunSummary]) -> str:
     """Headline metrics down, configs across; of several seeds the mean, with the smallest and the largest value."""
     groups = _groups(runs)
     columns = [[dict(_figures(one.result)) for one in group if one.result is not None] for group in groups]
     labels = list(dict.fromkeys(label for column in columns for found in column for label in found))
     rows = [("", *(_name(group) for group in groups))]
     rows += [(label, *(_cell(column, label) for column in columns)) for label in labels]
-    return "\n".join([*_aligned(rows), *_differences(groups)])
+    return "\n".join([*aligned(rows), *_differences(groups)])
 
 
-def _groups(runs: Sequence[FoundRun]) -> list[list[FoundRun]]:
-    found: dict[str, list[FoundRun]] = {}
+def _groups(runs: Sequence[RunSummary]) -> list[list[RunSummary]]:
+    found: dict[str, list[RunSummary]] = {}
     for one in runs:
         found.setdefault(json.dumps(_config(one), sort_keys=True), []).append(one)
     return list(found.values())
 
 
-def _config(one: FoundRun) -> dict[str, Any]:
+def _config(one: RunSummary) -> dict[str, Any]:
     """What it was trained with, less what makes no other training of it."""
     whole = parse_yaml(one.result.config_yaml) if one.result is not None else None
-    return {key: value for key, value in whole.items() if key not in APART} if isinstance(whole, dict) else {}
+    return (
+        {key: value for key, value in whole.items() if key not in NO_OTHER_TRAINING} if isinstance(whole, dict) else {}
+    )
 
 
 def _figures(result: EvaluationResult) -> Iterator[tuple[str, float]]:
@@ -58,7 +62,7 @@ def _figures(result: EvaluationResult) -> Iterator[tuple[str, float]]:
                     yield f"{part.title} {metric.label}, {MODELS[model]}".strip(), value
 
 
-def _name(group: Sequence[FoundRun]) -> str:
+def _name(group: Sequence[RunSummary]) -> str:
     more = f" and {len(group) - 1} more" if len(group) > 1 else ""
     return f"{plain(group[0].root)}{more}"
 
@@ -67,11 +71,11 @@ def _cell(column: Sequence[Mapping[str, float]], label: str) -> str:
     values = [found[label] for found in column if label in found]
     if not values:
         return "-"
-    spread = f" [{min(values):.3g}, {max(values):.3g}]" if len(values) > 1 else ""
-    return f"{statistics.fmean(values):.3g}{spread}"
+    range_ = f" [{min(values):.3g}, {max(values):.3g}]" if len(values) > 1 else ""
+    return f"{statistics.fmean(values):.3g}{range_}"
 
 
-def _differences(groups: Sequence[Sequence[FoundRun]]) -> list[str]:
+def _differences(groups: Sequence[Sequence[RunSummary]]) -> list[str]:
     """The keys in which the configs differ, a line each."""
     if len(groups) < 2:
         return []
@@ -84,10 +88,5 @@ def _differences(groups: Sequence[Sequence[FoundRun]]) -> list[str]:
     return [
         "",
         "The configs differ in:",
-        *_aligned([(key, *(shortened(one.get(key, "-")) for one in configs)) for key in keys]),
+        *aligned([(key, *(shortened(one.get(key, "-")) for one in configs)) for key in keys]),
     ]
-
-
-def _aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))] if rows else []
-    return ["  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]

@@ -5,6 +5,7 @@ from typing import Any, get_args
 
 from pydantic.fields import FieldInfo
 
+from flows.cli.views.tables import aligned
 from ups_models.config.section import Section
 from ups_models.errors import BadInput
 from ups_models.wording import shortened, shown
@@ -19,10 +20,7 @@ def difference_table(one: Section, other: Section, names: tuple[str, str]) -> st
     if not keys:
         return f"{names[0]} and {names[1]} are the same config"
     rows = [("key", *names), *((key, _cell(first, key), _cell(second, key)) for key in keys)]
-    widths = [max(len(row[column]) for row in rows) for column in range(3)]
-    return "\n".join(
-        "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    )
+    return "\n".join(aligned(rows))
 
 
 def values_of(section: Section) -> dict[str, Any]:

@@ -4,6 +4,7 @@ import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
+from flows.cli.views.tables import aligned
 from tasks.services.rental.costs import Total
 from tasks.services.rental.launches import Known
 from tasks.services.tracking.protocols import RemoteProgress
@@ -19,8 +20,7 @@ def launch_table(rows: Sequence[Row]) -> str:
         return "no launches"
     head = ("run", "state", "stage", "step", "machine", "USD", "since")
     cells = [head, *(_cells(known, progress) for known, progress in rows)]
-    widths = [max(len(row[column]) for row in cells) for column in range(len(head))]
-    lines = ["  ".join(f"{text:<{width}}" for text, width in zip(row, widths, strict=True)).rstrip() for row in cells]
+    lines = aligned(cells)
     decided = [
         (known.launch.run, known.launch.decision) for known, _ in rows if known.is_open and known.launch.decision
     ]

@@ -3,18 +3,18 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from tasks.services.stages.runs import FoundRun
+from flows.cli.views.tables import aligned
+from tasks.services.stages.runs import RunSummary
 from ups_models.wording import plain
 
 MISSING = "-"
 UNITS = (("d", 86_400), ("h", 3600), ("min", 60), ("s", 1))
 
 
-def run_table(runs: Sequence[FoundRun], folder: Path, now: float) -> str:
+def run_table(runs: Sequence[RunSummary], folder: Path, now: float) -> str:
     """One line each: path, problem, how far, main error, and age of the last record."""
     rows = [("run", "problem", "state", "error", "age"), *(_cells(one, folder, now) for one in runs)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = ["  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    lines = aligned(rows)
     return "\n".join(
         [*lines, "error: rollout nRMSE, mean, of the newest evaluation (of a steady prior alone: member nRMSE)"]
     )
@@ -26,7 +26,7 @@ def age(seconds: float) -> str:
     return f"{max(0, int(seconds // length))} {unit}"
 
 
-def _cells(one: FoundRun, folder: Path, now: float) -> tuple[str, ...]:
+def _cells(one: RunSummary, folder: Path, now: float) -> tuple[str, ...]:
     data = one.result.data if one.result is not None else None
     path = one.root.relative_to(folder) if one.root != folder else Path()
     return (

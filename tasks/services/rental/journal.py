@@ -67,7 +67,7 @@ class Machine:
         rent = sum(usd * max(0.0, ended - began) / 3600 for began, ended, usd in self.spans(now))
         return rent + sum(usd for _, usd in self.traffic)
 
-    def told(self, at: float, counted: tuple[int, int]) -> None:
+    def count_traffic(self, at: float, counted: tuple[int, int]) -> None:
         """It has received and sent so many bytes by now."""
         goes_on = all(now >= then for now, then in zip(counted, self.counted, strict=True))
         before = self.counted if goes_on else (0, 0)
@@ -145,10 +145,10 @@ class Journal:
         jsonl.append(self.path, entry, flush=True)
         self._apply(entry)
 
-    def note_traffic(self, told: tuple[int, int] | None, at_least: int = NOTED_BYTES) -> None:
+    def note_traffic(self, seen: tuple[int, int] | None, at_least: int = NOTED_BYTES) -> None:
         """Write what the newest machine says it has received and sent, where that is so many bytes more than noted."""
-        if told is not None and abs(sum(told) - sum(self.machines[self.generation].counted)) >= at_least:
-            self.note("traffic", received=told[0], sent=told[1])
+        if seen is not None and abs(sum(seen) - sum(self.machines[self.generation].counted)) >= at_least:
+            self.note("traffic", received=seen[0], sent=seen[1])
 
     def join(self, attempt: ChainRun) -> None:
         """Note that a chain of flow runs works on the launch: each run starts after the one before it died.
@@ -252,7 +252,7 @@ class Journal:
             case "bid":
                 machine.bids.append((_time(entry), float(entry["usd_per_hour"])))
             case "traffic":
-                machine.told(_time(entry), (int(entry["received"]), int(entry["sent"])))
+                machine.count_traffic(_time(entry), (int(entry["received"]), int(entry["sent"])))
             case "given back" | "handed over":
                 machine.destroyed_at = _time(entry)
 

@@ -55,8 +55,8 @@ def _phase_in(line: str) -> Phase | None:
 
 def traffic_in(signs: LogSigns) -> tuple[int, int] | None:
     """Bytes that the machine has received and sent since its script started, as its newest heartbeat tells."""
-    told = TRAFFIC.search(signs.beat)
-    return (int(told[1]), int(told[2])) if told is not None else None
+    found = TRAFFIC.search(signs.beat)
+    return (int(found[1]), int(found[2])) if found is not None else None
 
 
 def exit_code_in(lines: Sequence[str], generation: int) -> int | None:

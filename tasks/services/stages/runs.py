@@ -10,6 +10,7 @@ from tasks.services.run.status import EVALUATIONS, Status, read_status
 from ups_models.errors import BadInput, UPSError
 from ups_models.evaluation.parts import main_error
 from ups_models.evaluation.result import EvaluationResult, read_result
+from ups_models.stages.spec import SPECS
 
 logger = logging.getLogger(__name__)
 
@@ -19,7 +20,7 @@ CHECKPOINTS = "checkpoints"
 
 
 @dataclass(frozen=True)
-class FoundRun:
+class RunSummary:
     """One run, and what is known of it without PyTorch."""
 
     root: Path
@@ -32,7 +33,7 @@ class FoundRun:
     def state(self) -> str:
         """How far it is: `complete`, or the stage that is next or at fault."""
         for name, record in self.status.records().items():
-            if record.status != "completed" and not (name == "steady_prior" and record.status == "not_started"):
+            if record.status != "completed" and not (SPECS[name].optional and record.status == "not_started"):
                 step = f" at step {record.step}" if record.step else ""
                 return f"{name} {record.status.replace('_', ' ')}{step}"
         return "complete" if self.result is not None else "trained, not evaluated"
@@ -43,7 +44,7 @@ class FoundRun:
         return None if self.result is None else main_error(self.result)
 
 
-def runs_below(folder: Path) -> list[FoundRun]:
+def runs_below(folder: Path) -> list[RunSummary]:
     """Every run in the folder and below it, by path. Raises BadInput where there is none."""
     found = [run for root in _roots(folder) if (run := _found(root)) is not None]
     if not found:
@@ -51,7 +52,7 @@ def runs_below(folder: Path) -> list[FoundRun]:
     return found
 
 
-def evaluated_run(root: Path) -> FoundRun:
+def evaluated_run(root: Path) -> RunSummary:
     """One run that was evaluated, by its directory or that of its checkpoints. Raises BadInput where it was not."""
     root = root.parent if root.name == CHECKPOINTS and (root / STATUS).exists() else root
     run = _found(root) if (root / CHECKPOINTS / STATUS).exists() else None
@@ -66,7 +67,7 @@ def _roots(folder: Path) -> Iterator[Path]:
             yield status.parent.parent
 
 
-def _found(root: Path) -> FoundRun | None:
+def _found(root: Path) -> RunSummary | None:
     run = RunDir.of(root, Path(CHECKPOINTS))
     try:
         status = read_status(run.status)
@@ -74,7 +75,7 @@ def _found(root: Path) -> FoundRun | None:
         logger.warning("%s", error)
         return None
     results = (_result(run, name) for name in reversed(EVALUATIONS) if status.evaluation(name).status == "completed")
-    return FoundRun(root, status, next(filter(None, results), None), run.status.stat().st_mtime)
+    return RunSummary(root, status, next(filter(None, results), None), run.status.stat().st_mtime)
 
 
 def _result(run: RunDir, name: str) -> EvaluationResult | None:

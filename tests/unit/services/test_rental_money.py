@@ -59,9 +59,9 @@ def test_several_launches_have_a_line_each(tmp_path):
 def test_traffic_costs_what_the_offer_asks_for_a_gigabyte_on_the_day_it_was_told(tmp_path):
     one = machine(1, "1000", -2, 3)
     one.offer |= {"inet_usd_per_gb": 0.02, "inet_up_usd_per_gb": 0.01}
-    one.told(MIDNIGHT - 60, (10 * 10**9, 0))
-    one.told(MIDNIGHT + 60, (15 * 10**9, 2 * 10**9))
-    one.told(MIDNIGHT + 90, (10**9, 0))  # started again: it counts from zero
+    one.count_traffic(MIDNIGHT - 60, (10 * 10**9, 0))
+    one.count_traffic(MIDNIGHT + 60, (15 * 10**9, 2 * 10**9))
+    one.count_traffic(MIDNIGHT + 90, (10**9, 0))  # started again: it counts from zero
 
     costs = costs_of([known(tmp_path, "p/r1", one)], MIDNIGHT + 3600 * 6)
 
