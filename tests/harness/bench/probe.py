@@ -2,8 +2,8 @@
 
     python probe.py TREE RESULT.json [flags of `ups train`]      (the standard library alone: it runs in any revision)
 
-Calls: on the main thread, from the call of the Prefect flow to the first training step, or to the end of a flow that
-trains nothing. A call counts if the function and the nearest function of ours that called it lie in different modules;
+Calls: on the main thread and on the one that does a stage's work, from the call of the Prefect flow to the first
+training step, or to the end of a flow that trains nothing. A call counts if the function and the nearest function of ours that called it lie in different modules;
 frames of others in between (Prefect, contextlib) are passed over. Entering a generator again, as leaving a context
 manager does, is a call too. What runs while a module is imported or a log line is written does not count.
 
@@ -19,6 +19,7 @@ import os
 import re
 import runpy
 import sys
+import threading
 from collections import Counter
 from pathlib import Path
 from types import FrameType
@@ -27,6 +28,8 @@ from typing import Any
 FIRST_STEP = re.compile(r"ups_models\.train(ing\.\w+)?:_?(train|training|optimi[sz]er)_step")
 PACKAGES = ("flows", "tasks", "ups_models")
 PLAIN_OPEN = io.open
+WORK = "work"
+"""The name of that thread in tasks/services/run/uninterrupted.py."""
 
 
 class Calls:
@@ -53,6 +56,13 @@ class Calls:
                 self.end = "first step"
             elif caller and caller.split(":")[0] != callee.split(":")[0]:
                 self.pairs[caller, callee] += 1
+
+    def in_thread(self, frame: FrameType, event: str, argument: Any) -> None:
+        """The same in the thread of a stage's work; in no other."""
+        if threading.current_thread().name == WORK:
+            self(frame, event, argument)
+        else:
+            sys.setprofile(None)
 
     def _caller(self, callee: FrameType) -> str:
         """The nearest function of ours below the flow; none while a module is imported or a log line is written."""
@@ -119,6 +129,7 @@ def main() -> None:
     calls = Calls(tree)
     sys.addaudithook(count_opening)
     io.open = builtins.open = counted_open
+    threading.setprofile(calls.in_thread)
     sys.setprofile(calls)
     try:
         runpy.run_path(sys.argv[0], run_name="__main__")
