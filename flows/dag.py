@@ -13,6 +13,7 @@ from tasks.services.run.attempts import ChainRun, recorded
 from tasks.services.run.config_file import is_kept, require_own_folder, write_config
 from tasks.services.run.history import History
 from tasks.services.run.lock import OWNER_PATIENCE_S, OwnedRun, owned
+from tasks.services.run.own_files import keep_code
 from tasks.services.run.signals import batch_signals_as_sigterm, redeliver_lost_signals
 from tasks.services.run.status import StatusStore
 from tasks.services.stages.descent import trained_config
@@ -150,6 +151,7 @@ def _record_request(plan: Plan, run: OwnedRun, snapshot: Snapshot, chain: str | 
     cfg = trained_config(plan.job.cfg, kept)
     if not is_kept(run, cfg) or any(decision.runs for decision in plan.stages):
         write_config(run, cfg)
+        keep_code(run, cfg)
 
 
 @contextmanager

@@ -40,7 +40,7 @@ def find_run(path: RunPath, mode: ResumeMode, cfg: PipelineConfig) -> ExistingRu
 )
 def download(found: ExistingRun, mode: ResumeMode, cfg: PipelineConfig, run: RunDir) -> tuple[Path, str] | None:
     """Its newest set, in a staging folder."""
-    return restore.fetch(found, mode, cfg, run)
+    return restore.fetch(found, mode, cfg.tracking, run)
 
 
 @task(name="verify", cache_policy=NO_CACHE, persist_result=False)

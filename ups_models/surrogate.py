@@ -2,8 +2,9 @@
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +19,21 @@ from ups_models.errors import BadInput, CheckpointError
 from ups_models.evaluation.inputs import Models
 from ups_models.evaluation.rollout import one_step_members, rollout, rollout_members
 from ups_models.evaluation.samplers import Sampler, residual_samplers
+from ups_models.exported import SUFFIX, Exported, needs_of, read_export, write_export
 from ups_models.files import known_digest
-from ups_models.nn.operator import LatentOperator
+from ups_models.nn.own import Operator
+from ups_models.own_code import KEPT, identified, trust_kept
 from ups_models.problems.problem import Parameter, Problem
 from ups_models.stages.lineage import Lineage, difference, in_words, read_lineage
 from ups_models.stages.registry import STAGES
 from ups_models.stages.spec import SPECS
-from ups_models.training.checkpoint import load_network
+from ups_models.training.checkpoint import check_shapes, load_network
 from ups_models.wording import shown
 
 logger = logging.getLogger(__name__)
 
+SOURCES = "ups.sources"
+"""Entry points that bring runs from elsewhere."""
 CONFIG = "config.yaml"
 """What a run directory keeps of what was asked for."""
 BATCH, SLACK = 256, 1e-6
@@ -59,7 +64,7 @@ class Prediction:
 class Surrogate:
     """The trained networks of one run, and what they were trained on."""
 
-    operator: LatentOperator
+    operator: Operator
     models: Models
     cfg: PipelineConfig
     trained_on: Mapping[str, Any]
@@ -139,13 +144,13 @@ class Surrogate:
     def coordinates(self) -> dict[str, Array]:
         """The coordinate along each axis of space."""
         stride = self.cfg.data.reduced_resolution
-        points = self.cfg.data.points * stride
-        return {axis.name: np.asarray(axis.positions(points)[::stride]) for axis in self.problem.axes}
+        pairs = zip(self.problem.axes, self.cfg.data.grid, strict=True)
+        return {axis.name: np.asarray(axis.positions(points * stride)[::stride]) for axis, points in pairs}
 
     def _inputs(self, u: npt.ArrayLike, parameters: Mapping[str, float]) -> tuple[Tensor, Tensor, bool]:
         """Fields (N, C, *space), what networks are conditioning of each, and whether one field was given alone."""
         fields = torch.as_tensor(np.asarray(u, dtype=np.float32)).to(self.device)
-        space = (self.cfg.data.points,) * self.problem.dimensions
+        space = self.cfg.data.grid
         wanted, given = (len(self.problem.channels), *space), tuple(fields.shape)
         if wanted[0] == 1 and given[-len(space) :] == space and given[: -len(space)] != (1,):
             fields = fields.unsqueeze(-len(space) - 1) if fields.ndim < len(wanted) + 1 else fields
@@ -195,32 +200,76 @@ class Surrogate:
         return known[chosen]
 
 
-def load_surrogate(run: str | Path, *, device: str = "cpu") -> Surrogate:
-    """The surrogate that a run has trained, from its directory; a W&B run is brought here first, with `ups pull`.
+def load_surrogate(run: str | Path, *, device: str = "cpu", trust_code: Collection[str] = ()) -> Surrogate:
+    """The surrogate that a run has trained: from its directory, from a W&B run, or from a file of `ups export`.
 
-    Raises BadInput for what is no run, CheckpointError where its checkpoints are missing, damaged, or of two trainings.
+    `trust_code` are files of code that came with the run and may be executed, as `my_net.py`: nothing else is. Raises
+    BadInput for what is no run, CheckpointError where its checkpoints are missing, damaged, or of two trainings.
     """
     root = Path(run)
+    if root.suffix == SUFFIX and root.exists():
+        exported = read_export(root)
+        return _surrogate(exported.cfg, exported.weights, exported.trained_on, device, root)
     if not (root / CONFIG).is_file():
-        raise BadInput(
-            f"{root}: is no run: it holds no {CONFIG}. Name a run's directory; bring a W&B run here with `ups pull RUN "
-            "--run-dir DIR`"
-        )
+        root = _brought_here(str(run), trust_code)
+    if trust_code:
+        headers = [read_lineage(path) for path in sorted(root.glob("*/*_ema.pt"))]
+        trust_kept(root / KEPT, trust_code, identified(one.arch for one in headers if one is not None))
+    cfg, files = _run_in(root)
+    operator = _lineages(cfg, files).get("operator")
+    weights = {stage: _weights_in(path, stage, cfg) for stage, path in files.items()}
+    return _surrogate(cfg, weights, (operator.trained_on if operator is not None else None) or {}, device, root)
+
+
+def export(surrogate: Surrogate, path: Path) -> None:
+    """Write a surrogate into one file that `load_surrogate` reads. Raises StorageError."""
+    weights = {stage: net.state_dict() for stage, net in surrogate.models.networks().items()}
+    write_export(path, Exported(surrogate.cfg, weights, surrogate.trained_on, needs_of(surrogate.cfg)))
+
+
+def _surrogate(
+    cfg: PipelineConfig,
+    weights: Mapping[str, Mapping[str, Tensor]],
+    trained_on: Mapping[str, Any],
+    device: str,
+    origin: Path,
+) -> Surrogate:
+    nets: dict[str, Any] = {}
+    for stage, values in weights.items():
+        net = STAGES[stage].build(cfg)
+        check_shapes(origin, values, net)
+        net.load_state_dict(values)
+        nets[stage] = net.to(device).requires_grad_(False).eval()
+    return Surrogate(nets["operator"], Models.of(nets), cfg, trained_on, torch.device(device))
+
+
+def _run_in(root: Path) -> tuple[PipelineConfig, dict[str, Path]]:
+    """A run's config, and the checkpoints of trajectories that it has, by stage. Raises CheckpointError."""
     cfg = load_config(root / CONFIG, schema=PipelineConfig)
     folder = cfg.checkpoint.dir if cfg.checkpoint.dir.is_absolute() else root / cfg.checkpoint.dir
     files = {stage: folder / SPECS[stage].checkpoint for stage in OF_FIELDS}
-    there = {stage: path for stage, path in files.items() if path.is_file()}
-    if "operator" not in there:
+    if not files["operator"].is_file():
         raise CheckpointError(f"{files['operator']}: no such checkpoint; train the operator first")
-    lineages = _lineages(cfg, there)
-    nets: dict[str, Any] = {}
-    for stage, path in there.items():
-        net = STAGES[stage].build(cfg)
-        load_network(path, net, stage=stage, arch=SPECS[stage].arch(cfg))
-        nets[stage] = net.to(device).requires_grad_(False).eval()
-    operator = lineages.get("operator")
-    trained_on = (operator.trained_on if operator is not None else None) or {}
-    return Surrogate(nets["operator"], Models.of(nets), cfg, trained_on, torch.device(device))
+    return cfg, {stage: path for stage, path in files.items() if path.is_file()}
+
+
+def _weights_in(path: Path, stage: str, cfg: PipelineConfig) -> dict[str, Tensor]:
+    net = STAGES[stage].build(cfg)
+    load_network(path, net, stage=stage, arch=SPECS[stage].arch(cfg))
+    return net.state_dict()
+
+
+def _brought_here(run: str, trust_code: Collection[str]) -> Path:
+    """A run that lies elsewhere, in a directory here: whoever offers to bring runs is asked. Raises BadInput."""
+    for source in entry_points(group=SOURCES):
+        bring: Callable[[str, Collection[str]], Path | None] = source.load()
+        found = bring(run, trust_code)
+        if found is not None:
+            return found
+    raise BadInput(
+        f"{run}: is no run: it holds no {CONFIG}. Name a run's directory, a file of `ups export`, or a W&B run as "
+        "entity/project/id"
+    )
 
 
 def _lineages(cfg: PipelineConfig, files: Mapping[str, Path]) -> dict[str, Lineage]:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ups_models.errors import BadInput
+from ups_models.wording import shown
 
 
 def count(text: str) -> int:
@@ -33,6 +34,15 @@ def positive(text: str) -> float:
     return number
 
 
+def named_number(text: str) -> tuple[str, float]:
+    """NAME=VALUE, for a parameter of an equation. Raises BadInput."""
+    name, _, value = text.partition("=")
+    try:
+        return name, float(value)
+    except ValueError:
+        raise BadInput(f"--parameter {shown(text)}: write it as NAME=VALUE, for example nu=0.01") from None
+
+
 def require_writable(path: Path) -> None:
     """Raise BadInput when a file cannot be written there; creates nothing."""
     if path.is_dir():
@@ -56,6 +66,12 @@ def add_set(parser: argparse.ArgumentParser) -> None:
     """The flag that overrides values of a config."""
     text = "override a config value; may be given several times"
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help=text)
+
+
+def add_trust_code(parser: argparse.ArgumentParser) -> None:
+    """The flag without which no code that came with a run is executed."""
+    text = "execute this file of the code that came with the run, as my_net.py; may be given several times"
+    parser.add_argument("--trust-code", action="append", default=[], metavar="FILE", help=text)
 
 
 def add_target(parser: argparse.ArgumentParser, providers: Sequence[str]) -> None:

@@ -10,6 +10,8 @@ from flows.requests.flat import flag_fields
 from flows.requests.train import first_fault
 from ups_models.errors import BadInput
 
+APPENDED = {"set": "KEY=VALUE", "trust_code": "FILE"}
+"""Fields whose flag may be given several times, and what it takes."""
 Request = TypeVar("Request", bound=BaseModel)
 
 
@@ -27,8 +29,8 @@ def add_fields(parser: argparse.ArgumentParser, schema: type[BaseModel]) -> None
             options["action"] = argparse.BooleanOptionalAction if field.default else "store_true"
         elif choices:
             options["choices"] = choices
-        elif name == "set":
-            options |= {"action": "append", "metavar": "KEY=VALUE"}
+        elif name in APPENDED:
+            options |= {"action": "append", "metavar": APPENDED[name]}
         else:
             options["metavar"] = "FILE" if "config" in name else "DIR" if name.endswith("_dir") else name.upper()
         parser.add_argument(*flags, **options)

@@ -7,6 +7,7 @@ from flows.requests.train import TrainRequest
 from tasks.services.data.datasets import require_named_files
 from tasks.services.run.config_file import kept_config, require_own_folder
 from tasks.services.run.lock import is_owned, owner_message
+from tasks.services.run.own_files import trust_code
 from tasks.services.run.paths import RunDir
 from tasks.services.run.status import EVALUATIONS
 from tasks.services.stages.job import Job, Policy, Source
@@ -41,6 +42,8 @@ def parse(request: TrainRequest) -> Job:
 
 def configs_of(request: TrainRequest) -> tuple[PipelineConfig, dict[str, EvalConfig]]:
     """The pipeline's config, and those of the evaluations that are asked for. Raises ConfigError."""
+    run = RunDir.of(request.run_dir, Path("checkpoints"))
+    trust_code(run.code, run.status, request.trust_code)
     overrides = list(request.set)
     if request.device is not None:
         overrides.append(f"runtime.device={request.device}")

@@ -29,6 +29,7 @@ READS_ITSELF = {
     "ups_models/stages/lineage.py": "what the reader opened",
     "ups_models/training/checkpoint.py": "what the reader opened",
     "ups_models/data/layouts/hdf5.py": "HDF5 opens files by name; they are looked at before",
+    "ups_models/data/layouts/npz.py": "what the reader opened",
     "ups_models/data/generate.py": "writes",
     "ups_models/files.py": "a folder, to flush it",
     "flows/cli/views/console.py": "/dev/null",

@@ -196,7 +196,7 @@ def scale_loss(step, *, target):
     return (step.net.value - target * step.batch["u"].square().mean()).square()
 
 
-SPEC = StageSpec("field_scale", "field_scale", lambda cfg: {"points": cfg.data.points}, needs=("operator",))
+SPEC = StageSpec("field_scale", "field_scale", lambda cfg: {"points": cfg.data.grid[0]}, needs=("operator",))
 STAGE = Stage(
     SPEC,
     lambda cfg: Scale(),

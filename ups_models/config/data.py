@@ -1,25 +1,40 @@
 """The data in a config: which files, or what to solve for, on which grid, and which rows are held out."""
 
-import difflib
 from pathlib import Path
 from typing import Annotated, Any, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from ups_models.config.section import Count, Number, Section, no_bool
+from ups_models.config.section import Count, Number, Section, Sizes, no_bool
+from ups_models.errors import BadInput
+from ups_models.own_code import own_code
+from ups_models.problems.finding import evolving_problem
 from ups_models.problems.problem import Problem
-from ups_models.problems.registry import ADVECTION, BURGERS, EVOLVING
+from ups_models.problems.registry import ADVECTION, BURGERS
 
+Points = Annotated[int | tuple[int, ...], Sizes(16, 8192)]
 Parameter = Annotated[float, Field(gt=0, le=1000), BeforeValidator(no_bool)]
 Limit = Annotated[int, Field(ge=3, le=1_000_000), BeforeValidator(no_bool)]
 
 
 def _known_problem(name: str) -> str:
-    if name not in EVOLVING:
-        near = difflib.get_close_matches(name, EVOLVING, 1)
-        meant = f"; did you mean {near[0]}?" if near else ""
-        raise ValueError(f"no problem with trajectories is called so{meant} Known: {', '.join(EVOLVING)}")
+    try:
+        evolving_problem(name)
+    except BadInput as error:
+        raise ValueError(str(error)) from None
     return name
+
+
+def _known_code(reference: str) -> str:
+    try:
+        own_code(reference).load()
+    except BadInput as error:
+        raise ValueError(str(error)) from None
+    return reference
+
+
+OwnCode = Annotated[str, AfterValidator(_known_code)]
+"""An object in a Python file of the user's, which is there and can be imported."""
 
 
 class GenerateConfig(Section):
@@ -72,16 +87,25 @@ class DownloadConfig(Section):
 
 
 class DataConfig(Section):
-    """Trajectories to train the operator on: PDEBench-layout files, or our own solver's."""
+    """Trajectories to train the operator on: files of a known layout, or our own solver's."""
 
     family: Annotated[str, AfterValidator(_known_problem)] = Field(
-        "burgers1d", validation_alias="problem", description="Equation of the files; also read as `family`."
+        "burgers1d",
+        validation_alias="problem",
+        description="Equation of the files, or one of your own, as my_pde.py:NAME; also read as `family`.",
     )
-    files: tuple[Path, ...] = Field((), description="PDEBench-layout HDF5 files; empty: generate them.")
+    layout: OwnCode | None = Field(
+        None, description="A function of your own that reads the files, as my_layout.py:read; null: known layouts."
+    )
+    files: tuple[Path, ...] = Field(
+        (), description="Files of PDEBench, The Well or plain arrays (HDF5, .npz); empty: generate them."
+    )
     downloads: tuple[DownloadConfig, ...] = Field((), description="Files to fetch into the run's data/ instead.")
+    parameters: dict[str, Number] = Field({}, description="Values of parameters that the files do not tell.")
     generate: GenerateConfig = Field(default_factory=GenerateConfig, description="Used when `files` is empty.")
-    points: Count = Field(
-        256, ge=16, le=8192, description="Grid points the networks see along each axis, after the reduction."
+    points: Points = Field(
+        256,
+        description="Grid points the networks see, after the reduction: a number for all axes, or one for each.",
     )
     reduced_resolution: Count = Field(1, ge=1, le=64, description="Keep every n-th grid point.")
     reduced_resolution_t: Count = Field(1, ge=1, le=100, description="Keep every n-th time.")
@@ -96,7 +120,12 @@ class DataConfig(Section):
     @property
     def problem(self) -> Problem:
         """The equation of the files."""
-        return EVOLVING[self.family]
+        return evolving_problem(self.family)
+
+    @property
+    def grid(self) -> tuple[int, ...]:
+        """Grid points along each axis."""
+        return along_axes(self.points, self.problem)
 
     @property
     def values(self) -> tuple[dict[str, float], ...]:
@@ -112,21 +141,46 @@ class DataConfig(Section):
         """What is not said of the data to solve for is said by the problem; the section's defaults are Burgers'."""
         if not isinstance(given, dict):
             return given
-        problem = EVOLVING.get(str(given.get("problem", given.get("family", BURGERS.name))))
+        try:
+            problem = evolving_problem(str(given.get("problem", given.get("family", BURGERS.name))))
+        except BadInput:  # said where the field is looked at
+            return given
         generate = given.get("generate") or {}
-        if problem in (None, BURGERS, ADVECTION) or not isinstance(generate, dict):
+        if problem in (BURGERS, ADVECTION) or not isinstance(generate, dict):
             return given
         sampling = problem.sampling
         own = {"nt": sampling.nt, "t_end": sampling.t_end, "parameters": [problem.defaults]}
         return {"points": sampling.points, **given, "generate": {**own, **generate}}
 
     @model_validator(mode="after")
-    def _is_solvable(self) -> Self:
+    def _has_data(self) -> Self:
+        if fault := fault_of_axes("points", self.points, self.problem):
+            raise ValueError(fault)
+        for name in self.parameters:
+            if self.problem.parameter(name) is None:
+                raise ValueError(f"parameters: {self.problem.fault_of({name: 0.0})}")
         if not self.files and not self.downloads:
+            if self.problem.solver is None or isinstance(self.points, tuple):
+                raise ValueError(
+                    f"{self.family} with points={self.points} is not solved here: name its files in data.files or "
+                    "data.downloads"
+                )
             for number, values in enumerate(self.values):
                 if fault := self.problem.fault_of(values):
                     raise ValueError(f"generate.parameters.{number}: {fault}")
         return self
+
+
+def along_axes(value: int | tuple[int, ...], problem: Problem) -> tuple[int, ...]:
+    """A number for each axis."""
+    return value if isinstance(value, tuple) else (value,) * problem.dimensions
+
+
+def fault_of_axes(name: str, value: int | tuple[int, ...], problem: Problem) -> str:
+    """What is wrong with numbers along axes; empty where nothing is."""
+    if isinstance(value, tuple) and len(value) != problem.dimensions:
+        return f"{name}={list(value)} has {len(value)} numbers, but {problem.name} has {problem.dimensions} axes"
+    return ""
 
 
 class SteadyGenerateConfig(Section):

@@ -5,9 +5,10 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from ups_models.config.data import DataConfig, DownloadConfig, SteadyDataConfig
-from ups_models.config.section import Count, Number, Section, no_bool
+from ups_models.config.data import DataConfig, DownloadConfig, OwnCode, SteadyDataConfig, along_axes, fault_of_axes
+from ups_models.config.section import Count, Number, Section, Sizes, no_bool
 
+Tokens = Annotated[int | tuple[int, ...], Sizes(4, 4096)]
 Unroll = Annotated[int, Field(ge=1, le=1000), BeforeValidator(no_bool)]
 StudentSteps = Annotated[int, Field(ge=1, le=4), BeforeValidator(no_bool)]
 
@@ -16,23 +17,36 @@ class LatentConfig(Section):
     """The latent state z: `tokens` positions on the domain, `dim` channels each."""
 
     dim: Count = Field(8, ge=1, le=1024, description="Channels of each latent token.")
-    tokens: Count = Field(
-        32, ge=4, le=4096, description="Latent tokens along each axis; must divide the number of grid points."
+    tokens: Tokens = Field(
+        32,
+        description="Latent tokens: a number for all axes, or one for each; must divide the grid points.",
     )
+
+
+Options = dict[str, int | float | str | bool]
 
 
 class OperatorConfig(Section):
     """The deterministic latent operator."""
 
+    network: OwnCode | None = Field(None, description="A network of your own, as my_net.py:Net; null: ours.")
+    options: Options = Field({}, description="Arguments of a network of your own.")
+
     width: Count = Field(64, ge=8, le=4096, multiple_of=8, description="Channels inside the networks.")
     blocks: Count = Field(3, ge=1, le=64, description="Mixing blocks of the propagator.")
     codec_blocks: Count = Field(1, ge=0, le=16, description="Local blocks of the encoder and of the decoder.")
     modes: Count = Field(17, ge=1, le=2049, description="Fourier modes along the tokens, the mean included.")
+    normalise: bool = Field(
+        False, description="Networks and loss see each channel in units of its standard deviation in the training data."
+    )
     reencode_every: Count = Field(4, ge=0, le=1000, description="Steps between z <- E(D(z)) in a rollout; 0: never.")
 
 
 class DenoiserConfig(Section):
     """The residual's distribution, shared by teacher and student."""
+
+    network: OwnCode | None = Field(None, description="A denoiser of your own, as my_net.py:Net; null: ours.")
+    options: Options = Field({}, description="Arguments of a denoiser of your own.")
 
     width: Count = Field(64, ge=8, le=4096, multiple_of=8, description="Channels inside the network.")
     blocks: Count = Field(3, ge=1, le=64, description="Mixing blocks.")
@@ -48,6 +62,9 @@ class DenoiserConfig(Section):
 
 class PriorConfig(Section):
     """The steady prior's U-Net."""
+
+    network: OwnCode | None = Field(None, description="A network of your own, as my_net.py:Net; null: ours.")
+    options: Options = Field({}, description="Arguments of a network of your own.")
 
     channels: Count = Field(16, ge=8, le=1024, multiple_of=8, description="Channels at full resolution.")
     levels: Count = Field(3, ge=1, le=6, description="Resolutions; each halves the grid.")
@@ -208,19 +225,12 @@ class PipelineConfig(Section):
 
     @model_validator(mode="after")
     def _sections_fit_together(self) -> Self:
-        limit = self.latent.tokens // 2 + 1 if all(self.data.problem.periodic) else self.latent.tokens
+        self._check_grids()
         if self.latent.dim % self.denoiser.scale_groups:
             raise ValueError(
                 f"latent.dim={self.latent.dim} is not divisible by denoiser.scale_groups={self.denoiser.scale_groups}; "
                 "change one of them"
             )
-        if max(self.operator.modes, self.denoiser.modes) > limit:
-            raise ValueError(
-                f"operator.modes={self.operator.modes} and denoiser.modes={self.denoiser.modes} must not exceed "
-                f"latent.tokens / 2 + 1 = {limit}"
-            )
-        if self.data.points % self.latent.tokens:
-            raise ValueError(f"latent.tokens={self.latent.tokens} does not divide data.points={self.data.points}")
         coarsest = 2 ** (self.prior.levels - 1)
         if self.steady_data.size % coarsest:
             raise ValueError(
@@ -234,6 +244,26 @@ class PipelineConfig(Section):
         _check_rows("steady_data", self.steady_data)
         return self
 
+    @property
+    def tokens(self) -> tuple[int, ...]:
+        """Latent tokens along each axis."""
+        return along_axes(self.latent.tokens, self.data.problem)
+
+    def _check_grids(self) -> None:
+        problem = self.data.problem
+        if fault := fault_of_axes("latent.tokens", self.latent.tokens, problem):
+            raise ValueError(fault)
+        if any(points % tokens for points, tokens in zip(self.data.grid, self.tokens, strict=True)):
+            raise ValueError(
+                f"latent.tokens={_listed(self.latent.tokens)} does not divide data.points={_listed(self.data.points)}"
+            )
+        limit = max(n // 2 + 1 if one else n for n, one in zip(self.tokens, problem.periodic, strict=True))
+        if max(self.operator.modes, self.denoiser.modes) > limit:
+            raise ValueError(
+                f"operator.modes={self.operator.modes} and denoiser.modes={self.denoiser.modes} must not exceed "
+                f"latent.tokens / 2 + 1 = {limit}"
+            )
+
     def check_times(self, times: int) -> None:
         """Raise ValueError when trajectories of so many times are too short for the unroll."""
         longest = max(self.stages.operator.unroll)
@@ -241,6 +271,10 @@ class PipelineConfig(Section):
             raise ValueError(
                 f"stages.operator.unroll={longest} steps need more than {longest} times in the data, which has {times}"
             )
+
+
+def _listed(value: int | tuple[int, ...]) -> int | list[int]:
+    return list(value) if isinstance(value, tuple) else value
 
 
 def _check_names(downloads: tuple[DownloadConfig, ...]) -> None:

@@ -1,8 +1,10 @@
 """What every section of the config is made of."""
 
-from typing import Annotated
+from dataclasses import dataclass
+from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict
+from pydantic import BaseModel, BeforeValidator, ConfigDict, GetCoreSchemaHandler
+from pydantic_core import core_schema
 
 
 class Section(BaseModel):
@@ -21,6 +23,25 @@ def no_bool(value: object) -> object:
     if isinstance(value, bool):
         raise ValueError("should be a number, not yes/no")
     return value
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Numbers along axes: one for all, or a list of one for each, within bounds."""
+
+    ge: int
+    le: int
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
+        return core_schema.no_info_before_validator_function(self._checked, handler(source))
+
+    def _checked(self, value: object) -> object:
+        numbers: list[Any] = list(value) if isinstance(value, list | tuple) else [value]
+        if not numbers or not all(type(one) is int for one in numbers):
+            raise ValueError("should be a whole number, or a list of one for each axis")
+        if not self.ge <= min(numbers) <= max(numbers) <= self.le:
+            raise ValueError(f"should be from {self.ge} to {self.le}")
+        return value
 
 
 Count = Annotated[int, BeforeValidator(no_bool)]

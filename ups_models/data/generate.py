@@ -12,14 +12,14 @@ import torch
 
 from ups_models.data.chunks import chunks
 from ups_models.data.layouts.arrays import write_arrays
-from ups_models.data.layouts.pdebench import OF_PDEBENCH
 from ups_models.data.rows import Order, solved_rows
 from ups_models.data.sizes import cost_of, require_room
-from ups_models.errors import DataError, StorageError
+from ups_models.errors import BadInput, DataError, StorageError
 from ups_models.files import atomic_path
+from ups_models.problems.finding import problem_named
 from ups_models.problems.initial import random_waves
 from ups_models.problems.problem import Problem, Progress, Values
-from ups_models.problems.registry import PROBLEMS
+from ups_models.problems.registry import ADVECTION, BURGERS
 from ups_models.reading import remedy
 from ups_models.wording import first_line
 
@@ -58,14 +58,14 @@ def generate(
         )
         if problem.steady:
             _write_steady(file, problem, parameters, n=n, nx=nx, seed=seed, on_progress=on_progress)
-        elif problem.name in OF_PDEBENCH:
+        elif problem in (BURGERS, ADVECTION):
             _write_pdebench_times(file, nx, times, t_end)
             _write_trajectories(
                 file, problem, parameters, times[:-1], n=n, nx=nx, points=points, seed=seed, on_progress=on_progress
             )
         else:
             u = write_arrays(file, problem, n=n, points=nx, t=times[:-1])
-            order = Order(problem.name, dict(parameters), nx, points, times[:-1], seed)
+            order = Order(family, dict(parameters), nx, points, times[:-1], seed)
             for start, piece in solved_rows(order, n, seconds=cost.seconds, on_progress=on_progress or _unseen):
                 u[start : start + len(piece)] = piece
 
@@ -99,9 +99,11 @@ def _checked(
     family: str, path: Path, *, n: int, nx: int, solver_nx: int | None, nt: int, t_end: float, parameters: Values
 ) -> Problem:
     """The problem of that name, for which the request makes sense. Raises DataError."""
-    problem = PROBLEMS.get(family)
-    if problem is None:
-        raise DataError(f"{path}: no problem is called {family!r}. Use one of: {', '.join(PROBLEMS)}")
+    try:
+        problem = problem_named(family)
+        problem.how()
+    except BadInput as error:
+        raise DataError(f"{path}: {error}") from None
     if n < 1 or nx < 4 or nt < 2 or not t_end > 0:
         raise DataError(
             f"{path}: cannot generate n={n}, nx={nx}, nt={nt}, t_end={t_end}. Use n>=1, nx>=4, nt>=2, t_end>0"

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from ups_models.children import end_with_parent
+from ups_models.problems.finding import problem_named
 from ups_models.problems.problem import Values
-from ups_models.problems.registry import PROBLEMS
 
 WORTH_IT_S = 30.0
 """Work of so many seconds is shared out: a process needs 3 to start."""
@@ -36,7 +36,7 @@ class Order:
 
     def solve(self, start: int, stop: int) -> Array:
         """Rows start..stop as they are stored, (stop - start, T, C, *space)."""
-        problem = PROBLEMS[self.problem]
+        problem = problem_named(self.problem)
         how = problem.how()
         rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence(self.seed, n_children_spawned=start)))
         u0 = how.initial(stop - start, (self.solved,) * problem.dimensions, self.values, rng)

@@ -50,7 +50,9 @@ def cost_of(problem: Problem, *, n: int, nx: int, points: int, nt: int, t_end: f
     if problem.name == BURGERS.name:
         transforms = points / CFL * (min(t_end, 1.0) + math.log(max(t_end, 1.0)))
     work = n * transforms * points * math.log2(points)
-    return Cost(4 * n * nt * nx, points * (MEMORY_OF_POINT + MEMORY_OF_VALUE * nt), SECONDS[problem.name] * work)
+    return Cost(
+        4 * n * nt * nx, points * (MEMORY_OF_POINT + MEMORY_OF_VALUE * nt), SECONDS.get(problem.name, 0.0) * work
+    )
 
 
 def require_room(path: Path, cost: Cost) -> None:

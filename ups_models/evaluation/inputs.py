@@ -11,38 +11,48 @@ from torch import Tensor, nn
 from ups_models.data.fields import Fields, SteadyFields
 from ups_models.errors import BadInput
 from ups_models.nn.denoiser import ResidualDiffusion
-from ups_models.nn.operator import LatentOperator
-from ups_models.nn.prior import SteadyPrior
+from ups_models.nn.own import METHODS, Operator
+from ups_models.nn.prior import Prior
 
 Arrays = dict[str, np.ndarray[Any, Any]]
 """What plots are drawn from."""
 NETWORKS: Mapping[str, type[nn.Module]] = {
-    "operator": LatentOperator,
+    "operator": nn.Module,
     "diff_residual": ResidualDiffusion,
     "consistency_distill": ResidualDiffusion,
-    "steady_prior": SteadyPrior,
+    "steady_prior": Prior,
 }
+"""An operator is known by its methods."""
 
 
 @dataclass(frozen=True)
 class Models:
     """The trained networks that there are; an evaluation leaves out what is absent."""
 
-    operator: LatentOperator | None = None
+    operator: Operator | None = None
     diff_residual: ResidualDiffusion | None = None
     consistency_distill: ResidualDiffusion | None = None
-    steady_prior: SteadyPrior | None = None
+    steady_prior: Prior | None = None
+
+    def networks(self) -> dict[str, nn.Module]:
+        """Those that there are, by stage."""
+        found: dict[str, Any] = {stage: getattr(self, stage) for stage in NETWORKS}
+        return {stage: net for stage, net in found.items() if net is not None}
 
     @classmethod
     def of(cls, nets: Mapping[str, Any]) -> Self:
         """Networks by stage. Raises BadInput for one that cannot be evaluated, rather than leave it out."""
         for stage, net in nets.items():
-            if not isinstance(net, NETWORKS[stage]):
+            if not isinstance(net, NETWORKS[stage]) or (stage == "operator" and not _is_operator(net)):
+                wanted = f"network with {', '.join(METHODS)}" if stage == "operator" else NETWORKS[stage].__name__
                 raise BadInput(
-                    f"stage {stage}: its network is a {type(net).__name__}, but an evaluation needs a "
-                    f"{NETWORKS[stage].__name__}"
+                    f"stage {stage}: its network is a {type(net).__name__}, but an evaluation needs a {wanted}"
                 )
         return cls(**nets)
+
+
+def _is_operator(net: object) -> bool:
+    return all(callable(getattr(net, name, None)) for name in METHODS)
 
 
 @dataclass(frozen=True)
@@ -58,7 +68,7 @@ class EvalData:
 class OperatorCase:
     """An operator and the trajectories that it is evaluated on."""
 
-    operator: LatentOperator
+    operator: Operator
     data: Fields
     u: Tensor
     parameters: Tensor

@@ -6,14 +6,14 @@ import torch
 from torch import Tensor
 
 from ups_models.nn.codec import means_of
-from ups_models.nn.operator import LatentOperator
+from ups_models.nn.own import Operator
 
 SampleResidual = Callable[[Tensor, Tensor], Tensor]
 """(z (B, S, D), z_hat (B, S, D)) -> a sampled residual r (B, S, D)."""
 
 
 @torch.no_grad()
-def rollout(operator: LatentOperator, u0: Tensor, parameters: Tensor, *, steps: int, reencode_every: int) -> Tensor:
+def rollout(operator: Operator, u0: Tensor, parameters: Tensor, *, steps: int, reencode_every: int) -> Tensor:
     """u0 (B, C, *space), parameters (B, P + 1) -> predictions at steps 1..steps, (B, steps, C, *space).
 
     Every `reencode_every` steps (0: never) z <- E(D(z)) pulls the state back to where the operator was trained.
@@ -30,7 +30,7 @@ def rollout(operator: LatentOperator, u0: Tensor, parameters: Tensor, *, steps: 
 
 @torch.no_grad()
 def one_step_members(
-    operator: LatentOperator, sample: SampleResidual, u: Tensor, parameters: Tensor, *, members: int
+    operator: Operator, sample: SampleResidual, u: Tensor, parameters: Tensor, *, members: int
 ) -> Tensor:
     """u_t (B, C, *space) -> `members` samples of u_{t+1}, (M, B, C, *space): D(z_hat + r), r drawn for each member."""
     mean = means_of(u).repeat(members, 1)
@@ -43,7 +43,7 @@ def one_step_members(
 
 @torch.no_grad()
 def rollout_members(
-    operator: LatentOperator, sample: SampleResidual, u0: Tensor, parameters: Tensor, *, members: int, steps: int
+    operator: Operator, sample: SampleResidual, u0: Tensor, parameters: Tensor, *, members: int, steps: int
 ) -> Tensor:
     """u0 (B, C, *space) -> ensemble rollouts (M, B, steps, C, *space); every step samples a residual and encodes."""
     parameters = parameters.repeat(members, 1)

@@ -11,7 +11,7 @@ from ups_models.evaluation.parts import DARCY
 from ups_models.evaluation.registry import measure
 from ups_models.evaluation.result import Darcy
 from ups_models.evaluation.samples import Ensemble, Forecast
-from ups_models.nn.prior import SteadyPrior
+from ups_models.nn.prior import Prior
 from ups_models.nn.sampling import noise, sample_flow
 
 SPACE = (-2, -1)
@@ -19,7 +19,7 @@ PANELS, PANEL_SAMPLES = 3, 3
 
 
 def steady_errors(
-    prior: SteadyPrior,
+    prior: Prior,
     data: SteadyFields,
     train: SteadyFields | None,
     settings: EvalConfig,
@@ -50,7 +50,7 @@ def steady_errors(
     return found, arrays
 
 
-def sample_steady(prior: SteadyPrior, data: SteadyFields, *, members: int, steps: int, rng: torch.Generator) -> Tensor:
+def sample_steady(prior: Prior, data: SteadyFields, *, members: int, steps: int, rng: torch.Generator) -> Tensor:
     """Samples of the steady state for each coefficient: (M, N, H, W)."""
     a, beta = data.a.to(rng.device), data.beta.to(rng.device)
     known = torch.ones(len(a), device=rng.device)

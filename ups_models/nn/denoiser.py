@@ -64,12 +64,21 @@ class ResidualDiffusion(nn.Module):
     """
 
     def __init__(
-        self, *, grid: TokenGrid, dim: int, width: int, blocks: int, modes: int, scale_groups: int, sigma_min: float
+        self,
+        *,
+        grid: TokenGrid,
+        dim: int,
+        width: int,
+        blocks: int,
+        modes: int,
+        scale_groups: int,
+        sigma_min: float,
+        denoiser: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.sigma_min = sigma_min
         self.scale = ResidualScale(grid, dim, width, scale_groups)
-        self.denoiser = ResidualDenoiser(grid=grid, dim=dim, width=width, blocks=blocks, modes=modes)
+        self.denoiser = denoiser or ResidualDenoiser(grid=grid, dim=dim, width=width, blocks=blocks, modes=modes)
 
     def context(self, z: Tensor, z_hat: Tensor) -> Tensor:
         """What the denoiser sees of the state: z, the predicted change in units of s, and log s. (B, S, 3 D)."""
@@ -92,4 +101,4 @@ class ResidualDiffusion(nn.Module):
 
     def _network(self, x: Tensor, sigma: Tensor, context: Tensor) -> Tensor:
         out: Tensor = self.denoiser(x, sigma, context)
-        return out
+        return out.float()

@@ -7,6 +7,8 @@ from ups_models.config.constants import OPERATOR_COND_WIDTH, OPERATOR_OCTAVES
 from ups_models.nn.blocks import LogFourierFeatures, MixingBlock, Mlp, TokenGrid
 from ups_models.nn.codec import Decoder, Encoder, FieldGrid
 
+SMALLEST_STD = 1e-6
+
 
 class Propagator(nn.Module):
     """z_t -> z_{t+1} = z_t + f(z_t; parameters), conditioned by FiLM."""
@@ -29,6 +31,37 @@ class Propagator(nn.Module):
         return out
 
 
+class Units(nn.Module):
+    """Mean and standard deviation of every channel over the training data; learned once, stored with the weights."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, channels: int, dimensions: int) -> None:
+        super().__init__()
+        shape = (channels, *[1] * dimensions)
+        self.register_buffer("mean", torch.zeros(shape))
+        self.register_buffer("std", torch.ones(shape))
+
+    def fit(self, u: Tensor) -> None:
+        """Take them from fields (N, T, C, *space)."""
+        by_channel = u.transpose(0, 2).flatten(1)
+        self.mean.copy_(by_channel.mean(1).view(self.mean.shape))
+        self.std.copy_(by_channel.std(1).clamp_min(SMALLEST_STD).view(self.std.shape))
+
+    def normalised(self, u: Tensor) -> Tensor:
+        """(B, C, *space), without unit."""
+        return (u - self.mean) / self.std
+
+    def normalised_means(self, mean: Tensor) -> Tensor:
+        """The same of means over space (B, C)."""
+        return (mean - self.mean.flatten()) / self.std.flatten()
+
+    def physical(self, u: Tensor) -> Tensor:
+        """The inverse of `normalised`."""
+        return u * self.std + self.mean
+
+
 class LatentOperator(nn.Module):
     """Encoder E, propagator P and decoder D, trained together.
 
@@ -46,8 +79,10 @@ class LatentOperator(nn.Module):
         blocks: int,
         modes: int,
         codec_blocks: int,
+        normalise: bool = False,
     ) -> None:
         super().__init__()
+        self.units = Units(grid.channels, len(grid.points)) if normalise else None
         self.features = LogFourierFeatures(OPERATOR_OCTAVES)
         cond_width = OPERATOR_COND_WIDTH
         self.condition = Mlp(self.features.width(parameters + 1), 2 * cond_width, cond_width)
@@ -57,7 +92,7 @@ class LatentOperator(nn.Module):
 
     def encode(self, u: Tensor) -> Tensor:
         """u (B, C, *space) -> z (B, S, D)."""
-        z: Tensor = self.encoder(u)
+        z: Tensor = self.encoder(u if self.units is None else self.units.normalised(u))
         return z.float()
 
     def advance(self, z: Tensor, parameters: Tensor) -> Tensor:
@@ -67,5 +102,7 @@ class LatentOperator(nn.Module):
 
     def decode(self, z: Tensor, mean: Tensor) -> Tensor:
         """z (B, S, D), means over space (B, C) of which some are conserved -> u (B, C, *space)."""
-        u: Tensor = self.decoder(z, mean)
-        return u
+        if self.units is None:
+            u: Tensor = self.decoder(z, mean)
+            return u
+        return self.units.physical(self.decoder(z, self.units.normalised_means(mean)))

@@ -29,14 +29,33 @@ class ResBlock(nn.Module):
         return out
 
 
-class SteadyPrior(nn.Module):
+class Prior(nn.Module):
+    """Any velocity v(x_t, t; a, known) in units of `unit`, which is data, learned once and stored with the weights."""
+
+    unit: Tensor
+
+
+class OwnPrior(Prior):
+    """A velocity of the user's."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.register_buffer("unit", torch.ones(()))
+        self.net = net
+
+    def forward(self, x: Tensor, t: Tensor, a: Tensor, known: Tensor) -> Tensor:
+        """x (B, H, W), t (B,), a (B, H, W), known (B,) -> velocity (B, H, W)."""
+        out: Tensor = self.net(x, t, a, known)
+        return out.float()
+
+
+class SteadyPrior(Prior):
     """v(x_t, t; a): flow-matching velocity towards steady states u given the coefficient field a.
 
     Fields are normalised inside: the coefficient enters as log10(a), the state in units of `unit` times beta, since
-    the steady equation is linear in beta. `unit` is data, learned once and stored with the weights.
+    the steady equation is linear in beta.
     """
 
-    unit: Tensor
     grid: Tensor
     frequencies: Tensor
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from ups_models.errors import DataError
+
 if TYPE_CHECKING:  # facts are read where PyTorch is not imported: docs/adr/0016
     import numpy as np
     from torch import Tensor
@@ -58,7 +60,10 @@ def _with_signs(u: Tensor, axes: int, odd: tuple[int, ...]) -> Tensor:
 
 @dataclass(frozen=True)
 class Parameter:
-    """A number in the equation. Networks see its logarithm where it spans decades, else it in units of `unit`."""
+    """A number in the equation. Networks see its logarithm where it spans decades, else it in units of `unit`.
+
+    Files may have it under one of the `aliases`.
+    """
 
     name: str
     default: float
@@ -66,6 +71,7 @@ class Parameter:
     high: float = math.inf
     logarithmic: bool = False
     unit: float = 1.0
+    aliases: tuple[str, ...] = ()
 
     @property
     def flag(self) -> str:
@@ -153,7 +159,8 @@ class Problem:
         axes: Of space; their number is that of the dimensions.
         conserved: Channels whose mean over space does not change.
         symmetries: Exact ones beside shifts, used for augmentation; each is tested against the solver.
-        solver: How it is solved; or where that stands, as MODULE:NAME, for then the facts are read without PyTorch.
+        solver: How it is solved; or where that stands, as MODULE:NAME, for then the facts are read without PyTorch;
+            None where its data come from files alone.
         pattern: The name of a file that we solve for, given the parameters' values and a key of the recipe.
         order: Of convergence of the solver in time or space, whichever dominates.
         seconds: Of one trajectory as `sampling` says, on one core; measured, and good to a factor of three.
@@ -165,8 +172,8 @@ class Problem:
     parameters: tuple[Parameter, ...]
     axes: tuple[Axis, ...]
     sampling: Sampling
-    solver: Solver | str
-    order: int
+    solver: Solver | str | None = None
+    order: int = 0
     conserved: tuple[str, ...] = ()
     symmetries: tuple[Symmetry, ...] = ()
     pattern: str = ""
@@ -190,6 +197,8 @@ class Problem:
 
     def how(self) -> Solver:
         """How it is solved, imported where that is elsewhere."""
+        if self.solver is None:
+            raise DataError(f"{self.name} has no solver here: name its files in data.files or data.downloads")
         if isinstance(self.solver, Solver):
             return self.solver
         module, _, name = self.solver.partition(":")

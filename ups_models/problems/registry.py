@@ -27,6 +27,28 @@ ADVECTION = Problem(
     pattern="1D_Advection_Sols_beta{}_{}.hdf5",
     solver="ups_models.problems.advection1d:SOLVER",
 )
+REACTION_DIFFUSION = Problem(
+    name="reaction_diffusion1d",
+    channels=("u",),
+    parameters=(
+        Parameter("Nu", 0.5, low=0.0, high=1000.0, logarithmic=True),
+        Parameter("rho", 1.0, low=0.0, high=1000.0, logarithmic=True),
+    ),
+    axes=(Axis("x", offset=0.5),),
+    sampling=Sampling(points=256, nt=41, t_end=1.0),
+    order=4,
+    symmetries=(mirrored(1, odd=()),),
+    pattern="ReacDiff_Nu{}_Rho{}_{}.h5",
+    seconds=0.05,
+    solver="ups_models.problems.reaction_diffusion1d:SOLVER",
+)
+DIFFUSION_SORPTION = Problem(
+    name="diffusion_sorption1d",
+    channels=("u",),
+    parameters=(),
+    axes=(Axis("x", periodic=False, offset=0.5),),
+    sampling=Sampling(points=1024, nt=101, t_end=500.0),
+)
 KS = Problem(
     name="ks1d",
     channels=("u",),
@@ -86,7 +108,7 @@ GRAY_SCOTT = Problem(
 SHALLOW_WATER = Problem(
     name="shallow_water2d",
     channels=("h", "hvx", "hvy"),
-    parameters=(Parameter("g", 1.0, low=0.0, high=10.0, logarithmic=True),),
+    parameters=(Parameter("g", 1.0, low=0.0, high=10.0, logarithmic=True, aliases=("gravity", "grav")),),
     axes=(Axis("x", 5.0, -2.5, periodic=False, offset=0.5), Axis("y", 5.0, -2.5, periodic=False, offset=0.5)),
     sampling=Sampling(points=64, nt=21, t_end=1.0),
     order=2,
@@ -94,6 +116,18 @@ SHALLOW_WATER = Problem(
     pattern="shallow_water2d_g{}_{}.h5",
     seconds=2.0,
     solver="ups_models.problems.shallow_water2d:SOLVER",
+)
+DAM_BREAK = Problem(
+    name="dam_break2d",
+    channels=("h",),
+    parameters=SHALLOW_WATER.parameters,
+    axes=SHALLOW_WATER.axes,
+    sampling=SHALLOW_WATER.sampling,
+    order=2,
+    symmetries=(mirrored(2, odd=()), transposed()),
+    pattern="dam_break2d_g{}_{}.h5",
+    seconds=2.0,
+    solver="ups_models.problems.shallow_water2d:HEIGHT",
 )
 KOLMOGOROV = Problem(
     name="kolmogorov2d",
@@ -119,12 +153,40 @@ DARCY = Problem(
     steady=True,
     solver="ups_models.problems.darcy2d:SOLVER",
 )
+VISCOSITIES = (
+    Parameter("eta", 1e-8, low=0.0, high=10.0, logarithmic=True),
+    Parameter("zeta", 1e-8, low=0.0, high=10.0, logarithmic=True),
+)
+COMPRESSIBLE_NS1D = Problem(
+    name="compressible_ns1d",
+    channels=("density", "pressure", "Vx"),
+    parameters=VISCOSITIES,
+    axes=(Axis("x", 2.0, -1.0, offset=0.5),),
+    sampling=Sampling(points=1024, nt=101, t_end=1.0),
+    conserved=("density",),
+    symmetries=(mirrored(1, odd=(2,)),),
+)
+COMPRESSIBLE_NS2D = Problem(
+    name="compressible_ns2d",
+    channels=("density", "pressure", "Vx", "Vy"),
+    parameters=(*VISCOSITIES, Parameter("M", 0.1, low=0.0, high=100.0, logarithmic=True)),
+    axes=(Axis("x", offset=0.5), Axis("y", offset=0.5)),
+    sampling=Sampling(points=128, nt=21, t_end=1.0),
+    conserved=("density",),
+    symmetries=(mirrored(2, odd=(2,)), transposed((2, 3))),
+)
 
 PROBLEMS: dict[str, Problem] = {
     problem.name: problem
     for problem in (
-        BURGERS, ADVECTION, KS, KDV, DIFFUSION_REACTION, GRAY_SCOTT, SHALLOW_WATER, KOLMOGOROV, DARCY,
+        BURGERS, ADVECTION, REACTION_DIFFUSION, DIFFUSION_SORPTION, KS, KDV, COMPRESSIBLE_NS1D,
+        DIFFUSION_REACTION, GRAY_SCOTT, SHALLOW_WATER, DAM_BREAK, KOLMOGOROV, COMPRESSIBLE_NS2D, DARCY,
     )
 }  # fmt: skip
 EVOLVING: dict[str, Problem] = {name: problem for name, problem in PROBLEMS.items() if not problem.steady}
 """Those with trajectories."""
+
+
+def solved_problems() -> dict[str, Problem]:
+    """Those that we can solve."""
+    return {name: problem for name, problem in PROBLEMS.items() if problem.solver is not None}

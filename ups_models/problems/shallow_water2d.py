@@ -103,4 +103,16 @@ def _flux(u: Tensor, gravity: float) -> Tensor:
     return torch.stack([qx, qx.square() / h + 0.5 * gravity * h.square(), qx * qy / h], 1)
 
 
+def solve_height(u0: Tensor, parameters: Values, times: Sequence[float], on_progress: Progress | None = None) -> Tensor:
+    """The same of water at rest whose height alone is known: (N, 1, X, Y) -> (N, T, 1, X, Y)."""
+    at_rest = torch.cat([u0, torch.zeros_like(u0), torch.zeros_like(u0)], 1)
+    return solve(at_rest, parameters, times, on_progress)[:, :, :1]
+
+
+def initial_height(n: int, points: tuple[int, ...], parameters: Values, rng: np.random.Generator) -> Tensor:
+    """Its height, (N, 1, X, Y)."""
+    return initial(n, points, parameters, rng)[:, :1]
+
+
 SOLVER = Solver(initial, solve, twice)
+HEIGHT = Solver(initial_height, solve_height, twice)

@@ -9,7 +9,7 @@ from torch import Tensor
 from ups_models.config.constants import PSEUDO_HUBER
 from ups_models.config.schema import PipelineConfig
 from ups_models.nn.denoiser import ResidualDiffusion
-from ups_models.nn.operator import LatentOperator
+from ups_models.nn.own import as_operator
 from ups_models.nn.sampling import heun_step, karras_sigmas, noise
 from ups_models.stages.diff_residual import build, sample_pairs, whitened_residual
 from ups_models.stages.spec import SPECS
@@ -38,7 +38,7 @@ def distillation_loss(step: LossInput, *, grid: int, sigma_max: float, rho: floa
     student, target = expect(step.net, ResidualDiffusion), expect(step.target_ema, ResidualDiffusion)
     teacher = expect(step.frozen["diff_residual"], ResidualDiffusion)
     with torch.no_grad():
-        z, z_hat, _, x0 = whitened_residual(expect(step.frozen["operator"], LatentOperator), teacher, step.batch)
+        z, z_hat, _, x0 = whitened_residual(as_operator(step.frozen["operator"]), teacher, step.batch)
         context = teacher.context(z, z_hat)
         sigmas = karras_sigmas(grid, student.sigma_min, sigma_max, rho).to(x0.device)
         level = torch.randint(grid - 1, (len(x0),), generator=step.rng, device=x0.device)

@@ -10,10 +10,10 @@ from ups_models.data.batches import window_batch
 from ups_models.data.fields import Fields
 from ups_models.nn.codec import means_of
 from ups_models.nn.denoiser import ResidualDiffusion
-from ups_models.nn.operator import LatentOperator
+from ups_models.nn.own import Operator, as_operator, own_denoiser
 from ups_models.nn.sampling import noise
 from ups_models.stages.spec import SPECS, StageSpec
-from ups_models.stages.stage import Batch, Data, Loss, LossInput, Stage, expect, token_grid
+from ups_models.stages.stage import Batch, Data, Loss, LossInput, Stage, expect, shapes_of, token_grid
 
 SPEC = SPECS["diff_residual"]
 
@@ -21,7 +21,9 @@ SPEC = SPECS["diff_residual"]
 def build(cfg: PipelineConfig) -> ResidualDiffusion:
     """The residual's scale and denoiser: teacher and student alike."""
     net = cfg.denoiser
+    own = None if net.network is None else own_denoiser(net.network, net.options, shapes_of(cfg))
     return ResidualDiffusion(
+        denoiser=own,
         grid=token_grid(cfg),
         dim=cfg.latent.dim,
         width=net.width,
@@ -56,7 +58,7 @@ def diff_residual_loss(step: LossInput, *, log_mean: float, log_std: float, scal
     Batch: u (B, 2, C, *space), parameters (B, P + 1).
     """
     net = expect(step.net, ResidualDiffusion)
-    z, z_hat, scale, x0 = whitened_residual(expect(step.frozen["operator"], LatentOperator), net, step.batch)
+    z, z_hat, scale, x0 = whitened_residual(as_operator(step.frozen["operator"]), net, step.batch)
     likelihood = (0.5 * x0.square() + scale.log()).mean()
     if step.progress < scale_warmup:
         return likelihood
@@ -68,7 +70,7 @@ def diff_residual_loss(step: LossInput, *, log_mean: float, log_std: float, scal
 
 
 def whitened_residual(
-    operator: LatentOperator, diffusion: ResidualDiffusion, batch: Batch
+    operator: Operator, diffusion: ResidualDiffusion, batch: Batch
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """z, z_hat = P(z), scale s and x_0 = r / s with r = E(u_{t+1}) - E(D(z_hat)), all (B, S, D).
 

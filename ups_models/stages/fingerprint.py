@@ -14,6 +14,7 @@ from ups_models.config.constants import CONSTANTS
 from ups_models.config.data import DataConfig, SteadyDataConfig
 from ups_models.config.schema import EvalConfig, PipelineConfig
 from ups_models.config.section import Section
+from ups_models.own_code import identity_of, is_reference
 from ups_models.stages import first_edition
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ APART = ("runtime", "checkpoint", "tracking")
 
 def non_defaults(section: Section) -> dict[str, Any]:
     """The values of a section that differ from their defaults, as JSON has them, nested sections alike."""
-    dumped: dict[str, Any] = section.model_dump(mode="json")
+    dumped: dict[str, Any] = _by_content(section.model_dump(mode="json"))
     found: dict[str, Any] = {}
     for name, field in type(section).model_fields.items():
         value = getattr(section, name)
@@ -84,6 +85,13 @@ def non_defaults(section: Section) -> dict[str, Any]:
             is_list = isinstance(value, tuple) and value and isinstance(value[0], Section)
             found[name] = [non_defaults(item) for item in value] if is_list else dumped[name]
     return found
+
+
+def _by_content(values: dict[str, Any]) -> dict[str, Any]:
+    """The same with code of the user's identified by what is in it, not by where it lies."""
+    return {
+        name: identity_of(one) if isinstance(one, str) and is_reference(one) else one for name, one in values.items()
+    }
 
 
 def _data_of(spec: StageSpec, cfg: PipelineConfig) -> DataConfig | SteadyDataConfig:

@@ -3,31 +3,35 @@
 from functools import partial
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ups_models.config.schema import PipelineConfig
 from ups_models.data.batches import window_batch
 from ups_models.data.fields import Fields
 from ups_models.nn.codec import means_of
 from ups_models.nn.operator import LatentOperator
+from ups_models.nn.own import as_operator, own_operator
 from ups_models.stages.spec import SPECS
-from ups_models.stages.stage import Batch, Data, Loss, LossInput, Stage, expect, field_grid
+from ups_models.stages.stage import Batch, Data, Loss, LossInput, Stage, expect, shapes_of
 
 SMALLEST_RATIO = 1e-20
 
 
-def build(cfg: PipelineConfig) -> LatentOperator:
-    """The latent operator of a config."""
-    net, problem = cfg.operator, cfg.data.problem
+def build(cfg: PipelineConfig) -> nn.Module:
+    """The operator of a config: ours, or the user's."""
+    net, shapes = cfg.operator, shapes_of(cfg)
+    if net.network is not None:
+        return own_operator(net.network, net.options, shapes)
     return LatentOperator(
-        grid=field_grid(cfg),
-        parameters=len(problem.parameters),
-        conserved=tuple(channel in problem.conserved for channel in problem.channels),
+        grid=shapes.grid,
+        parameters=shapes.parameters - 1,
+        conserved=shapes.conserved,
         dim=cfg.latent.dim,
         width=net.width,
         blocks=net.blocks,
         modes=net.modes,
         codec_blocks=net.codec_blocks,
+        normalise=net.normalise,
     )
 
 
@@ -65,11 +69,13 @@ def operator_loss(step: LossInput, *, reencode_every: int, reconstruction: float
     the latent space cannot collapse. The unroll encodes its own prediction again as a rollout will.
     Batch: u (B, K + 1, C, *space), parameters (B, P + 1).
     """
-    net = expect(step.net, LatentOperator)
+    net = as_operator(step.net)
     u, parameters = step.batch["u"], step.batch["parameters"]
+    units = getattr(net, "units", None)
+    scale = 1.0 if units is None else units.std
     mean, unroll = means_of(u[:, 0]), u.shape[1] - 1
     z = net.encode(u[:, 0])
-    loss = reconstruction * relative_l2(net.decode(z, mean), u[:, 0])
+    loss = reconstruction * relative_l2(net.decode(z, mean), u[:, 0], scale)
     with torch.no_grad():
         targets = net.encode(u[:, 1:].flatten(0, 1)).unflatten(0, (-1, unroll))
         variance = targets.var() + 1e-6
@@ -77,20 +83,31 @@ def operator_loss(step: LossInput, *, reencode_every: int, reconstruction: float
         z = net.advance(z, parameters)
         u_hat = net.decode(z, mean)
         drift = (z - targets[:, k]).square().mean() / variance
-        loss = loss + (relative_l2(u_hat, u[:, k + 1]) + consistency * drift) / unroll
+        loss = loss + (relative_l2(u_hat, u[:, k + 1], scale) + consistency * drift) / unroll
         if reencode_every and (k + 1) % reencode_every == 0:
             z = net.encode(u_hat)
     return loss
 
 
-def relative_l2(prediction: Tensor, target: Tensor) -> Tensor:
+def relative_l2(prediction: Tensor, target: Tensor, scale: Tensor | float = 1.0) -> Tensor:
     """|prediction - target| / |target| of (B, C, *space), over all but the first axis, averaged over that.
+
+    Channels count in units of `scale`, so that none of them hides the others.
 
     The floor is far below what float32 can tell from zero: where both agree to the bit, the root has no gradient.
     """
+    if isinstance(scale, Tensor):
+        prediction, target = prediction / scale, target / scale
     error = (prediction - target).flatten(1).square().mean(-1)
     ratio = error / target.flatten(1).square().mean(-1).clamp_min(1e-8)
     return ratio.clamp_min(SMALLEST_RATIO).sqrt().mean()
 
 
-STAGE = Stage(SPECS["operator"], build, build_loss, sample_batch)
+def fit_units(net: nn.Module, data: Data) -> None:
+    """Set the units of the channels, where the operator has any, to those of the training fields."""
+    units = getattr(net, "units", None)
+    if units is not None:
+        units.fit(expect(data, Fields).u)
+
+
+STAGE = Stage(SPECS["operator"], build, build_loss, sample_batch, init_from_data=fit_units)

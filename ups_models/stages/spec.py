@@ -1,11 +1,13 @@
 """What is known of a stage without PyTorch: names, files, dependencies, and the fingerprint of its architecture."""
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
-from ups_models.config.schema import PipelineConfig
+from ups_models.config.schema import DenoiserConfig, OperatorConfig, PipelineConfig, PriorConfig
 from ups_models.errors import ArchitectureMismatch
+from ups_models.own_code import identity_of
 from ups_models.stages import fingerprint
 from ups_models.wording import shortened
 
@@ -52,26 +54,38 @@ class StageSpec:
         return fingerprint.is_data_recipe(saved, self, cfg)
 
 
+def _size(value: int | tuple[int, ...]) -> int | str:
+    return value if isinstance(value, int) else " x ".join(map(str, value))
+
+
+def _own(net: OperatorConfig | DenoiserConfig | PriorConfig) -> dict[str, str]:
+    """What identifies a network of the user's; nothing for ours."""
+    if net.network is None:
+        return {}
+    return {"network": identity_of(net.network), "options": json.dumps(net.options, sort_keys=True)}
+
+
 def _operator_arch(cfg: PipelineConfig) -> Arch:
     net = cfg.operator
     return {
         "latent_dim": cfg.latent.dim,
-        "latent_tokens": cfg.latent.tokens,
-        "points": cfg.data.points,
-        "family": cfg.data.family,
+        "latent_tokens": _size(cfg.latent.tokens),
+        "points": _size(cfg.data.points),
+        "family": identity_of(cfg.data.family),
         "width": net.width,
         "blocks": net.blocks,
         "codec_blocks": net.codec_blocks,
         "modes": net.modes,
         "reencode_every": net.reencode_every,
-    }
+        **({"normalise": 1} if net.normalise else {}),
+    } | _own(net)
 
 
 def _diffusion_arch(cfg: PipelineConfig) -> Arch:
     net = cfg.denoiser
     return {
         "latent_dim": cfg.latent.dim,
-        "latent_tokens": cfg.latent.tokens,
+        "latent_tokens": _size(cfg.latent.tokens),
         "width": net.width,
         "blocks": net.blocks,
         "modes": net.modes,
@@ -79,11 +93,12 @@ def _diffusion_arch(cfg: PipelineConfig) -> Arch:
         "sigma_min": net.sigma_min,
         "sigma_max": net.sigma_max,
         "rho": net.rho,
-    }
+    } | _own(net)
 
 
 def _prior_arch(cfg: PipelineConfig) -> Arch:
-    return {"size": cfg.steady_data.size, "channels": cfg.prior.channels, "levels": cfg.prior.levels}
+    net = cfg.prior
+    return {"size": cfg.steady_data.size, "channels": net.channels, "levels": net.levels} | _own(net)
 
 
 SPECS: dict[str, StageSpec] = {

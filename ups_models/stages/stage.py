@@ -11,6 +11,7 @@ from ups_models.config.schema import PipelineConfig
 from ups_models.data.fields import Fields, SteadyFields
 from ups_models.nn.blocks import TokenGrid
 from ups_models.nn.codec import FieldGrid
+from ups_models.nn.own import Shapes
 from ups_models.stages.spec import StageSpec
 
 Data = Fields | SteadyFields
@@ -51,14 +52,19 @@ class Stage:
 
 def token_grid(cfg: PipelineConfig) -> TokenGrid:
     """The latent tokens of a config."""
-    problem = cfg.data.problem
-    return TokenGrid((cfg.latent.tokens,) * problem.dimensions, problem.periodic)
+    return TokenGrid(cfg.tokens, cfg.data.problem.periodic)
 
 
 def field_grid(cfg: PipelineConfig) -> FieldGrid:
     """The fields of a config, and the tokens that they become."""
+    return FieldGrid(len(cfg.data.problem.channels), cfg.data.grid, token_grid(cfg))
+
+
+def shapes_of(cfg: PipelineConfig) -> Shapes:
+    """What a network of the user's is told."""
     problem = cfg.data.problem
-    return FieldGrid(len(problem.channels), (cfg.data.points,) * problem.dimensions, token_grid(cfg))
+    conserved = tuple(channel in problem.conserved for channel in problem.channels)
+    return Shapes(field_grid(cfg), cfg.latent.dim, len(problem.parameters) + 1, conserved)
 
 
 def expect(value: object, kind: type[T]) -> T:

@@ -8,15 +8,19 @@ from torch import Tensor, nn
 from ups_models.config.schema import PipelineConfig
 from ups_models.data.batches import steady_batch
 from ups_models.data.fields import SteadyFields
-from ups_models.nn.prior import SteadyPrior
+from ups_models.nn.own import own_prior
+from ups_models.nn.prior import OwnPrior, Prior, SteadyPrior
 from ups_models.nn.sampling import noise
 from ups_models.stages.spec import SPECS
 from ups_models.stages.stage import Batch, Data, Loss, LossInput, Stage, expect
 
 
-def build(cfg: PipelineConfig) -> SteadyPrior:
-    """The steady prior of a config."""
-    return SteadyPrior(size=cfg.steady_data.size, channels=cfg.prior.channels, levels=cfg.prior.levels)
+def build(cfg: PipelineConfig) -> Prior:
+    """The steady prior of a config: ours, or the user's."""
+    net, size = cfg.prior, cfg.steady_data.size
+    if net.network is not None:
+        return OwnPrior(own_prior(net.network, net.options, size))
+    return SteadyPrior(size=size, channels=net.channels, levels=net.levels)
 
 
 def build_loss(cfg: PipelineConfig) -> Loss:
@@ -35,7 +39,7 @@ def flow_matching_loss(step: LossInput, *, coefficient_dropout: float) -> Tensor
     The coefficient is hidden from a fraction `coefficient_dropout` of the samples (classifier-free training, Ho &
     Salimans 2022), which leaves the unconditional prior available. Batch: a (B, H, W), u (B, H, W), beta (B,).
     """
-    net = expect(step.net, SteadyPrior)
+    net = expect(step.net, Prior)
     u = step.batch["u"] / (net.unit * step.batch["beta"][:, None, None])
     t = torch.rand(len(u), generator=step.rng, device=u.device)
     start = noise(tuple(u.shape), step.rng)
@@ -48,7 +52,7 @@ def flow_matching_loss(step: LossInput, *, coefficient_dropout: float) -> Tensor
 def fit_normaliser(net: nn.Module, data: Data) -> None:
     """Set the network's unit to the standard deviation of u / beta over the training fields."""
     steady = expect(data, SteadyFields)
-    expect(net, SteadyPrior).unit.copy_((steady.u / steady.beta[:, None, None]).std())
+    expect(net, Prior).unit.copy_((steady.u / steady.beta[:, None, None]).std())
 
 
 STAGE = Stage(SPECS["steady_prior"], build, build_loss, sample_batch, init_from_data=fit_normaliser)

@@ -106,6 +106,7 @@ def train_step(
     set_learning_rate(state.optimiser, lr)
     batch_rng = torch.Generator().manual_seed(derive_seed(cfg.seed, stage.spec.name, "batch", state.step))
     noise_rng = torch.Generator(device).manual_seed(derive_seed(cfg.seed, stage.spec.name, "noise", state.step))
+    torch.manual_seed(derive_seed(cfg.seed, stage.spec.name, "network", state.step))  # our networks draw nothing
     batch = {name: value.to(device) for name, value in stage.sample_batch(cfg, data, done, batch_rng).items()}
     with torch.autocast(device.type, torch.bfloat16, enabled=uses_bfloat16(cfg, device)):
         loss = loss_of(LossInput(state.net, state.ema, frozen, batch, done, noise_rng))

@@ -6,27 +6,34 @@ from pathlib import Path
 
 import yaml
 
-from flows.cli.arguments import count, positive, require_writable, seed
+from flows.cli.arguments import count, named_number, positive, require_writable, seed
 from flows.cli.views.console import echo
 from flows.cli.views.data import print_file_info
 from tasks.services.tracking.run_path import NAME
 from ups_models.config.schema import TrackingConfig
 from ups_models.errors import BadInput
+from ups_models.problems.finding import problem_named
 from ups_models.problems.problem import Problem
-from ups_models.problems.registry import EVOLVING, PROBLEMS
+from ups_models.problems.registry import solved_problems
 
 
 def add(parser: argparse.ArgumentParser) -> None:
     """The commands below `ups data`."""
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     generate = commands.add_parser("generate", help="Solve a PDE and write a data file.")
-    generate.add_argument("family", choices=tuple(PROBLEMS), help="problem")
+    generate.add_argument(
+        "family",
+        metavar="PROBLEM",
+        help=f"problem: {', '.join(solved_problems())}; or one of your own, as my_pde.py:NAME",
+    )
     generate.add_argument("--n", type=count, default=640, help="trajectories or samples (default: %(default)s)")
     for flag, defaults in _flags().items():
         generate.add_argument(f"--{flag}", type=float, help=f"parameter ({_listed(defaults)})")
-    points = {name: problem.sampling.points for name, problem in PROBLEMS.items()}
+    text = "of a problem of your own; may be given several times"
+    generate.add_argument("--parameter", action="append", default=[], metavar="NAME=VALUE", help=text)
+    points = {name: problem.sampling.points for name, problem in solved_problems().items()}
     generate.add_argument("--nx", type=count, help=f"grid points stored, along each axis ({_listed(points)})")
-    evolving = {name: problem.sampling for name, problem in EVOLVING.items()}
+    evolving = {name: problem.sampling for name, problem in solved_problems().items() if not problem.steady}
     times = _listed({name: sampling.nt for name, sampling in evolving.items()})
     ends = _listed({name: sampling.t_end for name, sampling in evolving.items()})
     generate.add_argument("--nt", type=count, help=f"times stored ({times})")
@@ -53,7 +60,7 @@ def run(arguments: argparse.Namespace) -> int:
 def _flags() -> dict[str, dict[str, float]]:
     """Every parameter's flag, and the defaults of the problems that have it."""
     found: dict[str, dict[str, float]] = {}
-    for name, problem in PROBLEMS.items():
+    for name, problem in solved_problems().items():
         for one in problem.parameters:
             found.setdefault(one.flag, {})[name] = one.default
     return found
@@ -71,14 +78,15 @@ def _parameters_of(problem: Problem, arguments: argparse.Namespace) -> dict[str,
         if value is not None and flag not in own:
             known = " and ".join(f"--{name}" for name in own) or "none"
             raise BadInput(f"--{flag}: {problem.name} has no {flag}; give {known}")
-    values = {one.name: one.default if given[flag] is None else given[flag] for flag, one in own.items()}
+    said = dict(map(named_number, arguments.parameter))
+    values = {one.name: one.default if given.get(flag) is None else given[flag] for flag, one in own.items()} | said
     if fault := problem.fault_of(values):
         raise BadInput(fault)
     return values
 
 
 def _generate(arguments: argparse.Namespace) -> None:
-    problem = PROBLEMS[arguments.family]
+    problem = problem_named(arguments.family)
     parameters, sampling = _parameters_of(problem, arguments), problem.sampling
     require_writable(arguments.out)
     from tasks.services.run.progress import progress_of

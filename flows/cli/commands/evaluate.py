@@ -4,10 +4,11 @@ import argparse
 from collections.abc import Mapping
 from pathlib import Path
 
-from flows.cli.arguments import add_path, add_set, require_writable
+from flows.cli.arguments import add_path, add_set, add_trust_code, require_writable
 from flows.cli.views.console import echo
 from flows.requests.job import find_config, require_device
 from tasks.services.run.config_file import kept_config
+from tasks.services.run.own_files import trust_code
 from tasks.services.run.paths import RunDir
 from ups_models.config.loading import load_config
 from ups_models.config.schema import EvalConfig, PipelineConfig
@@ -28,7 +29,8 @@ def add(parser: argparse.ArgumentParser) -> None:
         add_path(parser, f"--{flag}", f"checkpoint of stage {stage}")
     add_path(parser, "--config", "config they were trained with (default: the one that their run keeps)")
     add_path(parser, "--eval-config", "what to evaluate", Path("configs/full_eval.yaml"))
-    add_path(parser, "--data", "evaluate on every row of this PDEBench-layout file")
+    add_trust_code(parser)
+    add_path(parser, "--data", "evaluate on every row of this file")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), help="overrides runtime.device")
     add_set(parser)
     add_path(parser, "--run-dir", "run whose data/ is used", Path(), metavar="DIR")
@@ -41,7 +43,10 @@ def run(arguments: argparse.Namespace) -> int:
     files = {stage: path for flag, stage in STAGES.items() if (path := getattr(arguments, flag)) is not None}
     if not files:
         raise BadInput("name a checkpoint to evaluate: --operator FILE, or --prior FILE for the steady prior alone")
-    cfg = load_config(_config(arguments, files), [*arguments.set, *device], schema=PipelineConfig)
+    config = _config(arguments, files)
+    run = RunDir.of(config.parent, Path("checkpoints"))
+    trust_code(run.code, run.status, arguments.trust_code)
+    cfg = load_config(config, [*arguments.set, *device], schema=PipelineConfig)
     settings = load_config(find_config(arguments.eval_config), schema=EvalConfig)
     require_device(cfg)
     prefix: Path = arguments.output_prefix

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from flows.cli.arguments import count, require_writable, seed
+from flows.cli.arguments import add_trust_code, count, named_number, require_writable, seed
 from flows.cli.views.console import echo
 
 
@@ -32,6 +32,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         metavar="NAME=VALUE",
         help="of the equation; may be given several times (default: the array NAME of --input, or the one trained on)",
     )
+    add_trust_code(parser)
     parser.add_argument("--seed", type=seed, default=0, help="seed of the members (default: %(default)s)")
     parser.add_argument(
         "--device", default="cpu", choices=("cpu", "cuda"), help="where to compute (default: %(default)s)"
@@ -51,7 +52,8 @@ def run(arguments: argparse.Namespace) -> int:
         members=arguments.members,
         seed=arguments.seed,
         device=arguments.device,
-        parameters=arguments.parameter,
+        parameters=dict(map(named_number, arguments.parameter)),
+        trust_code=arguments.trust_code,
     )
     echo(f"{arguments.output}: u {' x '.join(map(str, shape))}")
     return 0

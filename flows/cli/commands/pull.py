@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from flows.cli.arguments import add_path
+from flows.cli.arguments import add_path, add_trust_code
 from flows.cli.views.console import echo
 from flows.requests.job import find_config, require_tracking
 from tasks.services.tracking.run_path import RunPath
@@ -16,6 +16,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run_id", metavar="RUN", help="W&B run: id, project/id, entity/project/id, or its address")
     add_path(parser, "--run-dir", "folder that gets checkpoints/ and reports/", Path(), metavar="DIR")
     add_path(parser, "--config", "config it was trained with (default: the one that W&B keeps)")
+    add_trust_code(parser)
     parser.add_argument("--force", action="store_true", help="replace what is as new, newer or other there")
 
 
@@ -27,7 +28,7 @@ def run(arguments: argparse.Namespace) -> int:
     require_tracking(tracking, "ups pull")
     from tasks.services.tracking.pulling import pull
 
-    pulled = pull(path, arguments.run_dir, tracking, given=given, force=arguments.force)
+    pulled = pull(path, arguments.run_dir, tracking, given=given, force=arguments.force, trusted=arguments.trust_code)
     where = pulled.run.checkpoints
     echo(f"Checkpoints: {pulled.checkpoints} in {where}" if pulled.checkpoints else f"Checkpoints: kept as in {where}")
     if pulled.report:

@@ -23,9 +23,11 @@ def print_file_info(info: FileInfo) -> None:
     text = StringIO()
     console = Console(width=None if os.isatty(1) else 100, highlight=False, file=text)
     values = ", ".join(f"{name} {value}" for name, value in info.parameters.items()) or "no parameter"
-    console.print(f"{plain(info.path)}: {info.family}, {info.n_samples} samples, {values}", markup=False)
-    dt = f", dt {info.dt:g}" if info.dt is not None else ""
-    console.print(f"{info.size_bytes / MEGABYTE:.1f} MB, grid {' x '.join(map(str, info.grid))}{dt}", markup=False)
+    problem = info.problem or "names no problem (set data.problem)"
+    console.print(f"{plain(info.path)}: {problem}, {info.n_samples} samples, {values}", markup=False)
+    dt = f", {info.n_times} times, dt {info.dt:g}" if info.dt is not None else ""
+    size = f"{info.size_bytes / MEGABYTE:.1f} MB, {info.layout}, grid {' x '.join(map(str, info.grid))}{dt}"
+    console.print(f"{size}, channels {', '.join(info.channels)}{_boundaries(info.periodic)}", markup=False)
     table = Table("dataset", "shape", "dtype", "min", "max", "mean", "NaN", "Inf")
     for dataset in info.datasets:
         numbers = [f"{value:.4g}" for value in (dataset.min, dataset.max, dataset.mean)]
@@ -34,3 +36,9 @@ def print_file_info(info: FileInfo) -> None:
     console.print(table)
     console.print(f"duplicate trajectories: {info.n_duplicates}, NaN: {info.n_nan}, Inf: {info.n_inf}")
     echo(text.getvalue().rstrip("\n"))
+
+
+def _boundaries(periodic: tuple[bool, ...] | None) -> str:
+    if periodic is None:
+        return ""
+    return f", axes {' and '.join('periodic' if one else 'not periodic' for one in periodic)}"

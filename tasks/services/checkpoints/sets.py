@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.services.run.lock import OwnedRun
-from tasks.services.run.paths import HISTORY, MANIFEST, STATUS, RunDir
+from tasks.services.run.paths import CODE, HISTORY, MANIFEST, STATUS, RunDir
 from tasks.services.run.status import (
     Status,
     StatusStore,
@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 RESUME = {f"resume/{stage}.pt": stage for stage in SPECS}
 WEIGHTS = {name: stage for stage, spec in SPECS.items() for name in spec.files}
-NAMES = frozenset({MANIFEST, STATUS, HISTORY, *RESUME, *WEIGHTS})
+NAMES = frozenset({MANIFEST, STATUS, HISTORY, CODE, *RESUME, *WEIGHTS})
 """Every name that a set may hold; any other name that a server lists is ignored."""
 
 
@@ -67,8 +67,9 @@ def take_snapshot(run: RunDir, folder: Path) -> Status:
     for name in names:
         if run.checkpoint(name).is_file():
             link(run.checkpoint(name), folder / name)
-    if run.history.is_file():
-        shutil.copyfile(run.history, folder / HISTORY)
+    for path in (run.history, run.code):
+        if path.is_file():
+            shutil.copyfile(path, folder / path.name)
     write_text(folder / STATUS, text_of(status))
     return status
 
@@ -167,6 +168,8 @@ def install_set(restored: RestoredSet, run: OwnedRun, wandb: WandbRecord | None)
     if (restored.folder / HISTORY).is_file():
         run.reports.mkdir(parents=True, exist_ok=True)
         (restored.folder / HISTORY).replace(run.history)
+    if (restored.folder / CODE).is_file():
+        (restored.folder / CODE).replace(run.code)
     later: dict[str, Any] = {"wandb": wandb, "upload": upload, "evaluations": {}}
     StatusStore(run).replace(restored.status.model_copy(update=later))
     shutil.rmtree(restored.folder)

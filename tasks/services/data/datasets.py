@@ -35,8 +35,13 @@ if TYPE_CHECKING:  # PyTorch and h5py are imported only where data is read
 def trajectory_files(cfg: PipelineConfig, run: RunDir) -> dict[Path, Values]:
     """The files to train the operator on, and the parameters that each would be generated with."""
     generate = cfg.data.generate
-    recipe = [cfg.seed, cfg.data.points * cfg.data.reduced_resolution, generate.n, generate.nt, generate.t_end]
+    recipe = [cfg.seed, _solved_points(cfg.data), generate.n, generate.nt, generate.t_end]
     return _files(cfg.data, cfg.data.values, cfg.data.problem, recipe, run)
+
+
+def _solved_points(data: DataConfig) -> int:
+    """Points along each axis of data that we solve for, which is square."""
+    return data.grid[0] * data.reduced_resolution
 
 
 def steady_files(cfg: PipelineConfig, run: RunDir) -> dict[Path, Values]:
@@ -97,12 +102,10 @@ def load_data(cfg: PipelineConfig, run: RunDir) -> Fields:
         fetch(download, run.data, cfg.tracking)
     if _is_solved_here(cfg.data):
         times = {"nt": cfg.data.generate.nt, "t_end": cfg.data.generate.t_end}
-        nx = cfg.data.points * cfg.data.reduced_resolution
+        nx = _solved_points(cfg.data)
         _generate(cfg.data.family, files, n=cfg.data.generate.n, seed=cfg.seed, nx=nx, **times)
-    strides = (cfg.data.reduced_resolution, cfg.data.reduced_resolution_t)
-    identity = _identity(cfg.data, tuple(files), run)
-    data = _read_trajectories(tuple(files), cfg.data.problem, *strides, cfg.data.limit, identity)
-    require_size("data.points", cfg.data.points, data.u.shape[-1], next(iter(files)))
+    data = _read_once(cfg.data.model_dump_json(), tuple(files), _identity(cfg.data, tuple(files), run))
+    require_size("data.points", cfg.data.grid, data.grid, next(iter(files)))
     return data
 
 
@@ -114,18 +117,23 @@ def load_steady_data(cfg: PipelineConfig, run: RunDir) -> SteadyFields:
     if _is_solved_here(data):
         _generate(DARCY.name, files, n=data.generate.n, seed=cfg.seed, nx=data.size * data.reduced_resolution)
     fields = _read_steady(data, tuple(files), _identity(data, tuple(files), run))
-    require_size("steady_data.size", data.size, fields.a.shape[-1], next(iter(files)))
+    require_size("steady_data.size", (data.size,), fields.a.shape[-1:], next(iter(files)))
     return fields
 
 
-@lru_cache(maxsize=1)
-def _read_trajectories(
-    files: tuple[Path, ...], problem: Problem, stride: int, stride_t: int, limit: int | None, _fingerprint: str | None
-) -> Fields:
-    """Read once, and again when the content has changed: four stages and two evaluations use the same rows."""
+def read_trajectories(cfg: DataConfig, files: Sequence[Path], *, limit: int | None = None) -> Fields:
+    """The trajectories in files, thinned out as the config says. Raises DataError."""
     from ups_models.data.layouts.reading import load_fields
 
-    return load_fields(files, problem, stride=stride, stride_t=stride_t, limit=limit)
+    strides = {"stride": cfg.reduced_resolution, "stride_t": cfg.reduced_resolution_t}
+    return load_fields(files, cfg.problem, **strides, limit=limit, said=cfg.parameters, layout=cfg.layout)
+
+
+@lru_cache(maxsize=1)
+def _read_once(data: str, files: tuple[Path, ...], _fingerprint: str | None) -> Fields:
+    """Read once, and again when the content has changed: four stages and two evaluations use the same rows."""
+    cfg = DataConfig.model_validate_json(data)
+    return read_trajectories(cfg, files, limit=cfg.limit)
 
 
 @lru_cache(maxsize=1)
@@ -136,13 +144,18 @@ def _read_steady(data: SteadyDataConfig, files: tuple[Path, ...], _fingerprint: 
     return load_steady(files, reduced_resolution=data.reduced_resolution, limit=data.limit)
 
 
-def require_size(key: str, wanted: int, found: int, path: Path) -> None:
+def require_size(key: str, wanted: tuple[int, ...], found: tuple[int, ...], path: Path) -> None:
     """Raise BadInput when a file's grid is not the one that the config, and with it the network, has."""
-    if wanted != found:
+    if tuple(wanted) != tuple(found):
+        has, says = _one_or_all(found), _one_or_all(wanted)
         raise BadInput(
-            f"{path}: has {found} grid points after the reduction, but the config says {key}={wanted}; "
-            f"set {key}: {found}, or another reduced_resolution"
+            f"{path}: has {has} grid points after the reduction, but the config says {key}={says}; set {key}: {has}, "
+            "or another reduced_resolution"
         )
+
+
+def _one_or_all(sizes: tuple[int, ...]) -> int | list[int]:
+    return sizes[0] if len(set(sizes)) == 1 else list(sizes)
 
 
 def _files(

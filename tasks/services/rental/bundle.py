@@ -10,6 +10,7 @@ import yaml
 
 from tasks.services.rental.code import Code
 from tasks.services.run import environment
+from tasks.services.run.own_files import by_basename, own_code_of
 from ups_models.config.schema import EvalConfig, PipelineConfig
 from ups_models.errors import UPSError
 from ups_models.files import digest_of
@@ -28,7 +29,11 @@ def build_job(
     """
     folder.mkdir(parents=True)
     _build_wheel(folder, code.root)
-    _write_yaml(folder / CONFIG, cfg.model_dump(mode="json"))
+    _write_yaml(folder / CONFIG, by_basename(cfg))
+    for one in own_code_of(cfg):
+        for name, text in one.texts.items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_text(text, encoding="utf-8")
     lines = ["--config", CONFIG, *arguments]
     for name in ("small_eval", "full_eval"):
         if name in evaluations:
@@ -39,7 +44,8 @@ def build_job(
     (folder / ARGUMENTS).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     if (code.root / "constraints.txt").is_file():
         shutil.copyfile(code.root / "constraints.txt", folder / "constraints.txt")
-    sums = [f"{digest_of(path).sha256}  {path.name}\n" for path in sorted(folder.iterdir())]
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    sums = [f"{digest_of(path).sha256}  {path.relative_to(folder)}\n" for path in files]
     (folder / SUMS).write_text("".join(sums), encoding="utf-8")
     return digest_of(folder / SUMS).sha256
 

@@ -161,7 +161,7 @@ def publish(
             digest = build_job(folder, code, cfg, evaluations, [*where, *arguments])
             artifact = publish_job(session, folder)
             if found is not None and resumed is None:
-                _publish_checkpoints(session, fetch(found, mode, cfg, run))
+                _publish_checkpoints(session, fetch(found, mode, cfg.tracking, run))
         finally:
             session.finish(0)
     return Published(session.path, artifact, digest, code.version)

@@ -9,9 +9,10 @@ from pathlib import Path
 
 from ups_models.errors import BadInput
 from ups_models.files import previous_of, remove
+from ups_models.own_code import KEPT
 
 STATUS, HISTORY, REPORT, CHAIN_RUNS = "stage_status.json", "metrics.jsonl", "report.html", "attempts.jsonl"
-CONFIG, LOCK = "config.yaml", ".owner"
+CONFIG, LOCK, CODE = "config.yaml", ".owner", KEPT
 MANIFEST, JOURNAL, LAUNCH_LOG = "manifest.json", "rented.jsonl", "launch.log"
 """Names of the files of a run, of a set of checkpoints, and of a launch."""
 
@@ -32,6 +33,11 @@ class RunDir:
     def config(self) -> Path:
         """What was asked for, whole."""
         return self.root / CONFIG
+
+    @cached_property
+    def code(self) -> Path:
+        """Code of the user's that the run was trained with."""
+        return self.root / CODE
 
     @cached_property
     def status(self) -> Path:

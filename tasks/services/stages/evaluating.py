@@ -14,7 +14,14 @@ import torch
 import yaml
 from torch.nn.modules.module import register_module_forward_pre_hook
 
-from tasks.services.data.datasets import data_identities, load_data, load_steady_data, require_size, trajectory_files
+from tasks.services.data.datasets import (
+    data_identities,
+    load_data,
+    load_steady_data,
+    read_trajectories,
+    require_size,
+    trajectory_files,
+)
 from tasks.services.run.clock import utc_now
 from tasks.services.run.lock import OwnedRun
 from tasks.services.run.paths import RunDir
@@ -27,7 +34,7 @@ from tasks.services.stages.snapshot import read_snapshot
 from tasks.services.stages.training import load_stage, select_device
 from ups_models.config.schema import EvalConfig, PipelineConfig
 from ups_models.data.layouts.pdebench import load_steady
-from ups_models.data.layouts.reading import load_fields, problem_in
+from ups_models.data.layouts.reading import problem_in
 from ups_models.data.split import Split, split_rows
 from ups_models.errors import BadInput, CheckpointError, Preempted
 from ups_models.evaluation.evaluate import evaluate
@@ -35,6 +42,7 @@ from ups_models.evaluation.inputs import EvalData, Models
 from ups_models.evaluation.parts import main_error
 from ups_models.evaluation.result import CheckpointFile, EvaluationResult
 from ups_models.files import FileDigest, known_digest, write_atomically, write_text
+from ups_models.problems.registry import DARCY
 from ups_models.report.html import render_html
 from ups_models.report.markdown import render_markdown
 from ups_models.report.model import ReportInput
@@ -241,19 +249,18 @@ def _data_of(cfg: PipelineConfig, settings: EvalConfig, run: RunDir, models: Mod
 
 def _data_from(cfg: PipelineConfig, path: Path, models: Models) -> EvalData:
     """Every row of one file, of whichever family it is. Raises DataError, BadInput."""
-    if problem_in(path).steady:
+    if problem_in(path) == DARCY.name:
         if models.steady_prior is None:
             raise BadInput(
                 f"{path}: holds Darcy flow, which only a steady prior is evaluated on; give one with --prior"
             )
         fields = load_steady([path], reduced_resolution=cfg.steady_data.reduced_resolution)
-        require_size("steady_data.size", cfg.steady_data.size, fields.a.shape[-1], path)
+        require_size("steady_data.size", (cfg.steady_data.size,), fields.a.shape[-1:], path)
         return EvalData(steady=fields)
     if models.operator is None:
         raise BadInput(f"{path}: holds trajectories, which an operator is evaluated on; give one with --operator")
-    strides = {"stride": cfg.data.reduced_resolution, "stride_t": cfg.data.reduced_resolution_t}
-    data = load_fields([path], cfg.data.problem, **strides)
-    require_size("data.points", cfg.data.points, data.u.shape[-1], path)
+    data = read_trajectories(cfg.data, [path])
+    require_size("data.points", cfg.data.grid, data.grid, path)
     return EvalData(data)
 
 

@@ -1,7 +1,7 @@
 """Rollouts of a trained surrogate from one file to another."""
 
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -26,29 +26,22 @@ def predict(
     members: int | None,
     seed: int,
     device: str,
-    parameters: Sequence[str],
+    parameters: Mapping[str, float],
+    trust_code: Sequence[str] = (),
 ) -> tuple[int, ...]:
     """Roll out from the array u0 of an .npz, and write u, t and the coordinates as another; returns the shape of u.
 
-    Parameters of the equation are given as NAME=VALUE, or lie in the file beside u0. Raises BadInput, CheckpointError.
+    Parameters of the equation are given by name, or lie in the file beside u0. Raises BadInput, CheckpointError.
     """
-    surrogate, arrays = load_surrogate(run, device=device), _arrays(source)
+    surrogate, arrays = load_surrogate(run, device=device, trust_code=trust_code), _arrays(source)
     if FIELDS not in arrays:
         raise BadInput(f"{source}: holds no array {FIELDS}, but {', '.join(map(shown, arrays)) or 'nothing'}")
     known = {name.lower() for name in surrogate.parameters}
     given = {name: values for name, values in arrays.items() if name.lower() in known}
-    given |= dict(map(_named, parameters))
+    given |= parameters
     found = surrogate.rollout(arrays[FIELDS], steps=steps, members=members, seed=seed, **given)
     write_atomically(target, partial(_save, {"u": found.u, "t": found.t, **found.coordinates}))
     return found.u.shape
-
-
-def _named(text: str) -> tuple[str, float]:
-    name, _, value = text.partition("=")
-    try:
-        return name, float(value)
-    except ValueError:
-        raise BadInput(f"--parameter {shown(text)}: write it as NAME=VALUE, for example nu=0.01") from None
 
 
 def _arrays(path: Path) -> dict[str, Any]:

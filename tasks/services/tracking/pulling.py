@@ -1,7 +1,11 @@
 """Bringing what a W&B run holds into a run directory, for a reader: checkpoints, history, evaluations, report."""
 
 import logging
+import os
+import re
 import shutil
+import tempfile
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +15,8 @@ from pydantic import ValidationError
 from tasks.services.checkpoints.report_sets import install_report, verify_report, why_kept
 from tasks.services.run.config_file import is_kept, kept_config, require_own_folder, write_config
 from tasks.services.run.lock import OwnedRun, owned
-from tasks.services.run.paths import RunDir
+from tasks.services.run.own_files import trust_code
+from tasks.services.run.paths import CODE, STATUS, RunDir
 from tasks.services.tracking.coordination import find_run
 from tasks.services.tracking.restoring import check, fetch, not_found, put_in_place
 from tasks.services.tracking.run_path import ExistingRun, RunPath
@@ -26,6 +31,8 @@ logger = logging.getLogger(__name__)
 
 CHECKPOINTS = Path("checkpoints")
 """Where they go, whatever folder the run's own config names on the machine that it ran on."""
+RUN = re.compile(r"[\w.-]+/[\w.-]+/[\w.-]+")
+"""How a W&B run is named where a directory could be meant: entity/project/id."""
 LAUNCHED = "launched"
 """Where the run's config holds ours until a rented machine has begun."""
 
@@ -48,27 +55,50 @@ def pull(
     *,
     given: PipelineConfig | None = None,
     force: bool = False,
+    trusted: Collection[str] = (),
     client: Client = CLIENT,
 ) -> Pulled:
     """Bring the newest verified checkpoints, the history, evaluations and report of a run into `root`.
 
     What is as far or further there is kept, unless `force`. `given` is the config that the run was trained with; else
-    it is the one that W&B keeps. Raises RunNotFound, BadInput, CheckpointError, TrackingUnavailable.
+    it is the one that W&B keeps. `trusted` are files of code that came with it and may be executed. Raises
+    RunNotFound, BadInput, CheckpointError, TrackingUnavailable.
     """
     found = find_run(path, tracking, client)
     if found is None:
         raise not_found(path)
-    cfg = _local(given if given is not None else config_in(found, tracking, client))
     run = RunDir.of(root, CHECKPOINTS)
     run.require_writable()
-    require_own_folder(run, cfg)
     store = WandbStore(found.path, tracking, client)
+
+    def config() -> PipelineConfig:
+        return _local(given if given is not None else config_in(found, tracking, client))
+
+    cfg = None if trusted else config()  # trusted code comes with the checkpoints
     with owned(run) as own:
-        origin = _pull_checkpoints(found, cfg, own, store, force=force)
+        fetched = _fetched(found, tracking, own, store)
+        trust_code(fetched[0] / CODE, fetched[0] / STATUS, trusted)
+        cfg = cfg or config()
+        require_own_folder(run, cfg)
+        restored = check(*fetched, cfg)
+        origin = restored.origin if put_in_place(restored, found, "allow", own, force=force) else None
         report, kept = _pull_report(own, store, force=force)
         if kept_config(own) is None or (origin is not None and not is_kept(own, cfg)):
             write_config(own, cfg)
     return Pulled(run, origin, report, kept)
+
+
+def bring(run: str, trusted: Collection[str] = ()) -> Path | None:
+    """A W&B run, in a temporary directory of this user's that is used again; None for what names no such run.
+
+    Raises what `pull` raises.
+    """
+    if not RUN.fullmatch(run) or Path(run).exists():
+        return None
+    path = RunPath.parse(run, TrackingConfig(), "")
+    folder = Path(tempfile.gettempdir()) / f"ups-runs-{os.getuid()}" / f"{path.entity}-{path.project}-{path.id}"
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return pull(path, folder, TrackingConfig(), trusted=trusted).run.root
 
 
 def config_in(found: ExistingRun, tracking: TrackingConfig, client: Client = CLIENT) -> PipelineConfig:
@@ -91,15 +121,12 @@ def _local(cfg: PipelineConfig) -> PipelineConfig:
     return cfg.model_copy(update={"checkpoint": cfg.checkpoint.model_copy(update={"dir": CHECKPOINTS})})
 
 
-def _pull_checkpoints(
-    found: ExistingRun, cfg: PipelineConfig, run: OwnedRun, store: WandbStore, *, force: bool
-) -> str | None:
-    """The name of the set that was put in place; None: the run here is as far, or further."""
-    fetched = fetch(found, "allow", cfg, run, store)
+def _fetched(found: ExistingRun, tracking: TrackingConfig, run: OwnedRun, store: WandbStore) -> tuple[Path, str]:
+    """The newest set, downloaded and not looked at yet, and its name."""
+    fetched = fetch(found, "allow", tracking, run, store)
     if fetched is None:
         raise BadInput(f"{found.path}: holds no checkpoints yet; pull again when its first stage has saved some")
-    restored = check(*fetched, cfg)
-    return restored.origin if put_in_place(restored, found, "allow", run, force=force) else None
+    return fetched
 
 
 def _pull_report(run: OwnedRun, store: WandbStore, *, force: bool) -> tuple[str | None, str]:

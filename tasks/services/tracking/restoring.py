@@ -23,7 +23,7 @@ from tasks.services.tracking.protocols import CheckpointStore
 from tasks.services.tracking.run_path import KEY, ExistingRun, RunPath, base_url
 from tasks.services.tracking.store import WandbStore
 from tasks.services.tracking.wandb_client import CLIENT, Client
-from ups_models.config.schema import PipelineConfig
+from ups_models.config.schema import PipelineConfig, TrackingConfig
 from ups_models.errors import ArchitectureMismatch, BadInput, CheckpointError
 from ups_models.stages.spec import SPECS
 
@@ -56,7 +56,7 @@ def not_found(path: RunPath, advice: str = "") -> RunNotFound:
 
 
 def fetch(
-    found: ExistingRun, mode: ResumeMode, cfg: PipelineConfig, run: RunDir, store: CheckpointStore | None = None
+    found: ExistingRun, mode: ResumeMode, tracking: TrackingConfig, run: RunDir, store: CheckpointStore | None = None
 ) -> tuple[Path, str] | None:
     """Download the newest set, or an old run's files, into a staging folder; None when the run holds neither.
 
@@ -66,7 +66,7 @@ def fetch(
     folder = run.staging / "restore"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    store = store or WandbStore(found.path, cfg.tracking)
+    store = store or WandbStore(found.path, tracking)
     origin = store.download_set(folder)
     if origin is not None:
         return folder, origin

@@ -3,7 +3,8 @@
     python probe.py TREE RESULT.json [flags of `ups train`]      (the standard library alone: it runs in any revision)
 
 Calls: on the main thread and on the one that does a stage's work, from the call of the Prefect flow to the first
-training step, or to the end of a flow that trains nothing. A call counts if the function and the nearest function of ours that called it lie in different modules;
+training step, or to the end of a flow that trains nothing.
+A call counts if the function and the nearest function of ours that called it lie in different modules;
 frames of others in between (Prefect, contextlib) are passed over. Entering a generator again, as leaving a context
 manager does, is a call too. What runs while a module is imported or a log line is written does not count.
 

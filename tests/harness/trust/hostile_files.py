@@ -13,10 +13,13 @@ import h5py
 import numpy as np
 import torch
 
+from harness.data_files import WRITERS
 from harness.trust.cases import Case, Count, changed, count_of
 from harness.trust.hostile_texts import texts
 from ups_models.data.inspect import inspect
-from ups_models.data.layouts.pdebench import load_steady, load_trajectories, problem_of
+from ups_models.data.layouts.pdebench import load_steady
+from ups_models.data.layouts.reading import load_fields, problem_in
+from ups_models.problems.registry import BURGERS, DARCY, EVOLVING
 from ups_models.stages.lineage import Lineage
 from ups_models.training.checkpoint import load_network, save_network
 
@@ -42,6 +45,9 @@ def headers(folder: Path, n: int, seed: int) -> Iterator[Case]:
     """HDF5 files with flipped bits where their tables are, and some that lead elsewhere."""
     rng = random.Random(seed)
     whole = [_data_file(folder / f"data{kind}.hdf5", kind) for kind in range(6)]
+    for name, write in WRITERS.items():
+        write(folder / name)
+        whole.append((folder / name).read_bytes())
     for number in range(n):
         path = folder / f"header{number}_Nu0.1.hdf5"
         if number % 6 == 5:
@@ -93,10 +99,11 @@ def _file_that_leads_elsewhere(path: Path, kind: int) -> None:
 
 def _read_data(path: Path) -> None:
     inspect(path)
-    if problem_of(path).steady:
+    says = problem_in(path)
+    if says == DARCY.name:
         load_steady([path])
     else:
-        load_trajectories([path], family=problem_of(path).name)
+        load_fields([path], EVOLVING.get(says or "", BURGERS))
 
 
 # ---------------------------------------------------------------------------------------------------- archives

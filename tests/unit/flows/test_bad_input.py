@@ -173,17 +173,17 @@ def test_a_data_file_of_another_layout_is_named(here, refusal):
     message = refusal("train", *use_file("u.hdf5"))
 
     assert "u.hdf5" in message
-    assert "'tensor' is missing" in message
+    assert "is of no known layout; the file has ['velocity']" in message
 
 
 def test_a_data_file_with_too_few_rows_is_named(here, refusal):
-    write_trajectories(here / "u.hdf5", np.ones((8, 11, 64)))
+    write_trajectories(here / "u.hdf5", np.random.default_rng(0).random((8, 11, 64)))
 
     assert "u.hdf5: has 8 rows, which leaves nothing" in refusal("train", *use_file("u.hdf5"))
 
 
 def test_a_data_file_with_too_few_times_is_named(here, refusal):
-    write_trajectories(here / "u.hdf5", np.ones((24, 2, 64)))
+    write_trajectories(here / "u.hdf5", np.random.default_rng(0).random((24, 2, 64)))
 
     message = refusal("train", *use_file("u.hdf5"))
 
@@ -220,7 +220,7 @@ def test_an_evaluation_needs_something_to_evaluate(here, refusal):
 
 
 def test_a_data_file_on_another_grid_is_named(here, refusal):
-    write_trajectories(here / "u.hdf5", np.ones((24, 11, 32)))
+    write_trajectories(here / "u.hdf5", np.random.default_rng(0).random((24, 11, 32)))
 
     assert "data.points=64" in refusal("train", *use_file("u.hdf5"))
 

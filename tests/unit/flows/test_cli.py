@@ -174,7 +174,7 @@ def test_a_data_file_is_generated_and_described(ups, tmp_path):
 
     assert (made.returncode, made.stdout) == (0, "new/a.hdf5\n")
     assert "new/a.hdf5: advection1d, 3 samples, beta 0.1" in shown.stdout
-    assert "grid 16, dt 1" in shown.stdout
+    assert "grid 16, 3 times, dt 1" in shown.stdout
     assert "duplicate trajectories: 0, NaN: 0, Inf: 0" in shown.stdout
 
 

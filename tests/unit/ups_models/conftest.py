@@ -7,9 +7,10 @@ import torch
 
 from ups_models.config.schema import PipelineConfig
 from ups_models.data.generate import generate
-from ups_models.nn.denoiser import ResidualDiffusion
+from ups_models.nn.denoiser import ResidualDenoiser, ResidualDiffusion
 from ups_models.nn.operator import LatentOperator
 from ups_models.stages import diff_residual, operator
+from ups_models.stages.stage import expect
 
 
 @pytest.fixture(scope="session")
@@ -30,7 +31,7 @@ def darcy_path(tmp_path_factory) -> Path:
 def latent_operator(smoke: PipelineConfig) -> LatentOperator:
     """An untrained operator of smoke.yaml."""
     torch.manual_seed(0)
-    return operator.build(smoke)
+    return expect(operator.build(smoke), LatentOperator)
 
 
 @pytest.fixture
@@ -38,6 +39,6 @@ def diffusion(smoke: PipelineConfig) -> ResidualDiffusion:
     """An untrained diffusion of smoke.yaml, whose network is not zero."""
     torch.manual_seed(1)
     net = diff_residual.build(smoke)
-    for parameter in net.denoiser.project.parameters():
+    for parameter in expect(net.denoiser, ResidualDenoiser).project.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
     return net

@@ -11,11 +11,11 @@ from torch.testing import assert_close
 
 from ups_models.data import chunks
 from ups_models.data.generate import generate
-from ups_models.data.layouts.pdebench import load_trajectories
+from ups_models.data.layouts.reading import load_fields
 from ups_models.data.sizes import cost_of, require_room
 from ups_models.errors import DataError, StorageError
 from ups_models.problems.initial import random_waves
-from ups_models.problems.registry import PROBLEMS
+from ups_models.problems.registry import ADVECTION, BURGERS, PROBLEMS
 from ups_models.problems.solving import SolverFailed
 
 GIVEN = {"burgers1d": {"Nu": 0.1}, "advection1d": {"beta": 0.1}, "darcy2d": {"beta": 0.1}}
@@ -57,7 +57,7 @@ def test_stored_points_are_where_the_x_coordinate_says(tmp_path, solver_nx):
     wanted = random_waves(5, 32, np.random.default_rng(7))
 
     generate("advection1d", path, n=5, seed=7, parameters={"beta": 0.5}, nx=32, solver_nx=solver_nx, nt=3, t_end=2.0)
-    read = load_trajectories([path], family="advection1d")
+    read = load_fields([path], ADVECTION)
 
     assert_close(read.u[:, 0, 0], wanted.float(), rtol=0, atol=1e-6)
     assert_close(read.u[:, 2, 0], wanted.float(), rtol=0, atol=1e-5)  # once around
@@ -81,7 +81,7 @@ def test_files_of_two_viscosities_share_their_initial_conditions(tmp_path):
     for path, nu in zip(paths, (0.1, 1.0), strict=True):
         generate("burgers1d", path, n=3, seed=5, parameters={"Nu": nu}, nx=32, nt=3)
 
-    both = load_trajectories(paths, family="burgers1d")
+    both = load_fields(paths, BURGERS)
 
     assert torch.equal(both.u[:3, 0], both.u[3:, 0])
     assert both.row.tolist() == [0, 1, 2, 0, 1, 2]

@@ -9,8 +9,9 @@ import pytest
 
 from ups_models.data.inspect import inspect
 from ups_models.data.layouts.hdf5 import require_memory
-from ups_models.data.layouts.pdebench import load_trajectories
+from ups_models.data.layouts.reading import load_fields
 from ups_models.errors import DataError
+from ups_models.problems.registry import BURGERS
 
 HUGE = (10**6, 10**4, 100)
 
@@ -52,7 +53,7 @@ def test_a_data_file_that_reads_another_file_is_refused_with_the_remedy(path, sa
         LEADS_ELSEWHERE[said](file)
 
     with pytest.raises(DataError, match=rf"a\.hdf5: .*{said}.*h5repack"):
-        load_trajectories([path], family="burgers1d")
+        load_fields([path], BURGERS)
     with pytest.raises(DataError, match="h5repack"):
         inspect(path)
 
@@ -66,7 +67,7 @@ def test_a_small_file_that_claims_terabytes_is_refused_before_anything_grows(pat
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
     with pytest.raises(DataError, match="dataset 'tensor' claims 4,000,000,000,000 bytes, but the file holds 0 of it"):
-        load_trajectories([path], family="burgers1d")
+        load_fields([path], BURGERS)
 
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000
 
@@ -77,7 +78,7 @@ def test_a_chunk_that_was_never_written_is_no_data(path):
         tensor[:5] = 1.0
 
     with pytest.raises(DataError, match="dataset 'tensor' claims"):
-        load_trajectories([path], family="burgers1d")
+        load_fields([path], BURGERS)
 
 
 def test_compressed_data_are_read_as_before(path):
@@ -85,7 +86,7 @@ def test_compressed_data_are_read_as_before(path):
     with h5py.File(path, "a") as file:
         file.create_dataset("tensor", data=values, chunks=(2, 5, 16), compression="gzip")
 
-    assert np.array_equal(load_trajectories([path], family="burgers1d").u[:, :, 0], values)
+    assert np.array_equal(load_fields([path], BURGERS).u[:, :, 0], values)
 
 
 def test_links_in_a_circle_are_refused(path):
@@ -93,7 +94,7 @@ def test_links_in_a_circle_are_refused(path):
         file["tensor"], file["other"] = h5py.SoftLink("/other"), h5py.SoftLink("/tensor")
 
     with pytest.raises(DataError, match="too many links"):
-        load_trajectories([path], family="burgers1d")
+        load_fields([path], BURGERS)
 
 
 def test_a_pipe_is_no_data_file(tmp_path):

@@ -7,9 +7,11 @@ import torch
 
 from ups_models.evaluation.rollout import rollout
 from ups_models.nn.blocks import real_dft
+from ups_models.nn.prior import SteadyPrior
 from ups_models.nn.sampling import karras_sigmas, sample_consistency, sample_edm, sample_flow
 from ups_models.stages import diff_residual, steady_prior
 from ups_models.stages.registry import STAGES
+from ups_models.stages.stage import expect
 from ups_models.training.seeds import derive_seed
 
 
@@ -161,7 +163,7 @@ def test_karras_levels_fall_from_the_largest_to_the_smallest():
 def test_the_prior_sees_the_coefficient_only_when_it_may(smoke):
     torch.manual_seed(0)
     net = steady_prior.build(smoke)
-    torch.nn.init.normal_(net.project.weight)
+    torch.nn.init.normal_(expect(net, SteadyPrior).project.weight)
     x, t = torch.randn(2, 16, 16, generator=rng()), torch.full((2,), 0.5)
     a, b = torch.full((2, 16, 16), 0.1), torch.ones(2, 16, 16)
     shown, hidden = torch.ones(2), torch.zeros(2)

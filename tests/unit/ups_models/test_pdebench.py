@@ -12,10 +12,12 @@ from torch.testing import assert_close
 from ups_models.data import chunks
 from ups_models.data.fields import Fields
 from ups_models.data.inspect import inspect
-from ups_models.data.layouts.pdebench import load_steady, load_trajectories
+from ups_models.data.layouts.pdebench import load_steady
+from ups_models.data.layouts.reading import load_fields
 from ups_models.errors import DataError
 from ups_models.problems import burgers1d, darcy2d
 from ups_models.problems.initial import random_waves
+from ups_models.problems.registry import BURGERS, EVOLVING
 
 
 def write_1d(path: Path, *, n=3, nt=11, nx=16, t_values=None, **attrs: float | str) -> Path:
@@ -54,7 +56,7 @@ def test_generated_trajectories_come_back_as_they_were_solved(burgers_path):
     u0 = random_waves(6, 64, np.random.default_rng(3), offset=1.0)
     solved = burgers1d.solve(u0, 0.1, [0.0, 0.1, 0.2, 0.3, 0.4])[:, :, ::2]
 
-    read = load_trajectories([burgers_path], family="burgers1d")
+    read = load_fields([burgers_path], BURGERS)
 
     assert_close(read.u[:, :, 0], solved.float(), rtol=0, atol=1e-6)
     assert read.problem.name == "burgers1d"
@@ -79,7 +81,7 @@ def test_a_file_of_pdebench_is_thinned_out_as_in_the_paper(tmp_path, monkeypatch
     path = write_1d(tmp_path / "1D_Burgers_Sols_Nu0.01.hdf5", n=7, nt=201, nx=64, Nu=0.01)
     monkeypatch.setattr(chunks, "CHUNK_BYTES", 2 * 201 * 64 * 4)
 
-    read = load_trajectories([path], family="burgers1d", reduced_resolution=4, reduced_resolution_t=5, limit=5)
+    read = load_fields([path], BURGERS, stride=4, stride_t=5, limit=5)
 
     assert read.u.shape == (5, 41, 1, 16)
     x = read.axes[0]
@@ -104,7 +106,7 @@ def test_a_darcy_file_is_thinned_out(tmp_path):
 def test_a_missing_attribute_is_read_from_the_file_name(tmp_path, name, family, value):
     path = write_1d(tmp_path / name)
 
-    read = load_trajectories([path], family=family)
+    read = load_fields([path], EVOLVING[family])
 
     assert read.parameters[:, 0].tolist() == pytest.approx([value] * 3)
 
@@ -116,7 +118,7 @@ def test_a_missing_darcy_attribute_is_read_from_the_file_name(tmp_path):
 
 
 def test_selection_takes_masks_and_indices(burgers_path, darcy_path):
-    trajectories = load_trajectories([burgers_path], family="burgers1d")
+    trajectories = load_fields([burgers_path], BURGERS)
     fields = load_steady([darcy_path])
 
     by_mask = trajectories.select(trajectories.row >= 4)
@@ -132,7 +134,7 @@ def test_selection_takes_masks_and_indices(burgers_path, darcy_path):
 
 
 def load(path: Path, **options) -> Fields:
-    return load_trajectories([path], family="burgers1d", **options)
+    return load_fields([path], BURGERS, **options)
 
 
 def test_a_missing_file_suggests_to_generate_it(tmp_path):
@@ -193,14 +195,12 @@ def test_coefficients_that_do_not_match_the_solutions_are_refused(tmp_path):
 def test_files_of_another_family_are_refused(burgers_path, darcy_path, tmp_path):
     advection_path = write_1d(tmp_path / "a.hdf5", beta=1.0)
 
-    with pytest.raises(DataError, match=r"darcy\.hdf5: .* those of darcy2d, not burgers1d"):
-        load(darcy_path)
-    with pytest.raises(DataError, match=r"a\.hdf5: .* those of advection1d, not burgers1d"):
+    with pytest.raises(DataError, match=r"a\.hdf5: holds advection1d, not burgers1d. Set data.problem: advection1d"):
         load(advection_path)
     with pytest.raises(DataError, match=r"burgers\.hdf5: .* those of burgers1d, not darcy2d"):
         load_steady([burgers_path])
-    with pytest.raises(DataError, match=r"darcy\.hdf5: PDEBench has no 1D files of 'darcy2d'"):
-        load_trajectories([darcy_path], family="darcy2d")
+    with pytest.raises(DataError, match=r"darcy\.hdf5: holds darcy2d, not burgers1d"):
+        load_fields([darcy_path], BURGERS)
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
@@ -235,10 +235,10 @@ def test_files_of_two_grids_are_refused(tmp_path):
     coarser = write_1d(tmp_path / "b.hdf5", nx=8, Nu=0.1)
     slower = write_1d(tmp_path / "c.hdf5", t_values=np.arange(12, dtype=np.float32), Nu=0.1)
 
-    with pytest.raises(DataError, match=r"b\.hdf5: dataset 'x-coordinate' differs from that of .*a\.hdf5"):
-        load_trajectories([first, coarser], family="burgers1d")
-    with pytest.raises(DataError, match=r"c\.hdf5: dataset 't-coordinate' differs from that of .*a\.hdf5"):
-        load_trajectories([first, slower], family="burgers1d")
+    with pytest.raises(DataError, match=r"b\.hdf5: its x differs from that of .*a\.hdf5"):
+        load_fields([first, coarser], BURGERS)
+    with pytest.raises(DataError, match=r"c\.hdf5: its t differs from that of .*a\.hdf5"):
+        load_fields([first, slower], BURGERS)
 
 
 def test_darcy_files_of_two_grids_are_refused(tmp_path):
@@ -253,13 +253,18 @@ def test_darcy_files_of_two_grids_are_refused(tmp_path):
 def test_a_reduction_that_does_not_divide_is_refused(tmp_path, option, factor):
     path = write_1d(tmp_path / "b.hdf5", Nu=0.1)
 
+    name = {"reduced_resolution": "stride", "reduced_resolution_t": "stride_t"}[option]
     with pytest.raises(DataError, match=rf"b\.hdf5: {option}={factor} does not divide .* dataset 'tensor'"):
-        load(path, **{option: factor})
+        load(path, **{name: factor})
 
 
 def test_a_parameter_found_nowhere_is_refused(tmp_path):
-    with pytest.raises(DataError, match=r"u\.hdf5: dataset 'tensor' comes without attribute 'Nu' or 'beta'"):
-        load(write_1d(tmp_path / "u.hdf5"))
+    path = write_1d(tmp_path / "u.hdf5")
+
+    with pytest.raises(DataError, match=r"u\.hdf5: attribute 'Nu' is missing. Set it .* data.parameters: {Nu: 0.01}"):
+        load(path)
+    with pytest.raises(DataError, match=r"u\.hdf5: dataset 'tensor' comes with no parameter, expected the attribute"):
+        inspect(path)
     with pytest.raises(DataError, match=r"d\.hdf5: attribute 'beta' .* missing"):
         load_steady([write_darcy(tmp_path / "d.hdf5")])
 
@@ -271,7 +276,7 @@ def test_a_parameter_that_is_no_number_is_refused(tmp_path):
 
 def test_loading_nothing_is_refused(burgers_path):
     with pytest.raises(DataError, match=r"no data file given"):
-        load_trajectories([], family="burgers1d")
+        load_fields([], BURGERS)
     with pytest.raises(DataError, match=r"burgers\.hdf5: limit=0 leaves no row"):
         load(burgers_path, limit=0)
 
@@ -293,8 +298,8 @@ def test_inspection_tells_what_a_burgers_file_holds(burgers_path):
     info = inspect(burgers_path)
 
     tensor = info.datasets[0]
-    u = load_trajectories([burgers_path], family="burgers1d").u
-    assert (info.family, info.parameters, info.n_samples, info.grid) == ("burgers1d", {"Nu": "0.1"}, 6, (32,))
+    u = load_fields([burgers_path], BURGERS).u
+    assert (info.problem, info.parameters, info.n_samples, info.grid) == ("burgers1d", {"Nu": "0.1"}, 6, (32,))
     assert info.dt == pytest.approx(0.1)
     assert (info.n_nan, info.n_inf, info.n_duplicates) == (0, 0, 0)
     assert (tensor.name, tensor.shape, tensor.dtype) == ("tensor", (6, 5, 32), "float32")
@@ -306,7 +311,7 @@ def test_inspection_tells_what_a_burgers_file_holds(burgers_path):
 def test_inspection_tells_what_a_darcy_file_holds(darcy_path):
     info = inspect(darcy_path)
 
-    assert (info.family, info.parameters, info.n_samples) == ("darcy2d", {"beta": "10"}, 4)
+    assert (info.problem, info.parameters, info.n_samples) == ("darcy2d", {"beta": "10"}, 4)
     assert (info.grid, info.dt) == ((16, 16), None)
     assert [dataset.name for dataset in info.datasets] == ["nu", "tensor", "x-coordinate", "y-coordinate"]
     assert (info.datasets[0].min, info.datasets[0].max) == pytest.approx((0.1, 1.0))

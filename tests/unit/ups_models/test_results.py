@@ -191,7 +191,9 @@ def test_check_is_judged_again_when_it_is_read():
 
 
 def test_network_that_cannot_be_evaluated_is_named_rather_than_left_out(smoke):
-    with pytest.raises(BadInput, match="stage operator: its network is a SteadyPrior, but an evaluation needs"):
+    with pytest.raises(
+        BadInput, match="stage operator: its network is a SteadyPrior, but an evaluation needs a network"
+    ):
         Models.of({"operator": steady_prior.build(smoke)})
 
 

@@ -102,7 +102,7 @@ def test_what_it_was_not_trained_for_is_one_sentence(surrogate, request_, messag
 
 
 def test_what_is_no_run_says_what_to_do(tmp_path):
-    with pytest.raises(BadInput, match=r"is no run: it holds no config\.yaml.*`ups pull RUN --run-dir DIR`"):
+    with pytest.raises(BadInput, match=r"is no run: it holds no config\.yaml.*a W&B run as entity/project/id"):
         load_surrogate(tmp_path)
 
 

@@ -1,7 +1,7 @@
 """HDF5 files from anywhere: opened only where they hold all of their data themselves, and no less than they claim."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from math import prod
 from pathlib import Path
@@ -46,7 +46,9 @@ def open_hdf5(path: Path) -> Iterator[h5py.File]:
     except Unreadable as error:
         raise DataError(f"{error}. Name a data file") from None
     if not h5py.is_hdf5(path):
-        raise DataError(f"{path}: not an HDF5 file. Give a file in the PDEBench layout, or run: ups data generate")
+        raise DataError(
+            f"{path}: not an HDF5 file. Give one of PDEBench, The Well or plain arrays, or run: ups data generate"
+        )
     try:
         with h5py.File(path, "r") as file:
             _require_own_links(path, file)
@@ -130,7 +132,7 @@ def is_uniform(values: Array) -> bool:
     return bool(steps.mean() > 0 and np.abs(steps - steps.mean()).max() <= SPACING_TOLERANCE * steps.mean())
 
 
-def names_in(file: h5py.File) -> str:
+def names_in(file: Iterable[str]) -> str:
     """The names of what a file holds, for a message."""
     names = sorted(plain(name) for name in file)
     more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""

@@ -11,45 +11,22 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
 
-from ups_models.data.fields import Fields, SteadyFields, joined
+from ups_models.data.fields import SteadyFields
 from ups_models.data.layouts.hdf5 import as_float32, is_uniform, names_in, open_hdf5, read_rows, require_own_data
+from ups_models.data.layouts.source import Source
 from ups_models.errors import DataError
 from ups_models.problems.problem import Problem
-from ups_models.problems.registry import ADVECTION, BURGERS, DARCY
+from ups_models.problems.registry import ADVECTION, BURGERS, DARCY, REACTION_DIFFUSION
 from ups_models.wording import shortened, shown
 
 TRAJECTORY_RANKS = {"tensor": 3, "x-coordinate": 1, "t-coordinate": 1}
 STEADY_RANKS = {"nu": 3, "tensor": 4, "x-coordinate": 1, "y-coordinate": 1}
-OF_PDEBENCH = {problem.name: problem for problem in (BURGERS, ADVECTION)}
-"""Problems whose 1D files are read."""
+OF_PDEBENCH = (BURGERS, ADVECTION, REACTION_DIFFUSION)
+"""Problems of its 1D files, told apart by their parameters."""
+LAYOUT = "PDEBench's arrays"
 
 Array = npt.NDArray[Any]
-
-
-def load_trajectories(
-    paths: Sequence[Path],
-    *,
-    family: str,
-    reduced_resolution: int = 1,
-    reduced_resolution_t: int = 1,
-    limit: int | None = None,
-) -> Fields:
-    """Read 1D files of one family and one grid, one after the other; `limit` keeps the first rows of each file.
-
-    PDEBench's files of 201 x 1024 become its usual 41 x 256 with reduced_resolution=4 and reduced_resolution_t=5.
-    """
-    if family not in OF_PDEBENCH:
-        names = ", ".join(str(path) for path in paths)
-        raise DataError(f"{names}: PDEBench has no 1D files of {family!r}. Use {' or '.join(OF_PDEBENCH)}")
-    _check_request(paths, limit)
-    problem = OF_PDEBENCH[family]
-    parts = [_load_trajectory_file(path, problem, reduced_resolution, reduced_resolution_t, limit) for path in paths]
-    for path, part in zip(paths, parts, strict=True):
-        _check_same_grid(path, "x-coordinate", part.axes[0], parts[0].axes[0], paths[0])
-        _check_same_grid(path, "t-coordinate", part.t, parts[0].t, paths[0])
-    return joined(parts)
 
 
 def load_steady(paths: Sequence[Path], *, reduced_resolution: int = 1, limit: int | None = None) -> SteadyFields:
@@ -70,10 +47,38 @@ def load_steady(paths: Sequence[Path], *, reduced_resolution: int = 1, limit: in
     )
 
 
-def problem_of(path: Path) -> Problem:
-    """Which problem's solutions a file holds. Raises DataError."""
-    with open_file(path) as source:
-        return source.problem
+def is_pdebench(file: h5py.File) -> bool:
+    """Whether an HDF5 file has the datasets of 1D trajectories or of Darcy flow."""
+    return not {"tensor", "nu", "x-coordinate"}.isdisjoint(file)
+
+
+def look(path: Path, file: h5py.File, wanted: Problem | None) -> Source:
+    """What a file says of 1D trajectories, or of Darcy flow. Raises DataError."""
+    problem = _problem_in(file, path, wanted)
+    source = PDEBenchFile(path, file, problem)
+    tensor = source.dataset("tensor")
+    first, second = source.coordinates()
+    for name in source.ranks:
+        source.dataset(name)  # each is looked at before it is read
+    shape = tensor.shape if problem.steady else (tensor.shape[0], tensor.shape[1], 1, tensor.shape[2])
+
+    def read(rows: slice, times: slice, points: slice, _: Sequence[int]) -> Array:
+        return np.asarray(tensor[rows, times][..., points])[:, :, None]
+
+    return Source(
+        path,
+        LAYOUT,
+        problem.name,
+        "dataset 'tensor'",
+        (shape[0], 1, *shape[1:]) if problem.steady else shape,
+        problem.channels,
+        np.zeros(1) if problem.steady else second.astype(np.float64),
+        (first, second) if problem.steady else (first,),
+        {name: np.asarray(value) for name, value in source.parameters().items()},
+        read,
+        datasets={name: source.dataset(name) for name in source.ranks},
+        attrs=dict(file.attrs),
+    )
 
 
 @dataclass(frozen=True)
@@ -107,17 +112,16 @@ class PDEBenchFile:
         require_own_data(self.path, name, dataset)
         return dataset
 
-    def parameter(self) -> float:
-        """nu or beta, of the attribute or else of the file name."""
-        name = self.problem.parameters[0].name
-        if name not in self.file.attrs:
-            value = _parameter_in_name(self.path, self.problem)
-            if value is None:
-                raise DataError(
-                    f"{self.path}: attribute '{name}' of 'tensor' is missing. Set it, or name the file "
-                    f"..._{name}0.1.hdf5"
-                )
-            return value
+    def parameters(self) -> dict[str, float]:
+        """The problem's, of the attributes or else of the file name; without those that neither has."""
+        found = {}
+        for one in self.problem.parameters:
+            value = self._attribute(one.name) if one.name in self.file.attrs else _number_in(self.path, one.name)
+            if value is not None:
+                found[one.name] = value
+        return found
+
+    def _attribute(self, name: str) -> float:
         values = np.asarray(self.file.attrs[name])
         if values.size != 1 or values.dtype.kind not in "fiu" or not np.isfinite(values).all():
             raise DataError(
@@ -158,34 +162,36 @@ class PDEBenchFile:
 
 
 @contextmanager
-def open_file(path: Path, wanted: Problem | None = None) -> Iterator[PDEBenchFile]:
-    """Open for reading, and be sure of the problem; whatever HDF5 cannot read becomes a DataError."""
+def open_steady(path: Path) -> Iterator[PDEBenchFile]:
+    """Open Darcy flow for reading; whatever HDF5 cannot read becomes a DataError."""
     path = Path(path)
     with open_hdf5(path) as file:
-        found = _problem_in(file, path)
-        if wanted is not None and found != wanted:
+        found = _problem_in(file, path, None)
+        if found != DARCY:
             raise DataError(
-                f"{path}: its datasets {names_in(file)} are those of {found.name}, not {wanted.name}. "
-                f"Give a {wanted.name} file"
+                f"{path}: its datasets {names_in(file)} are those of {found.name}, not {DARCY.name}. Give a "
+                f"{DARCY.name} file"
             )
         yield PDEBenchFile(path, file, found)
 
 
-def _problem_in(file: h5py.File, path: Path) -> Problem:
-    """The problem by the datasets; those with trajectories, alike in these, by attribute or file name."""
+def _problem_in(file: h5py.File, path: Path, wanted: Problem | None) -> Problem:
+    """Steady states by the datasets; trajectories by all of the parameters that attributes and file name have."""
     if "nu" in file or getattr(file.get("tensor"), "ndim", 0) == STEADY_RANKS["tensor"]:
         return DARCY
-    known = OF_PDEBENCH.values()
-    by_attribute = [problem for problem in known if problem.parameters[0].name in file.attrs]
-    by_name = [problem for problem in known if _parameter_in_name(path, problem) is not None]
-    found = next(iter(by_attribute + by_name), None)
-    if found is not None:
-        return found
     if "tensor" not in file:
         raise _missing(path, file, "tensor")
+    names = {one.name for problem in OF_PDEBENCH for one in problem.parameters}
+    there = {name for name in names if name in file.attrs or _number_in(path, name) is not None}
+    fitting = [problem for problem in OF_PDEBENCH if {one.name for one in problem.parameters} == there]
+    if fitting:
+        return fitting[0]
+    if wanted is not None and not there and wanted in OF_PDEBENCH:
+        return wanted
     raise DataError(
-        f"{path}: dataset 'tensor' comes without attribute 'Nu' or 'beta'. Set one, or name the file like "
-        f"1D_Burgers_Sols_Nu0.01.hdf5"
+        f"{path}: dataset 'tensor' comes with {' and '.join(sorted(there)) or 'no parameter'}, expected the attribute "
+        "'Nu' of Burgers, 'beta' of advection, or 'Nu' and 'rho' of reaction-diffusion. Set them, or name the file "
+        "like 1D_Burgers_Sols_Nu0.01.hdf5"
     )
 
 
@@ -195,50 +201,28 @@ def _missing(path: Path, file: h5py.File, name: str) -> DataError:
     )
 
 
-def _parameter_in_name(path: Path, problem: Problem) -> float | None:
-    match = re.search(rf"{problem.parameters[0].name}(\d+(?:\.\d+)?(?:[eE][-+]?\d+)?)", path.stem)
+def _number_in(path: Path, name: str) -> float | None:
+    """The value of a parameter as PDEBench's file names have it, as in ReacDiff_Nu0.5_Rho1.0."""
+    match = re.search(rf"(?:^|[_-]){name}(\d+(?:\.\d+)?(?:[eE][-+]?\d+)?)", path.stem, re.IGNORECASE)
     return float(match.group(1)) if match else None
 
 
-def _load_trajectory_file(
-    path: Path, problem: Problem, reduced_resolution: int, reduced_resolution_t: int, limit: int | None
-) -> Fields:
-    with open_file(path, problem) as source:
-        parameter, name = source.parameter(), problem.parameters[0].name
-        n_rows, nt, nx = source.dataset("tensor").shape
-        if nt < 2 or parameter <= 0:
-            raise DataError(
-                f"{path}: dataset 'tensor' has {nt} times and {name}={parameter:g}, but two times or more "
-                f"and a positive {name} are needed. Use another file"
-            )
-        x, t = source.coordinates()
-        _check_divides(path, "reduced_resolution", reduced_resolution, nx)
-        _check_divides(path, "reduced_resolution_t", reduced_resolution_t, nt - 1)
-        n = n_rows if limit is None else min(limit, n_rows)
-        u = read_rows(
-            path,
-            "tensor",
-            source.dataset("tensor"),
-            n,
-            (slice(None, None, reduced_resolution_t), slice(None, None, reduced_resolution)),
-        )
-    return Fields(
-        problem=problem,
-        u=u[:, :, None],
-        axes=(torch.from_numpy(x[::reduced_resolution].copy()),),
-        t=torch.from_numpy(t[::reduced_resolution_t].copy()),
-        parameters=torch.full((n, 1), parameter),
-        row=torch.arange(n),
-    )
-
-
 def _load_steady_file(path: Path, reduced_resolution: int, limit: int | None) -> SteadyFields:
-    with open_file(path, DARCY) as source:
-        beta = source.parameter()
+    with open_steady(path) as source:
+        (beta_name,) = (one.name for one in DARCY.parameters)
+        beta = source.parameters().get(beta_name)
+        if beta is None:
+            raise DataError(
+                f"{path}: attribute '{beta_name}' of 'tensor' is missing. Set it, or name the file "
+                f"..._{beta_name}0.1.hdf5"
+            )
         source.coordinates()
         n_rows, _, *sizes = source.dataset("tensor").shape
-        for size in sizes:
-            _check_divides(path, "reduced_resolution", reduced_resolution, size)
+        if reduced_resolution < 1 or any(size % reduced_resolution for size in sizes):
+            raise DataError(
+                f"{path}: reduced_resolution={reduced_resolution} does not divide the {sizes[0]} intervals of dataset "
+                "'tensor'. Use a divisor"
+            )
         n = n_rows if limit is None else min(limit, n_rows)
         every = slice(None, None, reduced_resolution)
         a = read_rows(path, "nu", source.dataset("nu"), n, (every, every))
@@ -246,20 +230,8 @@ def _load_steady_file(path: Path, reduced_resolution: int, limit: int | None) ->
     return SteadyFields(a=a, u=u, beta=torch.full((n,), beta), row=torch.arange(n))
 
 
-def _check_divides(path: Path, name: str, factor: int, size: int) -> None:
-    if factor < 1 or size % factor != 0:
-        raise DataError(
-            f"{path}: {name}={factor} does not divide the {size} intervals of dataset 'tensor'. Use a divisor"
-        )
-
-
 def _check_request(paths: Sequence[Path], limit: int | None) -> None:
     if len(paths) == 0:
         raise DataError("no data file given. Name at least one, or run: ups data generate")
     if limit is not None and limit < 1:
         raise DataError(f"{paths[0]}: limit={limit} leaves no row. Use a limit of at least 1")
-
-
-def _check_same_grid(path: Path, name: str, found: Tensor, wanted: Tensor, wanted_path: Path) -> None:
-    if found.shape != wanted.shape or not torch.allclose(found, wanted, rtol=1e-4, atol=1e-5):
-        raise DataError(f"{path}: dataset '{name}' differs from that of {wanted_path}. Load files of one grid")

@@ -1,0 +1,97 @@
+"""One file that holds a trained surrogate: safetensors with a JSON header, nothing in it is executed."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from pydantic import ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from ups_models.config.faults import fault_of
+from ups_models.config.schema import PipelineConfig
+from ups_models.errors import CheckpointError
+from ups_models.files import write_atomically
+from ups_models.own_code import is_reference, own_code
+from ups_models.reading import Unparsable, parse_json, require_regular
+from ups_models.stages.spec import SPECS
+from ups_models.wording import first_line, shortened
+
+SUFFIX, HEADER, FORMAT = ".safetensors", "ups", 1
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What such a file holds.
+
+    Attributes:
+        cfg: The config that the networks were trained with.
+        weights: Their weights, by stage.
+        trained_on: Grid, time step and ranges of the parameters.
+        needs: Code of the user's, by the file's name, and its digest; empty where the file is self-contained.
+    """
+
+    cfg: PipelineConfig
+    weights: Mapping[str, Mapping[str, Tensor]]
+    trained_on: Mapping[str, Any]
+    needs: Mapping[str, str]
+
+
+def write_export(path: Path, exported: Exported) -> None:
+    """Write it whole, or not at all; equal surrogates make equal files. Raises StorageError."""
+    header = {
+        "format": FORMAT,
+        "config": exported.cfg.model_dump(mode="json"),
+        "trained_on": dict(exported.trained_on),
+        "needs": dict(exported.needs),
+        "self_contained": not exported.needs,
+    }
+    tensors = {
+        f"{stage}/{name}": value.contiguous()
+        for stage, weights in exported.weights.items()
+        for name, value in weights.items()
+    }
+    content = save(tensors, {HEADER: json.dumps(header, sort_keys=True)})
+    write_atomically(path, partial(_write, content))
+
+
+def _write(content: bytes, file: BinaryIO) -> None:
+    file.write(content)
+
+
+def read_export(path: Path) -> Exported:
+    """Read one back. Raises CheckpointError for what is none, or was written by another version."""
+    try:
+        require_regular(path)
+        with safe_open(path, "pt") as file:
+            header = parse_json((file.metadata() or {}).get(HEADER, ""))
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+        if header["format"] != FORMAT:
+            raise CheckpointError(f"{path}: was exported in format {shortened(header['format'])}, expected {FORMAT}")
+        weights: dict[str, dict[str, Tensor]] = {}
+        for name, value in tensors.items():
+            stage, _, inner = name.partition("/")
+            weights.setdefault(stage, {})[inner] = value
+        cfg = PipelineConfig.model_validate(header["config"])
+        return Exported(cfg, weights, dict(header["trained_on"]), dict(header["needs"]))
+    except ValidationError as error:
+        raise CheckpointError(
+            f"{path}: its config is none that this version reads: {fault_of(error).message}"
+        ) from None
+    except (SafetensorError, Unparsable, OSError, KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path}: is no surrogate that ups export has written ({first_line(error)})") from None
+
+
+def needs_of(cfg: PipelineConfig) -> dict[str, str]:
+    """Code of the user's that a surrogate of this config cannot do without, and its digest."""
+    texts = (cfg.data.family, *(section.network or "" for section in (cfg.operator, cfg.denoiser, cfg.prior)))
+    return {(one := own_code(text)).file.name: one.digest for text in texts if is_reference(text)}
+
+
+def stages_of(exported: Exported) -> tuple[str, ...]:
+    """The stages whose networks it holds."""
+    return tuple(stage for stage in SPECS if stage in exported.weights)
