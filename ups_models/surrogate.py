@@ -19,7 +19,7 @@ from ups_models.errors import BadInput, CheckpointError
 from ups_models.evaluation.inputs import Models
 from ups_models.evaluation.rollout import one_step_members, rollout, rollout_members
 from ups_models.evaluation.samplers import Sampler, residual_samplers
-from ups_models.exported import SUFFIX, Exported, needs_of, read_export, write_export
+from ups_models.exported import SUFFIX, read_export
 from ups_models.files import known_digest
 from ups_models.nn.own import Operator
 from ups_models.own_code import KEPT, identified, trust_kept
@@ -219,12 +219,6 @@ def load_surrogate(run: str | Path, *, device: str = "cpu", trust_code: Collecti
     operator = _lineages(cfg, files).get("operator")
     weights = {stage: _weights_in(path, stage, cfg) for stage, path in files.items()}
     return _surrogate(cfg, weights, (operator.trained_on if operator is not None else None) or {}, device, root)
-
-
-def export(surrogate: Surrogate, path: Path) -> None:
-    """Write a surrogate into one file that `load_surrogate` reads. Raises StorageError."""
-    weights = {stage: net.state_dict() for stage, net in surrogate.models.networks().items()}
-    write_export(path, Exported(surrogate.cfg, weights, surrogate.trained_on, needs_of(surrogate.cfg)))
 
 
 def _surrogate(

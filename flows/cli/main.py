@@ -52,6 +52,7 @@ COMMANDS = {
     "watch": Command("Restart dead runs that the Prefect server's automations missed."),
     "clean": Command("Remove what a finished run does not need any more."),
     "predict": Command("Roll a trained surrogate out from fields in a file.", logs=True),
+    "export": Command("Write a trained surrogate into one file."),
     "report": Command("Render reports/report.html again."),
     "config": Command("Show a config with its defaults, compare two, or explain every key."),
     "data": Command("Generate and inspect data files.", logs=True),

@@ -34,18 +34,18 @@ class FieldGrid:
             u = u.unflatten(2 + 2 * axis, (size, -1))
         dimensions = len(self.points)
         tokens, inside = range(2, 2 + 2 * dimensions, 2), range(3, 3 + 2 * dimensions, 2)
-        return u.permute(0, *tokens, 1, *inside).reshape(len(u), self.tokens.size, self.values)
+        return u.permute(0, *tokens, 1, *inside).reshape(u.shape[0], self.tokens.size, self.values)
 
     def to_fields(self, patches: Tensor) -> Tensor:
         """The inverse."""
         dimensions = len(self.points)
-        u = patches.reshape(len(patches), *self.tokens.shape, self.channels, *self.patch)
+        u = patches.reshape(patches.shape[0], *self.tokens.shape, self.channels, *self.patch)
         order = [
             axis
             for pair in zip(range(1, 1 + dimensions), range(2 + dimensions, 2 + 2 * dimensions), strict=True)
             for axis in pair
         ]
-        return u.permute(0, 1 + dimensions, *order).reshape(len(patches), self.channels, *self.points)
+        return u.permute(0, 1 + dimensions, *order).reshape(patches.shape[0], self.channels, *self.points)
 
 
 class LocalBlock(nn.Module):

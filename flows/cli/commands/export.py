@@ -1,0 +1,43 @@
+"""`ups export`: a trained surrogate as one file."""
+
+import argparse
+from pathlib import Path
+
+from flows.cli.arguments import add_trust_code, require_writable
+from flows.cli.views.console import echo
+from ups_models.errors import BadInput
+
+WEIGHTS, PROGRAM = ".safetensors", ".pt2"
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """The run, and the file."""
+    parser.add_argument(
+        "trained", nargs="?", type=Path, default=Path(), metavar="RUN", help="directory of the run (default: here)"
+    )
+    text = (
+        f"file to write: {WEIGHTS}, which load_surrogate reads, or {PROGRAM}, one step of the operator for torch.export"
+    )
+    parser.add_argument("--to", type=Path, required=True, metavar="FILE", help=text)
+    add_trust_code(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Load, write, and say whether the file is enough by itself."""
+    if arguments.to.suffix not in (WEIGHTS, PROGRAM):
+        raise BadInput(
+            f"--to {arguments.to}: name it *{WEIGHTS} (a whole surrogate) or *{PROGRAM} (the operator's step)"
+        )
+    require_writable(arguments.to)
+    from ups_models.exporting import export, export_step
+    from ups_models.surrogate import load_surrogate
+
+    surrogate = load_surrogate(arguments.trained, trust_code=arguments.trust_code)
+    if arguments.to.suffix == PROGRAM:
+        export_step(surrogate, arguments.to)
+        echo(f"{arguments.to}: the operator's step, (u, parameters) -> u, for torch.export.load")
+        return 0
+    needs = export(surrogate, arguments.to)
+    beside = f"; it is not self-contained: it needs {', '.join(needs)}" if needs else ", self-contained"
+    echo(f"{arguments.to}: {', '.join(surrogate.models.networks())}{beside}")
+    return 0
