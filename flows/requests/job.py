@@ -47,11 +47,24 @@ def configs_of(request: TrainRequest) -> tuple[PipelineConfig, dict[str, EvalCon
     overrides = list(request.set)
     if request.device is not None:
         overrides.append(f"runtime.device={request.device}")
+    if request.init_from is not None:
+        overrides += [f"stages.{stage}.init_from={path}" for stage, path in _weights_of(request.init_from).items()]
     cfg = load_config(find_config(request.config), overrides, schema=PipelineConfig)
     wanted = [name for name in EVALUATIONS if request.stage == "all" and not getattr(request, f"skip_{name}")]
     return cfg, {
         name: load_config(find_config(getattr(request, f"{name}_config")), schema=EvalConfig) for name in wanted
     }
+
+
+def _weights_of(root: Path) -> dict[str, Path]:
+    """The trained checkpoints of a run, by stage. Raises BadInput where there is none."""
+    kept = kept_config(RunDir.of(root, Path()))
+    folder = load_config(kept, schema=PipelineConfig).checkpoint.dir if kept is not None else Path("checkpoints")
+    files = {stage: (root / folder / spec.checkpoint).absolute() for stage, spec in SPECS.items()}
+    found = {stage: path for stage, path in files.items() if path.is_file()}
+    if not found:
+        raise BadInput(f"--init-from {root}: holds no checkpoints; name the directory of a trained run")
+    return found
 
 
 def source_of(request: TrainRequest, cfg: PipelineConfig) -> RunPath | None:
@@ -78,6 +91,10 @@ def require_feasible(job: Job) -> bool:
         require_named_files(job.cfg, job.run, SPECS)
         return True
     plan = plan_of(job)
+    for decision in plan.stages:
+        start = job.cfg.stages.of(decision.stage).init_from
+        if decision.action == "train" and start is not None and not start.is_file():
+            raise BadInput(f"stages.{decision.stage}.init_from: {start}: no such checkpoint; name one, or leave it out")
     require_named_files(job.cfg, job.run, plan.needs_data)
     return not plan.idle
 

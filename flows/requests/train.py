@@ -56,6 +56,10 @@ class TrainRequest(BaseModel):
         description="Folder of checkpoints/, reports/ and data/; relative to where the run starts.",
     )
     device: Literal["auto", "cpu", "cuda"] | None = Field(None, description="Overrides runtime.device of the config.")
+    init_from: Path | None = Field(
+        None,
+        description="Start each stage from the weights of this run, of any equation and resolution, where they fit.",
+    )
     trust_code: tuple[str, ...] = Field(
         (),
         description="Execute this file of the code that came with the run, as my_net.py. May be given several times.",

@@ -83,6 +83,11 @@ class StageConfig(Section):
     grad_clip: Number = Field(1.0, gt=0, le=1e30, description="Largest norm of the gradient.")
     ema_decay: Number = Field(0.999, ge=0, lt=1, description="Decay of the average of the weights, per step.")
 
+    init_from: Path | None = Field(
+        None,
+        description="A checkpoint of this stage from another run to start from: tensors of the same name and shape.",
+    )
+
     @property
     def total_steps(self) -> int:
         """Optimiser steps of the whole stage."""

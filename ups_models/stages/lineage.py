@@ -19,9 +19,14 @@ HEADER = "archive/header.json"
 MAX_HEADER_BYTES = 1_000_000
 RANGE_SLACK = 1e-4
 """Parameters are kept as float32."""
-SEED, SPLIT, DATA = "seed", "data recipe", "data"
+SEED, SPLIT, DATA, INIT = "seed", "data recipe", "data", "init"
 """What a stage learns from, beside the checkpoints it needs, as `inputs` names it."""
-_WORDS = {SEED: "another seed", SPLIT: "another split or resolution of the data", DATA: "other data"}
+_WORDS = {
+    SEED: "another seed",
+    SPLIT: "another split or resolution of the data",
+    DATA: "other data",
+    INIT: "other weights to start from",
+}
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the time of every entry: equal headers have equal bytes
 
 

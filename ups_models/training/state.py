@@ -62,11 +62,36 @@ def start_state(
     net.to(device)
     if stage.spec.warm_start is not None:
         net.load_state_dict(frozen[stage.spec.warm_start].state_dict())
+    start = cfg.stages.of(stage.spec.name).init_from
+    if start is not None:
+        start_from(net, start, stage.spec.name)
     ema = ema_copy(net)
     if cfg.runtime.compile and device.type == "cuda":
         for part in [net] if type(net).forward is not nn.Module.forward else net.children():
             part.compile()
     return TrainState(net, ema, adamw(net, cfg.stages.of(stage.spec.name)))
+
+
+def start_from(net: nn.Module, path: Path, stage: str) -> None:
+    """Take the tensors of another run's checkpoint that have the same name and shape; the others stay as they are.
+
+    Raises CheckpointError for a checkpoint of another stage, and for one that fits nowhere.
+    """
+    payload = load_payload(path)
+    if payload.get("stage", stage) != stage:
+        raise CheckpointError(f"{path}: is a checkpoint of stage {payload['stage']}, not of {stage}")
+    own = net.state_dict()
+    fitting = {
+        name: value
+        for name, value in payload["state_dict"].items()
+        if name in own and own[name].shape == value.shape and own[name].dtype == value.dtype
+    }
+    if not fitting:
+        raise CheckpointError(f"{path}: none of its tensors fits the network of stage {stage}; start without it")
+    net.load_state_dict(fitting, strict=False)
+    fresh = sorted(own.keys() - fitting.keys())
+    rest = f"; anew: {', '.join(fresh[:4])}{', …' if len(fresh) > 4 else ''}" if fresh else ""
+    logger.info("%s: starts from %d of its %d tensors in %s%s", stage, len(fitting), len(own), path, rest)
 
 
 def n_parameters(stage: Stage, cfg: PipelineConfig) -> int:

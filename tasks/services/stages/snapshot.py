@@ -11,7 +11,7 @@ from ups_models.archives import archive_damage
 from ups_models.config.schema import PipelineConfig
 from ups_models.errors import CheckpointError, DataError
 from ups_models.files import FileDigest, known_digest
-from ups_models.stages.lineage import DATA, SEED, SPLIT, Lineage, difference, read_lineage, unusable
+from ups_models.stages.lineage import DATA, INIT, SEED, SPLIT, Lineage, difference, read_lineage, unusable
 from ups_models.stages.spec import SPECS, StageSpec
 
 
@@ -97,11 +97,14 @@ def inputs_now(
 ) -> dict[str, str]:
     """The seed, the data and its split, and the sha256 of each checkpoint that a stage needs.
 
-    The content of data files is in it as far as they are there: a finished run needs no data.
+    The content of data files and of weights to start from is in it as far as they are there: a finished run needs
+    neither.
     """
     inputs = {SEED: str(cfg.seed), SPLIT: spec.data_recipe(cfg)}
     needed = [SPECS[name].checkpoint for name in spec.needs]
     inputs |= {name: digests[name].sha256 for name in needed if name in digests}
+    start = cfg.stages.of(spec.name).init_from
+    inputs |= {INIT: known_digest(start).sha256} if start is not None and start.is_file() else {}
     return inputs | ({DATA: data[0]} if data else {})
 
 
