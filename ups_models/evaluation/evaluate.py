@@ -8,7 +8,7 @@ import torch
 from ups_models.config.schema import EvalConfig, PipelineConfig
 from ups_models.evaluation.checks import check
 from ups_models.evaluation.ensembles import one_step_ensembles, rollout_ensembles
-from ups_models.evaluation.fields import data_facts, one_step_errors, rollout_errors
+from ups_models.evaluation.fields import data_facts, network_facts, one_step_errors, rollout_errors
 from ups_models.evaluation.inputs import Arrays, EvalData, Models, OperatorCase, evenly_spaced
 from ups_models.evaluation.result import EvaluationResult
 from ups_models.evaluation.samplers import residual_samplers
@@ -55,6 +55,7 @@ def _with_fields(
         "trajectories": len(case.u),
         "steps": case.steps,
         "data": data_facts(case.data),
+        "network": network_facts(case),
         "one_step": one_step_errors(case),
         "rollout": rollouts,
     }

@@ -1,17 +1,21 @@
 """The operator's forecasts, beside the trivial ones that it must beat: one step, and whole rollouts."""
 
+import time
+from typing import cast
+
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ups_models.data.fields import Fields
 from ups_models.evaluation import metrics
 from ups_models.evaluation.inputs import Arrays, OperatorCase, evenly_spaced
 from ups_models.evaluation.parts import CORRELATION, HORIZON, ONE_STEP, PARAMETER, PDEBENCH, ROLLOUT, SCALED, Part
 from ups_models.evaluation.registry import measure
-from ups_models.evaluation.result import Curve, DataFacts, Rollout, Scores, Summary
+from ups_models.evaluation.result import Curve, DataFacts, NetworkFacts, Rollout, Scores, Summary
 from ups_models.evaluation.rollout import rollout
 from ups_models.evaluation.samples import Forecast
+from ups_models.nn.codec import means_of
 
 HORIZONS = (1, 5, 10, 20, 40)
 CHUNK = 4096
@@ -31,6 +35,26 @@ def data_facts(data: Fields) -> DataFacts:
         parameters=dict(zip(names, values, strict=True)) if len(names) > 1 else None,
         grid=data.grid if len(data.grid) > 1 else None,
         channels=data.problem.channels if len(data.problem.channels) > 1 else None,
+    )
+
+
+def network_facts(case: OperatorCase) -> NetworkFacts:
+    """How large the operator is, how much its latent state compresses and loses, and how long a step takes."""
+    u = case.u.flatten(0, 1)
+    found, latent = [], 1
+    for part in u.split(CHUNK):
+        z = case.operator.encode(part)
+        latent = z[0].numel()
+        again = case.operator.decode(z, means_of(part))
+        found.append(metrics.nrmse(again.flatten(1), part.flatten(1)))
+    began = time.perf_counter()
+    rollout(case.operator, case.u[:, 0], case.parameters, steps=case.steps, reencode_every=case.reencode_every)
+    return NetworkFacts(
+        parameters=sum(value.numel() for value in cast("nn.Module", case.operator).parameters()),
+        latent=latent,
+        compression=u[0].numel() / latent,
+        reconstruction=torch.cat(found).mean().item(),
+        seconds=(time.perf_counter() - began) / (len(case.u) * case.steps),
     )
 
 

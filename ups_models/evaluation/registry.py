@@ -238,6 +238,7 @@ def _facts(result: EvaluationResult) -> dict[str, float | None]:
     return {
         **{name: getattr(result, name) for name in ("schema_version", "seed", "members", "trajectories", "steps")},
         **({f"data/{name}": getattr(data, name) for name in ("nx", "nt", "dt")} if data else {}),
+        **({f"network/{name}": value for name, value in result.network if value is not None} if result.network else {}),
         **({"probabilistic_rollout/trajectories": ensembles.trajectories} if ensembles else {}),
         **({"darcy/samples": darcy.samples} if darcy else {}),
     }

@@ -51,6 +51,20 @@ class DataFacts(Record):
     """Where there are several."""
 
 
+class NetworkFacts(Record):
+    """How large the operator is, what its latent state costs and loses, and how fast it is where it was evaluated."""
+
+    parameters: int
+    latent: int
+    """Numbers of the latent state of one field."""
+    compression: Number
+    """Numbers of a field for each of these."""
+    reconstruction: Number
+    """Mean nRMSE of D(E(u)), over the fields that were evaluated."""
+    seconds: Number
+    """Of one step of one field, in batches."""
+
+
 class Summary(Record, extra="allow"):
     """Statistics over trajectories, with the 95 % interval of the mean."""
 
@@ -173,6 +187,8 @@ class EvaluationResult(Record):
     trajectories: int | None = None
     steps: int | None = None
     data: DataFacts | None = None
+    network: NetworkFacts | None = None
+    """Of the operator; absent in files of earlier versions."""
     one_step: dict[str, Scores] = {}
     rollout: Rollout | None = None
     probabilistic: Ensembles | None = None

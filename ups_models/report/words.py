@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 
-from ups_models.evaluation.result import Check, DataFacts, EvaluationResult
+from ups_models.evaluation.result import Check, DataFacts, EvaluationResult, NetworkFacts
 from ups_models.report.model import Verdict
 
 DASH = "\N{EN DASH}"
@@ -106,10 +106,19 @@ def describe(result: EvaluationResult) -> tuple[str, ...]:
         ("{} times", data and data.nt),
         ("time step {} (dimensionless)", data and data.dt),
         ("parameter {}", data and _parameters(data)),
+        ("{}", result.network and _network(result.network)),
         ("files {}", data and _joined(data.files)),
         ("evaluated {}", result.created_at),
     )
     return tuple(form.format(value) for form, value in facts if value is not None)
+
+
+def _network(facts: NetworkFacts) -> str:
+    return (
+        f"operator of {facts.parameters:,} parameters, latent state of {facts.latent} numbers "
+        f"({number(facts.compression)} x fewer than a field), reconstruction nRMSE {number(facts.reconstruction)}, "
+        f"{1000 * facts.seconds:.3g} ms a step and field"
+    )
 
 
 def _grid(data: DataFacts) -> str:
