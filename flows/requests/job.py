@@ -51,9 +51,13 @@ def configs_of(request: TrainRequest) -> tuple[PipelineConfig, dict[str, EvalCon
         overrides += [f"stages.{stage}.init_from={path}" for stage, path in _weights_of(request.init_from).items()]
     cfg = load_config(find_config(request.config), overrides, schema=PipelineConfig)
     wanted = [name for name in EVALUATIONS if request.stage == "all" and not getattr(request, f"skip_{name}")]
-    return cfg, {
-        name: load_config(find_config(getattr(request, f"{name}_config")), schema=EvalConfig) for name in wanted
-    }
+    return cfg, {name: settings_of(cfg, name, getattr(request, f"{name}_config")) for name in wanted}
+
+
+def settings_of(cfg: PipelineConfig, name: str, path: Path) -> EvalConfig:
+    """Settings of an evaluation: of the file, and of the pipeline's config where no other file was asked for."""
+    own = getattr(cfg.evaluations, name) if path == Path("configs") / f"{name}.yaml" else {}
+    return load_config(find_config(path), [f"{key}={value}" for key, value in own.items()], schema=EvalConfig)
 
 
 def _weights_of(root: Path) -> dict[str, Path]:

@@ -211,6 +211,42 @@ class TrackingConfig(Section):
     finish_timeout_s: Number = Field(60.0, ge=1, le=3600, description="Wait this long at the end for the last rows.")
 
 
+class EvalConfig(Section):
+    """One evaluation: which split, how many trajectories, how many ensemble members."""
+
+    split: Literal["val", "test"] = Field("val", description="Validation rows for every choice; test rows once.")
+    trajectories: Count = Field(16, ge=1, le=1_000_000, description="Trajectories of the rollout metrics, at most.")
+    rollout_steps: Count = Field(40, ge=1, le=10_000, description="Steps from u0, at most those in the data.")
+    members: Count = Field(16, ge=2, le=1024, description="Members of an ensemble.")
+    one_step_pairs: Count = Field(
+        384, ge=1, le=1_000_000, description="Pairs (u_t, u_{t+1}) of the one-step ensemble metrics."
+    )
+    ensemble_trajectories: Count = Field(
+        0, ge=0, le=1_000_000, description="Trajectories of ensemble rollouts; 0: none."
+    )
+    ensemble_members: Count = Field(8, ge=2, le=1024, description="Members of an ensemble rollout.")
+    steady_samples: Count = Field(
+        32, ge=1, le=1_000_000, description="Darcy coefficients of the steady prior's metrics, at most."
+    )
+    student_steps: tuple[StudentSteps, ...] = Field(
+        (1, 2, 4), description="Network evaluations of the student to report."
+    )
+    seed: Count = Field(0, ge=0, lt=2**31, description="Seed of the samples and of the bootstrap.")
+
+
+class EvaluationsConfig(Section):
+    """What the two evaluations of this config have otherwise than small_eval.yaml and full_eval.yaml."""
+
+    small_eval: dict[str, int | str | list[int]] = Field({}, description="Settings of the small evaluation.")
+    full_eval: dict[str, int | str | list[int]] = Field({}, description="Settings of the full evaluation.")
+
+    @model_validator(mode="after")
+    def _are_settings(self) -> Self:
+        for settings in (self.small_eval, self.full_eval):
+            EvalConfig.model_validate(settings)
+        return self
+
+
 class PipelineConfig(Section):
     """One training pipeline, from data to steady prior."""
 
@@ -224,6 +260,7 @@ class PipelineConfig(Section):
     )
     prior: PriorConfig = Field(default_factory=PriorConfig, description="Network of stage steady_prior.")
     stages: StagesConfig = Field(default_factory=StagesConfig, description="Training of each stage.")
+    evaluations: EvaluationsConfig = Field(default_factory=EvaluationsConfig, description="Sizes of the evaluations.")
     checkpoint: CheckpointConfig = Field(default_factory=CheckpointConfig, description="Saving.")
     runtime: RuntimeConfig = Field(default_factory=RuntimeConfig, description="Device, threads and precision.")
     tracking: TrackingConfig = Field(default_factory=TrackingConfig, description="Weights & Biases.")
@@ -297,26 +334,3 @@ def _check_rows(section: str, data: DataConfig | SteadyDataConfig) -> None:
         raise ValueError(f"{section}.generate.n={data.generate.n} leaves nothing to train on after {held_out}")
     if data.limit is not None and data.limit <= data.test + data.val:
         raise ValueError(f"{section}.limit={data.limit} leaves nothing to train on after {held_out}")
-
-
-class EvalConfig(Section):
-    """One evaluation: which split, how many trajectories, how many ensemble members."""
-
-    split: Literal["val", "test"] = Field("val", description="Validation rows for every choice; test rows once.")
-    trajectories: Count = Field(16, ge=1, le=1_000_000, description="Trajectories of the rollout metrics, at most.")
-    rollout_steps: Count = Field(40, ge=1, le=10_000, description="Steps from u0, at most those in the data.")
-    members: Count = Field(16, ge=2, le=1024, description="Members of an ensemble.")
-    one_step_pairs: Count = Field(
-        384, ge=1, le=1_000_000, description="Pairs (u_t, u_{t+1}) of the one-step ensemble metrics."
-    )
-    ensemble_trajectories: Count = Field(
-        0, ge=0, le=1_000_000, description="Trajectories of ensemble rollouts; 0: none."
-    )
-    ensemble_members: Count = Field(8, ge=2, le=1024, description="Members of an ensemble rollout.")
-    steady_samples: Count = Field(
-        32, ge=1, le=1_000_000, description="Darcy coefficients of the steady prior's metrics, at most."
-    )
-    student_steps: tuple[StudentSteps, ...] = Field(
-        (1, 2, 4), description="Network evaluations of the student to report."
-    )
-    seed: Count = Field(0, ge=0, lt=2**31, description="Seed of the samples and of the bootstrap.")

@@ -67,8 +67,8 @@ def is_evaluation_hash(saved: str, cfg: PipelineConfig, settings: EvalConfig) ->
     return saved == _sha256([first_edition.values_of(settings), first_edition.values_of(cfg)])
 
 
-APART = ("runtime", "checkpoint", "tracking")
-"""Sections that shape no result."""
+APART = ("runtime", "checkpoint", "tracking", "evaluations")
+"""Sections that shape no result, or are hashed as the settings of an evaluation."""
 
 
 def non_defaults(section: Section) -> dict[str, Any]:

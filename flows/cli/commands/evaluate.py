@@ -6,12 +6,12 @@ from pathlib import Path
 
 from flows.cli.arguments import add_path, add_set, add_trust_code, require_writable
 from flows.cli.views.console import echo
-from flows.requests.job import find_config, require_device
+from flows.requests.job import find_config, require_device, settings_of
 from tasks.services.run.config_file import kept_config
 from tasks.services.run.own_files import trust_code
 from tasks.services.run.paths import RunDir
 from ups_models.config.loading import load_config
-from ups_models.config.schema import EvalConfig, PipelineConfig
+from ups_models.config.schema import PipelineConfig
 from ups_models.errors import BadInput
 
 STAGES = {
@@ -47,7 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
     run = RunDir.of(config.parent, Path("checkpoints"))
     trust_code(run.code, run.status, arguments.trust_code)
     cfg = load_config(config, [*arguments.set, *device], schema=PipelineConfig)
-    settings = load_config(find_config(arguments.eval_config), schema=EvalConfig)
+    settings = settings_of(cfg, "full_eval", arguments.eval_config)
     require_device(cfg)
     prefix: Path = arguments.output_prefix
     require_writable(prefix.with_name(prefix.name + ".json"))
