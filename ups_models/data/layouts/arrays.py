@@ -17,7 +17,6 @@ from ups_models.data.layouts.source import Source, coordinate
 from ups_models.errors import DataError
 from ups_models.problems.problem import Problem
 from ups_models.problems.registry import EVOLVING
-from ups_models.wording import shown
 
 FIELDS, TIMES, PROBLEM, CHANNELS = "u", "t", "problem", "channels"
 NO_PARAMETERS = (PROBLEM, CHANNELS, "seed", "generator")
@@ -60,11 +59,6 @@ def look_at(path: Path, entries: Mapping[str, Any], attrs: Mapping[str, Any], wa
         )
     says = attrs.get(PROBLEM)
     problem = wanted if says is None or (wanted and wanted.name == says) else EVOLVING.get(str(says))
-    if says is not None and problem is None:
-        raise DataError(
-            f"{path}: its attribute 'problem' is {shown(says)}. Set it to one of: {', '.join(EVOLVING)}; or leave it "
-            "out, and set data.problem"
-        )
     names = AXES[: u.ndim - 3] if problem is None else tuple(axis.name for axis in problem.axes)
     axes = [(name, size) for name, size in zip(names, u.shape[3:], strict=False)]
 

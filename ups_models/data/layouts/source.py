@@ -16,6 +16,7 @@ from ups_models.data.fields import Fields
 from ups_models.data.layouts.hdf5 import Array, as_float32, is_uniform, require_memory
 from ups_models.errors import DataError
 from ups_models.problems.problem import Parameter, Problem, Values
+from ups_models.problems.registry import PROBLEMS
 from ups_models.wording import shown
 
 Read = Callable[[slice, slice, slice, Sequence[int]], Array]
@@ -88,7 +89,12 @@ def require_problem(source: Source, problem: Problem) -> None:
     """Raise DataError where a file is of another problem, or cannot be of this one."""
     path = source.path
     if source.says is not None and source.says != problem.name:
-        raise DataError(f"{path}: holds {source.says}, not {problem.name}. Set data.problem: {source.says}")
+        if source.says in PROBLEMS:
+            raise DataError(f"{path}: holds {source.says}, not {problem.name}. Set data.problem: {source.says}")
+        raise DataError(
+            f"{path}: its attribute 'problem' is {shown(source.says)}, not {problem.name}. Set data.problem to the "
+            "object of your own that it names, as my_pde.py:NAME; or the attribute to one of: " + ", ".join(PROBLEMS)
+        )
     _, _, n_channels, *space = source.shape
     missing = [one for one in problem.channels if source.channels and one not in source.channels]
     if len(space) != problem.dimensions or missing or n_channels < len(problem.channels) or (
