@@ -5,6 +5,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from tasks.services.run.config_file import run_in
+from tasks.services.run.paths import RunDir
 from ups_models.errors import BadInput
 from ups_models.wording import shown
 
@@ -66,6 +68,31 @@ def add_set(parser: argparse.ArgumentParser) -> None:
     """The flag that overrides values of a config."""
     text = "override a config value; may be given several times"
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help=text)
+
+
+def add_run(parser: argparse.ArgumentParser, flag: str | None = None) -> None:
+    """Which run is meant: its directory, or its checkpoints; `flag` is another way to say it, of earlier versions."""
+    text = "directory of the run, or its checkpoints (default: the current one)"
+    parser.add_argument("named", nargs="?", type=Path, metavar="RUN", help=text)
+    if flag is not None:
+        add_path(parser, flag, "the same", metavar="DIR")
+        parser.set_defaults(run_flag=flag.removeprefix("--").replace("-", "_"))
+
+
+def run_named(arguments: argparse.Namespace) -> RunDir:
+    """That run. Raises BadInput where there is none."""
+    path = path_named(arguments)
+    found = run_in(path)
+    if found is None:
+        raise BadInput(f"{path}: holds no run; name the folder of a run or its checkpoints, or begin one: ups train")
+    return found
+
+
+def path_named(arguments: argparse.Namespace) -> Path:
+    """What was named as a run."""
+    flagged = getattr(arguments, getattr(arguments, "run_flag", ""), None)
+    path: Path = arguments.named or flagged or Path()
+    return path
 
 
 def add_trust_code(parser: argparse.ArgumentParser) -> None:

@@ -4,9 +4,11 @@ import argparse
 import shutil
 from pathlib import Path
 
+from flows.cli.arguments import add_run, path_named
 from flows.cli.views.console import agreed, echo
-from flows.cli.views.status import MEGABYTE, checkpoints_in
+from flows.cli.views.status import MEGABYTE
 from tasks.services.checkpoints.uploads import why_missing
+from tasks.services.run.config_file import run_in
 from tasks.services.run.lock import owned
 from tasks.services.run.paths import RunDir
 from tasks.services.run.status import read_status
@@ -15,17 +17,16 @@ from ups_models.errors import BadInput
 
 def add(parser: argparse.ArgumentParser) -> None:
     """The run."""
-    text = "folder of the run (default: %(default)s)"
-    parser.add_argument("run_dir", nargs="?", type=Path, default=Path(), metavar="FOLDER", help=text)
+    add_run(parser)
     parser.add_argument("--yes", action="store_true", help="do not ask")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Show what would go and how much it is, ask, and remove it."""
-    checkpoints = checkpoints_in(arguments.run_dir)
-    if checkpoints is None or not read_status(RunDir(arguments.run_dir, checkpoints).status).training_complete:
-        raise BadInput(f"{arguments.run_dir}: holds no finished run, and an unfinished one needs everything it has")
-    found = RunDir(checkpoints.parent, checkpoints)
+    path = path_named(arguments)
+    found = run_in(path)
+    if found is None or not read_status(found.status).training_complete:
+        raise BadInput(f"{path}: holds no finished run, and an unfinished one needs everything it has")
     with owned(found) as own:
         unneeded = {path: _size(path) for path in _unneeded(own) if path.exists()}
         for path, size in unneeded.items():

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from flows.cli.arguments import add_trust_code, require_writable
+from flows.cli.arguments import add_run, add_trust_code, path_named, require_writable
 from flows.cli.views.console import echo
 from ups_models.errors import BadInput
 
@@ -12,9 +12,7 @@ WEIGHTS, PROGRAM = ".safetensors", ".pt2"
 
 def add(parser: argparse.ArgumentParser) -> None:
     """The run, and the file."""
-    parser.add_argument(
-        "trained", nargs="?", type=Path, default=Path(), metavar="RUN", help="directory of the run (default: here)"
-    )
+    add_run(parser)
     text = (
         f"file to write: {WEIGHTS}, which load_surrogate reads, or {PROGRAM}, one step of the operator for torch.export"
     )
@@ -32,7 +30,7 @@ def run(arguments: argparse.Namespace) -> int:
     from ups_models.exporting import export, export_step
     from ups_models.surrogate import load_surrogate
 
-    surrogate = load_surrogate(arguments.trained, trust_code=arguments.trust_code)
+    surrogate = load_surrogate(path_named(arguments), trust_code=arguments.trust_code)
     if arguments.to.suffix == PROGRAM:
         export_step(surrogate, arguments.to)
         echo(f"{arguments.to}: the operator's step, (u, parameters) -> u, for torch.export.load")

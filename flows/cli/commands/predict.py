@@ -3,20 +3,13 @@
 import argparse
 from pathlib import Path
 
-from flows.cli.arguments import add_trust_code, count, named_number, require_writable, seed
+from flows.cli.arguments import add_run, add_trust_code, count, named_number, path_named, require_writable, seed
 from flows.cli.views.console import echo
 
 
 def add(parser: argparse.ArgumentParser) -> None:
     """The run, what to begin with, and where to write what follows."""
-    parser.add_argument(
-        "--run",
-        dest="trained",  # `run` is what carries the command out
-        type=Path,
-        default=Path(),
-        metavar="DIR",
-        help="directory of the run that was trained (default: %(default)s)",
-    )
+    add_run(parser, "--run")
     parser.add_argument(
         "--input", type=Path, required=True, metavar="FILE", help="u0.npz with an array u0 ([N,] C, *space)"
     )
@@ -45,7 +38,7 @@ def run(arguments: argparse.Namespace) -> int:
     from tasks.services.stages.predicting import predict
 
     shape = predict(
-        arguments.trained,
+        path_named(arguments),
         arguments.input,
         arguments.output,
         steps=arguments.steps,

@@ -1,9 +1,8 @@
 """`ups sync`: upload whatever W&B is missing from a run."""
 
 import argparse
-from pathlib import Path
 
-from flows.cli.arguments import add_path, add_set
+from flows.cli.arguments import add_path, add_run, add_set, run_named
 from flows.cli.views.console import echo
 from flows.requests.job import config_of_run
 from tasks.services.run.paths import RunDir
@@ -13,16 +12,16 @@ from ups_models.config.schema import PipelineConfig
 
 def add(parser: argparse.ArgumentParser) -> None:
     """The run, and the config that says where it is tracked."""
-    text = "folder of checkpoints/ and reports/ (default: %(default)s)"
-    parser.add_argument("run_dir", nargs="?", type=Path, default=Path(), help=text)
+    add_run(parser)
     add_path(parser, "--config", "config it was trained with (default: the one that the run keeps)")
     add_set(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Upload rows, checkpoints and report."""
-    cfg = load_config(config_of_run(arguments.config, arguments.run_dir), arguments.set, schema=PipelineConfig)
+    root = run_named(arguments).root
+    cfg = load_config(config_of_run(arguments.config, root), arguments.set, schema=PipelineConfig)
     from tasks.services.stages.sync import upload_missing
 
-    echo(f"Uploaded to {upload_missing(cfg, RunDir.of(arguments.run_dir, cfg.checkpoint.dir))}")
+    echo(f"Uploaded to {upload_missing(cfg, RunDir.of(root, cfg.checkpoint.dir))}")
     return 0

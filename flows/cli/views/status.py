@@ -7,13 +7,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks.services.run.config_file import kept_config
 from tasks.services.run.lock import is_owned
-from tasks.services.run.paths import LOCK, STATUS, RunDir
+from tasks.services.run.paths import STATUS, RunDir
 from tasks.services.run.status import EVALUATIONS, Owner, StageRecord, Status, WandbRecord, read_status
 from tasks.services.stages.overview import StageRow, Upload, overview
-from ups_models.config.loading import load_config
-from ups_models.config.schema import PipelineConfig
 from ups_models.files import digest_of
 from ups_models.stages.spec import SPECS
 from ups_models.wording import plain, shortened
@@ -26,16 +23,6 @@ MARKS = {"completed": "✅", "in_progress": "🔄", "failed": "❌", "not_starte
 MEGABYTE = 1_000_000
 MISSING = "N/A"
 LONGEST_TEXT = 300
-
-
-def checkpoints_in(folder: Path) -> Path | None:
-    """The checkpoint folder of a run that is named by its own folder or by that one; None where there is no run."""
-    kept = kept_config(RunDir.of(folder, Path()))
-    named = load_config(kept, schema=PipelineConfig).checkpoint.dir if kept is not None else Path("checkpoints")
-    for candidate in (folder, folder / named):
-        if any(candidate.glob("*.pt")) or any((candidate / name).exists() for name in (STATUS, LOCK)):
-            return candidate
-    return None
 
 
 def status_table(checkpoints: Path, *, verify: bool = False) -> str:

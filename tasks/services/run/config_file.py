@@ -40,6 +40,19 @@ def kept_config(run: RunDir) -> Path | None:
     return run.config if _text(run.config).startswith(MARK) else None
 
 
+def run_in(folder: Path) -> RunDir | None:
+    """The run that is named by its own folder, or by that of its checkpoints; None where there is none.
+
+    Raises ConfigError where the config that it keeps cannot be read.
+    """
+    kept = kept_config(RunDir.of(folder, Path()))
+    named = load_config(kept, schema=PipelineConfig).checkpoint.dir if kept is not None else Path("checkpoints")
+    for run in (RunDir(folder.parent, folder), RunDir.of(folder, named)):
+        if any(run.checkpoints.glob("*.pt")) or run.status.exists() or run.lock.exists():
+            return run
+    return None
+
+
 def require_own_folder(run: RunDir, cfg: PipelineConfig) -> None:
     """Raise BadInput where the folder is that of a run with another checkpoint.dir: both would share reports/."""
     kept = kept_config(run)
