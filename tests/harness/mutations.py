@@ -21,11 +21,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from prefect.client.schemas.actions import DeploymentUpdate
-
 from flows import ROOT, dag
 from flows.prefect import chain as chains
-from flows.prefect import deploy as deploying
 from flows.prefect import earlier, outcome, wishes
 from flows.prefect.server import temporary_server
 from harness.chaos import retries
@@ -62,7 +59,7 @@ from ups_models.training import checkpoint, loop
 from ups_models.training import state as train_state
 from ups_models.training.state import TrainState
 
-MOST_KILLS, MUTATED_WITHIN_S, LONGER_THAN_A_LEASE_S = 64, 120.0, 500.0
+MOST_KILLS, MUTATED_WITHIN_S, TAKEN_FOR_DEAD_S = 64, 120.0, 150.0
 EARLY = ("pending", "importing", "beginning")
 """Phases in which nobody but the run itself can hear that it is cancelled."""
 MUTATED_PATH = (ROOT, ROOT / "tests", ROOT / "tests" / "harness" / "mutated")
@@ -245,17 +242,9 @@ def every_stage_needed() -> None:
     _replace(dag, "SPECS", {name: replace(spec, optional=False) for name, spec in SPECS.items()})
 
 
-def concurrency_limit() -> None:
-    """The deployments have a limit, which is a lease of five minutes."""
-    put = deploying._put_deployment
-
-    def put_limited(client: Any, deployment: Any, known: Any) -> None:
-        put(client, deployment, known)
-        flow = deployment["entrypoint"].rpartition(".")[2].replace("_", "-")
-        made = client.read_deployment_by_name(f"{flow}/{deployment['name']}")
-        client.update_deployment(made.id, DeploymentUpdate(concurrency_limit=1))
-
-    _replace(deploying, "_put_deployment", put_limited)
+def impatient() -> None:
+    """A run of a chain does not wait for another owner of the run, such as an attempt that was taken for dead."""
+    _replace(dag, "OWNER_PATIENCE_S", 0.0)
 
 
 Notice = Callable[[Path, int, Callable[[], None]], list[str]]
@@ -354,9 +343,9 @@ def by_a_failing_stage(scratch: Path, _seed: int, switch_off: Callable[[], None]
 
 
 def by_being_away(_scratch: Path, _seed: int, switch_off: Callable[[], None]) -> list[str]:
-    """A run whose server is away for longer than the lease of a limit."""
+    """A run whose server is away for so long that it is taken for dead, while it trains on."""
     with mutated(switch_off) as more:
-        return ["it did not train on to the same end"] if away(LONGER_THAN_A_LEASE_S, more) else []
+        return ["it did not train on to the same end"] if away(TAKEN_FOR_DEAD_S, more) else []
 
 
 def by_retries(scenario: Callable[[retries.Runs, int], retries.Row]) -> Notice:
@@ -440,7 +429,7 @@ MUTATIONS = {
     "a person's wish": Mutation(no_wishes, by_cancels),
     "batch signals": Mutation(default_signals, by_batch_signals),
     "an optional stage": Mutation(every_stage_needed, by_a_failing_stage),
-    "no lease": Mutation(concurrency_limit, by_being_away),
+    "a second owner waits": Mutation(impatient, by_being_away),
     "what is no saved state makes way": Mutation(newest_state_only, by_damage("half-way*resume/*: folder")),
 }
 
