@@ -1,5 +1,7 @@
 """Config: one schema, one place for defaults, errors that name the remedy."""
 
+import math
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -20,12 +22,19 @@ def sections(model: type[BaseModel], name: str = "") -> list[tuple[str, type[Bas
     return found
 
 
-@pytest.mark.parametrize("name", ["quickstart", "smoke", "burgers_32dim"])
-def test_the_shipped_pipeline_configs_are_valid(name):
-    load_config(ROOT / "configs" / f"{name}.yaml", schema=PipelineConfig)
+EVALUATIONS = ("small_eval", "full_eval")
+SHIPPED = sorted(path.stem for path in (ROOT / "configs").glob("*.yaml") if path.stem not in EVALUATIONS)
 
 
-@pytest.mark.parametrize("name", ["small_eval", "full_eval"])
+@pytest.mark.parametrize("name", SHIPPED)
+def test_the_shipped_pipeline_configs_are_valid_and_their_latent_state_is_smaller_than_a_field(name):
+    cfg = load_config(ROOT / "configs" / f"{name}.yaml", schema=PipelineConfig)
+
+    values = len(cfg.data.problem.channels) * math.prod(cfg.data.grid)
+    assert values >= (2 if cfg.data.problem.dimensions == 1 else 8) * cfg.latent.dim * math.prod(cfg.tokens)
+
+
+@pytest.mark.parametrize("name", EVALUATIONS)
 def test_the_shipped_evaluation_configs_are_valid(name):
     load_config(ROOT / "configs" / f"{name}.yaml", schema=EvalConfig)
 
