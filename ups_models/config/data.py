@@ -117,6 +117,10 @@ class DataConfig(Section):
     )
     limit: Limit | None = Field(None, description="Read at most this many rows of each file; null: all.")
 
+    in_memory_gb: Number = Field(
+        8.0, ge=0, le=100_000, description="Fields of a file that are larger are read in windows from a temporary file."
+    )
+
     @property
     def problem(self) -> Problem:
         """The equation of the files."""

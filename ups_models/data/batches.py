@@ -16,13 +16,14 @@ def window_batch(
     `initial_fraction` starts at the initial field, where every rollout does and where fields are roughest. Returns
     u (B, length, C, *space) and parameters (B, P + 1).
     """
-    trajectories, times, channels, *points = data.u.shape
+    trajectories, times, channels, *points = data.shape
     which = _integers(trajectories, size, rng)
     start = _integers(times - length + 1, size, rng) * (torch.rand(size, generator=rng) >= initial_fraction)
     shifts = [_shifts(axis, n, size, rng) for axis, n in zip(data.problem.axes, points, strict=True)]
-    index = [which[:, None], start[:, None] + torch.arange(length), torch.arange(channels)[None, :]]
+    index = [torch.arange(size)[:, None], torch.arange(length)[None, :], torch.arange(channels)[None, :]]
     index += [(torch.arange(n) + shift[:, None]) % n for n, shift in zip(points, shifts, strict=True)]
-    u = data.u[tuple(_broadcast(one, place, len(points)) for place, one in enumerate(index))]
+    u = data.windows(which, start, length)
+    u = u[tuple(_broadcast(one, place, len(points)) for place, one in enumerate(index))]
     for symmetry in data.problem.symmetries:
         chosen = torch.rand(size, generator=rng).view(-1, *[1] * (u.ndim - 1)) < 0.5
         u = torch.where(chosen, symmetry.apply(u), u)

@@ -3,11 +3,13 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
 from typing import Any, Self
 
 import torch
 from torch import Tensor
 
+from ups_models.data.on_disk import OnDisk
 from ups_models.problems.problem import Problem
 
 
@@ -20,7 +22,7 @@ class Fields:
 
     Attributes:
         problem: What they solve.
-        u: (N, T, C, *space) float32.
+        stored: (N, T, C, *space) float32; on the disk where they are too large for the memory.
         axes: The coordinate along each axis of space, (points,) each.
         t: Times (T,).
         parameters: The problem's parameters of each trajectory, in its order, (N, P).
@@ -28,7 +30,7 @@ class Fields:
     """
 
     problem: Problem
-    u: Tensor
+    stored: Tensor | OnDisk
     axes: tuple[Tensor, ...]
     t: Tensor
     parameters: Tensor
@@ -41,12 +43,29 @@ class Fields:
 
     def select(self, rows: Tensor) -> Self:
         """The trajectories of a boolean mask (N,) or of an index tensor."""
-        return replace(self, u=self.u[rows], parameters=self.parameters[rows], row=self.row[rows])
+        stored = self.stored[rows] if isinstance(self.stored, Tensor) else self.stored.select(rows)
+        return replace(self, stored=stored, parameters=self.parameters[rows], row=self.row[rows])
+
+    @property
+    def u(self) -> Tensor:
+        """(N, T, C, *space) in memory: of few rows, where they are kept on the disk."""
+        return self.stored if isinstance(self.stored, Tensor) else self.stored.tensor()
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(N, T, C, *space)."""
+        return tuple(self.stored.shape)
+
+    def windows(self, which: Tensor, start: Tensor, length: int) -> Tensor:
+        """`length` times of rows `which` (B,) from `start` (B,) on: (B, length, C, *space)."""
+        if isinstance(self.stored, Tensor):
+            return self.stored[which[:, None], start[:, None] + torch.arange(length)]
+        return self.stored.windows(which, start, length)
 
     def conditioning(self) -> Tensor:
         """What networks are told of each trajectory, (N, P + 1): the parameters as the problem says, and ln dt."""
         columns = [one.as_input(values) for one, values in zip(self.problem.parameters, self.parameters.T, strict=True)]
-        return torch.stack([*columns, self.parameters.new_full((len(self.u),), self.dt).log()], -1)
+        return torch.stack([*columns, self.parameters.new_full((len(self.row),), self.dt).log()], -1)
 
     def facts(self) -> dict[str, Any]:
         """What a surrogate that learns from them can be asked for: grid, time step, ranges of the parameters."""
@@ -59,14 +78,19 @@ class Fields:
     @property
     def grid(self) -> tuple[int, ...]:
         """Points along each axis of space."""
-        return tuple(self.u.shape[3:])
+        return self.shape[3:]
 
 
 def joined(parts: Sequence[Fields]) -> Fields:
     """The trajectories of several files of one grid, one after the other."""
+    first, *others = (part.stored for part in parts)
+    if isinstance(first, Tensor):
+        stored: Tensor | OnDisk = torch.cat([part.u for part in parts])
+    else:
+        stored = reduce(OnDisk.joined, (one for one in others if isinstance(one, OnDisk)), first)
     return replace(
         parts[0],
-        u=torch.cat([part.u for part in parts]),
+        stored=stored,
         parameters=torch.cat([part.parameters for part in parts]),
         row=torch.cat([part.row for part in parts]),
     )

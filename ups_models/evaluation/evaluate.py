@@ -28,8 +28,8 @@ def evaluate(
     )
     arrays: Arrays = {}
     if models.operator is not None and data.trajectories is not None:
-        chosen = data.trajectories.select(evenly_spaced(settings.trajectories, len(data.trajectories.u)))
-        steps = min(settings.rollout_steps, chosen.u.shape[1] - 1)
+        chosen = data.trajectories.select(evenly_spaced(settings.trajectories, len(data.trajectories.row)))
+        steps = min(settings.rollout_steps, chosen.shape[1] - 1)
         u, parameters = chosen.u.to(device), chosen.conditioning().to(device)
         case = OperatorCase(models.operator, chosen, u, parameters, steps, cfg.operator.reencode_every)
         result, arrays = _with_fields(cfg, settings, models, case, result)

@@ -28,8 +28,8 @@ def data_facts(data: Fields) -> DataFacts:
     names = [one.name for one in data.problem.parameters]
     return DataFacts(
         family=data.problem.name,
-        nx=data.u.shape[-1],
-        nt=data.u.shape[1],
+        nx=data.shape[-1],
+        nt=data.shape[1],
         dt=round(data.dt, 9),
         parameter=values[0] if values else (),
         parameters=dict(zip(names, values, strict=True)) if len(names) > 1 else None,

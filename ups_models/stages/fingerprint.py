@@ -69,6 +69,8 @@ def is_evaluation_hash(saved: str, cfg: PipelineConfig, settings: EvalConfig) ->
 
 APART = ("runtime", "checkpoint", "tracking", "evaluations")
 """Sections that shape no result, or are hashed as the settings of an evaluation."""
+SHAPES_NOTHING = frozenset({"in_memory_gb"})
+"""Fields of other sections that shape none either."""
 
 
 def non_defaults(section: Section) -> dict[str, Any]:
@@ -76,6 +78,8 @@ def non_defaults(section: Section) -> dict[str, Any]:
     dumped: dict[str, Any] = _by_content(section.model_dump(mode="json"))
     found: dict[str, Any] = {}
     for name, field in type(section).model_fields.items():
+        if name in SHAPES_NOTHING:
+            continue
         value = getattr(section, name)
         if isinstance(value, Section):
             inner = non_defaults(value)

@@ -15,6 +15,8 @@ from ups_models.stages.spec import SPECS
 from ups_models.stages.stage import Batch, Data, Loss, LossInput, Stage, expect, shapes_of
 
 SMALLEST_RATIO = 1e-20
+UNITS_FROM = 256
+"""So many trajectories, evenly spread, tell the mean and the standard deviation of a channel."""
 
 
 def build(cfg: PipelineConfig) -> nn.Module:
@@ -107,7 +109,9 @@ def fit_units(net: nn.Module, data: Data) -> None:
     """Set the units of the channels, where the operator has any, to those of the training fields."""
     units = getattr(net, "units", None)
     if units is not None:
-        units.fit(expect(data, Fields).u)
+        fields = expect(data, Fields)
+        rows = torch.linspace(0, len(fields.row) - 1, min(len(fields.row), UNITS_FROM)).long()
+        units.fit(fields.select(rows).u)
 
 
 STAGE = Stage(SPECS["operator"], build, build_loss, sample_batch, init_from_data=fit_units)

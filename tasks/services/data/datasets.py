@@ -24,6 +24,7 @@ from ups_models.problems.problem import Problem, Values
 from ups_models.problems.registry import DARCY
 from ups_models.stages.spec import SPECS
 
+GIGABYTE = 1_000_000_000
 logger = logging.getLogger(__name__)
 
 if TYPE_CHECKING:  # PyTorch and h5py are imported only where data is read
@@ -88,7 +89,7 @@ def require_named_files(cfg: PipelineConfig, run: RunDir, stages: Collection[str
         data = load_data(cfg, run)
         _require_rows("data", cfg.data, cfg.data.files, data.row)
         try:
-            cfg.check_times(data.u.shape[1])
+            cfg.check_times(data.shape[1])
         except ValueError as error:
             raise BadInput(f"{cfg.data.files[0]}: {error}") from None
     if cfg.steady_data.files and any(spec.steady for spec in needed):
@@ -126,7 +127,9 @@ def read_trajectories(cfg: DataConfig, files: Sequence[Path], *, limit: int | No
     from ups_models.data.layouts.reading import load_fields
 
     strides = {"stride": cfg.reduced_resolution, "stride_t": cfg.reduced_resolution_t}
-    return load_fields(files, cfg.problem, **strides, limit=limit, said=cfg.parameters, layout=cfg.layout)
+    return load_fields(
+        files, cfg.problem, **strides, limit=limit, said=cfg.parameters, layout=cfg.layout, in_memory=in_memory
+    )
 
 
 @lru_cache(maxsize=1)

@@ -1,6 +1,6 @@
 """A data file that is open for reading, of whichever layout: what it says, and whether it is what was asked for."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from math import prod
@@ -14,6 +14,7 @@ from torch import Tensor
 from ups_models.data.chunks import chunks
 from ups_models.data.fields import Fields
 from ups_models.data.layouts.hdf5 import Array, as_float32, is_uniform, require_memory
+from ups_models.data.on_disk import OnDisk
 from ups_models.errors import DataError
 from ups_models.problems.problem import Parameter, Problem, Values
 from ups_models.problems.registry import PROBLEMS
@@ -67,6 +68,8 @@ class Request:
     stride_t: int = 1
     limit: int | None = None
     said: Values = field(default_factory=dict)
+    in_memory: int | None = None
+    """Bytes of a file's fields that are kept in memory; more is kept on the disk. None: all in memory."""
 
 
 def fields_of(source: Source, request: Request) -> Fields:
@@ -167,20 +170,30 @@ def _values_of(source: Source, request: Request, one: Parameter, n: int) -> Tens
     return torch.from_numpy((flat[:n] if len(flat) > 1 else np.repeat(flat, n)).copy())
 
 
-def _read(source: Source, request: Request, n: int) -> Tensor:
-    """The first n rows (n, T, C, *space), thinned out. Raises DataError for rows that nothing can be learned from."""
+def _read(source: Source, request: Request, n: int) -> Tensor | OnDisk:
+    """The first n rows (n, T, C, *space), thinned out; in memory, or on the disk where they are larger than that."""
+    _, nt, _, *space = source.shape
+    kept = 4 * n * len(request.problem.channels) * -(-nt // request.stride_t) * prod(space)
+    kept //= request.stride ** len(space)
+    pieces = _pieces(source, request, n)
+    if request.in_memory is not None and kept > request.in_memory:
+        return OnDisk.write(pieces, source.path.parent)
+    require_memory(source.path, source.name, kept)
+    return torch.cat(list(pieces))
+
+
+def _pieces(source: Source, request: Request, n: int) -> Iterator[Tensor]:
+    """Some rows after others. Raises DataError for rows that nothing can be learned from."""
     _, nt, n_channels, *space = source.shape
     names = source.channels or request.problem.channels
     which = [names.index(one) for one in request.problem.channels]
     times, points = slice(None, None, request.stride_t), slice(None, None, request.stride)
     stored = 4 * nt * n_channels * prod(space)
-    require_memory(source.path, source.name, n * stored // (request.stride_t * request.stride ** len(space)))
-    pieces, seen = [], _Seen(source)
+    seen = _Seen(source)
     for rows in chunks(n, stored):
         values = as_float32(source.read(slice(rows.start, rows.stop), times, points, which))
         seen.require_good(values, rows.start)
-        pieces.append(torch.from_numpy(np.ascontiguousarray(values)))
-    return torch.cat(pieces)
+        yield torch.from_numpy(np.ascontiguousarray(values))
 
 
 class _Seen:
