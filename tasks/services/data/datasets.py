@@ -127,9 +127,8 @@ def read_trajectories(cfg: DataConfig, files: Sequence[Path], *, limit: int | No
     from ups_models.data.layouts.reading import load_fields
 
     strides = {"stride": cfg.reduced_resolution, "stride_t": cfg.reduced_resolution_t}
-    return load_fields(
-        files, cfg.problem, **strides, limit=limit, said=cfg.parameters, layout=cfg.layout, in_memory=in_memory
-    )
+    asked = {"limit": limit, "said": cfg.parameters, "in_memory": int(cfg.in_memory_gb * GIGABYTE)}
+    return load_fields(files, cfg.problem, layout=cfg.layout, **strides, **asked)
 
 
 @lru_cache(maxsize=1)
