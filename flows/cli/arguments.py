@@ -75,8 +75,7 @@ def add_run(parser: argparse.ArgumentParser, flag: str | None = None) -> None:
     text = "directory of the run, or its checkpoints (default: the current one)"
     parser.add_argument("named", nargs="?", type=Path, metavar="RUN", help=text)
     if flag is not None:
-        add_path(parser, flag, "the same", metavar="DIR")
-        parser.set_defaults(run_flag=flag.removeprefix("--").replace("-", "_"))
+        parser.add_argument(flag, dest="flagged", type=Path, metavar="DIR", help="the same")
 
 
 def run_named(arguments: argparse.Namespace) -> RunDir:
@@ -90,8 +89,7 @@ def run_named(arguments: argparse.Namespace) -> RunDir:
 
 def path_named(arguments: argparse.Namespace) -> Path:
     """What was named as a run."""
-    flagged = getattr(arguments, getattr(arguments, "run_flag", ""), None)
-    path: Path = arguments.named or flagged or Path()
+    path: Path = arguments.named or getattr(arguments, "flagged", None) or Path()
     return path
 
 

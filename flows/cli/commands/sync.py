@@ -2,7 +2,7 @@
 
 import argparse
 
-from flows.cli.arguments import add_path, add_run, add_set, run_named
+from flows.cli.arguments import add_path, add_run, add_set, path_named, run_named
 from flows.cli.views.console import echo
 from flows.requests.job import config_of_run
 from tasks.services.run.paths import RunDir
@@ -19,8 +19,8 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Upload rows, checkpoints and report."""
+    cfg = load_config(config_of_run(arguments.config, path_named(arguments)), arguments.set, schema=PipelineConfig)
     root = run_named(arguments).root
-    cfg = load_config(config_of_run(arguments.config, root), arguments.set, schema=PipelineConfig)
     from tasks.services.stages.sync import upload_missing
 
     echo(f"Uploaded to {upload_missing(cfg, RunDir.of(root, cfg.checkpoint.dir))}")

@@ -211,7 +211,7 @@ def test_data_that_cannot_be_generated_is_refused(here, refusal, flags, expected
 
 
 def test_there_is_nothing_to_report_of_a_run_that_is_not_there(here, refusal):
-    assert "holds no run to report" in refusal("report", "--run-dir", "nowhere")
+    assert "holds no run; name the folder of a run" in refusal("report", "--run-dir", "nowhere")
     assert listing(here) == []
 
 

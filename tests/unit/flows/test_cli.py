@@ -117,7 +117,7 @@ def test_a_choice_of_a_request_is_shown_and_anything_else_refused(field, ups, tm
         (["destroy"], "name an instance, or --all-mine"),
         (["destroy", "--provider", "local", "7"], "instance 7: is none of ours"),
         (["evaluate", "--config", "configs/smoke.yaml"], "name a checkpoint to evaluate: --operator FILE"),
-        (["report", "--run-dir", "nowhere"], "holds no run to report"),
+        (["report", "--run-dir", "nowhere"], "holds no run; name the folder of a run"),
         (["data", "generate", "darcy2d", "--nu", "1", "--out", "u.hdf5"], "--nu: darcy2d has no nu; give --beta"),
         (["data", "info", "u.hdf5"], "u.hdf5: no such file"),
         (["sync", "--config", "nowhere.yaml"], "nowhere.yaml: no such config file"),

@@ -217,10 +217,14 @@ def test_every_metric_stands_beside_the_trivial_baselines(result):
     assert result.rollout.pdebench["zero"]["nrmse"] == pytest.approx(1, abs=1e-6)
 
 
+def untimed(result):
+    return result.model_copy(update={"network": result.network.model_copy(update={"seconds": 0.0})})
+
+
 def test_an_evaluation_is_a_function_of_its_seed(trained, result):
     cfg, models, data = trained
     settings = EvalConfig(trajectories=24, rollout_steps=20, members=16, one_step_pairs=256, student_steps=(1, 2, 4))
 
     again = evaluate(cfg, settings, models, data, device=CPU)[0]
 
-    assert again == result
+    assert untimed(again) == untimed(result)
