@@ -12,6 +12,7 @@ from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from harness.chaos import remote
@@ -56,6 +57,19 @@ def test_what_is_pulled_is_accepted_by_status_and_report_and_has_nothing_left_to
     assert record.id in shown.stdout
     reported = tracked_ups("report", "--run-dir", "here", cwd=tmp_path)
     assert reported.returncode == 0, reported.stderr
+
+
+def test_a_run_of_wandb_is_predicted_with_by_its_name_alone(trained, tracked_ups, tmp_path):
+    record = status_in(trained).wandb
+    np.savez(tmp_path / "u0.npz", u0=np.sin(np.arange(64.0)))
+    flags = ("--input", "u0.npz", "--steps", "3", "--output")
+
+    there = tracked_ups("predict", f"{record.entity}/{record.project}/{record.id}", *flags, "there.npz", cwd=tmp_path)
+    here = tracked_ups("predict", str(trained), *flags, "here.npz", cwd=tmp_path)
+
+    assert there.returncode == 0, there.stderr
+    assert here.returncode == 0, here.stderr
+    assert (tmp_path / "there.npz").read_bytes() == (tmp_path / "here.npz").read_bytes()
 
 
 def test_a_run_that_does_not_exist_is_one_line(tracked_ups, tmp_path):

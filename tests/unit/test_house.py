@@ -3,6 +3,7 @@
 import ast
 import re
 import tomllib
+from importlib import import_module
 
 import pytest
 
@@ -98,3 +99,11 @@ def test_every_test_that_the_docs_name_exists():
 
     assert len(named) > 40
     assert [item for item in named if f"def {item[2]}(" not in tests.get(item[1], "")] == []
+
+
+def test_entry_points_name_what_there_is():
+    groups = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["entry-points"]
+
+    for name in groups["ups.sources"].values():
+        module, _, attribute = name.partition(":")
+        assert callable(getattr(import_module(module), attribute))
