@@ -11,6 +11,8 @@ from importlib import import_module
 from importlib.metadata import version
 from typing import Any, NoReturn
 
+import argcomplete
+
 from flows import PACKAGES
 from flows.cli.runner import STOPPED_EARLY
 from flows.cli.views.console import LogFormatter, complain, echo, flush, write_whatever_the_encoding
@@ -22,6 +24,8 @@ from ups_models.reading import remedy
 DESCRIPTION = "Train and evaluate a latent PDE surrogate on machines that may vanish at any moment."
 INTERRUPTED = 130
 VERSION = "--version"
+COMPLETION = "_ARGCOMPLETE"
+"""Set by a shell that wants to know how a command line may go on: eval "$(register-python-argcomplete ups)"."""
 
 
 @dataclass(frozen=True)
@@ -109,6 +113,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(name: str, given: list[str]) -> int:
+    if environment.is_set(COMPLETION):
+        argcomplete.autocomplete(build_parser(*COMMANDS), exit_method=sys.exit)
     parser = build_parser(name)
     if given in ([], [VERSION]):
         echo(f"ups-pipeline {version('ups-pipeline')}" if given else parser.format_help().rstrip())
@@ -120,15 +126,15 @@ def _run(name: str, given: list[str]) -> int:
     return run(arguments)
 
 
-def build_parser(name: str) -> argparse.ArgumentParser:
-    """The parser of `ups`, with the flags of one command; the others are listed."""
+def build_parser(*names: str) -> argparse.ArgumentParser:
+    """The parser of `ups`, with the flags of these commands; the others are listed."""
     parser = _Parser(prog="ups", description=DESCRIPTION)
     parser.add_argument(VERSION, action="store_true", help="show the version, and nothing else")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     for known, command in COMMANDS.items():
         its_parser = commands.add_parser(known, help=command.summary, description=command.summary)
-        if known == name:
-            module = import_module(f"flows.cli.commands.{name}")
+        if known in names:
+            module = import_module(f"flows.cli.commands.{known}")
             module.add(its_parser)
             its_parser.set_defaults(run=module.run)
             parser.flags = tuple(its_parser._option_string_actions)  # argparse has no public name for them
