@@ -248,6 +248,9 @@ def test_another_system_than_linux_is_told_what_is_not_promised_there():
     assert "\n" not in caveat
 
 
+@pytest.mark.filterwarnings(
+    "ignore::pytest.PytestUnraisableExceptionWarning"
+)  # argcomplete leaves its files to the end
 @pytest.mark.parametrize(
     ("line", "offered"),
     [("ups sta", ["status"]), ("ups export --tr", ["--trust-code"]), ("ups data generate --t-", ["--t-end"])],
