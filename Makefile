@@ -85,6 +85,10 @@ server: $(STAMP) ## A Prefect server and a worker on 127.0.0.1 (then: ups deploy
 bench-quickstart: $(STAMP) ## The quickstart with three seeds on fresh data: time, memory and metrics, as a table
 	@PYTHONPATH=tests $(VPY) -m harness.bench.quickstart $(ARGS)
 
+.PHONY: bench-problems
+bench-problems: $(STAMP) ## Other equations in 1D and 2D, three seeds each, beside trivial forecasts (ARGS="--only ks1d --seeds 0")
+	@PYTHONPATH=tests $(VPY) -m harness.bench.problems $(ARGS)
+
 .PHONY: bench-resume
 bench-resume: $(STAMP) ## Training throughput with resume saving on and off, in one run
 	@PYTHONPATH=tests $(VPY) -m harness.bench.resume $(ARGS)

@@ -1,0 +1,144 @@
+"""What the pipeline reaches on other problems, seed by seed, beside trivial forecasts: every figure with its spread.
+
+    make bench-problems ARGS="--only ks1d --seeds 0 1 2"
+
+Each config of configs/bench (or --config FILE) is a run of its own in --out, resumed where it was interrupted; its
+figures are kept as JSON in --out/rows when it is done, and a run whose row is there is not made again. `extrapolation` is
+u_0 + k (u_1 - u_0), which has seen one field more than the operator.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tasks.services.data.datasets import load_data
+from tasks.services.run.paths import RunDir
+from tasks.services.run.status import read_status
+from ups_models.config.loading import load_config
+from ups_models.config.schema import PipelineConfig
+from ups_models.data.split import split_rows
+from ups_models.evaluation import metrics
+from ups_models.evaluation.inputs import evenly_spaced
+
+ROOT = Path(__file__).resolve().parents[3]
+BENCH = ROOT / "configs" / "bench"
+Row = Mapping[str, float]
+BARS: tuple[tuple[str, str], ...] = (
+    ("rollout nRMSE / persistence", "<= 0.3"),
+    ("rollout nRMSE / best of constant mean and extrapolation", "<= 0.5"),
+    ("one-step CRPS / operator MAE", "<= 0.75"),
+    ("one-step nCRPS / same-scale Gaussian", "<= 0.95"),
+    ("one-step spread/skill", "0.8 to 1.25"),
+)
+
+
+def main() -> None:
+    """Make every row that is missing, and print the tables."""
+    parser = argparse.ArgumentParser(prog="bench-problems", description=__doc__.splitlines()[0])
+    parser.add_argument("--only", nargs="+", help="names of configs in configs/bench")
+    parser.add_argument("--config", type=Path, nargs="+", help="other configs")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--out", type=Path, default=Path("bench-problems"), help="folder of the runs and rows")
+    arguments = parser.parse_args()
+    configs = arguments.config or [path for path in sorted(BENCH.glob("*.yaml")) if chosen(path, arguments.only)]
+    for config in configs:
+        rows = [row(config, seed, arguments.out) for seed in arguments.seeds]
+        print(table(config.stem, arguments.seeds, rows), flush=True)
+
+
+def chosen(path: Path, only: Sequence[str] | None) -> bool:
+    """Whether a config was asked for."""
+    return only is None or path.stem in only
+
+
+def row(config: Path, seed: int, out: Path) -> Row:
+    """The figures of one run, which is made or resumed where they are not there yet."""
+    name = f"{config.stem}-seed{seed}"
+    kept = out / "rows" / f"{name}.json"
+    if not kept.is_file():
+        run = out / name
+        train(config, seed, run)
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        kept.write_text(json.dumps(figures(run), indent=1) + "\n", "utf-8")
+    found: Row = json.loads(kept.read_text("utf-8"))
+    return found
+
+
+def train(config: Path, seed: int, run: Path) -> None:
+    """As a user would; the same command resumes it."""
+    command = [sys.executable, "-m", "flows.cli", "train", "--config", str(config), "--set", f"seed={seed}"]
+    environment = os.environ | {"WANDB_MODE": "disabled", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([*command, "--auto-resume", "--run-dir", str(run)], env=environment, check=False)
+    if done.returncode:
+        raise SystemExit(f"{run}: exit code {done.returncode}; the same command resumes it")
+
+
+def figures(run: Path) -> dict[str, float]:
+    """What the full evaluation of a run found, as the bars ask for it, and what it took."""
+    cfg = load_config(run / "config.yaml", schema=PipelineConfig)
+    result: dict[str, Any] = json.loads((run / "reports" / "full_eval.json").read_text("utf-8"))
+    summary, network = result["rollout"]["summary"], result["network"]
+    operator, persistence, constant = (summary[name]["mean"] for name in ("operator", "persistence", "constant_mean"))
+    extrapolated = extrapolation(cfg, run, result["trajectories"], result["steps"])
+    found = {
+        "dt": result["data"]["dt"],
+        "steps": float(result["steps"]),
+        "rollout nRMSE": operator,
+        "of persistence": persistence,
+        "of the constant mean": constant,
+        "of extrapolation": extrapolated,
+        "rollout nRMSE / persistence": operator / persistence,
+        "rollout nRMSE / best of constant mean and extrapolation": operator / min(constant, extrapolated),
+        "compression": network["compression"],
+        "reconstruction nRMSE": network["reconstruction"],
+        "training, s": sum(record.seconds or 0.0 for record in read_status(_run(run).status).stages.values()),
+    }
+    found |= {f"correlation time {t}": it for t, it in result["rollout"].get("correlation_time", {}).items() if it}
+    ensembles = result.get("probabilistic")
+    if ensembles:
+        diffusion, gaussian = ensembles["diffusion"], ensembles["gaussian"]
+        found |= {
+            "one-step CRPS / operator MAE": diffusion["crps"] / ensembles["operator"]["mae"],
+            "one-step nCRPS / same-scale Gaussian": diffusion["ncrps"] / gaussian["ncrps"],
+            "one-step spread/skill": diffusion["spread_skill"],
+        }
+    return found
+
+
+def extrapolation(cfg: PipelineConfig, run: Path, trajectories: int, steps: int) -> float:
+    """Mean nRMSE of u_0 + k (u_1 - u_0) over the test rows of an evaluation, averaged as its summary is."""
+    data = load_data(cfg, _run(run))
+    test = data.select(split_rows(data.row, val=cfg.data.val, test=cfg.data.test).test)
+    u = test.select(evenly_spaced(trajectories, len(test.row))).u[:, : steps + 1]
+    k = torch.arange(1, steps + 1).view(1, -1, *[1] * (u.ndim - 2))
+    guess = u[:, :1] + k * (u[:, 1:2] - u[:, :1])
+    return float(metrics.nrmse(guess.flatten(2), u[:, 1:].flatten(2)).mean())
+
+
+def _run(root: Path) -> RunDir:
+    return RunDir.of(root, root / "checkpoints")
+
+
+def table(name: str, seeds: Sequence[int], rows: Sequence[Row]) -> str:
+    """One problem as Markdown: each seed, the mean, the range, and the bar where there is one."""
+    bars = dict(BARS)
+    lines = [f"### {name}", "", f"| figure | {' | '.join(f'seed {seed}' for seed in seeds)} | mean | range | bar |"]
+    lines.append("|---" * (len(seeds) + 4) + "|")
+    for figure in rows[0]:
+        values = [one[figure] for one in rows if figure in one]
+        spread = f"{statistics.fmean(values):.3g} | {min(values):.3g} to {max(values):.3g}"
+        cells = " | ".join(f"{value:.3g}" for value in values)
+        lines.append(f"| {figure} | {cells} | {spread} | {bars.get(figure, '')} |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    main()
