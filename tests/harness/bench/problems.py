@@ -3,8 +3,8 @@
     make bench-problems ARGS="--only ks1d --seeds 0 1 2"
 
 Each config of configs/bench (or --config FILE) is a run of its own in --out, resumed where it was interrupted; its
-figures are kept as JSON in --out/rows when it is done, and a run whose row is there is not made again. `extrapolation` is
-u_0 + k (u_1 - u_0), which has seen one field more than the operator.
+figures are kept as JSON in --out/rows when it is done, and a run whose row is there is not made again.
+`extrapolation` is u_0 + k (u_1 - u_0), which has seen one field more than the operator.
 """
 
 import argparse
