@@ -77,6 +77,10 @@ fmt: $(STAMP) ## Format the code and fix what can be fixed
 	$(VPY) -m ruff check --fix .
 	$(VPY) -m ruff format .
 
+.PHONY: docs
+docs: $(STAMP) ## Build the documentation as a site, in site/; a link that leads nowhere fails
+	@NO_MKDOCS_2_WARNING=1 PYTHONPATH=tests $(VPY) -m mkdocs build --quiet --site-dir site
+
 .PHONY: server
 server: $(STAMP) ## A Prefect server and a worker on 127.0.0.1 (then: ups deploy)
 	@PATH="$(CURDIR)/$(BIN):$$PATH" deployments/server.sh
