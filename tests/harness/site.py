@@ -1,4 +1,4 @@
-"""What the site of the documentation has beside docs/: texts from the top of the repository, references from the code."""
+"""What the documentation as a site has beside docs/: texts at the top of the repository, references from the code."""
 
 import json
 import re
