@@ -65,15 +65,15 @@ def compare(title: str, rows: Iterable[Row], models: Sequence[str], note: str = 
 
 
 def by_model(title: str, result: EvaluationResult, part: Part, models: Sequence[str]) -> Table:
-    """Models down, every metric of the part across; metrics without any value are left out."""
+    """Every metric of the part down, models across; what is without any value is left out."""
     scores = {model: known for model, known in part.scores(result).items() if model in models and known}
-    columns = [metric for metric in metrics_in(part) if any(metric.key in known for known in scores.values())]
+    there = [model for model in models if model in scores]
     rows = tuple(
-        (MODELS[model], *(number(scores[model].get(metric.key)) for metric in columns))
-        for model in models
-        if model in scores
+        (_capitalised(label_of(metric)), *(number(scores[model].get(metric.key)) for model in there))
+        for metric in metrics_in(part)
+        if any(metric.key in known for known in scores.values())
     )
-    return Table(title, ("", *(_capitalised(label_of(metric)) for metric in columns)), rows)
+    return Table(title, ("", *(MODELS[model] for model in there)), rows)
 
 
 def check_table(result: EvaluationResult) -> Table:

@@ -122,7 +122,7 @@ def test_new_row_is_measured_written_and_shown(monkeypatch, tmp_path):
     result = read(tmp_path, EvaluationResult.model_validate({"probabilistic": ensembles}).to_json())
     reach = members.max().item()
     assert numbers_of(result)["probabilistic/diffusion/reach"] == reach
-    assert by_model("", result, ENSEMBLES, ["diffusion"]).columns[-1] == "Reach of the members"
+    assert by_model("", result, ENSEMBLES, ["diffusion"]).rows[-1][0] == "Reach of the members"
 
 
 def test_docs_list_every_metric():
