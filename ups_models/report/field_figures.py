@@ -154,7 +154,7 @@ def ensemble_maps(arrays: Arrays) -> Picture | None:
         ("spread (std)", spread, 0.0, top),
         ("|mean less truth|", np.abs(mean - truth), 0.0, top),
     )
-    figure, axes = grid(1, len(maps), height=2.2, margins=(0.1, 0.65, 0.3, 0.1), gaps=(0, 0.3))
+    figure, axes = grid(1, len(maps), height=2.0, margins=(0.1, 0.65, 0.3, 0.1), gaps=(0, 0.6))
     for ax, (title, field, vmin, vmax) in zip(axes[0], maps, strict=True):
         colours = "magma" if vmin == 0.0 and title not in ("truth", "ensemble mean", "one member") else FIELD_MAP
         image = ax.imshow(field.T, origin="lower", cmap=colours, vmin=vmin, vmax=vmax, interpolation="nearest")
