@@ -83,11 +83,11 @@ class Fields:
 
 def joined(parts: Sequence[Fields]) -> Fields:
     """The trajectories of several files of one grid, one after the other."""
-    first, *others = (part.stored for part in parts)
-    if isinstance(first, Tensor):
-        stored: Tensor | OnDisk = torch.cat([part.u for part in parts])
+    in_memory = [part.stored for part in parts if isinstance(part.stored, Tensor)]
+    if len(in_memory) == len(parts):
+        stored: Tensor | OnDisk = torch.cat(in_memory)
     else:
-        stored = reduce(OnDisk.joined, (one for one in others if isinstance(one, OnDisk)), first)
+        stored = reduce(OnDisk.joined, (OnDisk.of(part.stored) for part in parts))
     return replace(
         parts[0],
         stored=stored,

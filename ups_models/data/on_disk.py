@@ -40,6 +40,11 @@ class OnDisk:
             ) from error
         return cls([(handle, n)], [(0, row) for row in range(n)], inner)
 
+    @classmethod
+    def of(cls, fields: "Tensor | OnDisk") -> "OnDisk":
+        """The same, where it is one; else what is in memory, written. Raises StorageError."""
+        return fields if isinstance(fields, OnDisk) else cls.write([fields], Path(tempfile.gettempdir()))
+
     @property
     def shape(self) -> tuple[int, ...]:
         """(N, T, C, *space)."""

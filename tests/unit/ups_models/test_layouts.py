@@ -108,6 +108,13 @@ def test_walls_are_not_taken_for_a_periodic_boundary(tmp_path):
         load_fields([tmp_path / "a.hdf5"], EVOLVING["gray_scott2d"])
 
 
+def test_a_flow_that_leaves_is_not_taken_for_a_periodic_one(tmp_path):
+    write_flow(tmp_path / "2D_CFD_Shock_trans.hdf5")
+
+    with pytest.raises(DataError, match="its axes are not periodic and not periodic, but those of compressible_ns2d"):
+        load_fields([tmp_path / "2D_CFD_Shock_trans.hdf5"], EVOLVING["compressible_ns2d"])
+
+
 def duplicate(u):
     u[2] = u[0]
 

@@ -47,6 +47,22 @@ def test_rows_can_be_chosen_and_chosen_again(both, rows):
     assert torch.equal(there.select(rows).select(again).u, here.select(rows).select(again).u)
 
 
+def test_a_small_file_beside_a_large_one_is_not_lost(tmp_path):
+    paths = [tmp_path / "small.npz", tmp_path / "large.npz"]
+    for number, (path, n) in enumerate(zip(paths, (2, 9), strict=True)):
+        write_npz(path, random_fields(n, 6, 1, (32,), number))
+    whole = load_fields(paths, KS)
+    limit = 2 * 4 * 3 * 6 * 32  # of both together: the small one fits into its half
+
+    for order in (paths, paths[::-1]):
+        found = load_fields(order, KS, in_memory=limit)
+
+        assert isinstance(found.stored, OnDisk)
+        assert found.shape[0] == 11
+        assert torch.equal(found.u.sum(), load_fields(order, KS).u.sum())
+    assert torch.equal(load_fields(paths, KS, in_memory=limit).u, whole.u)
+
+
 def test_nothing_is_left_in_the_folder(both, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.npz", "b.npz"]
 

@@ -17,6 +17,8 @@ from ups_models.wording import shown
 AXES = ("x", "y")
 FLOW = ("density", "pressure", "Vx", "Vy", "Vz")
 """Fields of its compressible flows, in the order of its own reader."""
+OPEN = "_trans"
+"""In the name of a file whose flow leaves through the boundary."""
 
 
 def is_groups(file: h5py.File) -> bool:
@@ -100,6 +102,7 @@ def look_at_flow(path: Path, file: h5py.File, _: Problem | None) -> Source:
         ),
         {name: np.asarray(value) for name, value in file.attrs.items()},
         read,
+        periodic=(False,) * len(space) if OPEN in path.stem else None,
         datasets={**fields, **{f"{name}-coordinate": one for name, one in grid.items()}},
         attrs=dict(file.attrs),
     )

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,8 @@ def load_fields(paths: Sequence[Path], problem: Problem, *, layout: str | None =
     asked = Request(problem, **request)
     if not paths:
         raise DataError("no data file given. Name at least one, or run: ups data generate")
+    if asked.in_memory is not None:  # by all of them together
+        asked = replace(asked, in_memory=asked.in_memory // len(paths))
     if asked.limit is not None and asked.limit < 1:
         raise DataError(f"{paths[0]}: limit={asked.limit} leaves no row. Use a limit of at least 1")
     parts = []

@@ -69,7 +69,7 @@ class Request:
     limit: int | None = None
     said: Values = field(default_factory=dict)
     in_memory: int | None = None
-    """Bytes of a file's fields that are kept in memory; more is kept on the disk. None: all in memory."""
+    """Bytes of a file's fields that are kept in memory; what is larger is kept on the disk. None: all in memory."""
 
 
 def fields_of(source: Source, request: Request) -> Fields:
