@@ -4,9 +4,11 @@ What identifies it is the content of the file and of every module that it import
 """
 
 import ast
+import atexit
 import hashlib
 import importlib.util
 import re
+import shutil
 import sys
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
@@ -134,6 +136,7 @@ def trust(name: str, texts: Mapping[str, str], digest: str) -> None:
     if name not in texts or found.digest[:DIGITS] != digest:
         raise BadInput(f"{name}: the code that came with the run is not what the run was trained with; it is not used")
     folder = Path(mkdtemp(prefix="ups-code-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     for relative, text in texts.items():
         path = folder / relative
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -5,7 +5,7 @@ from pathlib import Path
 from flows import shipped
 from flows.requests.train import TrainRequest
 from tasks.services.data.datasets import require_named_files
-from tasks.services.run.config_file import kept_config, require_own_folder
+from tasks.services.run.config_file import checkpoint_dir_of, kept_config, require_own_folder
 from tasks.services.run.lock import is_owned, owner_message
 from tasks.services.run.own_files import trust_code
 from tasks.services.run.paths import RunDir
@@ -62,9 +62,8 @@ def settings_of(cfg: PipelineConfig, name: str, path: Path) -> EvalConfig:
 
 def _weights_of(root: Path) -> dict[str, Path]:
     """The trained checkpoints of a run, by stage. Raises BadInput where there is none."""
-    kept = kept_config(RunDir.of(root, Path()))
-    folder = load_config(kept, schema=PipelineConfig).checkpoint.dir if kept is not None else Path("checkpoints")
-    files = {stage: (root / folder / spec.checkpoint).absolute() for stage, spec in SPECS.items()}
+    folder = root / checkpoint_dir_of(root)
+    files = {stage: (folder / spec.checkpoint).absolute() for stage, spec in SPECS.items()}
     found = {stage: path for stage, path in files.items() if path.is_file()}
     if not found:
         raise BadInput(f"--init-from {root}: holds no checkpoints; name the directory of a trained run")

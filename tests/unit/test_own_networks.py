@@ -118,7 +118,7 @@ def test_code_that_changed_is_another_architecture(nets, train):
         train(set=OWN, auto_resume=True)
 
 
-def test_a_run_that_came_from_elsewhere_executes_its_code_only_where_that_is_trusted(nets, train, monkeypatch):
+def test_a_run_that_came_from_elsewhere_executes_its_code_only_where_that_is_trusted(nets, train, ups):
     train(set=OWN, stage="operator", run_dir=nets / "run")
     elsewhere = nets / "elsewhere"
     (nets / "run").rename(elsewhere)
@@ -129,6 +129,7 @@ def test_a_run_that_came_from_elsewhere_executes_its_code_only_where_that_is_tru
     with pytest.raises(BadInput, match=r"nets\.py is no file here.* --trust-code nets.py"):
         load_surrogate(elsewhere)
 
+    assert ups("status", str(elsewhere)).returncode == 0, "what is there can be seen without executing anything"
     assert load_surrogate(elsewhere, trust_code=["nets.py"]).step(torch.zeros(1, 64)).shape == (1, 64)
     spoilt = json.loads((elsewhere / "code.json").read_text())
     spoilt["nets.py"]["nets.py"] += "\nraise SystemExit\n"

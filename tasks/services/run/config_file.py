@@ -10,14 +10,16 @@ import yaml
 from tasks.services.run.code_version import code_version
 from tasks.services.run.lock import OwnedRun
 from tasks.services.run.paths import RunDir
-from ups_models.config.loading import load_config
 from ups_models.config.schema import PipelineConfig
 from ups_models.errors import BadInput, ConfigError
 from ups_models.files import write_text
-from ups_models.reading import YAML_LIMIT, Unreadable, read_text
+from ups_models.reading import YAML_LIMIT, Unparsable, Unreadable, parse_yaml, read_text
+from ups_models.wording import first_line
 
 logger = logging.getLogger(__name__)
 
+CHECKPOINTS = Path("checkpoints")
+"""Where they lie if nothing else is said."""
 MARK = "# The config of this run, as it was resolved; written by ups-pipeline."
 
 
@@ -40,14 +42,27 @@ def kept_config(run: RunDir) -> Path | None:
     return run.config if _text(run.config).startswith(MARK) else None
 
 
+def checkpoint_dir_of(root: Path) -> Path:
+    """Where the run in a folder has its checkpoints, by the config that it keeps; no code of the user's is imported.
+
+    Raises ConfigError.
+    """
+    kept = kept_config(RunDir.of(root, Path()))
+    if kept is None:
+        return CHECKPOINTS
+    try:
+        section = (parse_yaml(_text(kept)) or {}).get("checkpoint", {})
+        return Path(section.get("dir", CHECKPOINTS))
+    except (Unparsable, AttributeError, TypeError) as error:
+        raise ConfigError(f"{kept}: is not the config of a run any more ({first_line(error)}); put it back") from None
+
+
 def run_in(folder: Path) -> RunDir | None:
     """The run that is named by its own folder, or by that of its checkpoints; None where there is none.
 
     Raises ConfigError where the config that it keeps cannot be read.
     """
-    kept = kept_config(RunDir.of(folder, Path()))
-    named = load_config(kept, schema=PipelineConfig).checkpoint.dir if kept is not None else Path("checkpoints")
-    for run in (RunDir(folder.parent, folder), RunDir.of(folder, named)):
+    for run in (RunDir(folder.parent, folder), RunDir.of(folder, checkpoint_dir_of(folder))):
         if any(run.checkpoints.glob("*.pt")) or run.status.exists() or run.lock.exists():
             return run
     return None
@@ -59,7 +74,7 @@ def require_own_folder(run: RunDir, cfg: PipelineConfig) -> None:
     if kept is None:
         return
     try:
-        other = load_config(kept, schema=PipelineConfig).checkpoint.dir
+        other = checkpoint_dir_of(run.root)
     except ConfigError as error:  # damaged, or of another version: it is written again
         logger.warning("%s", error)
         return
