@@ -46,6 +46,19 @@ def content_of(folder):
     return {path.name: path.read_bytes() for path in folder.glob("*") if path.is_file() and path.name in RESULTS}
 
 
+def test_code_of_the_users_comes_with_the_checkpoints(wandb, online, run, brought):
+    run.code.write_text('{"net.py": {"net.py": "SIZE = 3"}}')
+    with tracked(online, run, RESUME, client=wandb) as tracker:
+        for stage in read_status(run.status).stages:
+            tracker.completed(stage)
+
+    pulled = brought(trusted=["net.py"])
+
+    assert pulled.run.code.read_text() == run.code.read_text()
+    with pytest.raises(BadInput, match=r"--trust-code 'other\.py': .*code\.json holds no such file, but \['net\.py'\]"):
+        brought(trusted=["other.py"])
+
+
 @pytest.mark.usefixtures("uploaded")
 def test_weights_history_evaluations_and_report_arrive_as_they_were(brought, uploaded):
     pulled = brought()
