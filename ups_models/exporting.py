@@ -14,13 +14,14 @@ from ups_models.exported import Exported, needs_of, write_export
 from ups_models.files import write_atomically
 from ups_models.nn.codec import means_of
 from ups_models.nn.own import Operator
+from ups_models.nn.weights import weights_of
 from ups_models.surrogate import Surrogate
 from ups_models.wording import first_line
 
 
 def export(surrogate: Surrogate, path: Path) -> Mapping[str, str]:
     """Write a surrogate into one file; the code of the user's that it needs beside it. Raises StorageError."""
-    weights = {stage: net.state_dict() for stage, net in surrogate.models.networks().items()}
+    weights = {stage: weights_of(net) for stage, net in surrogate.models.networks().items()}
     needs = needs_of(surrogate.cfg)
     write_export(path, Exported(surrogate.cfg, weights, surrogate.trained_on, needs))
     return needs

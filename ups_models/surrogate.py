@@ -22,6 +22,7 @@ from ups_models.evaluation.samplers import Sampler, residual_samplers
 from ups_models.exported import SUFFIX, read_export
 from ups_models.files import known_digest
 from ups_models.nn.own import Operator
+from ups_models.nn.weights import weights_of
 from ups_models.own_code import KEPT, identified, trust_kept
 from ups_models.problems.problem import Parameter, Problem
 from ups_models.stages.lineage import Lineage, difference, in_words, read_lineage
@@ -250,7 +251,7 @@ def _run_in(root: Path) -> tuple[PipelineConfig, dict[str, Path]]:
 def _weights_in(path: Path, stage: str, cfg: PipelineConfig) -> dict[str, Tensor]:
     net = STAGES[stage].build(cfg)
     load_network(path, net, stage=stage, arch=SPECS[stage].arch(cfg))
-    return net.state_dict()
+    return weights_of(net)
 
 
 def _brought_here(run: str, trust_code: Collection[str]) -> Path:

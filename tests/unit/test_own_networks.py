@@ -18,8 +18,8 @@ from tasks.services.stages.snapshot import read_snapshot
 from ups_models.config.schema import PipelineConfig
 from ups_models.errors import ArchitectureMismatch, BadInput
 from ups_models.evaluation.result import read_result
+from ups_models.nn.weights import weights_of
 from ups_models.own_code import own_code
-from ups_models.stages import operator
 from ups_models.stages.lineage import read_lineage
 from ups_models.surrogate import load_surrogate
 
@@ -205,16 +205,14 @@ def test_a_layout_of_ones_own_reads_files(here, train):
         train(set=(*files, "data.layout=layout.py:broken"), stage="operator", force_train=True)
 
 
-def test_the_fourier_neural_operator_of_the_examples_is_an_operator():
-    reference = f"{ROOT / 'docs' / 'examples' / 'fno.py'}:Net"
-    own = {"network": reference, "options": {"modes": 4, "width": 8, "layers": 1}}
-    cfg = PipelineConfig.model_validate(
-        {"data": {"points": 64}, "latent": {"dim": 2}, "operator": own, "denoiser": {"scale_groups": 2}}
-    )
+def test_the_fourier_neural_operator_of_the_examples_is_trained_and_used(here, train):
+    network = f"operator.network={ROOT / 'docs' / 'examples' / 'fno.py'}:Net"
 
-    net = operator.build(cfg)
+    train(set=(network, "operator.options={modes: 4, width: 8, layers: 1}", "latent.dim=8"), stage="operator")
 
-    assert sum(value.numel() for value in net.parameters()) > 100
+    surrogate = load_surrogate(here)
+    assert surrogate.step(torch.zeros(1, 64)).shape == (1, 64)
+    assert any(value.is_complex() for value in weights_of(surrogate.models.networks()["operator"]).values())
 
 
 def test_a_plan_made_twice_of_the_same_code_is_idle(nets, train):

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from ups_models.archives import DAMAGES, archive_damage, claims_damage
 from ups_models.errors import ArchitectureMismatch, CheckpointError
 from ups_models.files import FileDigest, known_digest, write_atomically
+from ups_models.nn.weights import weights_of
 from ups_models.reading import open_file
 from ups_models.stages.lineage import SPLIT, Lineage, append_header
 from ups_models.stages.spec import Arch, check_architecture
@@ -69,7 +70,7 @@ def load_payload(path: Path, expected: FileDigest | None = None) -> dict[str, An
 
 def save_network(path: Path, net: nn.Module, lineage: Lineage) -> FileDigest:
     """Write a trained network's weights, its fingerprint, and what it descends from."""
-    weights = {name: value.detach().cpu().contiguous() for name, value in net.state_dict().items()}
+    weights = {name: value.detach().cpu().contiguous() for name, value in weights_of(net).items()}
     named = {"stage": lineage.stage, "arch": lineage.arch, "data_recipe": lineage.inputs.get(SPLIT, "")}
     return save_payload(path, {"format": FORMAT, **named, "state_dict": weights}, lineage)
 
@@ -106,7 +107,7 @@ def load_network(
 
 def check_shapes(path: Path, weights: Mapping[str, Tensor], net: nn.Module) -> None:
     """Compare names and shapes of a state_dict with a network's. Raises ArchitectureMismatch."""
-    wanted = {name: tuple(value.shape) for name, value in net.state_dict().items()}
+    wanted = {name: tuple(value.shape) for name, value in weights_of(net).items()}
     saved = {name: tuple(value.shape) for name, value in weights.items()}
     for name in sorted(wanted.keys() | saved.keys()):
         if saved.get(name) != wanted.get(name):

@@ -15,6 +15,7 @@ from ups_models.archives import DAMAGES
 from ups_models.config.schema import PipelineConfig
 from ups_models.errors import ArchitectureMismatch, BadInput, CheckpointError, StorageError
 from ups_models.files import keep_previous, previous_of
+from ups_models.nn.weights import weights_of
 from ups_models.stages.lineage import Lineage, read_lineage, unusable
 from ups_models.stages.spec import check_architecture
 from ups_models.stages.stage import Data, Stage
@@ -61,7 +62,7 @@ def start_state(
         stage.init_from_data(net, data)
     net.to(device)
     if stage.spec.warm_start is not None:
-        net.load_state_dict(frozen[stage.spec.warm_start].state_dict())
+        net.load_state_dict(weights_of(frozen[stage.spec.warm_start]))
     start = cfg.stages.of(stage.spec.name).init_from
     if start is not None:
         start_from(net, start, stage.spec.name)
@@ -80,7 +81,7 @@ def start_from(net: nn.Module, path: Path, stage: str) -> None:
     payload = load_payload(path)
     if payload.get("stage", stage) != stage:
         raise CheckpointError(f"{path}: is a checkpoint of stage {payload['stage']}, not of {stage}")
-    own = net.state_dict()
+    own = weights_of(net)
     fitting = {
         name: value
         for name, value in payload["state_dict"].items()
@@ -136,8 +137,8 @@ def save_state(path: Path, state: TrainState, lineage: Lineage, *, with_previous
             "config_hash": lineage.config_hash,
             "exactness": exactness(state.device),
             "step": state.step,
-            "state_dict": state.net.state_dict(),
-            "ema": state.ema.state_dict(),
+            "state_dict": weights_of(state.net),
+            "ema": weights_of(state.ema),
             "optimiser": state.optimiser.state_dict(),
         },
         lineage.model_copy(update={"step": state.step}),
