@@ -154,7 +154,7 @@ def longer(cfg, name):
 
 def test_a_loss_that_is_not_finite_stops_before_the_weights_are_touched(harness):
     data = waves()
-    data = dataclasses.replace(data, u=data.u * float("nan"))
+    data = dataclasses.replace(data, stored=data.u * float("nan"))
 
     with pytest.raises(TrainingDiverged, match=r"operator: the loss is nan at step 1; .*stages\.operator\.lr"):
         harness.fit("operator", data=data)
