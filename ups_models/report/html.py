@@ -1,8 +1,8 @@
 """The report as one self-contained HTML page."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from ups_models.evaluation.result import EvaluationResult
 from ups_models.report.figures import pictures
@@ -25,14 +25,7 @@ def render_html(report: ReportInput) -> str:
     status = {timing.stage: timing.status for timing in report.timings}
     by_key = {section.key: section for section in sections(main, status)}
     drawn = pictures(main, report.arrays, report.history)
-    environment = Environment(
-        loader=PackageLoader("ups_models.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("report.html.j2").render(
+    return _template("report.html.j2").render(
         report=report,
         facts=describe(main),
         verdicts=[(result.name, verdict(result)) for result in report.evaluations],
@@ -45,6 +38,22 @@ def render_html(report: ReportInput) -> str:
         caveats=CAVEATS,
         second=_second(report.evaluations[1], status) if len(report.evaluations) > 1 else None,
     )
+
+
+def render_tables(title: str, tables: Sequence[Table]) -> str:
+    """Tables alone as one page, in the report's style."""
+    return _template("tables.html.j2").render(title=title, tables=tables)
+
+
+def _template(name: str) -> Template:
+    environment = Environment(
+        loader=PackageLoader("ups_models.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template(name)
 
 
 def _second(result: EvaluationResult, status: Status) -> tuple[str, tuple[Table, ...]]:

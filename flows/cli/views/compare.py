@@ -12,6 +12,7 @@ from ups_models.evaluation.parts import DARCY, ENSEMBLES, MODELS, ONE_STEP, ROLL
 from ups_models.evaluation.registry import metrics_in
 from ups_models.evaluation.result import EvaluationResult
 from ups_models.reading import parse_yaml
+from ups_models.report.model import Table
 from ups_models.stages.fingerprint import APART
 from ups_models.wording import plain, shortened
 
@@ -29,13 +30,26 @@ NO_OTHER_TRAINING = frozenset({"seed", *APART})
 
 
 def comparison(runs: Sequence[RunSummary]) -> str:
-    """Headline metrics down, configs across; of several seeds the mean, with the smallest and the largest value."""
+    """The tables below as text."""
+    figures, *others = comparison_tables(runs)
+    text = aligned([figures.columns, *figures.rows])
+    for table in others:
+        text += ["", f"{table.title}:", *aligned(table.rows)]
+    return "\n".join(text)
+
+
+def comparison_tables(runs: Sequence[RunSummary]) -> tuple[Table, ...]:
+    """Headline metrics down, configs across; of several seeds the mean, with the smallest and the largest value.
+
+    Of several configs, also the keys in which they differ.
+    """
     groups = _groups(runs)
     columns = [[dict(_figures(one.result)) for one in group if one.result is not None] for group in groups]
     labels = list(dict.fromkeys(label for column in columns for found in column for label in found))
-    rows = [("", *(_name(group) for group in groups))]
-    rows += [(label, *(_cell(column, label) for column in columns)) for label in labels]
-    return "\n".join([*aligned(rows), *_differences(groups)])
+    names = ("", *(_name(group) for group in groups))
+    rows = tuple((label, *(_cell(column, label) for column in columns)) for label in labels)
+    figures = Table("Headline metrics", names, rows)
+    return (figures, Table("The configs differ in", names, _differences(groups))) if len(groups) > 1 else (figures,)
 
 
 def _groups(runs: Sequence[RunSummary]) -> list[list[RunSummary]]:
@@ -75,18 +89,12 @@ def _cell(column: Sequence[Mapping[str, float]], label: str) -> str:
     return f"{statistics.fmean(values):.3g}{range_}"
 
 
-def _differences(groups: Sequence[Sequence[RunSummary]]) -> list[str]:
-    """The keys in which the configs differ, a line each."""
-    if len(groups) < 2:
-        return []
+def _differences(groups: Sequence[Sequence[RunSummary]]) -> tuple[tuple[str, ...], ...]:
+    """The keys in which the configs differ, and their values."""
     configs = [dict(leaves(_config(group[0]))) for group in groups]
     keys = [
         key
         for key in dict.fromkeys(key for one in configs for key in one)
         if len({str(one.get(key)) for one in configs}) > 1
     ]
-    return [
-        "",
-        "The configs differ in:",
-        *aligned([(key, *(shortened(one.get(key, "-")) for one in configs)) for key in keys]),
-    ]
+    return tuple((key, *(shortened(one.get(key, "-")) for one in configs)) for key in keys)

@@ -111,3 +111,13 @@ def test_one_config_differs_in_nothing(seeds, ups):
 
 def test_what_was_not_evaluated_is_not_compared(runs, ups):
     assert "sweep/b: holds no run that was evaluated" in refused(ups("compare", "sweep/a", "sweep/b", cwd=runs))
+
+
+def test_a_comparison_is_a_page_too(run_dir, ups):
+    done = ups("compare", ".", "--html", "pages/runs.html")
+
+    assert done.returncode == 0, done.stderr
+    page = (run_dir / "pages" / "runs.html").read_text("utf-8")
+    assert "Runs beside each other" in page
+    assert "Rollout nRMSE, mean" in page or "Rollout nRMSE" in page
+    assert "http" not in page.replace("http-equiv", "")
