@@ -107,7 +107,7 @@ def require_problem(source: Source, problem: Problem) -> None:
         raise DataError(
             f"{path}: {source.name} has shape {source.shape}{has}, but {problem.name} needs (N, T, "
             f"{len(problem.channels)}, {', '.join(axis.name for axis in problem.axes)}), the channels being "
-            f"{', '.join(problem.channels)}"
+            f"{', '.join(problem.channels)}. Set data.problem to what the file holds (ups data info tells what it says)"
         )
     if source.periodic is not None and source.periodic != problem.periodic:
         raise DataError(
