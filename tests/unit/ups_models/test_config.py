@@ -23,7 +23,11 @@ def sections(model: type[BaseModel], name: str = "") -> list[tuple[str, type[Bas
 
 
 EVALUATIONS = ("small_eval", "full_eval")
-SHIPPED = sorted(path.stem for path in (ROOT / "configs").glob("*.yaml") if path.stem not in EVALUATIONS)
+SHIPPED = sorted(
+    path.relative_to(ROOT / "configs").with_suffix("").as_posix()
+    for path in (ROOT / "configs").rglob("*.yaml")
+    if path.stem not in EVALUATIONS
+)
 
 
 @pytest.mark.parametrize("name", SHIPPED)
