@@ -2,8 +2,8 @@
 
     python probe.py TREE RESULT.json [flags of `ups train`]      (the standard library alone: it runs in any revision)
 
-Calls: on the main thread and on the one that does a stage's work, from the call of the Prefect flow to the first
-training step, or to the end of a flow that trains nothing.
+Calls: on the main thread and on the one that does a stage's work, from the call of the flow to the first training
+step, or to the end of a flow that trains nothing.
 A call counts if the function and the nearest function of ours that called it lie in different modules;
 frames of others in between (Prefect, contextlib) are passed over. Entering a generator again, as leaving a context
 manager does, is a call too. What runs while a module is imported or a log line is written does not count.
@@ -28,6 +28,8 @@ from typing import Any
 
 FIRST_STEP = re.compile(r"ups_models\.train(ing\.\w+)?:_?(train|training|optimi[sz]er)_step")
 PACKAGES = ("flows", "tasks", "ups_models")
+FLOWS = (("prefect.flows", "Flow.__call__"), ("flows.plain", "train_plainly"))
+"""Where a run begins: with Prefect, or, where there is nothing to do for a server, without."""
 PLAIN_OPEN = io.open
 WORK = "work"
 """The name of that thread in tasks/services/run/uninterrupted.py."""
@@ -47,8 +49,8 @@ class Calls:
         if self.end:
             sys.setprofile(None)
         elif self.flow is None:
-            is_flow = frame.f_code.co_qualname == "Flow.__call__"
-            self.flow = frame if is_flow and frame.f_globals["__name__"] == "prefect.flows" else None
+            called = frame.f_globals.get("__name__"), frame.f_code.co_qualname
+            self.flow = frame if event == "call" and called in FLOWS else None
         elif event == "return" and frame is self.flow:
             self.end = "end of the flow"
         elif event == "call" and (callee := self._ours(frame)):
