@@ -15,7 +15,7 @@ import pytest
 
 import flows.cli.commands
 from flows.cli.arguments import require_writable
-from flows.cli.main import COMMANDS, build_parser, main
+from flows.cli.main import COMMANDS, build_parser
 from flows.cli.runner import platform_caveat, run_flow
 from flows.requests.flat import flag_fields
 from flows.requests.launch import LaunchRequest
@@ -246,21 +246,3 @@ def test_another_system_than_linux_is_told_what_is_not_promised_there():
     assert "locks" in caveat
     assert "child processes" in caveat
     assert "\n" not in caveat
-
-
-@pytest.mark.filterwarnings(
-    "ignore::pytest.PytestUnraisableExceptionWarning"
-)  # argcomplete leaves its files to the end
-@pytest.mark.parametrize(
-    ("line", "offered"),
-    [("ups sta", ["status"]), ("ups export --tr", ["--trust-code"]), ("ups data generate --t-", ["--t-end"])],
-)
-def test_a_shell_is_told_how_a_command_line_may_go_on(line, offered, tmp_path, monkeypatch):
-    asked = {"_ARGCOMPLETE": "1", "COMP_LINE": line, "COMP_POINT": str(len(line)), "_ARGCOMPLETE_IFS": "\n"}
-    for name, value in (asked | {"_ARGCOMPLETE_STDOUT_FILENAME": str(tmp_path / "out")}).items():
-        monkeypatch.setenv(name, value)
-
-    with pytest.raises(SystemExit, match="0"):
-        main([])
-
-    assert [word.strip() for word in (tmp_path / "out").read_text().split("\n") if word.strip()] == offered
