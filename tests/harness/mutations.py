@@ -59,7 +59,7 @@ from ups_models.training import checkpoint, loop
 from ups_models.training import state as train_state
 from ups_models.training.state import TrainState
 
-MOST_KILLS, MUTATED_WITHIN_S, TAKEN_FOR_DEAD_S = 64, 120.0, 150.0
+MOST_KILLS, MUTATED_WITHIN_S, TAKEN_FOR_DEAD_S = 64, 120.0, 360.0
 EARLY = ("pending", "importing", "beginning")
 """Phases in which nobody but the run itself can hear that it is cancelled."""
 MUTATED_PATH = (ROOT, ROOT / "tests", ROOT / "tests" / "harness" / "mutated")
