@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ups_models.config.loading import load_config
 from ups_models.config.schema import EvalConfig, PipelineConfig
@@ -22,7 +22,6 @@ from ups_models.evaluation.samplers import Sampler, residual_samplers
 from ups_models.exported import SUFFIX, read_export
 from ups_models.files import known_digest
 from ups_models.nn.own import Operator
-from ups_models.nn.weights import weights_of
 from ups_models.own_code import KEPT, identified, trust_kept
 from ups_models.problems.problem import Parameter, Problem
 from ups_models.stages.lineage import Lineage, difference, in_words, read_lineage
@@ -210,7 +209,8 @@ def load_surrogate(run: str | Path, *, device: str = "cpu", trust_code: Collecti
     root = Path(run)
     if root.suffix == SUFFIX and root.exists():
         exported = read_export(root)
-        return _surrogate(exported.cfg, exported.weights, exported.trained_on, device, root)
+        nets = {stage: _filled(stage, exported.cfg, values, root) for stage, values in exported.weights.items()}
+        return _surrogate(exported.cfg, nets, exported.trained_on, device)
     if not (root / CONFIG).is_file():
         root = _brought_here(str(run), trust_code)
     if trust_code:
@@ -218,24 +218,28 @@ def load_surrogate(run: str | Path, *, device: str = "cpu", trust_code: Collecti
         trust_kept(root / KEPT, trust_code, identified(one.arch for one in headers if one is not None))
     cfg, files = _run_in(root)
     operator = _lineages(cfg, files).get("operator")
-    weights = {stage: _weights_in(path, stage, cfg) for stage, path in files.items()}
-    return _surrogate(cfg, weights, (operator.trained_on if operator is not None else None) or {}, device, root)
+    nets = {stage: _loaded(stage, cfg, path) for stage, path in files.items()}
+    return _surrogate(cfg, nets, (operator.trained_on if operator is not None else None) or {}, device)
 
 
 def _surrogate(
-    cfg: PipelineConfig,
-    weights: Mapping[str, Mapping[str, Tensor]],
-    trained_on: Mapping[str, Any],
-    device: str,
-    origin: Path,
+    cfg: PipelineConfig, nets: Mapping[str, nn.Module], trained_on: Mapping[str, Any], device: str
 ) -> Surrogate:
-    nets: dict[str, Any] = {}
-    for stage, values in weights.items():
-        net = STAGES[stage].build(cfg)
-        check_shapes(origin, values, net)
-        net.load_state_dict(values)
-        nets[stage] = net.to(device).requires_grad_(False).eval()
-    return Surrogate(nets["operator"], Models.of(nets), cfg, trained_on, torch.device(device))
+    fixed: dict[str, Any] = {stage: net.to(device).requires_grad_(False).eval() for stage, net in nets.items()}
+    return Surrogate(fixed["operator"], Models.of(fixed), cfg, trained_on, torch.device(device))
+
+
+def _filled(stage: str, cfg: PipelineConfig, weights: Mapping[str, Tensor], origin: Path) -> nn.Module:
+    net = STAGES[stage].build(cfg)
+    check_shapes(origin, weights, net)
+    net.load_state_dict(weights)
+    return net
+
+
+def _loaded(stage: str, cfg: PipelineConfig, path: Path) -> nn.Module:
+    net = STAGES[stage].build(cfg)
+    load_network(path, net, stage=stage, arch=SPECS[stage].arch(cfg))
+    return net
 
 
 def _run_in(root: Path) -> tuple[PipelineConfig, dict[str, Path]]:
@@ -246,12 +250,6 @@ def _run_in(root: Path) -> tuple[PipelineConfig, dict[str, Path]]:
     if not files["operator"].is_file():
         raise CheckpointError(f"{files['operator']}: no such checkpoint; train the operator first")
     return cfg, {stage: path for stage, path in files.items() if path.is_file()}
-
-
-def _weights_in(path: Path, stage: str, cfg: PipelineConfig) -> dict[str, Tensor]:
-    net = STAGES[stage].build(cfg)
-    load_network(path, net, stage=stage, arch=SPECS[stage].arch(cfg))
-    return weights_of(net)
 
 
 def _brought_here(run: str, trust_code: Collection[str]) -> Path:

@@ -90,6 +90,15 @@ def require_memory(path: Path, name: str, n_bytes: int) -> None:
         )
 
 
+def floats_in(path: Path, file: h5py.File, name: str) -> h5py.Dataset:
+    """A dataset of floats that the file holds itself. Raises DataError."""
+    found = file.get(name)
+    if not isinstance(found, h5py.Dataset) or found.dtype.kind != "f":
+        raise DataError(f"{path}: dataset '{plain(name)}' is missing, or no floats; the file has {names_in(file)}")
+    require_own_data(path, name, found)
+    return found
+
+
 def bytes_of_row(dataset: h5py.Dataset) -> int:
     """The size of one row, before it is read."""
     return int(dataset.dtype.itemsize * prod(dataset.shape[1:]))

@@ -7,7 +7,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from ups_models.data.layouts.hdf5 import Array, names_in, require_own_data
+from ups_models.data.layouts.hdf5 import Array, floats_in
 from ups_models.data.layouts.source import Source, coordinate
 from ups_models.errors import DataError
 from ups_models.problems.problem import Problem
@@ -33,7 +33,7 @@ def look_at_groups(path: Path, file: h5py.File, _: Problem | None) -> Source:
     Parameters are the numbers of each group's attribute `config`, YAML, by their own names.
     """
     names = sorted(name for name in file if name.isdecimal())
-    rows = [_floats(path, file, f"{name}/data") for name in names]
+    rows = [floats_in(path, file, f"{name}/data") for name in names]
     shape = rows[0].shape
     if not 3 <= len(shape) <= 4 or 0 in shape:
         raise DataError(f"{path}: dataset '{names[0]}/data' has shape {shape}, expected (T, *space, C)")
@@ -41,7 +41,7 @@ def look_at_groups(path: Path, file: h5py.File, _: Problem | None) -> Source:
         if row.shape != shape:
             raise DataError(f"{path}: dataset '{name}/data' has shape {row.shape}, but the first has {shape}")
     nt, *space, n_channels = shape
-    grid = {name: _floats(path, file, f"{names[0]}/grid/{name}") for name in ("t", *AXES[: len(space)])}
+    grid = {name: floats_in(path, file, f"{names[0]}/grid/{name}") for name in ("t", *AXES[: len(space)])}
 
     def read(which: slice, times: slice, points: slice, channels: Sequence[int]) -> Array:
         found = [row[(times, *[points] * len(space))][..., channels] for row in rows[which]]
@@ -73,7 +73,7 @@ def is_flow(file: h5py.File) -> bool:
 
 def look_at_flow(path: Path, file: h5py.File, _: Problem | None) -> Source:
     """What a file of `density`, `pressure`, `Vx`, `Vy` (N, T, *space) says. Raises DataError."""
-    fields = {name: _floats(path, file, name) for name in FLOW if name in file}
+    fields = {name: floats_in(path, file, name) for name in FLOW if name in file}
     shape = fields[FLOW[0]].shape
     if not 3 <= len(shape) <= 4 or 0 in shape:
         raise DataError(f"{path}: dataset '{FLOW[0]}' has shape {shape}, expected (N, T, *space) of 1D or 2D")
@@ -81,7 +81,7 @@ def look_at_flow(path: Path, file: h5py.File, _: Problem | None) -> Source:
         if one.shape != shape:
             raise DataError(f"{path}: dataset '{name}' has shape {one.shape}, but '{FLOW[0]}' has {shape}")
     n, nt, *space = shape
-    grid = {name: _floats(path, file, f"{name}-coordinate") for name in ("t", *AXES[: len(space)])}
+    grid = {name: floats_in(path, file, f"{name}-coordinate") for name in ("t", *AXES[: len(space)])}
 
     def read(rows: slice, times: slice, points: slice, channels: Sequence[int]) -> Array:
         of = list(fields.values())
@@ -106,14 +106,6 @@ def look_at_flow(path: Path, file: h5py.File, _: Problem | None) -> Source:
         datasets={**fields, **{f"{name}-coordinate": one for name, one in grid.items()}},
         attrs=dict(file.attrs),
     )
-
-
-def _floats(path: Path, file: h5py.File, name: str) -> h5py.Dataset:
-    found = file.get(name)
-    if not isinstance(found, h5py.Dataset) or found.dtype.kind != "f":
-        raise DataError(f"{path}: dataset '{name}' is missing, or no floats; the file has {names_in(file)}")
-    require_own_data(path, name, found)
-    return found
 
 
 def _numbers_of(path: Path, file: h5py.File, names: Sequence[str]) -> dict[str, Array]:

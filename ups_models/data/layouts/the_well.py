@@ -8,7 +8,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from ups_models.data.layouts.hdf5 import Array, names_in, require_own_data
+from ups_models.data.layouts.hdf5 import Array, floats_in, names_in
 from ups_models.data.layouts.source import Source, coordinate
 from ups_models.errors import DataError
 from ups_models.problems.problem import Problem
@@ -55,7 +55,7 @@ def look(path: Path, file: h5py.File, _: Problem | None) -> Source:
         tuple(part.name for part in parts),
         _times(path, file, nt),
         tuple(
-            coordinate(path, f"dimension '{name}'", _floats(path, file, f"dimensions/{name}")[:], size)
+            coordinate(path, f"dimension '{name}'", floats_in(path, file, f"dimensions/{name}")[:], size)
             for name, size in zip(names, space, strict=True)
         ),
         _parameters(path, file),
@@ -80,7 +80,7 @@ class Part:
 def _parts(path: Path, file: h5py.File, axes: Sequence[str]) -> Iterator[Part]:
     for rank, group in enumerate(RANKS):
         for name in file.get(group, ()):
-            dataset = _floats(path, file, f"{group}/{name}")
+            dataset = floats_in(path, file, f"{group}/{name}")
             if not all(bool(dataset.attrs.get(f"{what}_varying", True)) for what in ("sample", "time")):
                 continue
             if not np.all(dataset.attrs.get("dim_varying", True)):
@@ -99,7 +99,7 @@ def _parts(path: Path, file: h5py.File, axes: Sequence[str]) -> Iterator[Part]:
 
 
 def _times(path: Path, file: h5py.File, nt: int) -> Array:
-    values = np.asarray(_floats(path, file, "dimensions/time")[:])
+    values = np.asarray(floats_in(path, file, "dimensions/time")[:])
     if values.ndim == 2 and bool((values == values[0]).all()):
         values = values[0]
     if values.ndim != 1:
@@ -115,7 +115,7 @@ def _parameters(path: Path, file: h5py.File) -> dict[str, Array]:
         if name in file.attrs:
             found[name] = np.asarray(file.attrs[name])
         elif name in file.get("scalars", ()):
-            values = np.asarray(_floats(path, file, f"scalars/{name}")[()])
+            values = np.asarray(floats_in(path, file, f"scalars/{name}")[()])
             found[name] = values[:, 0] if values.ndim == 2 else values
     return found
 
@@ -135,14 +135,6 @@ def _group(path: Path, file: h5py.File, name: str) -> h5py.Group:
     found = file.get(name)
     if not isinstance(found, h5py.Group):
         raise DataError(f"{path}: '{name}' is no group; the file has {names_in(file)}")
-    return found
-
-
-def _floats(path: Path, file: h5py.File, name: str) -> h5py.Dataset:
-    found = file.get(name)
-    if not isinstance(found, h5py.Dataset) or found.dtype.kind != "f":
-        raise DataError(f"{path}: dataset '{plain(name)}' is missing, or no floats; the file has {names_in(file)}")
-    require_own_data(path, name, found)
     return found
 
 
