@@ -11,7 +11,7 @@ import pytest
 from flows import ROOT
 
 NOTEBOOK = ROOT / "docs" / "examples" / "burgers.ipynb"
-MOST_LINES = 12
+MAX_LINES = 12
 
 
 def cells_of(path: Path) -> list[str]:
@@ -44,5 +44,5 @@ def test_it_is_short_and_holds_no_output():
     notebook = json.loads(NOTEBOOK.read_text("utf-8"))
 
     lines = [line for cell in cells_of(NOTEBOOK) for line in cell.splitlines() if line and "import" not in line]
-    assert len(lines) <= MOST_LINES
+    assert len(lines) <= MAX_LINES
     assert all(not cell.get("outputs") for cell in notebook["cells"])

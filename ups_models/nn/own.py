@@ -1,4 +1,4 @@
-"""Networks of the user's own: what they are told, what they must do, and how a plain one-step network fits in."""
+"""Networks of the user's own: what they are given, what they must do, and how a plain one-step network fits in."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -36,7 +36,7 @@ METHODS = ("encode", "advance", "decode")
 
 @dataclass(frozen=True)
 class Shapes:
-    """What a network of the user's is told when it is made.
+    """What a network of the user's is given when it is made.
 
     Attributes:
         grid: Of the fields, (B, C, *space), and of the latent tokens (B, S, D).
@@ -139,10 +139,10 @@ def own_prior(reference: str, options: Mapping[str, Any], size: int) -> nn.Modul
     return net
 
 
-def _made(reference: str, options: Mapping[str, Any], told: object) -> nn.Module:
+def _made(reference: str, options: Mapping[str, Any], argument: object) -> nn.Module:
     make = own_code(reference).load()
     try:
-        net = make(told, **options)
+        net = make(argument, **options)
     except BadInput as error:
         raise BadInput(f"{reference}: {error}") from None
     except Exception as error:

@@ -31,8 +31,8 @@ NO_OTHER_TRAINING = frozenset({"seed", *APART})
 
 def comparison(runs: Sequence[RunSummary]) -> str:
     """The tables below as text."""
-    figures, *others = comparison_tables(runs)
-    text = aligned([figures.columns, *figures.rows])
+    metrics, *others = comparison_tables(runs)
+    text = aligned([metrics.columns, *metrics.rows])
     for table in others:
         text += ["", f"{table.title}:", *aligned(table.rows)]
     return "\n".join(text)
@@ -48,8 +48,8 @@ def comparison_tables(runs: Sequence[RunSummary]) -> tuple[Table, ...]:
     labels = list(dict.fromkeys(label for column in columns for found in column for label in found))
     names = ("", *(_name(group) for group in groups))
     rows = tuple((label, *(_cell(column, label) for column in columns)) for label in labels)
-    figures = Table("Headline metrics", names, rows)
-    return (figures, Table("The configs differ in", names, _differences(groups))) if len(groups) > 1 else (figures,)
+    metrics = Table("Headline metrics", names, rows)
+    return (metrics, Table("The configs differ in", names, _differences(groups))) if len(groups) > 1 else (metrics,)
 
 
 def _groups(runs: Sequence[RunSummary]) -> list[list[RunSummary]]:

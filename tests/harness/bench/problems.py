@@ -67,7 +67,7 @@ def row(config: Path, seed: int, out: Path) -> Row:
         run = out / name
         train(config, seed, run)
         kept.parent.mkdir(parents=True, exist_ok=True)
-        kept.write_text(json.dumps(figures(run), indent=1) + "\n", "utf-8")
+        kept.write_text(json.dumps(metrics_of(run), indent=1) + "\n", "utf-8")
     found: Row = json.loads(kept.read_text("utf-8"))
     return found
 
@@ -81,7 +81,7 @@ def train(config: Path, seed: int, run: Path) -> None:
         raise SystemExit(f"{run}: exit code {done.returncode}; the same command resumes it")
 
 
-def figures(run: Path) -> dict[str, float]:
+def metrics_of(run: Path) -> dict[str, float]:
     """What the full evaluation of a run found, as the bars ask for it, and what it took."""
     cfg = load_config(run / "config.yaml", schema=PipelineConfig)
     result: dict[str, Any] = json.loads((run / "reports" / "full_eval.json").read_text("utf-8"))

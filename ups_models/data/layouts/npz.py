@@ -20,7 +20,7 @@ from ups_models.reading import open_file
 from ups_models.wording import first_line, plain
 
 SUFFIX = ".npz"
-HEADER_LIMIT, MOST_ENTRIES = 10_000, 100
+HEADER_LIMIT, MAX_ENTRIES = 10_000, 100
 DAMAGES = (zipfile.BadZipFile, ValueError, OSError, EOFError, RuntimeError, NotImplementedError, LookupError)
 """What zipfile, zlib and NumPy make of bytes that somebody made up."""
 
@@ -47,8 +47,8 @@ def open_npz(path: Path, wanted: Problem | None) -> Iterator[Source]:
 def _arrays_in(path: Path, archive: zipfile.ZipFile) -> dict[str, Any]:
     """Every array by its name, after a look at how large it claims to be."""
     entries = archive.infolist()
-    if len(entries) > MOST_ENTRIES:
-        raise DataError(f"{path}: holds {len(entries)} arrays, more than {MOST_ENTRIES}. Write one array for all")
+    if len(entries) > MAX_ENTRIES:
+        raise DataError(f"{path}: holds {len(entries)} arrays, more than {MAX_ENTRIES}. Write one array for all")
     found: dict[str, Any] = {}
     for entry in entries:
         name = plain(entry.filename.removesuffix(".npy"))
