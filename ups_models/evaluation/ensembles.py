@@ -8,12 +8,17 @@ from torch import Tensor
 from ups_models.config.schema import EvalConfig
 from ups_models.evaluation import metrics
 from ups_models.evaluation.inputs import Arrays, OperatorCase, evenly_spaced
-from ups_models.evaluation.parts import ENSEMBLES, ROLLOUT_ENSEMBLES, Part
+from ups_models.evaluation.parts import ENSEMBLE_HORIZON, ENSEMBLES, ROLLOUT_ENSEMBLES, Part
 from ups_models.evaluation.registry import measure
 from ups_models.evaluation.result import Ensembles, EnsembleScores
 from ups_models.evaluation.rollout import one_step_members, rollout, rollout_members
 from ups_models.evaluation.samplers import Sampler
 from ups_models.evaluation.samples import Ensemble, Forecast
+
+HORIZONS = (1, 4, 10, 20, 40)
+"""Numbers of steps after which the ensembles of rollouts are looked at."""
+FRAMES, FILMED_POINTS, LINES = 20, 64, 4
+"""Of a film; and the axes of trajectories (rows, times, channels, points) on a line."""
 
 
 def one_step_ensembles(
@@ -43,13 +48,16 @@ def one_step_ensembles(
     return Ensembles.model_validate({"operator": alone, **found}), arrays
 
 
-def rollout_ensembles(case: OperatorCase, settings: EvalConfig, samplers: Mapping[str, Sampler]) -> Ensembles:
-    """From u0 of `ensemble_trajectories` trajectories."""
+def rollout_ensembles(
+    case: OperatorCase, settings: EvalConfig, samplers: Mapping[str, Sampler]
+) -> tuple[Ensembles, Arrays]:
+    """From u0 of `ensemble_trajectories` trajectories, over the whole rollout and after a few numbers of steps."""
     chosen = evenly_spaced(settings.ensemble_trajectories, len(case.u)).to(case.u.device)
     u, parameters = case.u[:, : case.steps + 1][chosen], case.parameters[chosen]
     target = u[:, 1:]
     plain = rollout(case.operator, u[:, 0], parameters, steps=case.steps, reencode_every=case.reencode_every)
     found: dict[str, EnsembleScores] = {}
+    arrays: Arrays = {}
     for name, sampler in samplers.items():
         rng = torch.Generator(u.device).manual_seed(settings.seed)
         members = rollout_members(
@@ -60,9 +68,36 @@ def rollout_ensembles(case: OperatorCase, settings: EvalConfig, samplers: Mappin
             members=settings.ensemble_members,
             steps=case.steps,
         )
-        found[name] = ensemble_scores(ROLLOUT_ENSEMBLES, _ensemble(case, members, target, sampler.nfe, settings.seed))
+        whole = _ensemble(case, members, target, sampler.nfe, settings.seed)
+        found[name] = ensemble_scores(ROLLOUT_ENSEMBLES, whole, _by_horizon(whole, case.steps))
+        if name == "diffusion":
+            arrays = _film(case, members, target)
     alone = measure(ROLLOUT_ENSEMBLES, Forecast.of(plain, target, case.data.problem.dimensions))
-    return Ensembles.model_validate({"operator": alone, "trajectories": len(u), **found})
+    return Ensembles.model_validate({"operator": alone, "trajectories": len(u), **found}), arrays
+
+
+def _by_horizon(whole: Ensemble, steps: int) -> dict[str, EnsembleScores]:
+    """The same ensemble after each number of steps."""
+    return {str(count): ensemble_scores(ENSEMBLE_HORIZON, whole.after(count)) for count in HORIZONS if count <= steps}
+
+
+def _film(case: OperatorCase, members: Tensor, target: Tensor) -> Arrays:
+    """One trajectory at evenly spread times: truth, ensemble mean, one member and spread, (F, *space).
+
+    Of several channels the first; of fine grids in two dimensions every few points.
+    """
+    middle, moments = len(target) // 2, evenly_spaced(FRAMES, case.steps)
+    every = max(1, -(-max(target.shape[3:]) // FILMED_POINTS)) if target.ndim > LINES else 1
+    thin = tuple(slice(None, None, every) for _ in target.shape[3:])
+    shown = members[:, middle, moments.to(members.device), 0]
+    fields = {
+        "truth": target[middle, moments.to(target.device), 0],
+        "mean": shown.mean(0),
+        "member": shown[0],
+        "spread": shown.std(0),
+    }
+    pictures = {f"film_{name}": field[(slice(None), *thin)].cpu().numpy() for name, field in fields.items()}
+    return {"film_t": case.data.t[1 + moments].numpy(), **pictures}
 
 
 def _ensemble(case: OperatorCase, members: Tensor, target: Tensor, nfe: int, seed: int) -> Ensemble:
@@ -72,7 +107,9 @@ def _ensemble(case: OperatorCase, members: Tensor, target: Tensor, nfe: int, see
     return Ensemble(members.flatten(-dimensions), flat, flat.square().mean(-1).sqrt(), nfe, seed)
 
 
-def ensemble_scores(part: Part, ensemble: Ensemble) -> EnsembleScores:
+def ensemble_scores(
+    part: Part, ensemble: Ensemble, horizons: Mapping[str, EnsembleScores] | None = None
+) -> EnsembleScores:
     """Every metric of ensembles that applies to the part, and the rank histogram."""
     histogram = metrics.rank_frequencies(ensemble.rank, len(ensemble.members)).tolist()
-    return EnsembleScores.of(measure(part, ensemble), histogram)
+    return EnsembleScores.of(measure(part, ensemble), histogram, horizons)

@@ -64,7 +64,8 @@ def _with_fields(
         found["probabilistic"], more = one_step_ensembles(case, settings, samplers)
         arrays = arrays | more
     if samplers and settings.ensemble_trajectories:
-        found["probabilistic_rollout"] = rollout_ensembles(case, settings, samplers)
+        found["probabilistic_rollout"], more = rollout_ensembles(case, settings, samplers)
+        arrays = arrays | more
     return result.model_copy(update=found), arrays
 
 

@@ -67,9 +67,16 @@ CORRELATION = Part(
 )
 ENSEMBLES = Part("probabilistic", "One-step", lambda result: _samplers(result.probabilistic))
 ROLLOUT_ENSEMBLES = Part("probabilistic_rollout", "Rollout", lambda result: _samplers(result.probabilistic_rollout))
+ENSEMBLE_HORIZON = Part(
+    "probabilistic_rollout/horizons",
+    "",
+    lambda result: _by_horizon(result.probabilistic_rollout),
+    name="probabilistic_rollout/{model}/{key}",
+)
 DARCY = Part("darcy", "", lambda result: _steady(result.darcy))
 PARTS = (
-    ONE_STEP, ROLLOUT, HORIZON, PARAMETER, PDEBENCH, SCALED, CORRELATION, ENSEMBLES, ROLLOUT_ENSEMBLES, DARCY,
+    ONE_STEP, ROLLOUT, HORIZON, PARAMETER, PDEBENCH, SCALED, CORRELATION,
+    ENSEMBLES, ROLLOUT_ENSEMBLES, ENSEMBLE_HORIZON, DARCY,
 )  # fmt: skip
 
 
@@ -95,6 +102,13 @@ def _samplers(ensembles: Ensembles | None) -> ByModel:
     if ensembles is None:
         return {}
     return {"operator": ensembles.operator, **{name: it.scores for name, it in ensembles.samplers.items()}}
+
+
+def _by_horizon(ensembles: Ensembles | None) -> ByModel:
+    if ensembles is None:
+        return {}
+    samplers = ensembles.samplers
+    return {f"{name}/horizons/{steps}": it.scores for name in samplers for steps, it in samplers[name].horizons.items()}
 
 
 def _steady(darcy: Darcy | None) -> ByModel:

@@ -12,6 +12,7 @@ from ups_models.evaluation import metrics
 from ups_models.evaluation.parts import (
     CORRELATION,
     DARCY,
+    ENSEMBLE_HORIZON,
     ENSEMBLES,
     HORIZON,
     ONE_STEP,
@@ -29,6 +30,7 @@ from ups_models.evaluation.samples import Ensemble, Forecast
 LEVELS = (0.5, 0.8, 0.9)
 CORRELATION_THRESHOLDS = (0.8, 0.9)
 SUMMARIES, SAMPLED = (ROLLOUT, HORIZON, PARAMETER), (ENSEMBLES, ROLLOUT_ENSEMBLES, DARCY)
+ALSO_BY_HORIZON = (*SAMPLED, ENSEMBLE_HORIZON)
 S = TypeVar("S")
 
 
@@ -138,13 +140,13 @@ OF_PDEBENCH: tuple[Metric[Any], ...] = (
     Metric(Forecast, "frmse_high", "fRMSE, k ≥ 12", lambda it: it.pdebench.frmse_high, (PDEBENCH,), "u"),
 )
 OF_ENSEMBLES: tuple[Metric[Any], ...] = (
-    Metric(Ensemble, "nfe", "network evaluations per sample", lambda it: it.nfe, SAMPLED, "evaluations"),
+    Metric(Ensemble, "nfe", "network evaluations per sample", lambda it: it.nfe, ALSO_BY_HORIZON, "evaluations"),
     Metric(
         Ensemble,
         "crps",
         "CRPS",
         lambda it: it.crps.mean().item(),
-        SAMPLED,
+        ALSO_BY_HORIZON,
         "u",
         headline=(ENSEMBLES, ROLLOUT_ENSEMBLES),
         fallback="mae",
@@ -164,7 +166,7 @@ OF_ENSEMBLES: tuple[Metric[Any], ...] = (
         "spread_skill",
         "spread / skill",
         lambda it: metrics.spread_skill(it.members, it.target),
-        SAMPLED,
+        ALSO_BY_HORIZON,
         ideal=1.0,
         headline=(ENSEMBLES, ROLLOUT_ENSEMBLES),
     ),
@@ -182,7 +184,7 @@ OF_ENSEMBLES: tuple[Metric[Any], ...] = (
             f"{COVERAGE}{level * 100:.0f}",
             f"coverage, {level * 100:.0f} %",
             partial(Ensemble.coverage, level=level),
-            SAMPLED,
+            ALSO_BY_HORIZON,
             ideal=level,
         )
         for level in LEVELS
@@ -193,7 +195,7 @@ OF_ENSEMBLES: tuple[Metric[Any], ...] = (
         "ensemble_mean_nrmse",
         "nRMSE of the ensemble mean",
         lambda it: metrics.nrmse(it.mean, it.target).mean().item(),
-        SAMPLED,
+        ALSO_BY_HORIZON,
         "RMS of u",
         headline=(DARCY,),
     ),

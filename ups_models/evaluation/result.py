@@ -106,14 +106,19 @@ class EnsembleScores(Record, extra="allow"):
     nfe: int = 0
     coverage: Scores = {}
     rank_histogram: tuple[Number, ...] = ()
+    horizons: dict[str, "EnsembleScores"] = {}
+    """Of a rollout the same after so many steps; absent in files of earlier versions."""
     __pydantic_extra__: Scores
 
     @classmethod
-    def of(cls, scores: Mapping[str, float], rank_histogram: Sequence[float]) -> Self:
+    def of(
+        cls, scores: Mapping[str, float], rank_histogram: Sequence[float], horizons: Mapping[str, Self] | None = None
+    ) -> Self:
         """From the numbers by metric."""
         covered = {key.removeprefix(COVERAGE): value for key, value in scores.items() if key.startswith(COVERAGE)}
         rest = {key: value for key, value in scores.items() if not key.startswith(COVERAGE)}
-        return cls.model_validate({**rest, "coverage": covered, "rank_histogram": tuple(rank_histogram)})
+        found = {"coverage": covered, "rank_histogram": tuple(rank_histogram), "horizons": dict(horizons or {})}
+        return cls.model_validate({**rest, **found})
 
     @property
     def scores(self) -> Scores:

@@ -1,6 +1,6 @@
 """What metrics are computed from: a forecast, or an ensemble of them, beside its targets."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Self
 
@@ -51,6 +51,15 @@ class Ensemble:
     nfe: int
     seed: int
     grid: tuple[int, ...] = ()
+
+    def after(self, steps: int) -> Self:
+        """Of rollouts (M, N, T, C, X), the fields after so many steps."""
+        return replace(
+            self,
+            members=self.members[:, :, steps - 1],
+            target=self.target[:, steps - 1],
+            scale=self.scale[:, steps - 1],
+        )
 
     @cached_property
     def crps(self) -> Tensor:

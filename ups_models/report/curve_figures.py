@@ -61,6 +61,33 @@ def rank_histograms(result: EvaluationResult) -> Picture | None:
     )
 
 
+def ranks_by_horizon(result: EvaluationResult) -> Picture | None:
+    """Rank histograms along a rollout: a row for each sampler, a column for each number of steps."""
+    known = result.probabilistic_rollout.samplers if result.probabilistic_rollout else {}
+    shown = {model: known[model].horizons for model in SAMPLERS if model in known and known[model].horizons}
+    if not shown:
+        return None
+    steps = list(next(iter(shown.values())))
+    height = 1.25 * len(shown) + 0.8
+    figure, axes = grid(len(shown), len(steps), height=height, gaps=(0.35, 0.12), margins=(1.5, 0.15, 0.3, 0.5))
+    for row, (model, horizons) in enumerate(shown.items()):
+        for ax, step in zip(axes[row], steps, strict=True):
+            frequencies = 100 * np.asarray(horizons[step].rank_histogram)
+            ax.bar(np.arange(len(frequencies)), frequencies, width=0.9, color=COLOURS[model])
+            ax.axhline(100 / len(frequencies), color=INK, linewidth=0.9, linestyle="--")
+            ax.set(xticks=[0, len(frequencies) - 1] if row == len(shown) - 1 else [], yticks=[])
+            ax.set_ylim(0, max(frequencies.max(), 300 / len(frequencies)))
+            if row == 0:
+                ax.set_title(f"after {step} step{'s' if step != '1' else ''}")
+        axes[row, 0].set_ylabel(MODELS[model], rotation=0, ha="right", va="center")
+    return picture_of(
+        figure,
+        "Rank histograms of the truth among the members of ensemble rollouts, by sampler and number of steps.",
+        "How many members lie under the truth, along a rollout. Dashed: a calibrated ensemble. A valley means that "
+        "members are too alike by then, a hill that they differ too much.",
+    )
+
+
 def reliability(result: EvaluationResult) -> Picture | None:
     """Observed against nominal coverage of central intervals."""
     shown = {model: it.coverage for model, it in _samplers(result).items() if it.coverage}

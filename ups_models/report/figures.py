@@ -7,7 +7,13 @@ import matplotlib as mpl
 
 from ups_models.evaluation.result import EvaluationResult
 from ups_models.report.canvas import STYLE, Picture
-from ups_models.report.curve_figures import error_by_horizon, loss_curves, rank_histograms, reliability
+from ups_models.report.curve_figures import (
+    error_by_horizon,
+    loss_curves,
+    rank_histograms,
+    ranks_by_horizon,
+    reliability,
+)
 from ups_models.report.field_figures import (
     darcy_samples,
     ensemble_example,
@@ -16,6 +22,7 @@ from ups_models.report.field_figures import (
     space_time,
     spectra,
 )
+from ups_models.report.film import film
 from ups_models.report.model import Arrays, History
 
 
@@ -30,8 +37,9 @@ def pictures(
         "panels": lambda: [space_time(arrays), snapshots(arrays)],
         "horizon": lambda: [error_by_horizon(result)],
         "spectrum": lambda: [spectra(arrays)],
-        "ensemble": lambda: [rank_histograms(result), reliability(result)],
+        "ensemble": lambda: [rank_histograms(result), reliability(result), ranks_by_horizon(result)],
         "members": lambda: [ensemble_example(arrays), ensemble_maps(arrays)],
+        "motion": lambda: [film(arrays)] if image_format == "svg" else [],
         "darcy": lambda: [darcy_samples(arrays)],
         "training": lambda: [loss_curves(history)],
     }

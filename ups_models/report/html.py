@@ -15,8 +15,9 @@ WITHOUT_TABLES: Mapping[str, tuple[str, str]] = {
     "panels": ("Space and time", "no trajectories were stored"),
     "spectrum": ("Spectra", "no spectra were stored"),
     "members": ("One ensemble", "no ensemble was stored; diff_residual may be disabled"),
+    "motion": ("A rollout in motion", "no ensemble rollout was stored; this evaluation made none"),
 }
-ORDER = ("panels", "horizon", "field", "spectrum", "ensemble", "members", "darcy")
+ORDER = ("panels", "motion", "horizon", "field", "spectrum", "ensemble", "members", "darcy")
 
 
 def render_html(report: ReportInput) -> str:

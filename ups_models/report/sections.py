@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from ups_models.evaluation.parts import (
     DARCY,
     DETERMINISTIC,
+    ENSEMBLE_HORIZON,
     ENSEMBLES,
     MODELS,
     ONE_STEP,
@@ -20,7 +21,7 @@ from ups_models.evaluation.parts import (
 from ups_models.evaluation.registry import metrics_in
 from ups_models.evaluation.result import EvaluationResult, Rollout
 from ups_models.report.model import Section, Table
-from ups_models.report.tables import Row, by_model, compare, correlation_table, row_of
+from ups_models.report.tables import Row, by_horizon, by_model, compare, correlation_table, row_of
 from ups_models.report.words import interval, number
 
 OF_ONE_MEMBER = "The prior's nRMSE is that of one member."
@@ -91,6 +92,7 @@ def ensemble_section(result: EvaluationResult, status: Status) -> Section:
     tables = (
         by_model("One step", result, ENSEMBLES, SAMPLERS),
         by_model("Rollout", result, ROLLOUT_ENSEMBLES, ("operator", *SAMPLERS)),
+        by_horizon("Rollout, by horizon", result, ENSEMBLE_HORIZON),
     )
     ensembles = result.probabilistic
     missing = _missing(status, diff_residual=ensembles is not None)

@@ -76,6 +76,17 @@ def by_model(title: str, result: EvaluationResult, part: Part, models: Sequence[
     return Table(title, ("", *(MODELS[model] for model in there)), rows)
 
 
+def by_horizon(title: str, result: EvaluationResult, part: Part) -> Table:
+    """Metrics across; every sampler after each number of steps down."""
+    scores = part.scores(result)
+    columns = [metric for metric in metrics_in(part) if any(metric.key in known for known in scores.values())]
+    rows = []
+    for place, known in scores.items():
+        model, _, steps = place.split("/")
+        rows.append((MODELS[model], steps, *(number(known.get(metric.key)) for metric in columns)))
+    return Table(title, ("", "Steps", *(_capitalised(label_of(metric)) for metric in columns)), tuple(rows))
+
+
 def check_table(result: EvaluationResult) -> Table:
     """Each check with its value, its bound and its stretch goal."""
     rows = []

@@ -131,7 +131,7 @@ def test_a_tracker_is_handed_every_number_picture_and_the_page(run):
     assert list(payload.metrics) == ["small_eval", "full_eval"]
     assert payload.metrics["full_eval"]["rollout/summary/operator/mean"] > 0
     assert set(payload.images) == {
-        *("panels", "horizon", "spectrum", "ensemble", "ensemble1", "members", "darcy", "training")
+        *("panels", "horizon", "spectrum", "ensemble", "ensemble1", "ensemble2", "members", "darcy", "training")
     }
     assert all(image.startswith(b"\x89PNG") for image in payload.images.values())
     assert payload.html == run.report.read_text("utf-8")

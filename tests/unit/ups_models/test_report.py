@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import io
+import math
 import re
 from html.parser import HTMLParser
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image, ImageSequence
 
 from ups_models.evaluation.parts import SAMPLERS
 from ups_models.evaluation.result import Check, EvaluationResult
 from ups_models.report.figures import pictures
+from ups_models.report.film import film
 from ups_models.report.html import render_html
 from ups_models.report.markdown import render_markdown
 from ups_models.report.model import ReportInput, Timing
@@ -90,19 +95,48 @@ class Page(HTMLParser):
 def test_page_loads_nothing_from_anywhere(html):
     page = Page(html)
 
-    assert len(page.loads) == 8
-    assert all(load.startswith("data:image/svg+xml;base64,") for load in page.loads)
+    assert len(page.loads) == 10
+    assert all(load.startswith(("data:image/svg+xml;base64,", "data:image/gif;base64,")) for load in page.loads)
     assert not {"script", "link", "iframe", "object"} & set(page.tags)
     assert not re.search(r"https?://|url\(|@import", html)
 
 
 def test_figures_load_nothing_either(html):
-    for load in Page(html).loads:
+    for load in [load for load in Page(html).loads if load.startswith("data:image/svg")]:
         svg = base64.b64decode(load.partition(",")[2]).decode()
 
         assert svg.count("<svg ") == 1
         assert not re.search(r'href="(?!#|data:)|<script|@import|url\((?!#)', svg)
         assert "mathdefault" not in svg
+
+
+@pytest.mark.parametrize("space", [(48,), (16, 24)], ids=["line", "map"])
+def test_a_rollout_moves_from_its_first_to_its_last_time(space):
+    times = np.linspace(0.1, 1.0, 7)
+    truth = np.sin(times[:, None] + np.linspace(0, 6, math.prod(space))).reshape(-1, *space)
+    fields = {"mean": truth + 0.1, "member": truth - 0.1, "spread": 0.2 + 0 * truth}
+    arrays = {"film_t": times, "film_truth": truth, **{f"film_{name}": field for name, field in fields.items()}}
+
+    picture = film(arrays)
+
+    assert picture is not None
+    assert picture == film(arrays)
+    assert len(list(ImageSequence.Iterator(Image.open(io.BytesIO(picture.image))))) == len(times)
+    assert "t = 1" in picture.caption
+
+
+def test_without_a_stored_rollout_there_is_no_film():
+    assert film({}) is None
+
+
+def test_calibration_is_told_after_each_number_of_steps(html, smoke_result):
+    diffusion = smoke_result.probabilistic_rollout.samplers["diffusion"]
+
+    assert list(diffusion.horizons) == ["1", "4", "10"]
+    assert all(sum(at.rank_histogram) == pytest.approx(1) for at in diffusion.horizons.values())
+    words = " ".join(Page(html).words.split())
+    assert "Rollout, by horizon" in words
+    assert number(diffusion.horizons["4"].scores["spread_skill"]) in words
 
 
 def test_page_is_well_formed_and_small(html):
