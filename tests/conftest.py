@@ -1,7 +1,9 @@
 """What all tiers share: the smallest config, and how hypothesis and signals are set up."""
 
+import os
 import signal
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before PyTorch is imported: tests run beside each other
 import pytest
 from hypothesis import HealthCheck, settings
 

@@ -47,6 +47,8 @@ def configs_of(request: TrainRequest) -> tuple[PipelineConfig, dict[str, EvalCon
     overrides = list(request.set)
     if request.device is not None:
         overrides.append(f"runtime.device={request.device}")
+    if request.threads is not None:
+        overrides.append(f"runtime.threads={request.threads}")
     if request.init_from is not None:
         overrides += [f"stages.{stage}.init_from={path}" for stage, path in _weights_of(request.init_from).items()]
     cfg = load_config(find_config(request.config), overrides, schema=PipelineConfig)

@@ -182,7 +182,9 @@ class RuntimeConfig(Section):
     """How the machine is used; shapes no tensor."""
 
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: CUDA where there is one.")
-    threads: Count = Field(0, ge=0, le=1024, description="CPU threads of torch; 0: torch's own choice.")
+    threads: Count = Field(
+        0, ge=0, le=1024, description="CPU threads of torch; 0: measured at a run's first start, and kept."
+    )
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="Autocast of matrix products; auto: bfloat16 on CUDA, float32 on CPU."
     )

@@ -139,6 +139,8 @@ class Status(Record):
     wandb: WandbRecord | None = None
     upload: UploadRecord | None = None
     report: ReportRecord | None = None
+    threads: int | None = Field(None, ge=1)
+    """CPU threads of PyTorch in this run: its bits depend on them."""
     forced_by: str | None = None
     """The chain of flow runs whose --force-train has been noted in the stages' `retrain`."""
 
@@ -253,6 +255,11 @@ class StatusStore:
             marked = {name: status.stage(name).model_copy(update={"retrain": why}) for name, why in reasons.items()}
             stages = {**status.stages, **marked}
             self._write(status.model_copy(update={"stages": stages, "forced_by": forced_by or status.forced_by}))
+
+    def record_threads(self, n_threads: int) -> None:
+        """Note how many CPU threads the run has."""
+        with _writing:
+            self._write(self.read().model_copy(update={"threads": n_threads}))
 
     def record_report(self, digest: FileDigest, made_from: str) -> None:
         """Note the HTML report that lies in the run."""

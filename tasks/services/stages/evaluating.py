@@ -26,7 +26,7 @@ from tasks.services.run.clock import utc_now
 from tasks.services.run.lock import OwnedRun
 from tasks.services.run.paths import RunDir
 from tasks.services.run.phase import announce
-from tasks.services.run.status import StatusStore, file_records
+from tasks.services.run.status import StatusStore, file_records, read_status
 from tasks.services.run.uninterrupted import leave_if_stopped
 from tasks.services.stages.descent import require_one_origin, trained_config
 from tasks.services.stages.plan import evaluation_inputs, usable_stages
@@ -66,7 +66,7 @@ def evaluate_run(name: str, cfg: PipelineConfig, settings: EvalConfig, run: Owne
     started = time.monotonic()
     status.record_evaluation(name, status="in_progress", completed_at=None)
     try:
-        device = select_device(cfg)
+        device = select_device(cfg, status.read().threads)
         snapshot = read_snapshot(cfg, run)
         cfg = trained_config(cfg, snapshot.lineages)
         usable = usable_stages(cfg, run.checkpoints, snapshot)
@@ -130,8 +130,8 @@ def evaluate_files(
     Writes <prefix>.json, .md, .npz and .html. Raises CheckpointError where the config's split is not the one that a
     checkpoint was trained with: then only a file of its own can be evaluated on.
     """
-    device = select_device(cfg)
     run = RunDir.of(run_dir, cfg.checkpoint.dir)
+    device = select_device(cfg, read_status(run.status).threads)
     lineages = require_one_origin(cfg, files, data_identities(cfg, run) if data_path is None else None)
     cfg = trained_config(cfg, lineages)
     models = _models_from(cfg, files, device, same_data=data_path is None)

@@ -19,6 +19,7 @@ from tasks.services.run.signals import StopRequest
 from tasks.services.run.status import StatusStore, read_status
 from tasks.services.run.uninterrupted import leave_if_stopped, uninterrupted
 from tasks.services.stages.snapshot import read_inputs
+from tasks.services.stages.threads import settle_threads
 from tasks.services.tracking.tracker import Tracker
 from ups_models.config.schema import PipelineConfig
 from ups_models.data.fields import Fields
@@ -41,13 +42,13 @@ MEASURED = ("step", "epoch", "loss", "grad_norm", "lr")
 NOT_TRACKED = Tracker()
 
 
-def select_device(cfg: PipelineConfig) -> torch.device:
-    """The device that the config asks for, and torch's threads as it asks. Raises BadInput without CUDA."""
+def select_device(cfg: PipelineConfig, threads: int | None = None) -> torch.device:
+    """The device that the config asks for, its threads, else those of the run. Raises BadInput without CUDA."""
     wanted = cfg.runtime.device
     if wanted == "cuda" and not torch.cuda.is_available():
         raise BadInput("--device cuda: PyTorch sees no CUDA device here; use --device cpu, or auto")
-    if cfg.runtime.threads:
-        torch.set_num_threads(cfg.runtime.threads)
+    if n_threads := cfg.runtime.threads or threads:
+        torch.set_num_threads(n_threads)
     return torch.device("cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu")
 
 
@@ -92,6 +93,7 @@ class _Training:
     def _run(self, stop: StopRequest, *, fresh: bool) -> None:
         announce("data")
         device = select_device(self.cfg)
+        settle_threads(self.cfg, self.status, device)
         require_disk(self.run.checkpoints, STAGES[self.spec.name], self.cfg)
         data = training_data(self.spec, self.cfg, self.run)
         frozen = {name: load_stage(name, self.cfg, self.run, device) for name in self.spec.needs}

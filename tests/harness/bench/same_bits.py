@@ -70,6 +70,7 @@ class Tree:
         settings = [argument for setting in self.settings for argument in ("--set", setting)]
         script, config = self.root / "flows" / "pipeline.py", self.root / self.config
         environment = {name: value for name, value in os.environ.items() if not name.startswith(OF_THE_USER)}
+        environment.setdefault("OMP_NUM_THREADS", str(len(os.sched_getaffinity(0))))  # a first start would measure
         environment |= {"PYTHONPATH": str(self.root), "PREFECT_HOME": str(run.parent / "prefect")}
         with _log(run).open("ab") as log:
             process = subprocess.Popen(
