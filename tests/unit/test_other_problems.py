@@ -1,7 +1,9 @@
 """Other problems than Burgers' take the same path through all stages: two dimensions, walls, several channels."""
 
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -13,7 +15,7 @@ from ups_models.config.schema import PipelineConfig
 from ups_models.evaluation.result import read_result
 from ups_models.nn.blocks import NeighbourConv, TokenGrid, spectral_mix
 from ups_models.nn.codec import FieldGrid, cosines, means_of
-from ups_models.problems.registry import EVOLVING, solved_problems
+from ups_models.problems.registry import DIFFUSION_REACTION, EVOLVING, solved_problems
 from ups_models.stages import operator
 
 TINY = (
@@ -26,21 +28,40 @@ SMOKE = Path("configs/smoke.yaml")
 PERIODIC, WALLS = (True, True), (False, False)
 
 
-@pytest.mark.parametrize("problem", ["kolmogorov2d", "diffusion_reaction2d"])
-def test_a_run_of_another_problem_is_trained_evaluated_and_reported(tmp_path, problem):
-    request = TrainRequest(config=SMOKE, run_dir=tmp_path, set=(f"data.problem={problem}", *TINY))
+UNEVEN = (
+    "data.points=[16,24]", "latent.tokens=[4,6]", "denoiser.residual=field", "denoiser.scale_groups=8",
+    "data.files=[uneven.npz]",
+)  # fmt: skip
+
+
+@pytest.fixture
+def uneven(here):
+    """Trajectories on cells that are twice as long as wide, in the working directory."""
+    x, y = ((np.arange(n) + 0.5) / n * 2 - 1 for n in (16, 24))
+    phase = np.random.default_rng(0).uniform(0, 3, (9, 5, 2, 1, 1))
+    u = np.cos(np.pi * x[:, None] + phase) * np.cos(2 * np.pi * y)
+    known: dict[str, Any] = {one.name: one.default for one in DIFFUSION_REACTION.parameters}
+    np.savez(here / "uneven.npz", u=u, t=0.1 * np.arange(5), x=x, y=y, problem=DIFFUSION_REACTION.name, **known)
+
+
+@pytest.mark.usefixtures("uneven")
+@pytest.mark.parametrize(
+    ("problem", "grid", "more"), [("kolmogorov2d", (16, 16), ()), ("diffusion_reaction2d", (16, 24), UNEVEN)]
+)
+def test_a_run_of_another_problem_is_trained_evaluated_and_reported(tmp_path, problem, grid, more):
+    request = TrainRequest(config=SMOKE, run_dir=tmp_path, set=(f"data.problem={problem}", *TINY, *more))
 
     run_job(parse(request))
 
     result = read_result(RunDir.of(tmp_path, tmp_path / "checkpoints").result("full_eval", ".json"))
     assert result.data is not None
-    assert result.data.grid == (16, 16)
+    assert result.data.grid == grid
     assert result.data.channels == (None if problem == "kolmogorov2d" else ("activator", "inhibitor"))
     assert set(result.one_step) == {"operator", "persistence", "constant_mean", "zero"}
     assert result.rollout is not None
     assert result.rollout.pdebench["zero"]["nrmse"] == pytest.approx(1, abs=1e-6)
     page = (tmp_path / "reports" / "report.html").read_text("utf-8")
-    assert "16 x 16 points in space" in page
+    assert f"{grid[0]} x {grid[1]} points in space" in page
     assert "Maps of truth, prediction and error" in page
     assert "truth, mean, one member, spread" in page
 

@@ -1,5 +1,6 @@
 """The configuration: every default, bound, unit and meaning, declared once and checked once."""
 
+import math
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -39,6 +40,10 @@ class OperatorConfig(Section):
     normalise: bool = Field(
         False, description="Networks and loss see each channel in units of its standard deviation in the training data."
     )
+    shift: bool = Field(
+        False,
+        description="A linear path over every mode of the tokens, for fields that travel many cells in a step.",
+    )
     reencode_every: Count = Field(4, ge=0, le=1000, description="Steps between z <- E(D(z)) in a rollout; 0: never.")
 
 
@@ -51,8 +56,12 @@ class DenoiserConfig(Section):
     width: Count = Field(64, ge=8, le=4096, multiple_of=8, description="Channels inside the network.")
     blocks: Count = Field(3, ge=1, le=64, description="Mixing blocks.")
     modes: Count = Field(17, ge=1, le=2049, description="Fourier modes along the tokens.")
+    residual: Literal["latent", "field"] = Field(
+        "latent",
+        description="What is sampled: latent, the error of the prediction; field, also what the codec loses.",
+    )
     scale_groups: Count = Field(
-        8, ge=1, le=1024, description="Channel groups with a whitening scale each; divides latent.dim."
+        8, ge=1, le=1024, description="Groups of a residual's channels with a whitening scale each; divides them."
     )
     sigma_min: Number = Field(0.02, gt=0, le=1, description="Smallest noise level, in units of the whitened residual.")
     sigma_max: Number = Field(20.0, gt=1, le=1000, description="Largest noise level, in the same unit.")
@@ -270,11 +279,7 @@ class PipelineConfig(Section):
     @model_validator(mode="after")
     def _sections_fit_together(self) -> Self:
         self._check_grids()
-        if self.latent.dim % self.denoiser.scale_groups:
-            raise ValueError(
-                f"latent.dim={self.latent.dim} is not divisible by denoiser.scale_groups={self.denoiser.scale_groups}; "
-                "change one of them"
-            )
+        self._check_groups()
         coarsest = 2 ** (self.prior.levels - 1)
         if self.steady_data.size % coarsest:
             raise ValueError(
@@ -306,6 +311,18 @@ class PipelineConfig(Section):
             raise ValueError(
                 f"operator.modes={self.operator.modes} and denoiser.modes={self.denoiser.modes} must not exceed "
                 f"latent.tokens / 2 + 1 = {limit}"
+            )
+
+    def _check_groups(self) -> None:
+        net, values = self.denoiser, f"latent.dim={self.latent.dim}"
+        residual = self.latent.dim
+        if net.residual == "field":
+            points = math.prod(n // m for n, m in zip(self.data.grid, self.tokens, strict=True))
+            residual = len(self.data.problem.channels) * points
+            values = f"a patch of {residual} numbers"
+        if residual % net.scale_groups:
+            raise ValueError(
+                f"{values} is not divisible by denoiser.scale_groups={net.scale_groups}; change one of them"
             )
 
     def check_times(self, times: int) -> None:

@@ -12,7 +12,7 @@ def window_batch(
 ) -> dict[str, Tensor]:
     """Windows of `length` consecutive times, turned by what the problem's solutions may be turned by.
 
-    They are shifted along periodic axes, and each of the problem's symmetries is applied to half of them. A fraction
+    They are shifted along periodic axes, and each of the data's symmetries is applied to half of them. A fraction
     `initial_fraction` starts at the initial field, where every rollout does and where fields are roughest. Returns
     u (B, length, C, *space) and parameters (B, P + 1).
     """
@@ -24,7 +24,7 @@ def window_batch(
     index += [(torch.arange(n) + shift[:, None]) % n for n, shift in zip(points, shifts, strict=True)]
     u = data.windows(which, start, length)
     u = u[tuple(_broadcast(one, place, len(points)) for place, one in enumerate(index))]
-    for symmetry in data.problem.symmetries:
+    for symmetry in data.symmetries:
         chosen = torch.rand(size, generator=rng).view(-1, *[1] * (u.ndim - 1)) < 0.5
         u = torch.where(chosen, symmetry.apply(u), u)
     return {"u": u, "parameters": data.conditioning()[which]}

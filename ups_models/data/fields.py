@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ups_models.data.on_disk import OnDisk
-from ups_models.problems.problem import Problem
+from ups_models.problems.problem import Problem, Symmetry
 
 
 @dataclass(frozen=True)
@@ -74,6 +74,13 @@ class Fields:
             for one, values in zip(self.problem.parameters, self.parameters.T, strict=True)
         }
         return {"problem": self.problem.name, "points": list(self.grid), "dt": round(self.dt, 9), "parameters": ranges}
+
+    @property
+    def symmetries(self) -> tuple[Symmetry, ...]:
+        """Those of the problem that the grid has too: only axes that are alike can be exchanged."""
+        (n, length), *others = ((len(axis), float(axis[-1] - axis[0])) for axis in self.axes)
+        is_square = all(n == m and math.isclose(length, other, rel_tol=1e-4) for m, other in others)
+        return tuple(one for one in self.problem.symmetries if is_square or not one.exchanges_axes)
 
     @property
     def grid(self) -> tuple[int, ...]:

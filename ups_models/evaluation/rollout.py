@@ -8,8 +8,8 @@ from torch import Tensor
 from ups_models.nn.codec import means_of
 from ups_models.nn.own import Operator
 
-SampleResidual = Callable[[Tensor, Tensor], Tensor]
-"""(z (B, S, D), z_hat (B, S, D)) -> a sampled residual r (B, S, D)."""
+SampleFields = Callable[[Operator, Tensor, Tensor, Tensor], Tensor]
+"""(operator, z (B, S, D), z_hat (B, S, D), means of u_t (B, C)) -> a sample of u_{t+1} (B, C, *space)."""
 
 
 @torch.no_grad()
@@ -30,20 +30,19 @@ def rollout(operator: Operator, u0: Tensor, parameters: Tensor, *, steps: int, r
 
 @torch.no_grad()
 def one_step_members(
-    operator: Operator, sample: SampleResidual, u: Tensor, parameters: Tensor, *, members: int
+    operator: Operator, sample: SampleFields, u: Tensor, parameters: Tensor, *, members: int
 ) -> Tensor:
-    """u_t (B, C, *space) -> `members` samples of u_{t+1}, (M, B, C, *space): D(z_hat + r), r drawn for each member."""
+    """u_t (B, C, *space) -> `members` samples of u_{t+1}, (M, B, C, *space): a residual is drawn for each."""
     mean = means_of(u).repeat(members, 1)
     z = operator.encode(u)
     z_hat = operator.advance(z, parameters).repeat(members, 1, 1)
-    residual = sample(z.repeat(members, 1, 1), z_hat)
-    fields: Tensor = operator.decode(z_hat + residual, mean).unflatten(0, (members, -1))
+    fields: Tensor = sample(operator, z.repeat(members, 1, 1), z_hat, mean).unflatten(0, (members, -1))
     return fields
 
 
 @torch.no_grad()
 def rollout_members(
-    operator: Operator, sample: SampleResidual, u0: Tensor, parameters: Tensor, *, members: int, steps: int
+    operator: Operator, sample: SampleFields, u0: Tensor, parameters: Tensor, *, members: int, steps: int
 ) -> Tensor:
     """u0 (B, C, *space) -> ensemble rollouts (M, B, steps, C, *space); every step samples a residual and encodes."""
     parameters = parameters.repeat(members, 1)
@@ -52,7 +51,7 @@ def rollout_members(
     for _ in range(steps):
         z = operator.encode(u)
         z_hat = operator.advance(z, parameters)
-        u = operator.decode(z_hat + sample(z, z_hat), mean)
+        u = sample(operator, z, z_hat, mean)
         fields.append(u)
     rollouts: Tensor = torch.stack(fields, 1).unflatten(0, (members, -1))
     return rollouts

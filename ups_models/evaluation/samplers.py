@@ -1,4 +1,4 @@
-"""Samplers of the residual: teacher, student, and the Gaussian that both must beat."""
+"""Samplers of the next field: teacher, student, and the Gaussian that both must beat."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,16 +9,17 @@ from torch import Tensor
 
 from ups_models.config.schema import DenoiserConfig, EvalConfig
 from ups_models.evaluation.inputs import Models
-from ups_models.evaluation.rollout import SampleResidual
+from ups_models.evaluation.rollout import SampleFields
 from ups_models.nn.denoiser import ResidualDiffusion
+from ups_models.nn.own import Operator
 from ups_models.nn.sampling import karras_sigmas, noise, sample_consistency, sample_edm
 
 
 @dataclass(frozen=True)
 class Sampler:
-    """A way to sample the residual, and its network evaluations per sample."""
+    """A way to sample the next field, and its network evaluations per sample."""
 
-    sample: Callable[[torch.Generator], SampleResidual]
+    sample: Callable[[torch.Generator], SampleFields]
     nfe: int
 
 
@@ -37,36 +38,35 @@ def residual_samplers(net: DenoiserConfig, settings: EvalConfig, models: Models)
     return samplers
 
 
-def teacher_sampler(teacher: ResidualDiffusion, sigmas: Tensor, rng: torch.Generator) -> SampleResidual:
-    """Residuals by Heun's sampler on the diffusion."""
+def teacher_sampler(teacher: ResidualDiffusion, sigmas: Tensor, rng: torch.Generator) -> SampleFields:
+    """Corrected by Heun's sampler on the diffusion."""
 
-    def sample(z: Tensor, z_hat: Tensor) -> Tensor:
-        context = teacher.context(z, z_hat)
-        start = noise(tuple(z.shape), rng)
-        scale: Tensor = teacher.scale(z, z_hat)
-        return scale * sample_edm(lambda x, s: teacher.denoise(x, s, context), start, sigmas)
+    def sample(operator: Operator, z: Tensor, z_hat: Tensor, mean: Tensor) -> Tensor:
+        context, scale = teacher.context(z, z_hat), teacher.scale(z, z_hat)
+        start = noise(tuple(scale.shape), rng)
+        x0 = sample_edm(lambda x, s: teacher.denoise(x, s, context), start, sigmas)
+        return teacher.space.corrected(operator, z_hat, scale * x0, mean)
 
     return sample
 
 
-def student_sampler(student: ResidualDiffusion, sigmas: Tensor, rng: torch.Generator) -> SampleResidual:
-    """Residuals by the consistency student, one evaluation for each noise level."""
+def student_sampler(student: ResidualDiffusion, sigmas: Tensor, rng: torch.Generator) -> SampleFields:
+    """Corrected by the consistency student, one evaluation for each noise level."""
 
-    def sample(z: Tensor, z_hat: Tensor) -> Tensor:
-        context = student.context(z, z_hat)
-        start = noise(tuple(z.shape), rng)
+    def sample(operator: Operator, z: Tensor, z_hat: Tensor, mean: Tensor) -> Tensor:
+        context, scale = student.context(z, z_hat), student.scale(z, z_hat)
+        start = noise(tuple(scale.shape), rng)
         x0 = sample_consistency(lambda x, s: student.consistency(x, s, context), start, sigmas, student.sigma_min, rng)
-        scale: Tensor = student.scale(z, z_hat)
-        return scale * x0
+        return student.space.corrected(operator, z_hat, scale * x0, mean)
 
     return sample
 
 
-def gaussian_sampler(teacher: ResidualDiffusion, rng: torch.Generator) -> SampleResidual:
-    """Independent normal residuals of the learned scale: what the diffusion must improve upon."""
+def gaussian_sampler(teacher: ResidualDiffusion, rng: torch.Generator) -> SampleFields:
+    """Corrected by independent normal residuals of the learned scale: what the diffusion must improve upon."""
 
-    def sample(z: Tensor, z_hat: Tensor) -> Tensor:
+    def sample(operator: Operator, z: Tensor, z_hat: Tensor, mean: Tensor) -> Tensor:
         scale: Tensor = teacher.scale(z, z_hat)
-        return scale * noise(tuple(z.shape), rng)
+        return teacher.space.corrected(operator, z_hat, scale * noise(tuple(scale.shape), rng), mean)
 
     return sample

@@ -5,6 +5,10 @@ from torch import Tensor, nn
 
 from ups_models.config.constants import DENOISER_COND_WIDTH, DENOISER_OCTAVES, HIGHEST_LOG_SCALE, LOWEST_LOG_SCALE
 from ups_models.nn.blocks import LogFourierFeatures, MixingBlock, Mlp, NeighbourConv, TokenGrid
+from ups_models.nn.residual import LatentResidual, ResidualSpace
+
+SMALL_CHANGE = 0.01
+"""About the change of a latent state in a step, where its unit has to be guessed."""
 
 
 class ResidualScale(nn.Module):
@@ -14,9 +18,9 @@ class ResidualScale(nn.Module):
     leave an overshoot without a gradient to come back by.
     """
 
-    def __init__(self, grid: TokenGrid, dim: int, width: int, groups: int) -> None:
+    def __init__(self, grid: TokenGrid, dim: int, width: int, groups: int, *, residual: int) -> None:
         super().__init__()
-        self.repeat = dim // groups
+        self.repeat = residual // groups
         self.net = nn.Sequential(
             NeighbourConv(2 * dim, width, grid),
             nn.GELU(),
@@ -26,9 +30,8 @@ class ResidualScale(nn.Module):
         )
 
     def forward(self, z: Tensor, z_hat: Tensor) -> Tensor:
-        """(B, S, D), (B, S, D) -> (B, S, D), positive."""
-        change = z_hat - z
-        level: Tensor = self.net(torch.cat([z, torch.asinh(change / 0.01)], -1)).float()
+        """(B, S, D), (B, S, D) -> (B, S, R), positive."""
+        level: Tensor = self.net(torch.cat([z, torch.asinh((z_hat - z) / SMALL_CHANGE)], -1)).float()
         log_scale = LOWEST_LOG_SCALE + (HIGHEST_LOG_SCALE - LOWEST_LOG_SCALE) * torch.sigmoid(level)
         return log_scale.exp().repeat_interleave(self.repeat, -1)
 
@@ -36,18 +39,18 @@ class ResidualScale(nn.Module):
 class ResidualDenoiser(nn.Module):
     """F(c_in x; sigma, z, z_hat), the raw network inside an EDM or a consistency preconditioning."""
 
-    def __init__(self, *, grid: TokenGrid, dim: int, width: int, blocks: int, modes: int) -> None:
+    def __init__(self, *, grid: TokenGrid, dim: int, residual: int, width: int, blocks: int, modes: int) -> None:
         super().__init__()
         self.features = LogFourierFeatures(DENOISER_OCTAVES)
         self.condition = Mlp(self.features.width(1), DENOISER_COND_WIDTH, DENOISER_COND_WIDTH)
-        self.lift = NeighbourConv(4 * dim, width, grid)
+        self.lift = NeighbourConv(2 * dim + 2 * residual, width, grid)
         self.blocks = nn.ModuleList(MixingBlock(width, grid, modes, DENOISER_COND_WIDTH) for _ in range(blocks))
-        self.project = nn.Linear(width, dim)
+        self.project = nn.Linear(width, residual)
         nn.init.zeros_(self.project.weight)
         nn.init.zeros_(self.project.bias)
 
     def forward(self, x: Tensor, sigma: Tensor, context: Tensor) -> Tensor:
-        """x (B, S, D) already scaled, sigma (B,), context (B, S, 3 D) -> (B, S, D)."""
+        """x (B, S, R) already scaled, sigma (B,), context (B, S, 2 D + R) -> (B, S, R)."""
         cond = self.condition(self.features(sigma.log()[:, None]))
         h = self.lift(torch.cat([x, context], -1))
         for block in self.blocks:
@@ -57,7 +60,7 @@ class ResidualDenoiser(nn.Module):
 
 
 class ResidualDiffusion(nn.Module):
-    """p(r | z, z_hat) for r = E(u_{t+1}) - E(D(z_hat)), whitened: x_0 = r / s(z, z_hat) has unit variance.
+    """p(r | z, z_hat) of the residual r in its space, whitened: x_0 = r / s(z, z_hat) has unit variance.
 
     The same module serves the teacher (`denoise`, Karras et al. 2022) and its consistency student
     (`consistency`, Song et al. 2023): they differ in the preconditioning, and lie in separate files.
@@ -74,16 +77,24 @@ class ResidualDiffusion(nn.Module):
         scale_groups: int,
         sigma_min: float,
         denoiser: nn.Module | None = None,
+        space: ResidualSpace | None = None,
     ) -> None:
         super().__init__()
         self.sigma_min = sigma_min
-        self.scale = ResidualScale(grid, dim, width, scale_groups)
-        self.denoiser = denoiser or ResidualDenoiser(grid=grid, dim=dim, width=width, blocks=blocks, modes=modes)
+        self.space = space or LatentResidual(dim)
+        residual = self.space.dim
+        self.scale = ResidualScale(grid, dim, width, scale_groups, residual=residual)
+        self.denoiser = denoiser or ResidualDenoiser(
+            grid=grid, dim=dim, residual=residual, width=width, blocks=blocks, modes=modes
+        )
 
     def context(self, z: Tensor, z_hat: Tensor) -> Tensor:
-        """What the denoiser sees of the state: z, the predicted change in units of s, and log s. (B, S, 3 D)."""
+        """What the denoiser sees of the state: z, the predicted change, and log s. (B, S, 2 D + R).
+
+        A latent residual has the unit of the change, which is then given in units of s.
+        """
         scale = self.scale(z, z_hat).detach()
-        change = (z_hat - z) / scale
+        change = (z_hat - z) / (scale if isinstance(self.space, LatentResidual) else SMALL_CHANGE)
         return torch.cat([z, change.sign() * change.abs().log1p(), scale.log() / 4], -1)
 
     def denoise(self, x: Tensor, sigma: Tensor, context: Tensor) -> Tensor:

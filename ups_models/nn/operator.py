@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from ups_models.config.constants import OPERATOR_COND_WIDTH, OPERATOR_OCTAVES
-from ups_models.nn.blocks import LogFourierFeatures, MixingBlock, Mlp, TokenGrid
+from ups_models.nn.blocks import Film, LogFourierFeatures, MixingBlock, Mlp, TokenGrid, spectral_mix
 from ups_models.nn.codec import Decoder, Encoder, FieldGrid
 
 SMALLEST_STD = 1e-6
@@ -13,7 +13,9 @@ SMALLEST_STD = 1e-6
 class Propagator(nn.Module):
     """z_t -> z_{t+1} = z_t + f(z_t; parameters), conditioned by FiLM."""
 
-    def __init__(self, grid: TokenGrid, dim: int, width: int, blocks: int, modes: int, cond_width: int) -> None:
+    def __init__(
+        self, grid: TokenGrid, dim: int, width: int, blocks: int, modes: int, cond_width: int, *, shift: bool = False
+    ) -> None:
         super().__init__()
         self.lift = nn.Linear(dim, width)
         self.blocks = nn.ModuleList(MixingBlock(width, grid, modes, cond_width) for _ in range(blocks))
@@ -21,6 +23,7 @@ class Propagator(nn.Module):
         nn.init.zeros_(self.project.bias)
         with torch.no_grad():
             self.project.weight.mul_(0.1)
+        self.shift = Shift(grid, dim, cond_width) if shift else None
 
     def forward(self, z: Tensor, cond: Tensor) -> Tensor:
         """(B, S, D), (B, C) -> (B, S, D)."""
@@ -28,6 +31,26 @@ class Propagator(nn.Module):
         for block in self.blocks:
             x = block(x, cond)
         out: Tensor = z + self.project(x).float()
+        return out if self.shift is None else out + self.shift(z, cond)
+
+
+class Shift(nn.Module):
+    """What a step changes linearly, every mode of the tokens by a matrix of its own; nothing at the start.
+
+    To move a field by any distance is linear, and mixes the modes of no two wave numbers: a network that must find it
+    through its nonlinearities needs far longer.
+    """
+
+    def __init__(self, grid: TokenGrid, dim: int, cond_width: int) -> None:
+        super().__init__()
+        self.linear = spectral_mix(dim, grid, max(grid.shape) // 2 + 1 if all(grid.periodic) else max(grid.shape))
+        for parameter in self.linear.parameters():
+            nn.init.zeros_(parameter)
+        self.film = Film(dim, cond_width)
+
+    def forward(self, z: Tensor, cond: Tensor) -> Tensor:
+        """(B, S, D), (B, C) -> (B, S, D)."""
+        out: Tensor = self.film(self.linear(z), cond)
         return out
 
 
@@ -80,6 +103,7 @@ class LatentOperator(nn.Module):
         modes: int,
         codec_blocks: int,
         normalise: bool = False,
+        shift: bool = False,
     ) -> None:
         super().__init__()
         self.units = Units(grid.channels, len(grid.points)) if normalise else None
@@ -87,7 +111,7 @@ class LatentOperator(nn.Module):
         cond_width = OPERATOR_COND_WIDTH
         self.condition = Mlp(self.features.width(parameters + 1), 2 * cond_width, cond_width)
         self.encoder = Encoder(grid, dim, width, codec_blocks)
-        self.propagator = Propagator(grid.tokens, dim, width, blocks, modes, cond_width)
+        self.propagator = Propagator(grid.tokens, dim, width, blocks, modes, cond_width, shift=shift)
         self.decoder = Decoder(grid, dim, width, codec_blocks, conserved=conserved)
 
     def encode(self, u: Tensor) -> Tensor:

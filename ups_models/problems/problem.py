@@ -26,6 +26,7 @@ class Symmetry:
 
     name: str
     apply: Callable[[Tensor], Tensor]
+    exchanges_axes: bool = False
 
 
 def mirrored(axes: int, odd: tuple[int, ...] = (0,)) -> Symmetry:
@@ -48,7 +49,7 @@ def transposed(swapped: tuple[int, int] | None = None) -> Symmetry:
         order[swapped[0]], order[swapped[1]] = swapped[1], swapped[0]
         return turned[..., order, :, :]
 
-    return Symmetry(f"(x, y) -> (y, x), channels {swapped} are exchanged", apply)
+    return Symmetry(f"(x, y) -> (y, x), channels {swapped} are exchanged", apply, exchanges_axes=True)
 
 
 def _with_signs(u: Tensor, axes: int, odd: tuple[int, ...]) -> Tensor:

@@ -11,6 +11,7 @@ from ups_models.data.fields import Fields
 from ups_models.nn.codec import means_of
 from ups_models.nn.denoiser import ResidualDiffusion
 from ups_models.nn.own import Operator, as_operator, own_denoiser
+from ups_models.nn.residual import FieldResidual, LatentResidual
 from ups_models.nn.sampling import noise
 from ups_models.stages.spec import SPECS, StageSpec
 from ups_models.stages.stage import Batch, Data, Loss, LossInput, Stage, expect, shapes_of, token_grid
@@ -20,10 +21,12 @@ SPEC = SPECS["diff_residual"]
 
 def build(cfg: PipelineConfig) -> ResidualDiffusion:
     """The residual's scale and denoiser: teacher and student alike."""
-    net = cfg.denoiser
-    own = None if net.network is None else own_denoiser(net.network, net.options, shapes_of(cfg))
+    net, shapes = cfg.denoiser, shapes_of(cfg)
+    space = FieldResidual(shapes.grid, shapes.conserved) if net.residual == "field" else LatentResidual(shapes.dim)
+    own = None if net.network is None else own_denoiser(net.network, net.options, shapes, residual=space.dim)
     return ResidualDiffusion(
         denoiser=own,
+        space=space,
         grid=token_grid(cfg),
         dim=cfg.latent.dim,
         width=net.width,
@@ -72,17 +75,13 @@ def diff_residual_loss(step: LossInput, *, log_mean: float, log_std: float, scal
 def whitened_residual(
     operator: Operator, diffusion: ResidualDiffusion, batch: Batch
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """z, z_hat = P(z), scale s and x_0 = r / s with r = E(u_{t+1}) - E(D(z_hat)), all (B, S, D).
-
-    The prediction is decoded and encoded before it is compared, so that r holds the error of the prediction and not
-    that of the encoding, which is the same on both sides (docs/adr/0002).
-    """
+    """z and z_hat = P(z) (B, S, D), scale s and x_0 = r / s (B, S, R) with r as its space has it."""
     now, target = batch["u"][:, 0], batch["u"][:, 1]
     # a difference of near neighbours: bfloat16 would keep three digits of each side and none of their difference
     with torch.no_grad(), torch.autocast(now.device.type, enabled=False):
         z = operator.encode(now)
         z_hat = operator.advance(z, batch["parameters"])
-        residual = operator.encode(target) - operator.encode(operator.decode(z_hat, means_of(now)))
+        residual = diffusion.space.residual(operator, z_hat, target, means_of(now))
     scale = diffusion.scale(z, z_hat)
     return z, z_hat, scale, residual / scale
 

@@ -34,6 +34,7 @@ def build(cfg: PipelineConfig) -> nn.Module:
         modes=net.modes,
         codec_blocks=net.codec_blocks,
         normalise=net.normalise,
+        shift=net.shift,
     )
 
 

@@ -77,7 +77,7 @@ def _operator_arch(cfg: PipelineConfig) -> Arch:
         "codec_blocks": net.codec_blocks,
         "modes": net.modes,
         "reencode_every": net.reencode_every,
-        **({"normalise": 1} if net.normalise else {}),
+        **{name: 1 for name in ("normalise", "shift") if getattr(net, name)},
     } | _own(net)
 
 
@@ -93,6 +93,7 @@ def _diffusion_arch(cfg: PipelineConfig) -> Arch:
         "sigma_min": net.sigma_min,
         "sigma_max": net.sigma_max,
         "rho": net.rho,
+        **({"residual": net.residual} if net.residual != "latent" else {}),
     } | _own(net)
 
 

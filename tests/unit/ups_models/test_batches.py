@@ -1,6 +1,7 @@
 """Batches: functions of their generator, augmented by what is exact."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -87,3 +88,14 @@ def test_steady_pairs_are_turned_together():
 
     assert all(torch.equal(batch["u"], 2 * batch["a"]) for batch in batches)
     assert len({tuple(batch["a"][0].flatten()[:3].tolist()) for batch in batches}) > 1
+
+
+@pytest.mark.parametrize(("points", "length"), [((16, 24), 1.0), ((16, 16), 2.0)], ids=["points", "lengths"])
+def test_axes_that_are_not_alike_are_never_exchanged(points, length):
+    data = trajectories("kolmogorov2d")
+    axes = (torch.arange(points[0]) / points[0], length * torch.arange(points[1]) / points[1])
+    uneven = replace(data, stored=torch.randn(6, 9, 1, *points, generator=rng()), axes=axes)
+
+    assert any(one.exchanges_axes for one in trajectories("gray_scott2d").symmetries)
+    assert not any(one.exchanges_axes for one in replace(uneven, problem=PROBLEMS["gray_scott2d"]).symmetries)
+    assert window_batch(uneven, rng(), size=4, length=2)["u"].shape == (4, 2, 1, *points)

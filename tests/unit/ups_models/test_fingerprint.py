@@ -79,9 +79,9 @@ def without_later(values):
     """A config without what came after the first edition."""
     later: dict[str, tuple[str, ...]] = {
         "data": ("layout", "parameters", "in_memory_gb"),
-        "operator": ("network", "options", "normalise"),
+        "operator": ("network", "options", "normalise", "shift"),
     }
-    later |= {"denoiser": ("network", "options"), "prior": ("network", "options")}
+    later |= {"denoiser": ("network", "options", "residual"), "prior": ("network", "options")}
     for section, names in later.items():
         for name in names:
             del values[section][name]

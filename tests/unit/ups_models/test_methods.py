@@ -173,7 +173,9 @@ def test_zeroing_the_diffusion_changes_the_result(trained):
     plain = rollout(models.operator, u, parameters, steps=1, reencode_every=0)[:, 0]
 
     assert (sampled - plain).abs().mean() > 0.1 * sampled.std(0).mean()
-    zeroed = one_step_members(models.operator, lambda z, z_hat: torch.zeros_like(z), u, parameters, members=2)
+    zeroed = one_step_members(
+        models.operator, lambda operator, z, z_hat, mean: operator.decode(z_hat, mean), u, parameters, members=2
+    )
     assert torch.allclose(zeroed[0], plain, atol=1e-5)
 
 

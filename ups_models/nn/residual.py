@@ -1,0 +1,72 @@
+"""Where the operator's error is described, so that it can be sampled: among latent states, or among fields."""
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from ups_models.nn.codec import FieldGrid, means_of
+from ups_models.nn.own import Operator
+
+
+class ResidualSpace(Protocol):
+    """One of both: what the error is, how many numbers a token of it has, and how it is made good."""
+
+    @property
+    def dim(self) -> int:
+        """Numbers of a token, R."""
+        ...
+
+    def residual(self, operator: Operator, z_hat: Tensor, target: Tensor, mean: Tensor) -> Tensor:
+        """z_hat (B, S, D), u_{t+1} (B, C, *space), means of u_t (B, C) -> r (B, S, R)."""
+        ...
+
+    def corrected(self, operator: Operator, z_hat: Tensor, residual: Tensor, mean: Tensor) -> Tensor:
+        """z_hat (B, S, D), r (B, S, R), means (B, C) -> fields (B, C, *space)."""
+        ...
+
+
+class LatentResidual:
+    """r = E(u_{t+1}) - E(D(z_hat)), R = D: what the prediction gets wrong, without what the codec does.
+
+    Both sides pass through the same encoder, whose error cancels (docs/adr/0002).
+    """
+
+    def __init__(self, dim: int) -> None:
+        self.dim = dim
+
+    def residual(self, operator: Operator, z_hat: Tensor, target: Tensor, mean: Tensor) -> Tensor:
+        """As in ResidualSpace."""
+        return operator.encode(target) - operator.encode(operator.decode(z_hat, mean))
+
+    def corrected(self, operator: Operator, z_hat: Tensor, residual: Tensor, mean: Tensor) -> Tensor:
+        """D(z_hat + r)."""
+        return operator.decode(z_hat + residual, mean)
+
+
+class FieldResidual:
+    """r = u_{t+1} - D(z_hat), a token for each patch: all that is wrong, what a lossy codec loses included.
+
+    In units of the channels, where the operator has any; means that are conserved stay.
+    """
+
+    def __init__(self, grid: FieldGrid, conserved: tuple[bool, ...]) -> None:
+        self.grid, self.dim = grid, grid.values
+        self.conserved = torch.tensor(conserved)
+
+    def residual(self, operator: Operator, z_hat: Tensor, target: Tensor, mean: Tensor) -> Tensor:
+        """As in ResidualSpace."""
+        return self.grid.to_patches((target - operator.decode(z_hat, mean)) / _unit(operator))
+
+    def corrected(self, operator: Operator, z_hat: Tensor, residual: Tensor, mean: Tensor) -> Tensor:
+        """D(z_hat) + r."""
+        added = self.grid.to_fields(residual)
+        surplus = torch.where(self.conserved.to(added.device), means_of(added), 0.0)
+        added = added - surplus.view(*surplus.shape, *[1] * len(self.grid.points))
+        return operator.decode(z_hat, mean) + added * _unit(operator)
+
+
+def _unit(operator: Operator) -> Tensor | float:
+    """Standard deviation of every channel, where the operator knows it."""
+    units = getattr(operator, "units", None)
+    return 1.0 if units is None else units.std
