@@ -93,6 +93,10 @@ bench-quickstart: $(STAMP) ## The quickstart with three seeds on fresh data: tim
 bench-problems: $(STAMP) ## Other equations in 1D and 2D, three seeds each, beside trivial forecasts (ARGS="--only ks1d --seeds 0")
 	@PYTHONPATH=tests $(VPY) -m harness.bench.problems $(ARGS)
 
+.PHONY: bench-cost
+bench-cost: $(STAMP) ## Seconds and memory of a training step for each grid point, in 1D and 2D, as grids grow
+	@PYTHONPATH=tests $(VPY) -m harness.bench.cost $(ARGS)
+
 .PHONY: bench-resume
 bench-resume: $(STAMP) ## Training throughput with resume saving on and off, in one run
 	@PYTHONPATH=tests $(VPY) -m harness.bench.resume $(ARGS)

@@ -9,6 +9,7 @@ from pydantic import ValidationError
 from torch import Tensor
 from torch.testing import assert_close
 
+from flows import ROOT
 from ups_models.config.schema import PipelineConfig
 from ups_models.data.rows import thinned
 from ups_models.problems import diffusion_reaction2d, gray_scott2d, kdv1d, kolmogorov2d, ks1d, reaction_diffusion1d
@@ -47,6 +48,18 @@ def solution(name, u0, end=None):
 
 def error(found: Tensor, reference: Tensor) -> float:
     return float((found - reference).norm() / reference.norm())
+
+
+@pytest.mark.parametrize("name", ["burgers1d", "ks1d", "kdv1d", "kolmogorov2d", "gray_scott2d"])
+def test_a_solver_agrees_with_that_of_another_library(name):
+    with np.load(ROOT / "tests" / "data" / "exponax.npz") as stored:  # see harness/references.py
+        u0, reference, end = (torch.from_numpy(stored[f"{name}/{key}"]) for key in ("u0", "u", "t"))
+    parameters = EVOLVING[name].defaults | ({"Nu": 0.05} if name == "burgers1d" else {})
+
+    found = EVOLVING[name].how().solve(u0[None], parameters, [0.0, float(end)], None)[0, -1]
+
+    assert error(found, reference) < 1e-5
+    assert error(u0, reference) > 1e-3
 
 
 @pytest.mark.parametrize("name", IN_TIME)
