@@ -35,7 +35,6 @@ from harness.chaos.uploads import ENTITY
 from harness.chaos.workload import BRIEF, STOPPED, run_plainly
 from harness.emulators.wandb.server import WandbServer
 from harness.trust import cancels, damage, mixed, rows
-from harness.trust.away import away
 from harness.trust.server import TEMPORARY, trial
 from tasks.services.data import datasets
 from tasks.services.run import jsonl, signals
@@ -59,7 +58,7 @@ from ups_models.training import checkpoint, loop
 from ups_models.training import state as train_state
 from ups_models.training.state import TrainState
 
-MOST_KILLS, MUTATED_WITHIN_S, TAKEN_FOR_DEAD_S = 64, 120.0, 360.0
+MOST_KILLS, MUTATED_WITHIN_S = 64, 120.0
 EARLY = ("pending", "importing", "beginning")
 """Phases in which nobody but the run itself can hear that it is cancelled."""
 MUTATED_PATH = (ROOT, ROOT / "tests", ROOT / "tests" / "harness" / "mutated")
@@ -342,12 +341,6 @@ def by_a_failing_stage(scratch: Path, _seed: int, switch_off: Callable[[], None]
     return wrong + [f"{name} was not done" for name in EVALUATIONS if not run.result(name).is_file()]
 
 
-def by_being_away(_scratch: Path, _seed: int, switch_off: Callable[[], None]) -> list[str]:
-    """A run whose server is away for so long that it is taken for dead, while it trains on."""
-    with mutated(switch_off) as more:
-        return ["it did not train on to the same end"] if away(TAKEN_FOR_DEAD_S, more) else []
-
-
 def by_retries(scenario: Callable[[retries.Runs, int], retries.Row]) -> Notice:
     """A scenario of `harness.chaos.retries`, once."""
 
@@ -429,7 +422,7 @@ MUTATIONS = {
     "a person's wish": Mutation(no_wishes, by_cancels),
     "batch signals": Mutation(default_signals, by_batch_signals),
     "an optional stage": Mutation(every_stage_needed, by_a_failing_stage),
-    "a second owner waits": Mutation(impatient, by_being_away),
+    "a second owner waits": Mutation(impatient, by_retries(retries.called_crashed)),
     "what is no saved state makes way": Mutation(newest_state_only, by_damage("half-way*resume/*: folder")),
 }
 

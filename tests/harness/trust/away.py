@@ -5,9 +5,7 @@ from __future__ import annotations
 import signal
 import tempfile
 import time
-from collections.abc import Mapping
 from pathlib import Path
-from types import MappingProxyType
 
 from harness.chaos.checks import differences, outcome, violations
 from harness.chaos.prefect_stack import ControlRoom, prefect_stack
@@ -23,14 +21,14 @@ SHORT, LONGER = 50, 2050
 """Steps of two runs whose difference says how fast this machine trains."""
 
 
-def away(seconds: float, more: Mapping[str, str] = MappingProxyType({})) -> int:
-    """Try it once, with more in the environment, and tell; 0: all work done to the same bits, and the server knows."""
+def away(seconds: float) -> int:
+    """Try it once, and tell; 0: all work done to the same bits, and the server knows."""
     with tempfile.TemporaryDirectory(prefix="trust-away-") as folder:
         scratch = Path(folder)
         workload = _workload(int(_steps_per_second(scratch) * (1.1 * seconds + MARGIN_S)))
         home = scratch / "home"
         home.mkdir()
-        with prefect_stack(home, {"PREFECT_WORKER_QUERY_SECONDS": "15", **more}, 3 * seconds + PATIENCE_S) as room:
+        with prefect_stack(home, {"PREFECT_WORKER_QUERY_SECONDS": "15"}, 3 * seconds + PATIENCE_S) as room:
             wrong = _trial(room, workload, scratch / "run", seconds)
             if wrong:
                 print(room.log())
