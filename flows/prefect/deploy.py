@@ -1,6 +1,7 @@
 """Create or update our work pool, deployments and automations on a Prefect server; idempotent."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -16,6 +17,7 @@ from prefect.flows import load_flow_from_entrypoint
 
 from flows import shipped
 from flows.prefect.automations import RESTART_POLICIES, heartbeat_automation, notify_automation, restart_automation
+from flows.prefect.carried import carried
 from flows.prefect.client import deployments_of, find_automation, server_client
 from flows.requests.attempts import without_earlier
 from ups_models.errors import BadInput
@@ -31,9 +33,16 @@ def deploy(
     retry_after_s: float,
     heartbeat_timeout_s: float,
     notify: str | None,
+    config: Path | None = None,
+    name: str | None = None,
 ) -> None:
-    """Create or update everything, or say what would be created. Raises BadInput, UPSError."""
+    """Create or update everything, or say what would be created. Raises BadInput, UPSError.
+
+    `config` is one of the user's own that gets a deployment beside ours, called `name` or like the file.
+    """
     deployments = yaml.safe_load(shipped(FILE).read_text("utf-8"))["deployments"]
+    if config is not None:
+        deployments.append(_own(config, name or config.stem, deployments))
     _require_several_heartbeats(deployments[0], heartbeat_timeout_s)
     with server_client() as client:
         block = _block(client, notify) if notify is not None else None
@@ -43,20 +52,33 @@ def deploy(
             _create_pool(client)
         echo(f"{_verb(dry_run, pool)}: work pool {POOL} (type process)")
         for deployment in deployments:
-            name = deployment["name"]
+            made = known.get(deployment["name"])
             if not dry_run:
-                _put_deployment(client, deployment, known.get(name))
-            echo(f"{_verb(dry_run, name in known)}: deployment {_flow_name(deployment)}/{name}")
+                _put_deployment(client, deployment, made)
+            echo(f"{_verb(dry_run, made is not None)}: deployment {_flow_name(deployment)}/{deployment['name']}")
         for line in _limited(known.values(), {deployment["name"] for deployment in deployments}):
             echo(line)
         for policy in RESTART_POLICIES:
             automations = [restart_automation(policy, retry_after_s), heartbeat_automation(policy, heartbeat_timeout_s)]
             automations += [notify_automation(policy, block)] if block is not None else []
             for automation in automations:
-                made = find_automation(client, automation.name)
-                if not dry_run:
-                    _put(client, automation, made)
-                echo(f"{_verb(dry_run, made is not None)}: automation {automation.name!r}")
+                echo(_put(client, automation, dry_run=dry_run))
+
+
+def _own(config: Path, name: str, ours: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """A deployment of train-pipeline that carries a config and its code. Raises BadInput."""
+    if name in {one["name"] for one in ours}:
+        raise BadInput(f"--name {name}: is a deployment of ours; choose another name")
+    files = carried(config)
+    request = {"config": files.config.as_posix(), "mode": "resume", "run_dir": name}
+    return {
+        **ours[0],
+        "name": name,
+        "description": f"Train {config.name}, which this deployment carries, and evaluate it.",
+        "parameters": {"request": request},
+        "pull_steps": [files.pull_step],
+        "schedules": (),
+    }
 
 
 def _require_several_heartbeats(deployment: Mapping[str, Any], timeout_s: float) -> None:
@@ -96,7 +118,7 @@ def _put_deployment(client: SyncPrefectClient, deployment: Mapping[str, Any], kn
         flow_id=client.create_flow_from_name(flow.name),
         name=deployment["name"],
         entrypoint=deployment["entrypoint"],
-        pull_steps=[],
+        pull_steps=deployment.get("pull_steps", []),
         description=deployment["description"],
         tags=deployment["tags"],
         parameters=deployment["parameters"],
@@ -153,11 +175,16 @@ def _block(client: SyncPrefectClient, name: str) -> UUID:
         ) from None
 
 
-def _put(client: SyncPrefectClient, automation: Automation, known: dict[str, Any] | None) -> None:
-    """Create or update it; one that somebody switched off stays off."""
+def _put(client: SyncPrefectClient, automation: Automation, *, dry_run: bool) -> str:
+    """Create or update it, or only say so; one that somebody switched off stays off."""
+    known = find_automation(client, automation.name)
+    verdict = f"{_verb(dry_run, known is not None)}: automation {automation.name!r}"
+    if dry_run:
+        return verdict
     content = automation.model_dump(mode="json", exclude_unset=False, exclude={"id", "owner_resource"})
     if known is None:
         client.request("POST", "/automations/", json=content).raise_for_status()
     else:
         content["enabled"] = known["enabled"]
         client.request("PUT", "/automations/{id}", path_params={"id": known["id"]}, json=content).raise_for_status()
+    return verdict

@@ -107,6 +107,60 @@ def test_deploying_twice_makes_everything_once(room):
     assert "deployment train-pipeline/train-pipeline" in done.stdout
 
 
+NET = """
+from torch import nn
+
+from ups_models import OneStep
+from beside import factor
+
+class Step(OneStep):
+    def __init__(self, shapes):
+        super().__init__(shapes)
+        self.conv = nn.Conv1d(1, 1, 3, padding="same", padding_mode="circular")
+
+    def step(self, u, parameters):
+        return u + factor * self.conv(u)  # {{ not a template }}
+"""
+
+
+@pytest.fixture
+def own_config(tmp_path):
+    """A config with a network of its own in a module beside another."""
+    (tmp_path / "nets.py").write_text(NET)
+    (tmp_path / "beside.py").write_text("factor = 0.1\n")
+    text = (ROOT / "configs" / "smoke.yaml").read_text("utf-8")
+    network = f"operator: {{network: '{tmp_path / 'nets.py'}:Step', modes: 5}}"
+    lines = [network if line.startswith("operator:") else line for line in text.splitlines()]
+    config = tmp_path / "mine.yaml"
+    config.write_text("\n".join(lines).replace("dim: 4,", "dim: 8,"))
+    return config
+
+
+def test_a_config_and_its_code_travel_with_a_deployment_to_a_worker_elsewhere(worked, own_config):
+    done = worked.deploy("--config", str(own_config))
+    assert done.returncode == 0, done.stderr
+    assert "created: deployment train-pipeline/mine" in done.stdout
+    for path in own_config.parent.glob("*.*"):
+        path.unlink()
+
+    made = worked.deployment("train-pipeline/mine")
+    worked.ask("POST", f"/deployments/{made['id']}/create_flow_run", json={})
+
+    kept = worked.wait_for(lambda: list(worked.home.glob("mine/checkpoints/operator_ema.pt")), "a trained operator")
+    assert kept
+    assert str(own_config.parent) not in json.dumps(made)
+    code = json.loads((worked.home / "mine" / "code.json").read_text("utf-8"))
+    assert set(code["nets.py"]) == {"nets.py", "beside.py"}
+
+
+def test_a_name_that_is_taken_or_stands_alone_is_refused(room, own_config):
+    taken, alone = room.deploy("--config", str(own_config), "--name", "evaluate-only"), room.deploy("--name", "x")
+
+    assert (taken.returncode, alone.returncode) == (2, 2)
+    assert "--name evaluate-only: is a deployment of ours" in taken.stderr
+    assert "--name: is that of a config's deployment" in alone.stderr
+
+
 def test_an_automation_that_was_switched_off_stays_off(room):
     automation = next(one for one in room.ask("POST", "/automations/filter", json={}) if "again" in one["name"])
     room.ask("PATCH", f"/automations/{automation['id']}", json={"enabled": False})

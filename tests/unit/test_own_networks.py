@@ -10,7 +10,7 @@ from flows import ROOT
 from flows.dag import run_job
 from flows.requests.job import parse
 from flows.requests.train import TrainRequest
-from tasks.services.run.own_files import by_basename
+from tasks.services.run.own_files import with_code_in
 from tasks.services.run.paths import RunDir
 from tasks.services.stages.job import Job
 from tasks.services.stages.plan import decide
@@ -165,7 +165,7 @@ def test_a_network_that_does_not_fit_is_one_line(nets, train, settings, message)
 def test_what_a_launch_sends_names_the_files_that_lie_beside_the_config(nets):
     cfg = PipelineConfig.model_validate({"operator": {"network": str(nets / "nets.py:Step")}, "latent": {"dim": 8}})
 
-    assert by_basename(cfg)["operator"]["network"] == "nets.py:Step"
+    assert with_code_in(cfg, Path())["operator"]["network"] == "nets.py:Step"
 
 
 def test_an_equation_of_ones_own_is_solved_trained_and_used(here, train):

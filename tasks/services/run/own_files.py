@@ -25,13 +25,13 @@ def own_code_of(cfg: PipelineConfig) -> tuple[OwnCode, ...]:
     return tuple(found)
 
 
-def by_basename(cfg: PipelineConfig) -> dict[str, Any]:
-    """The config as it is written where the files lie beside it, each named without its folder."""
+def with_code_in(cfg: PipelineConfig, folder: Path) -> dict[str, Any]:
+    """The config as it is written for where all files of the user's code lie in one folder."""
     values: dict[str, Any] = cfg.model_dump(mode="json")
     for section in values.values():
         for name, text in section.items() if isinstance(section, dict) else ():
             if isinstance(text, str) and is_reference(text):
-                section[name] = Path(text).name
+                section[name] = str(folder / Path(text).name)
     return values
 
 
