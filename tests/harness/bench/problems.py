@@ -10,6 +10,7 @@ figures are kept as JSON in --out/rows when it is done, and a run whose row is t
 import argparse
 import json
 import os
+import platform
 import statistics
 import subprocess
 import sys
@@ -17,16 +18,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from tasks.services.data.datasets import load_data
+from tasks.services.run.code_version import code_version
 from tasks.services.run.paths import RunDir
 from tasks.services.run.status import read_status
 from ups_models.config.loading import load_config
 from ups_models.config.schema import PipelineConfig
+from ups_models.data.fields import Fields
 from ups_models.data.split import split_rows
 from ups_models.evaluation import metrics
 from ups_models.evaluation.inputs import evenly_spaced
+from ups_models.surrogate import load_surrogate
 
 ROOT = Path(__file__).resolve().parents[3]
 BENCH = ROOT / "configs" / "bench"
@@ -34,10 +39,17 @@ Row = Mapping[str, float]
 BARS: tuple[tuple[str, str], ...] = (
     ("rollout nRMSE / persistence", "<= 0.3"),
     ("rollout nRMSE / best of constant mean and extrapolation", "<= 0.5"),
+    ("spectrum, largest deviation up to 99.9 % of the energy", "<= 0.1 (ks1d)"),
+    ("correlation time 0.9", ">= 40 (ks1d)"),
     ("one-step CRPS / operator MAE", "<= 0.75"),
     ("one-step nCRPS / same-scale Gaussian", "<= 0.95"),
     ("one-step spread/skill", "0.8 to 1.25"),
 )
+
+
+CHAOTIC: Mapping[str, tuple[float, float]] = {"ks1d": (20.0, 80.0), "kolmogorov2d": (2.0, 10.0)}
+"""Problems in which a difference grows, and from when to when that is measured."""
+ENERGY, SMALL, SOLUTIONS, GROWTH_TIMES = 0.999, 1e-7, 16, 41
 
 
 def main() -> None:
@@ -67,9 +79,20 @@ def row(config: Path, seed: int, out: Path) -> Row:
         run = out / name
         train(config, seed, run)
         kept.parent.mkdir(parents=True, exist_ok=True)
-        kept.write_text(json.dumps(metrics_of(run), indent=1) + "\n", "utf-8")
-    found: Row = json.loads(kept.read_text("utf-8"))
+        kept.write_text(json.dumps(origin(config, seed) | {"figures": metrics_of(run)}, indent=1) + "\n", "utf-8")
+    found: Row = json.loads(kept.read_text("utf-8"))["figures"]
     return found
+
+
+def origin(config: Path, seed: int) -> dict[str, str]:
+    """What made a row, and where."""
+    only = f"--only {config.stem}" if config.parent == BENCH else f"--config {config}"
+    machine = f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores, PyTorch {torch.__version__}"
+    return {
+        "command": f'make bench-problems ARGS="{only} --seeds {seed}"',
+        "commit": code_version(),
+        "machine": machine,
+    }
 
 
 def train(config: Path, seed: int, run: Path) -> None:
@@ -87,7 +110,8 @@ def metrics_of(run: Path) -> dict[str, float]:
     result: dict[str, Any] = json.loads((run / "reports" / "full_eval.json").read_text("utf-8"))
     summary, network = result["rollout"]["summary"], result["network"]
     operator, persistence, constant = (summary[name]["mean"] for name in ("operator", "persistence", "constant_mean"))
-    extrapolated = extrapolation(cfg, run, result["trajectories"], result["steps"])
+    test, steps = test_fields(cfg, run, result["trajectories"]), result["steps"]
+    extrapolated = extrapolation(test, steps)
     found = {
         "dt": result["data"]["dt"],
         "steps": float(result["steps"]),
@@ -101,6 +125,10 @@ def metrics_of(run: Path) -> dict[str, float]:
         "reconstruction nRMSE": network["reconstruction"],
         "training, s": sum(record.seconds or 0.0 for record in read_status(_run(run).status).stages.values()),
     }
+    found["spectrum, largest deviation up to 99.9 % of the energy"] = spectrum_deviation(run, test, steps)
+    if cfg.data.problem.name in CHAOTIC:
+        found["Lyapunov time"] = lyapunov_time(test)
+    found |= {f"error at {name}": it["mean"] for name, it in result["rollout"].get("by_parameter", {}).items()}
     found |= {f"correlation time {t}": it for t, it in result["rollout"].get("correlation_time", {}).items() if it}
     ensembles = result.get("probabilistic")
     if ensembles:
@@ -113,14 +141,50 @@ def metrics_of(run: Path) -> dict[str, float]:
     return found
 
 
-def extrapolation(cfg: PipelineConfig, run: Path, trajectories: int, steps: int) -> float:
-    """Mean nRMSE of u_0 + k (u_1 - u_0) over the test rows of an evaluation, averaged as its summary is."""
+def test_fields(cfg: PipelineConfig, run: Path, trajectories: int) -> Fields:
+    """The test rows of an evaluation, chosen as it chooses them."""
     data = load_data(cfg, _run(run))
     test = data.select(split_rows(data.row, val=cfg.data.val, test=cfg.data.test).test)
-    u = test.select(evenly_spaced(trajectories, len(test.row))).u[:, : steps + 1]
+    return test.select(evenly_spaced(trajectories, len(test.row)))
+
+
+def extrapolation(test: Fields, steps: int) -> float:
+    """Mean nRMSE of u_0 + k (u_1 - u_0) over test rows, averaged as an evaluation's summary is."""
+    u = test.u[:, : steps + 1]
     k = torch.arange(1, steps + 1).view(1, -1, *[1] * (u.ndim - 2))
     guess = u[:, :1] + k * (u[:, 1:2] - u[:, :1])
     return float(metrics.nrmse(guess.flatten(2), u[:, 1:].flatten(2)).mean())
+
+
+def spectrum_deviation(run: Path, test: Fields, steps: int) -> float:
+    """max |predicted / true - 1| of the energies, up to the wave number below which 99.9 % of the true energy lie.
+
+    Over all times of the rollouts, and all channels.
+    """
+    known: dict[str, Any] = {name: test.parameters[:, place] for place, name in enumerate(test.problem.defaults)}
+    predicted = torch.from_numpy(load_surrogate(run).rollout(test.u[:, 0], steps=steps, **known).u[:, 1:])
+    dimensions, grid = test.problem.dimensions, test.grid
+    truth, found = (
+        metrics.energy(u.flatten(-dimensions), grid).mean((0, 1, 2))[1:] for u in (test.u[:, 1 : steps + 1], predicted)
+    )
+    last = int(torch.searchsorted(truth.cumsum(0), ENERGY * truth.sum())) + 1
+    return float((found[:last] / truth[:last] - 1).abs().max())
+
+
+def lyapunov_time(test: Fields) -> float:
+    """The time in which a small difference grows by e: the slope of its logarithm, over solutions from test fields."""
+    problem, (begin, end) = test.problem, CHAOTIC[test.problem.name]
+    u0 = test.u[:SOLUTIONS, 0].double()
+    noise = torch.randn(u0.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    if problem.conserved:
+        noise -= noise.flatten(2).mean(-1).view(*noise.shape[:2], *[1] * problem.dimensions)
+    parameters = dict(zip(problem.defaults, test.parameters[0].tolist(), strict=True))
+    times = torch.linspace(0, end, GROWTH_TIMES).tolist()
+    one, other = (problem.how().solve(start, parameters, times, None) for start in (u0, u0 + SMALL * noise))
+    growth = (other - one).flatten(2).norm(dim=-1).log().mean(0)
+    chosen = [i for i, time in enumerate(times) if time >= begin]
+    slope = np.polyfit([times[i] for i in chosen], [float(growth[i]) for i in chosen], 1)[0]
+    return float(1 / slope)
 
 
 def _run(root: Path) -> RunDir:
