@@ -44,6 +44,10 @@ BARS: tuple[tuple[str, str], ...] = (
     ("one-step CRPS / operator MAE", "<= 0.75"),
     ("one-step nCRPS / same-scale Gaussian", "<= 0.95"),
     ("one-step spread/skill", "0.8 to 1.25"),
+    *((f"error at {nu:g} / alone", "<= 2") for nu in (0.001, 0.01, 0.1, 1.0)),
+    ("member nRMSE", "<= 0.15"),
+    ("CRPS / MAE of the mean", "<= 0.8"),
+    ("coverage of 90 %", "0.85 to 0.95"),
 )
 
 
@@ -59,10 +63,15 @@ def main() -> None:
     parser.add_argument("--config", type=Path, nargs="+", help="other configs")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--out", type=Path, default=Path("bench-problems"), help="folder of the runs and rows")
+    text = "also train a model of each parameter alone, where a config has several, and compare"
+    parser.add_argument("--alone", action="store_true", help=text)
     arguments = parser.parse_args()
     configs = arguments.config or [path for path in sorted(BENCH.glob("*.yaml")) if chosen(path, arguments.only)]
     for config in configs:
         rows = [row(config, seed, arguments.out) for seed in arguments.seeds]
+        if arguments.alone:
+            pairs = zip(arguments.seeds, rows, strict=True)
+            rows = [{**found, **beside_those_alone(config, seed, arguments.out, found)} for seed, found in pairs]
         print(table(config.stem, arguments.seeds, rows), flush=True)
 
 
@@ -71,13 +80,25 @@ def chosen(path: Path, only: Sequence[str] | None) -> bool:
     return only is None or path.stem in only
 
 
-def row(config: Path, seed: int, out: Path) -> Row:
-    """The figures of one run, which is made or resumed where they are not there yet."""
-    name = f"{config.stem}-seed{seed}"
+def beside_those_alone(config: Path, seed: int, out: Path, together: Row) -> dict[str, float]:
+    """The error of one model of several parameters over that of a model of each alone: the same steps and rows."""
+    values = load_config(config, schema=PipelineConfig).data.generate.parameters
+    numbers = [value for value in values if isinstance(value, float)]
+    found = {}
+    for value in numbers if len(numbers) > 1 else ():
+        alone = row(config, seed, out, value)
+        found[f"error at {value:g} / alone"] = together[f"error at {value:g}"] / alone[f"error at {value:g}"]
+    return found
+
+
+def row(config: Path, seed: int, out: Path, parameter: float | None = None) -> Row:
+    """The figures of one run, made or resumed where they are not there yet; of one parameter alone, if given."""
+    alone = "" if parameter is None else f"-alone{parameter:g}"
+    name = f"{config.stem}{alone}-seed{seed}"
     kept = out / "rows" / f"{name}.json"
     if not kept.is_file():
         run = out / name
-        train(config, seed, run)
+        train(config, seed, run, *([] if parameter is None else [f"data.generate.parameters=[{parameter}]"]))
         kept.parent.mkdir(parents=True, exist_ok=True)
         kept.write_text(json.dumps(origin(config, seed) | {"figures": metrics_of(run)}, indent=1) + "\n", "utf-8")
     found: Row = json.loads(kept.read_text("utf-8"))["figures"]
@@ -95,9 +116,10 @@ def origin(config: Path, seed: int) -> dict[str, str]:
     }
 
 
-def train(config: Path, seed: int, run: Path) -> None:
+def train(config: Path, seed: int, run: Path, *settings: str) -> None:
     """As a user would; the same command resumes it."""
-    command = [sys.executable, "-m", "flows.cli", "train", "--config", str(config), "--set", f"seed={seed}"]
+    command = [sys.executable, "-m", "flows.cli", "train", "--config", str(config)]
+    command += [argument for setting in (f"seed={seed}", *settings) for argument in ("--set", setting)]
     environment = os.environ | {"WANDB_MODE": "disabled", "PYTHONPATH": str(ROOT)}
     done = subprocess.run([*command, "--auto-resume", "--run-dir", str(run)], env=environment, check=False)
     if done.returncode:
@@ -108,9 +130,12 @@ def metrics_of(run: Path) -> dict[str, float]:
     """What the full evaluation of a run found, as the bars ask for it, and what it took."""
     cfg = load_config(run / "config.yaml", schema=PipelineConfig)
     result: dict[str, Any] = json.loads((run / "reports" / "full_eval.json").read_text("utf-8"))
+    seconds = sum(record.seconds or 0.0 for record in read_status(_run(run).status).stages.values())
+    if "rollout" not in result:
+        return _steady(result["darcy"]) | {"training, s": seconds}
     summary, network = result["rollout"]["summary"], result["network"]
     operator, persistence, constant = (summary[name]["mean"] for name in ("operator", "persistence", "constant_mean"))
-    test, steps = test_fields(cfg, run, result["trajectories"]), result["steps"]
+    test, steps = fields_of_test(cfg, run, result["trajectories"]), result["steps"]
     extrapolated = extrapolation(test, steps)
     found = {
         "dt": result["data"]["dt"],
@@ -123,7 +148,7 @@ def metrics_of(run: Path) -> dict[str, float]:
         "rollout nRMSE / best of constant mean and extrapolation": operator / min(constant, extrapolated),
         "compression": network["compression"],
         "reconstruction nRMSE": network["reconstruction"],
-        "training, s": sum(record.seconds or 0.0 for record in read_status(_run(run).status).stages.values()),
+        "training, s": seconds,
     }
     found["spectrum, largest deviation up to 99.9 % of the energy"] = spectrum_deviation(run, test, steps)
     if cfg.data.problem.name in CHAOTIC:
@@ -141,7 +166,19 @@ def metrics_of(run: Path) -> dict[str, float]:
     return found
 
 
-def test_fields(cfg: PipelineConfig, run: Path, trajectories: int) -> Fields:
+def _steady(darcy: Mapping[str, Any]) -> dict[str, float]:
+    """Of the steady prior: a member's error, and how well the members stand for it."""
+    prior = darcy["steady_prior"]
+    return {
+        "member nRMSE": prior["member_nrmse"],
+        "of the mean field": darcy["mean_field"]["nrmse"],
+        "CRPS / MAE of the mean": prior["crps"] / prior["mae_of_mean"],
+        "coverage of 90 %": prior["coverage"]["90"],
+        "spread/skill": prior["spread_skill"],
+    }
+
+
+def fields_of_test(cfg: PipelineConfig, run: Path, trajectories: int) -> Fields:
     """The test rows of an evaluation, chosen as it chooses them."""
     data = load_data(cfg, _run(run))
     test = data.select(split_rows(data.row, val=cfg.data.val, test=cfg.data.test).test)
