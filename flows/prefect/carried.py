@@ -16,6 +16,7 @@ from ups_models.config.loading import load_config
 from ups_models.config.schema import PipelineConfig
 from ups_models.errors import BadInput
 from ups_models.files import write_text
+from ups_models.reading import parse_json, read_text
 
 FOLDER, CONFIG = Path(".ups") / "deployed", "config.yaml"
 """Where a worker puts what its deployment carries, below the folder in which it was started."""
@@ -52,7 +53,7 @@ def carried(path: Path) -> Carried:
     """The config at `path` and the code that it names. Raises ConfigError, BadInput."""
     cfg = load_config(path, schema=PipelineConfig)
     code = {name: text for one in own_code_of(cfg) for name, text in one.texts.items()}
-    texts = {CONFIG: path.read_text("utf-8"), **code}
+    texts = {CONFIG: read_text(path), **code}
     digest = hashlib.sha256(json.dumps(texts, sort_keys=True).encode()).hexdigest()
     folder = FOLDER / digest[:DIGITS]
     resolved = yaml.safe_dump(with_code_in(cfg, folder), sort_keys=False)
@@ -61,9 +62,9 @@ def carried(path: Path) -> Carried:
 
 def unpack(folder: str, packed: str) -> None:
     """Put the files of a deployment where its config is looked for; what is there already is left alone."""
-    files: dict[str, str] = json.loads(zlib.decompress(base64.b64decode(packed)))
+    files: dict[str, str] = parse_json(zlib.decompress(base64.b64decode(packed)))
     for name, text in files.items():
         path = Path(folder) / name
-        if not path.is_file() or path.read_text("utf-8") != text:
+        if not path.is_file() or read_text(path) != text:
             path.parent.mkdir(parents=True, exist_ok=True)
             write_text(path, text)

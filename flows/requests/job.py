@@ -47,8 +47,8 @@ def configs_of(request: TrainRequest) -> tuple[PipelineConfig, dict[str, EvalCon
     overrides = list(request.set)
     if request.device is not None:
         overrides.append(f"runtime.device={request.device}")
-    if request.threads is not None:
-        overrides.append(f"runtime.threads={request.threads}")
+    numbers = {name: getattr(request, name) for name in ("threads", "processes")}
+    overrides += [f"runtime.{name}={number}" for name, number in numbers.items() if number is not None]
     if request.init_from is not None:
         overrides += [f"stages.{stage}.init_from={path}" for stage, path in _weights_of(request.init_from).items()]
     cfg = load_config(find_config(request.config), overrides, schema=PipelineConfig)
@@ -131,6 +131,6 @@ def require_tracking(tracking: TrackingConfig, what: str = "--resume-from-wandb"
 def require_device(cfg: PipelineConfig) -> None:
     """Raise BadInput when the config insists on CUDA and there is none."""
     if cfg.runtime.device == "cuda":
-        from tasks.services.stages.training import select_device
+        from tasks.services.stages.inputs import select_device
 
         select_device(cfg)

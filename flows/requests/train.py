@@ -56,6 +56,9 @@ class TrainRequest(BaseModel):
         description="Folder of checkpoints/, reports/ and data/; relative to where the run starts.",
     )
     device: Literal["auto", "cpu", "cuda"] | None = Field(None, description="Overrides runtime.device of the config.")
+    processes: int | None = Field(
+        None, ge=1, le=256, description="Overrides runtime.processes of the config: processes that train together."
+    )
     threads: int | None = Field(
         None, ge=1, le=1024, description="Overrides runtime.threads of the config: CPU threads of the run from now on."
     )

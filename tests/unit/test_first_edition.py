@@ -19,8 +19,8 @@ from tasks.services.checkpoints.sets import install_set, verify_set
 from tasks.services.run.history import History
 from tasks.services.run.lock import owned
 from tasks.services.run.status import read_status
+from tasks.services.stages.inputs import load_stage, training_data
 from tasks.services.stages.snapshot import read_inputs
-from tasks.services.stages.training import load_stage, training_data
 from ups_models.stages.lineage import Lineage
 from ups_models.stages.registry import STAGES
 from ups_models.stages.spec import SPECS

@@ -11,7 +11,12 @@ from ups_models.config.section import Count, Number, Section, Sizes, no_bool
 
 Tokens = Annotated[int | tuple[int, ...], Sizes(4, 4096)]
 Unroll = Annotated[int, Field(ge=1, le=1000), BeforeValidator(no_bool)]
+Processes = Annotated[int, Field(ge=1, le=256), BeforeValidator(no_bool)]
 StudentSteps = Annotated[int, Field(ge=1, le=4), BeforeValidator(no_bool)]
+
+
+BATCH_SIZES = ("batch_size", "min_batch_size")
+"""Fields of a stage that are divided among the shards of a step."""
 
 
 class LatentConfig(Section):
@@ -191,6 +196,9 @@ class RuntimeConfig(Section):
     """How the machine is used; shapes no tensor."""
 
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: CUDA where there is one.")
+    processes: Literal["auto"] | Processes = Field(
+        "auto", description="Processes that train together, at most training.shards; auto: one a GPU, else one."
+    )
     threads: Count = Field(
         0, ge=0, le=1024, description="CPU threads of torch; 0: measured at a run's first start, and kept."
     )
@@ -198,6 +206,14 @@ class RuntimeConfig(Section):
         "auto", description="Autocast of matrix products; auto: bfloat16 on CUDA, float32 on CPU."
     )
     compile: bool = Field(False, description="torch.compile the networks (CUDA only).")
+
+
+class TrainingConfig(Section):
+    """How a step of any stage is computed."""
+
+    shards: Count = Field(
+        1, ge=1, le=256, description="Parts of a batch, a power of two: so many processes may compute a step, or fewer."
+    )
 
 
 WandbName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
@@ -270,6 +286,7 @@ class PipelineConfig(Section):
         default_factory=DenoiserConfig, description="Network of stages diff_residual and consistency_distill."
     )
     prior: PriorConfig = Field(default_factory=PriorConfig, description="Network of stage steady_prior.")
+    training: TrainingConfig = Field(default_factory=TrainingConfig, description="How a step is computed.")
     stages: StagesConfig = Field(default_factory=StagesConfig, description="Training of each stage.")
     evaluations: EvaluationsConfig = Field(default_factory=EvaluationsConfig, description="Sizes of the evaluations.")
     checkpoint: CheckpointConfig = Field(default_factory=CheckpointConfig, description="Saving.")
@@ -280,6 +297,7 @@ class PipelineConfig(Section):
     def _sections_fit_together(self) -> Self:
         self._check_grids()
         self._check_groups()
+        self._check_shards()
         coarsest = 2 ** (self.prior.levels - 1)
         if self.steady_data.size % coarsest:
             raise ValueError(
@@ -324,6 +342,17 @@ class PipelineConfig(Section):
             raise ValueError(
                 f"{values} is not divisible by denoiser.scale_groups={net.scale_groups}; change one of them"
             )
+
+    def _check_shards(self) -> None:
+        shards = self.training.shards
+        if shards & (shards - 1):
+            raise ValueError(f"training.shards={shards} is no power of two: 1, 2, 4, 8 and so on")
+        for stage in StagesConfig.model_fields:
+            settings = self.stages.of(stage)
+            for name in BATCH_SIZES:
+                size = getattr(settings, name, 0)
+                if size % shards:
+                    raise ValueError(f"stages.{stage}.{name}={size} is not divisible by training.shards={shards}")
 
     def check_times(self, times: int) -> None:
         """Raise ValueError when trajectories of so many times are too short for the unroll."""

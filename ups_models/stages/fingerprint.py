@@ -33,8 +33,14 @@ def config_hash(spec: StageSpec, cfg: PipelineConfig) -> str:
             "constants": CONSTANTS[spec.name],
             "settings": non_defaults(cfg.stages.of(spec.name)),
             "data": non_defaults(_data_of(spec, cfg)),
+            **_sharded(cfg),
         }
     )
+
+
+def _sharded(cfg: PipelineConfig) -> dict[str, int]:
+    """Into how many shards a step is divided, where it is: its bits depend on that."""
+    return {"shards": cfg.training.shards} if cfg.training.shards != 1 else {}
 
 
 def is_config_hash(saved: str, spec: StageSpec, cfg: PipelineConfig) -> bool:

@@ -10,15 +10,17 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ups_models.config.schema import PipelineConfig
+from ups_models.config.schema import BATCH_SIZES, PipelineConfig
 from ups_models.errors import Preempted, TrainingDiverged
 from ups_models.stages.lineage import Lineage
 from ups_models.stages.stage import Data, Loss, LossInput, Stage
 from ups_models.training.ema import ema_update
-from ups_models.training.optim import backpropagate, learning_rate, set_learning_rate
+from ups_models.training.optim import flat_gradient, gradient, learning_rate, put_gradient, set_learning_rate
 from ups_models.training.parallel import World
 from ups_models.training.seeds import derive_seed
-from ups_models.training.state import TrainState, find_state, save_state, start_state
+from ups_models.training.state import TrainState, find_state, save_state, share_state, start_state
+
+ALONE = World()
 
 
 @dataclass(frozen=True)
@@ -59,25 +61,28 @@ def fit(
     resume_path: Path,
     lineage: Lineage,
     hooks: Hooks,
-    world: World,
+    world: World = ALONE,
 ) -> TrainState:
     """Train one stage to the end of its budget and return its final state.
 
     Resumes from `resume_path`, or from the state before it, where that is a state of this very `lineage`. Saves there
-    at the config's interval and when `hooks.should_stop` says so. Raises Preempted after such a save, TrainingDiverged
-    when a loss or gradient is not finite, ConfigError where `world` has several processes.
+    at the config's interval and when `hooks.should_stop` says so in any process of the `world`. Raises Preempted after
+    such a save, TrainingDiverged when a loss or gradient is not finite.
     """
-    world.require_alone()
     settings = cfg.stages.of(stage.spec.name)
-    state = find_state(resume_path, partial(start_state, stage, cfg, data, frozen, device), stage, cfg, lineage)
+    start = partial(start_state, stage, cfg, data, frozen, device)
+    state = find_state(resume_path, start, stage, cfg, lineage) if world.rank == 0 else start()
+    share_state(state, world)
     hooks.on_start(state.step)
     loss, saved_at = stage.loss(cfg), time.monotonic()
     while state.step < settings.total_steps:
-        progress = train_step(stage, cfg, data, frozen, state, loss, device)
+        progress = train_step(stage, cfg, data, frozen, state, loss, device, world)
         hooks.on_step(progress)
-        stop = hooks.should_stop()
-        if stop or _save_is_due(cfg, state.step, saved_at):
-            save_state(resume_path, state, lineage, with_previous=cfg.checkpoint.keep_previous)
+        due = world.rank == 0 and _save_is_due(cfg, state.step, saved_at)
+        stop, save = world.any_of(hooks.should_stop(), due)
+        if stop or save:
+            if world.rank == 0:
+                save_state(resume_path, state, lineage, with_previous=cfg.checkpoint.keep_previous)
             saved_at = time.monotonic()
             hooks.on_save(progress)
         if state.step % settings.steps_per_epoch == 0:
@@ -98,19 +103,21 @@ def train_step(
     state: TrainState,
     loss_of: Loss,
     device: torch.device,
+    world: World = ALONE,
 ) -> Progress:
-    """One optimiser step, a function of (seed, stage, step) and the state alone."""
+    """One optimiser step, a function of (seed, stage, step) and the state alone, however many processes compute it."""
     settings = cfg.stages.of(stage.spec.name)
-    done = state.step / settings.total_steps
     lr = learning_rate(settings, state.step)
     set_learning_rate(state.optimiser, lr)
-    batch_rng = torch.Generator().manual_seed(derive_seed(cfg.seed, stage.spec.name, "batch", state.step))
-    noise_rng = torch.Generator(device).manual_seed(derive_seed(cfg.seed, stage.spec.name, "noise", state.step))
-    torch.manual_seed(derive_seed(cfg.seed, stage.spec.name, "network", state.step))  # our networks draw nothing
-    batch = {name: value.to(device) for name, value in stage.sample_batch(cfg, data, done, batch_rng).items()}
-    with torch.autocast(device.type, torch.bfloat16, enabled=uses_bfloat16(cfg, device)):
-        loss = loss_of(LossInput(state.net, state.ema, frozen, batch, done, noise_rng))
-    grad_norm = backpropagate(loss, state.net, state.optimiser, largest_norm=settings.grad_clip)
+    shard_loss = partial(_loss_of_shard, stage, _for_one_shard(stage, cfg), data, frozen, state, loss_of, device)
+    shards = cfg.training.shards
+    if shards == 1:
+        loss = shard_loss(None)
+        gradient(loss, state.net)
+    else:
+        own = [flat_gradient(shard_loss(shard), state.net) for shard in world.shards(shards)]
+        loss = put_gradient(world.sum_over_shards(own, shards) / shards, state.net)
+    grad_norm = nn.utils.clip_grad_norm_(state.net.parameters(), settings.grad_clip)
     _require_finite(stage, state.step, loss, grad_norm)
     state.optimiser.step()
     state.step += 1
@@ -119,6 +126,42 @@ def train_step(
     return Progress(
         stage.spec.name, state.step, settings.total_steps, epoch, settings.epochs, loss.item(), grad_norm.item(), lr
     )
+
+
+def _loss_of_shard(
+    stage: Stage,
+    cfg: PipelineConfig,
+    data: Data,
+    frozen: Mapping[str, nn.Module],
+    state: TrainState,
+    loss_of: Loss,
+    device: torch.device,
+    shard: int | None,
+) -> Tensor:
+    """The loss of one shard of a step; of all of it where there is one shard alone."""
+    done = state.step / cfg.stages.of(stage.spec.name).total_steps
+    parts = () if shard is None else (shard,)
+
+    def seed(purpose: str) -> int:
+        return derive_seed(cfg.seed, stage.spec.name, purpose, state.step, *parts)
+
+    noise_rng = torch.Generator(device).manual_seed(seed("noise"))
+    batch_rng = torch.Generator().manual_seed(seed("batch"))
+    torch.manual_seed(seed("network"))  # our networks draw nothing
+    batch = {name: value.to(device) for name, value in stage.sample_batch(cfg, data, done, batch_rng).items()}
+    with torch.autocast(device.type, torch.bfloat16, enabled=uses_bfloat16(cfg, device)):
+        return loss_of(LossInput(state.net, state.ema, frozen, batch, done, noise_rng))
+
+
+def _for_one_shard(stage: Stage, cfg: PipelineConfig) -> PipelineConfig:
+    """The config with the stage's batch divided by the number of shards."""
+    shards, name = cfg.training.shards, stage.spec.name
+    if shards == 1:
+        return cfg
+    settings = cfg.stages.of(name)
+    sizes = {key: getattr(settings, key) // shards for key in BATCH_SIZES if hasattr(settings, key)}
+    stages = cfg.stages.model_copy(update={name: settings.model_copy(update=sizes)})
+    return cfg.model_copy(update={"stages": stages})
 
 
 def uses_bfloat16(cfg: PipelineConfig, device: torch.device) -> bool:

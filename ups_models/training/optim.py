@@ -26,8 +26,24 @@ def set_learning_rate(optimiser: torch.optim.Optimizer, lr: float) -> None:
         group["lr"] = lr
 
 
-def backpropagate(loss: Tensor, net: nn.Module, optimiser: torch.optim.Optimizer, *, largest_norm: float) -> Tensor:
-    """Gradients of the loss, scaled down to the largest norm; returns their norm before, ()."""
-    optimiser.zero_grad(set_to_none=True)
+def gradient(loss: Tensor, net: nn.Module) -> list[nn.Parameter]:
+    """Set the gradients of the loss; returns the parameters that have one."""
+    net.zero_grad(set_to_none=True)
     loss.backward()
-    return nn.utils.clip_grad_norm_(net.parameters(), largest_norm)
+    return [parameter for parameter in net.parameters() if parameter.grad is not None]
+
+
+def flat_gradient(loss: Tensor, net: nn.Module) -> Tensor:
+    """The gradients as one vector, and the loss behind them, (P + 1,)."""
+    parts = [parameter.grad.flatten() for parameter in gradient(loss, net) if parameter.grad is not None]
+    return torch.cat([*parts, loss.detach().float().view(1)])
+
+
+def put_gradient(flat: Tensor, net: nn.Module) -> Tensor:
+    """The inverse, into the parameters that have a gradient; returns the loss, ()."""
+    owners = [parameter for parameter in net.parameters() if parameter.grad is not None]
+    *parts, loss = flat.split([parameter.numel() for parameter in owners] + [1])
+    for parameter, part in zip(owners, parts, strict=True):
+        parameter.grad = part.view_as(parameter).to(parameter.dtype)
+    total: Tensor = loss[0]
+    return total

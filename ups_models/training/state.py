@@ -22,7 +22,7 @@ from ups_models.stages.stage import Data, Stage
 from ups_models.training.checkpoint import FORMAT, check_shapes, load_payload, save_payload
 from ups_models.training.ema import ema_copy
 from ups_models.training.optim import adamw
-from ups_models.training.parallel import exactness
+from ups_models.training.parallel import World, exactness
 from ups_models.training.seeds import derive_seed
 from ups_models.wording import first_line
 
@@ -164,6 +164,19 @@ def find_state(
                 candidate.replace(path)
             return state
     return start()
+
+
+def share_state(state: TrainState, world: World) -> None:
+    """Give every process of the world the first one's state."""
+    if world.group is None:
+        return
+    known = (state.net.state_dict(), state.ema.state_dict(), state.optimiser.state_dict(), state.step)
+    net, ema, optimiser, step = world.from_first(known if world.rank == 0 else None)
+    if world.rank != 0:
+        state.net.load_state_dict(net)
+        state.ema.load_state_dict(ema)
+        state.optimiser.load_state_dict(optimiser)
+        state.step = step
 
 
 def load_state(path: Path, state: TrainState, stage: Stage, cfg: PipelineConfig, lineage: Lineage) -> None:

@@ -10,8 +10,10 @@ from flows.cli.views.status import status_table
 from flows.plain import train_plainly
 from flows.requests.job import parse, require_feasible
 from flows.requests.train import TrainRequest
+from tasks.services.run import environment
 from tasks.services.run.paths import RunDir
 from tasks.services.run.status import EVALUATIONS
+from tasks.services.stages.job import Job
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -25,19 +27,39 @@ def run(arguments: argparse.Namespace) -> int:
     """Refuse what can be refused without a server, then import Prefect and run the flow."""
     request = request_of(TrainRequest, arguments)
     job = parse(request)
-    report = run_flow(
-        _flow,
-        request,
-        plainly=train_plainly,
-        stopped=STOPPED,
-        require_server=arguments.require_server,
-        idle=not require_feasible(job),
-    )
+    if environment.world()[0]:
+        return _follow(job)
+    try:
+        report = run_flow(
+            _flow,
+            request,
+            plainly=train_plainly,
+            stopped=STOPPED,
+            require_server=arguments.require_server,
+            idle=not require_feasible(job),
+        )
+    finally:
+        _dismiss_others()
     echo(status_table(job.run.checkpoints))
     if missed := _missed_checks(job.run):
         echo(missed)
     echo(f"Report: {report}")
     return 0
+
+
+def _follow(job: Job) -> int:
+    """One of the processes of a user's torchrun that train with the first."""
+    from tasks.services.stages.torchrun import follow
+
+    follow(job.cfg, job.run)
+    return 0
+
+
+def _dismiss_others() -> None:
+    if environment.world()[1] > 1:
+        from tasks.services.stages.torchrun import dismiss
+
+        dismiss()
 
 
 def _missed_checks(run: RunDir) -> str:

@@ -29,9 +29,9 @@ from tasks.services.run.phase import announce
 from tasks.services.run.status import StatusStore, file_records, read_status
 from tasks.services.run.uninterrupted import leave_if_stopped
 from tasks.services.stages.descent import require_one_origin, trained_config
+from tasks.services.stages.inputs import load_stage, select_device
 from tasks.services.stages.plan import evaluation_inputs, usable_stages
 from tasks.services.stages.snapshot import read_snapshot
-from tasks.services.stages.training import load_stage, select_device
 from ups_models.config.schema import EvalConfig, PipelineConfig
 from ups_models.data.layouts.pdebench import load_steady
 from ups_models.data.layouts.reading import problem_in

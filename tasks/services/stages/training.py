@@ -2,37 +2,31 @@
 
 import logging
 import time
-from collections.abc import Mapping
 from functools import partial
 
 import torch
-from torch import nn
 
-from tasks.services.data.datasets import load_data, load_steady_data
-from tasks.services.run import environment
 from tasks.services.run.history import History
 from tasks.services.run.lock import OwnedRun
-from tasks.services.run.paths import RunDir
 from tasks.services.run.phase import announce
 from tasks.services.run.progress import Update, progress_of
 from tasks.services.run.signals import StopRequest
-from tasks.services.run.status import StatusStore, read_status
+from tasks.services.run.status import StatusStore
 from tasks.services.run.uninterrupted import leave_if_stopped, uninterrupted
+from tasks.services.stages.inputs import StageInputs, load_stage, read_stage_inputs, select_device
+from tasks.services.stages.processes import processes_for, train_in_processes
 from tasks.services.stages.snapshot import read_inputs
 from tasks.services.stages.threads import settle_threads
+from tasks.services.stages.torchrun import train_together, world_of_torchrun
 from tasks.services.tracking.tracker import Tracker
 from ups_models.config.schema import PipelineConfig
-from ups_models.data.fields import Fields
-from ups_models.data.split import split_rows
-from ups_models.errors import BadInput, Preempted
+from ups_models.errors import Preempted
 from ups_models.files import known_digest
 from ups_models.stages.lineage import Lineage, read_lineage
 from ups_models.stages.registry import STAGES
-from ups_models.stages.spec import SPECS, StageSpec
-from ups_models.stages.stage import Data
-from ups_models.training.checkpoint import load_network, save_network
-from ups_models.training.loop import Hooks, Progress, fit
-from ups_models.training.parallel import World
+from ups_models.stages.spec import SPECS
+from ups_models.training.checkpoint import save_network
+from ups_models.training.loop import Hooks, Progress
 from ups_models.training.state import TrainState, require_disk
 
 logger = logging.getLogger(__name__)
@@ -40,16 +34,6 @@ logger = logging.getLogger(__name__)
 HISTORY_ROWS = 250
 MEASURED = ("step", "epoch", "loss", "grad_norm", "lr")
 NOT_TRACKED = Tracker()
-
-
-def select_device(cfg: PipelineConfig, threads: int | None = None) -> torch.device:
-    """The device that the config asks for, its threads, else those of the run. Raises BadInput without CUDA."""
-    wanted = cfg.runtime.device
-    if wanted == "cuda" and not torch.cuda.is_available():
-        raise BadInput("--device cuda: PyTorch sees no CUDA device here; use --device cpu, or auto")
-    if n_threads := cfg.runtime.threads or threads:
-        torch.set_num_threads(n_threads)
-    return torch.device("cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu")
 
 
 def train_stage_files(
@@ -95,16 +79,14 @@ class _Training:
         device = select_device(self.cfg)
         settle_threads(self.cfg, self.status, device)
         require_disk(self.run.checkpoints, STAGES[self.spec.name], self.cfg)
-        data = training_data(self.spec, self.cfg, self.run)
-        frozen = {name: load_stage(name, self.cfg, self.run, device) for name in self.spec.needs}
-        facts = data.facts() if isinstance(data, Fields) else None
-        lineage = Lineage.of(self.spec, self.cfg, read_inputs(self.spec, self.cfg, self.run), facts)
+        n_processes = processes_for(self.cfg, device)
+        inputs = read_stage_inputs(self.spec.name, self.cfg, self.run, device)
         stop.look()
         leave_if_stopped(self.spec.name)
-        self._record_start(lineage, fresh=fresh)
+        self._record_start(inputs.lineage, fresh=fresh)
         self.tracker.begin(self.spec.name)
         try:
-            self._complete(self._fit(data, frozen, device, stop, lineage), lineage)
+            self._complete(self._fit(inputs, n_processes, stop), inputs.lineage)
             self.tracker.completed(self.spec.name)
         except Preempted:
             raise
@@ -128,31 +110,19 @@ class _Training:
         )
         self.started, self.done = time.monotonic() - (record.seconds or 0.0), record.step or 0
 
-    def _fit(
-        self,
-        data: Data,
-        frozen: Mapping[str, nn.Module],
-        device: torch.device,
-        stop: StopRequest,
-        lineage: Lineage,
-    ) -> TrainState:
+    def _fit(self, inputs: StageInputs, n_processes: int, stop: StopRequest) -> TrainState:
         def on_start(step: int) -> None:
             if self.done and not step:  # no saved state can be used
-                self._record_start(lineage, fresh=True)
+                self._record_start(inputs.lineage, fresh=True)
 
         announce("training")
+        hooks = Hooks(on_start, self._on_step, self._on_epoch, partial(self._on_save, stop), stop)
         with progress_of(self.spec.name, self.total, self.done) as self.show:
-            return fit(
-                STAGES[self.spec.name],
-                self.cfg,
-                data,
-                frozen,
-                device=device,
-                resume_path=self.run.resume(self.spec.name),
-                lineage=lineage,
-                hooks=Hooks(on_start, self._on_step, self._on_epoch, partial(self._on_save, stop), stop),
-                world=World(*environment.world()),
-            )
+            if n_processes > 1:
+                train_in_processes(self.spec.name, self.cfg, self.run, n_processes, hooks)
+                hooks = Hooks()  # all is done and saved, and only read here
+            with world_of_torchrun(self.spec.name, self.cfg, inputs) as world:
+                return train_together(self.spec.name, self.cfg, self.run, inputs, hooks, world)
 
     def _on_step(self, progress: Progress) -> None:
         self.show(progress.step, f"loss {progress.loss:.4g}")
@@ -200,30 +170,3 @@ def adopt_stage_files(name: str, cfg: PipelineConfig, run: OwnedRun) -> None:
     found = {"inputs": lineage.inputs, "config_hash": lineage.config_hash} if lineage is not None else {}
     inputs = {"inputs": read_inputs(spec, cfg, run), **found}
     StatusStore(run).adopt(name, files, arch=dict(spec.arch(cfg)), **inputs)
-
-
-def training_data(spec: StageSpec, cfg: PipelineConfig, run: RunDir) -> Data:
-    """The training rows of what the stage learns from."""
-    if spec.steady:
-        steady = load_steady_data(cfg, run)
-        return steady.select(split_rows(steady.row, val=cfg.steady_data.val, test=cfg.steady_data.test).train)
-    data = load_data(cfg, run)
-    return data.select(split_rows(data.row, val=cfg.data.val, test=cfg.data.test).train)
-
-
-def load_stage(name: str, cfg: PipelineConfig, run: RunDir, device: torch.device) -> nn.Module:
-    """A completed stage's averaged weights, fixed. Raises CheckpointError when they are not what the status names."""
-    spec = SPECS[name]
-    record = read_status(run.status).stage(name)
-    path = run.checkpoint(record.checkpoint or spec.checkpoint)
-    known = (record.files or {}).get(path.name)
-    net = STAGES[name].build(cfg)
-    load_network(
-        path,
-        net,
-        stage=name,
-        arch=spec.arch(cfg),
-        expected=known.digest if known else None,
-        is_data_recipe=partial(spec.is_data_recipe, cfg=cfg),
-    )
-    return net.to(device).requires_grad_(False).eval()

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from tasks.services.run.paths import RunDir
-from tasks.services.stages.training import select_device, training_data
+from tasks.services.stages.inputs import select_device, training_data
 from ups_models.config.loading import load_config
 from ups_models.config.schema import PipelineConfig
 from ups_models.stages.lineage import Lineage

@@ -87,7 +87,7 @@ def test_the_report_can_be_read_without_its_files_every_evaluation_and_every_pic
     for name in ("full_eval", "small_eval"):
         assert (run.reports / f"{name}.md").read_text("utf-8") in text
     assert re.findall(r'src="(data:image[^"]+)"', page) == re.findall(r"!\[.+\]\((data:image.+)\)", text) != []
-    assert re.findall(r"^## (.+)$", text.partition("\n## Space and time")[2], re.MULTILINE)[0] == "Error by horizon"
+    assert re.findall(r"^## (.+)$", text.partition("\n## Space and time")[2], re.MULTILINE)[0] == "A rollout in motion"
 
 
 def test_pictures_that_are_too_many_for_a_server_are_left_in_the_report(run, monkeypatch):

@@ -9,8 +9,8 @@ import torch
 
 from tasks.services.run.paths import RunDir
 from tasks.services.stages import evaluating
+from tasks.services.stages.inputs import load_stage
 from tasks.services.stages.reporting import report_payload, write_report
-from tasks.services.stages.training import load_stage
 from ups_models.config.schema import EvalConfig
 from ups_models.data.generate import generate
 from ups_models.errors import BadInput, CheckpointError

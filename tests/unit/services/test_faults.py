@@ -95,7 +95,7 @@ def stop():
     raise Stopped
 
 
-@pytest.mark.parametrize("name", ["threads", "torch", "machine", "world size"])
+@pytest.mark.parametrize("name", ["threads", "torch", "machine"])
 def test_a_resume_elsewhere_is_told_and_not_refused(run, eager, at_step, monkeypatch, caplog, name):
     at_step(8, stop)
     with owned(run) as own, pytest.raises(Stopped):

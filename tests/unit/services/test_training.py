@@ -12,7 +12,7 @@ from tasks.services.run.history import History
 from tasks.services.run.paths import RunDir
 from tasks.services.run.status import read_status
 from tasks.services.stages import training
-from ups_models.errors import ConfigError, Preempted, StorageError, TrainingDiverged
+from ups_models.errors import Preempted, StorageError, TrainingDiverged
 from ups_models.training import loop as train
 
 
@@ -116,16 +116,6 @@ def test_half_a_line_of_a_killed_writer_costs_no_other_line(run):
     history.append("operator", {"step": 2, "loss": 2.0})
 
     assert [row["step"] for row in history.read()["operator"]] == [1, 2]
-
-
-def test_the_world_of_torchrun_reaches_the_loop_which_refuses_several_processes(run, smoke, monkeypatch):
-    monkeypatch.setenv("RANK", "1")
-    monkeypatch.setenv("WORLD_SIZE", "2")
-
-    with pytest.raises(ConfigError, match="WORLD_SIZE=2"):
-        training.train_stage_files("operator", smoke, run, fresh=True)
-
-    assert read_status(run.status).stage("operator").status == "failed"
 
 
 def test_a_record_names_its_owner_while_it_trains_and_no_longer(run, smoke, monkeypatch):

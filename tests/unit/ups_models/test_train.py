@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from ups_models.data.fields import Fields, SteadyFields
-from ups_models.errors import ConfigError, Preempted, TrainingDiverged
+from ups_models.errors import Preempted, TrainingDiverged
 from ups_models.problems.registry import BURGERS
 from ups_models.stages.lineage import Lineage
 from ups_models.stages.registry import STAGES
@@ -183,11 +183,6 @@ def test_a_consistency_student_starts_from_its_teacher(smoke, tmp_path):
     saved = torch.load(tmp_path / "consistency_distill.pt", weights_only=True)["state_dict"]
     moved = max((saved[key] - teacher[key]).abs().max().item() for key in teacher)
     assert 0 < moved < 10 * smoke.stages.consistency_distill.lr
-
-
-def test_several_processes_are_refused_rather_than_trained_apart(harness):
-    with pytest.raises(ConfigError, match="WORLD_SIZE=2: training on several processes is not supported yet"):
-        harness.fit("operator", world=World(rank=1, world_size=2))
 
 
 def test_the_learning_rate_warms_up_and_falls_to_zero(smoke):

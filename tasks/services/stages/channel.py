@@ -1,0 +1,85 @@
+"""The folder through which the process that owns a run and the ranks that train for it tell each other things."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from tasks.services.run import jsonl
+from tasks.services.run.paths import RunDir
+from ups_models.config.schema import PipelineConfig
+from ups_models.files import write_text
+from ups_models.reading import open_file, parse_json, read_text
+
+JOB, STOP = "job.json", "stop"
+STARTED, STEPPED, SAVED, DONE, STOPPED, FAILED = "started", "stepped", "saved", "done", "stopped", "failed"
+"""What a rank tells of a stage; the last three are its last words."""
+LAST_WORDS = frozenset({DONE, STOPPED, FAILED})
+
+
+@dataclass(frozen=True)
+class Channel:
+    """Job and wish to stop in one direction, events in the other: each file has one writer."""
+
+    folder: Path
+
+    @cached_property
+    def logs(self) -> Path:
+        """What the ranks and torchrun print."""
+        return self.folder / "logs"
+
+    def put_job(self, stage: str, cfg: PipelineConfig, run: RunDir, threads: int) -> None:
+        """What all ranks train, and where."""
+        job = {
+            "stage": stage,
+            "config": cfg.model_dump(mode="json"),
+            "root": str(run.root.absolute()),
+            "checkpoints": str(run.checkpoints.absolute()),
+            "threads": threads,
+        }
+        write_text(self.folder / JOB, json.dumps(job))
+
+    def job(self) -> tuple[str, PipelineConfig, RunDir, int]:
+        """Stage, config, run and CPU threads of a process."""
+        job: dict[str, Any] = parse_json(read_text(self.folder / JOB))
+        run = RunDir(Path(job["root"]), Path(job["checkpoints"]))
+        return job["stage"], PipelineConfig.model_validate(job["config"]), run, job["threads"]
+
+    def ask_to_stop(self) -> None:
+        """Let the ranks stop after their step."""
+        (self.folder / STOP).touch()
+
+    def is_asked_to_stop(self) -> bool:
+        """Whether that was asked."""
+        return (self.folder / STOP).exists()
+
+    def tell(self, rank: int, event: str, **facts: Any) -> None:
+        """By a rank."""
+        jsonl.append(self._events(rank), {"event": event, **facts})
+
+    def listen(self, rank: int) -> "Listener":
+        """To what a rank tells."""
+        return Listener(self._events(rank))
+
+    def _events(self, rank: int) -> Path:
+        return self.folder / f"events-{rank}.jsonl"
+
+
+class Listener:
+    """What a rank has told since it was asked last; half a line is none yet."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.offset = path, 0
+
+    def heard(self) -> list[Mapping[str, Any]]:
+        """New events, oldest first."""
+        try:
+            with open_file(self.path) as file:
+                file.seek(self.offset)
+                whole, newline, _ = file.read().rpartition(b"\n")
+        except FileNotFoundError:
+            return []
+        self.offset += len(whole) + len(newline)
+        return [parse_json(line) for line in whole.splitlines() if line.strip()]
