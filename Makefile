@@ -137,6 +137,10 @@ chaos-enumerate: $(STAMP) ## Crash at every point of every writer, one by one
 chaos-uploads: $(STAMP) ## Kill tracked runs while they upload to W&B (on loopback); restore each on an empty machine
 	@PYTHONPATH=tests $(VPY) -m harness.chaos --kills 0 --pairs 0 --flips 0 --worker-share 0 --uploads 20 $(ARGS)
 
+.PHONY: chaos-ranks
+chaos-ranks: $(STAMP) ## Several processes train together: their number changes, and N times one of them is killed
+	@PYTHONPATH=tests $(VPY) -m harness.chaos.ranks --kills $(N) $(ARGS)
+
 .PHONY: chaos-retries
 chaos-retries: $(STAMP) ## Kill runs of a deployment, its worker and its server; each time another attempt must follow
 	@PYTHONPATH=tests $(VPY) -m harness.chaos.retries $(ARGS)
