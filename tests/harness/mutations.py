@@ -14,18 +14,23 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
 from flows import ROOT, dag
 from flows.prefect import chain as chains
 from flows.prefect import earlier, outcome, wishes
 from flows.prefect.server import temporary_server
-from harness.chaos import retries
+from harness.bench import comparison
+from harness.chaos import ranks, retries
 from harness.chaos.__main__ import echo, isolate
 from harness.chaos.campaign import Campaign
 from harness.chaos.checks import outcome as outcome_of_run
@@ -54,8 +59,9 @@ from ups_models import files
 from ups_models.errors import TrainingDiverged
 from ups_models.stages import lineage
 from ups_models.stages.spec import SPECS
-from ups_models.training import checkpoint, loop
+from ups_models.training import checkpoint, loop, parallel
 from ups_models.training import state as train_state
+from ups_models.training.parallel import World
 from ups_models.training.state import TrainState
 
 MOST_KILLS, MUTATED_WITHIN_S = 64, 120.0
@@ -246,6 +252,18 @@ def impatient() -> None:
     _replace(dag, "OWNER_PATIENCE_S", 0.0)
 
 
+def sum_over_processes() -> None:
+    """Gradients are added up process by process, in whatever order the library has, not in the tree over shards."""
+
+    def all_reduced(world: World, own: Sequence[Tensor], _total: int) -> Tensor:
+        found = parallel.tree_sum(own) if parallel.is_power_of_two(len(own)) else torch.stack(list(own)).sum(0)
+        if world.group is not None:
+            dist.all_reduce(found, group=world.group)
+        return found
+
+    _replace(World, "sum_over_shards", all_reduced)
+
+
 Notice = Callable[[Path, int, Callable[[], None]], list[str]]
 """Runs part of the harness with a protection switched off: what it found, or nothing."""
 
@@ -341,6 +359,18 @@ def by_a_failing_stage(scratch: Path, _seed: int, switch_off: Callable[[], None]
     return wrong + [f"{name} was not done" for name in EVALUATIONS if not run.result(name).is_file()]
 
 
+def by_ranks(scratch: Path, _seed: int, switch_off: Callable[[], None]) -> list[str]:
+    """A run of three processes, beside one of a single process."""
+    lives = [ranks.Life(scratch / "alone", 1, scratch / "alone.log")]
+    codes = [lives[0].end()]
+    with mutated(switch_off):
+        lives.append(ranks.Life(scratch / "three", 3, scratch / "three.log"))
+        codes.append(lives[1].end())
+    if any(codes):
+        return [f"exit codes {codes}"]
+    return comparison.differences(*(comparison.contents(life.root) for life in lives))[:1]
+
+
 def by_retries(scenario: Callable[[retries.Runs, int], retries.Row]) -> Notice:
     """A scenario of `harness.chaos.retries`, once."""
 
@@ -422,6 +452,7 @@ MUTATIONS = {
     "a person's wish": Mutation(no_wishes, by_cancels),
     "batch signals": Mutation(default_signals, by_batch_signals),
     "an optional stage": Mutation(every_stage_needed, by_a_failing_stage),
+    "the tree over shards": Mutation(sum_over_processes, by_ranks),
     "a second owner waits": Mutation(impatient, by_retries(retries.called_crashed)),
     "what is no saved state makes way": Mutation(newest_state_only, by_damage("half-way*resume/*: folder")),
 }

@@ -5,7 +5,10 @@ The server, its worker and a process that brings its own server start as they ar
 
 import sys
 
-if any(word in ("prefect.engine", "deploy") or word.endswith("pipeline.py") for word in sys.orig_argv):
+if any(
+    word in ("prefect.engine", "deploy", "tasks.services.stages.rank") or word.endswith("pipeline.py")
+    for word in sys.orig_argv
+):
     from harness.mutated import switch_off
 
     switch_off()

@@ -1,0 +1,114 @@
+"""Several processes that train together: their sums, their agreement, and how the command starts and stops them."""
+
+import itertools
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from flows import ROOT
+from harness.bench.comparison import contents, differences
+from harness.chaos.ranks import RANK, Life
+from harness.worlds import in_world, sums
+from tasks.services.run.paths import RunDir
+from tasks.services.run.status import read_status
+from ups_models.training.parallel import World
+
+SHARDS, NUMBERS = 8, 501
+
+
+@pytest.mark.parametrize("world_size", [2, 3, 4])
+def test_every_number_of_processes_and_every_way_make_the_same_sum_to_the_bit(world_size):
+    ways = ("gather", "slices", *(("subtree",) if world_size != 3 else ()))
+
+    found = in_world(world_size, sums, SHARDS, NUMBERS, ways)
+
+    [alone] = sums(World(), SHARDS, NUMBERS, ("gather",))
+    assert set(itertools.chain.from_iterable(found)) == {alone}
+
+
+def agreed(world):
+    return world.any_of(world.rank == 1, False), world.from_first({"rank": world.rank}), list(world.shards(8))
+
+
+def test_a_wish_of_any_process_is_that_of_all_and_shards_are_shared_out():
+    found = in_world(3, agreed)
+
+    assert [one[0] for one in found] == [(True, False)] * 3
+    assert [one[1] for one in found] == [{"rank": 0}] * 3
+    assert [one[2] for one in found] == [[0, 1, 2], [3, 4, 5], [6, 7]]
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """What one process trains, undisturbed."""
+    root = tmp_path_factory.mktemp("alone")
+    assert Life(root, 1, root.with_suffix(".log")).end() == 0
+    return contents(root)
+
+
+def wait_until(condition, within_s=120.0):
+    until = time.monotonic() + within_s
+    while time.monotonic() < until:
+        if found := condition():
+            return found
+        time.sleep(0.05)
+    raise AssertionError(f"not within {within_s:g} s")
+
+
+def test_a_run_is_stopped_with_three_processes_and_goes_on_with_two_of_which_one_is_killed(tmp_path, alone):
+    root, run = tmp_path / "run", RunDir.of(tmp_path / "run", tmp_path / "run" / "checkpoints")
+    life = Life(root, 3, tmp_path / "log")
+    wait_until(run.resume("operator").is_file)
+    os.kill(life.below(RANK)[1], signal.SIGTERM)
+    assert life.end() == 75, (tmp_path / "log").read_text()
+    assert read_status(run.status).stage("operator").step in range(1, 150)
+
+    life = Life(root, 2, tmp_path / "log")
+    os.kill(wait_until(lambda: life.below(RANK))[-1], signal.SIGKILL)
+
+    assert life.end() == 0, (tmp_path / "log").read_text()
+    assert differences(alone, contents(root)) == []
+
+
+def test_no_rank_outlives_an_owner_that_is_killed(tmp_path):
+    life = Life(tmp_path / "run", 2, tmp_path / "log")
+    ranks = wait_until(lambda: life.below(RANK))
+
+    life.process.kill()
+    life.process.wait()
+
+    wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in ranks), within_s=10)
+
+
+def torchrun(n_processes, root, *arguments):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(n_processes)]
+    script = [str(ROOT / "flows" / "pipeline.py"), "--config", "configs/smoke.yaml", "--run-dir", str(root)]
+    return subprocess.run(
+        [*command, *script, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=300, check=False
+    )
+
+
+def test_the_pipeline_takes_part_in_a_torchrun_of_the_users(tmp_path):
+    settings = ("--set", "training.shards=2", "--stage", "operator")
+
+    together = torchrun(2, tmp_path / "together", *settings)
+    apart = torchrun(1, tmp_path / "apart", *settings)
+
+    assert (together.returncode, apart.returncode) == (0, 0), together.stderr
+    paths = [tmp_path / name / "checkpoints" / "operator_ema.pt" for name in ("together", "apart")]
+    one, other = (torch.load(path, weights_only=True)["state_dict"] for path in paths)
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_more_processes_than_shards_are_refused_in_one_line(tmp_path):
+    done = torchrun(2, tmp_path / "run", "--stage", "operator")
+
+    assert done.returncode != 0
+    assert "torchrun started 2 processes, but training.shards=1: a process computes whole shards" in done.stderr
+    assert not (tmp_path / "run" / "checkpoints" / "operator.pt").exists()

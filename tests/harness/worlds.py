@@ -1,0 +1,57 @@
+"""Several processes that train together, for tests and benchmarks: a function is called in each of them."""
+
+import socket
+from collections.abc import Callable
+from datetime import timedelta
+from multiprocessing import get_context
+from typing import Any
+
+import torch
+from torch._C._distributed_c10d import TCPStore
+
+from ups_models.children import end_with_parent
+from ups_models.training.joining import joined
+from ups_models.training.parallel import Way, World
+
+WITHIN_S = 180.0
+
+
+def in_world(world_size: int, function: Callable[..., Any], *arguments: Any) -> list[Any]:
+    """What `function(world, *arguments)` returns in each of so many processes; what goes in and out is pickled."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    context = get_context("spawn")
+    results = context.Queue()
+    processes = [
+        context.Process(target=_rank, args=(rank, world_size, port, results, function, arguments), daemon=True)
+        for rank in range(world_size)
+    ]
+    for process in processes:
+        process.start()
+    try:
+        found = dict(results.get(timeout=WITHIN_S) for _ in processes)
+    finally:
+        for process in processes:
+            process.join(10)
+            process.kill()
+    return [found[rank] for rank in range(world_size)]
+
+
+def _rank(rank: int, world_size: int, port: int, results: Any, function: Callable[..., Any], arguments: Any) -> None:
+    end_with_parent()
+    torch.set_num_threads(1)
+    store = TCPStore("127.0.0.1", port, world_size, is_master=rank == 0, timeout=timedelta(seconds=WITHIN_S))
+    with joined(rank, world_size, store, "the same") as world:
+        results.put((rank, function(world, *arguments)))
+
+
+def sums(world: World, total: int, numbers: int, ways: tuple[Way, ...]) -> list[bytes]:
+    """The bits of the sum over so many random shards, made in each of the ways."""
+    rng = torch.Generator().manual_seed(0)
+    shards = torch.randn(total, numbers, generator=rng) * torch.logspace(-6, 6, numbers)
+    own = [shards[shard] for shard in world.shards(total)]
+    return [
+        World(world.rank, world.world_size, world.group, way).sum_over_shards(own, total).numpy().tobytes()
+        for way in ways
+    ]

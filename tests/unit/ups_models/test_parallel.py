@@ -1,0 +1,98 @@
+"""Shards, the tree over them, and what is refused where processes meet."""
+
+import dataclasses
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+from torch import nn
+from torch._C._distributed_c10d import HashStore, PrefixStore
+
+from ups_models.config.schema import PipelineConfig
+from ups_models.errors import BadInput
+from ups_models.training.joining import ProcessMissing, joined
+from ups_models.training.optim import flat_gradient, put_gradient
+from ups_models.training.parallel import World, tree_sum
+
+
+@given(world_size=st.integers(1, 8), power=st.integers(0, 6))
+def test_every_shard_is_computed_by_one_process(world_size, power):
+    total = 2**power
+    if world_size > total:
+        return
+
+    blocks = [World(rank, world_size).shards(total) for rank in range(world_size)]
+
+    assert [shard for block in blocks for shard in block] == list(range(total))
+    assert max(map(len, blocks)) - min(map(len, blocks)) <= 1
+
+
+def test_neighbours_are_added_first():
+    parts = [torch.tensor([value]) for value in (1e8, 1.0, -1e8, 1.0)]
+
+    found = tree_sum(parts)
+
+    assert found.item() == ((parts[0] + parts[1]) + (parts[2] + parts[3])).item()
+
+
+def test_a_flat_gradient_goes_back_into_its_parameters():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 1))
+    unused = nn.Parameter(torch.ones(2))
+    net.register_parameter("unused", unused)
+    loss = net[1](net[0](torch.randn(5, 3))).square().mean()
+
+    flat = flat_gradient(loss, net)
+    expected = [None if one.grad is None else 2 * one.grad.clone() for one in net.parameters()]
+    total = put_gradient(2 * flat, net)
+
+    assert total.item() == pytest.approx(2 * loss.item())
+    for parameter, wanted in zip(net.parameters(), expected, strict=True):
+        if wanted is None:
+            assert parameter.grad is None
+        else:
+            assert torch.equal(wanted, parameter.grad if parameter.grad is not None else torch.empty(0))
+
+
+def test_processes_that_work_on_different_things_refuse_each_other():
+    store = HashStore()
+    PrefixStore("joining", store).set("1", "commit b")
+
+    with (
+        pytest.raises(BadInput, match="process 1 works on commit b, and process 0 on commit a"),
+        joined(0, 2, store, "commit a"),
+    ):
+        pass
+
+
+def test_a_process_that_does_not_come_is_named():
+    with (
+        pytest.raises(ProcessMissing, match=r"process 1 of 2 did not join within 0\.1 s"),
+        joined(0, 2, HashStore(), "commit a", join_s=0.1),
+    ):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("raw", "message"),
+    [
+        ({"training": {"shards": 3}}, "training.shards=3 is no power of two"),
+        (
+            {"training": {"shards": 8}, "stages": {"operator": {"batch_size": 36}}},
+            "stages.operator.batch_size=36 is not divisible by training.shards=8",
+        ),
+        ({"runtime": {"processes": 0}}, "processes"),
+    ],
+)
+def test_numbers_that_do_not_fit_are_refused(raw, message):
+    with pytest.raises(ValidationError, match=message):
+        PipelineConfig.model_validate(raw)
+
+
+def test_a_world_of_its_own_hears_only_itself():
+    world = dataclasses.replace(World())
+
+    assert world.any_of(True, False) == (True, False)
+    assert world.from_first("x") == "x"
