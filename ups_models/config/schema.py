@@ -347,6 +347,11 @@ class PipelineConfig(Section):
         shards = self.training.shards
         if shards & (shards - 1):
             raise ValueError(f"training.shards={shards} is no power of two: 1, 2, 4, 8 and so on")
+        if self.runtime.processes != "auto" and self.runtime.processes > shards:
+            raise ValueError(
+                f"runtime.processes={self.runtime.processes} is more than training.shards={shards}: a process computes "
+                "whole shards; use fewer processes, or more shards, which are another training"
+            )
         for stage in StagesConfig.model_fields:
             settings = self.stages.of(stage)
             for name in BATCH_SIZES:

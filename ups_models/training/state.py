@@ -58,6 +58,7 @@ def start_state(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(cfg.seed, stage.spec.name, "init"))
         net = stage.build(cfg)
+    require_no_batch_statistics(stage, net, cfg.training.shards)
     if stage.init_from_data is not None:
         stage.init_from_data(net, data)
     net.to(device)
@@ -93,6 +94,16 @@ def start_from(net: nn.Module, path: Path, stage: str) -> None:
     fresh = sorted(own.keys() - fitting.keys())
     rest = f"; anew: {', '.join(fresh[:4])}{', …' if len(fresh) > 4 else ''}" if fresh else ""
     logger.info("%s: starts from %d of its %d tensors in %s%s", stage, len(fitting), len(own), path, rest)
+
+
+def require_no_batch_statistics(stage: Stage, net: nn.Module, shards: int) -> None:
+    """Raise BadInput for a network that keeps statistics of its batches, where these are divided into shards."""
+    kept = [type(module).__name__ for module in net.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    if kept and shards > 1:
+        raise BadInput(
+            f"{stage.name}: its network has a {kept[0]}, whose statistics are those of a process, but "
+            f"training.shards={shards}; use GroupNorm, or training.shards=1"
+        )
 
 
 def n_parameters(stage: Stage, cfg: PipelineConfig) -> int:

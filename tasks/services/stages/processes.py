@@ -46,11 +46,6 @@ def processes_for(cfg: PipelineConfig, device: torch.device) -> int:
     gpus = torch.cuda.device_count() if device.type == "cuda" else 0
     if wanted == "auto":
         return max(1, min(gpus, shards))
-    if wanted > shards:
-        raise BadInput(
-            f"runtime.processes={wanted} is more than training.shards={shards}: a process computes whole shards; "
-            f"use --processes {shards}, or more shards, which are another training"
-        )
     if gpus and wanted > gpus:
         raise BadInput(f"runtime.processes={wanted}, but there are {gpus} GPUs here; use --processes {gpus}")
     return wanted

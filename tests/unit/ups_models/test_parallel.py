@@ -12,9 +12,11 @@ from torch._C._distributed_c10d import HashStore, PrefixStore
 
 from ups_models.config.schema import PipelineConfig
 from ups_models.errors import BadInput
+from ups_models.stages.registry import STAGES
 from ups_models.training.joining import ProcessMissing, joined
 from ups_models.training.optim import flat_gradient, put_gradient
 from ups_models.training.parallel import World, tree_sum
+from ups_models.training.state import require_no_batch_statistics
 
 
 @given(world_size=st.integers(1, 8), power=st.integers(0, 6))
@@ -84,11 +86,20 @@ def test_a_process_that_does_not_come_is_named():
             "stages.operator.batch_size=36 is not divisible by training.shards=8",
         ),
         ({"runtime": {"processes": 0}}, "processes"),
+        ({"runtime": {"processes": 2}}, "runtime.processes=2 is more than training.shards=1: a process computes whole"),
     ],
 )
 def test_numbers_that_do_not_fit_are_refused(raw, message):
     with pytest.raises(ValidationError, match=message):
         PipelineConfig.model_validate(raw)
+
+
+def test_statistics_of_a_batch_are_refused_where_it_is_divided():
+    net = nn.Sequential(nn.Conv1d(1, 2, 1), nn.BatchNorm1d(2))
+
+    require_no_batch_statistics(STAGES["operator"], net, shards=1)
+    with pytest.raises(BadInput, match=r"its network has a BatchNorm1d, .* training.shards=2; use GroupNorm"):
+        require_no_batch_statistics(STAGES["operator"], net, shards=2)
 
 
 def test_a_world_of_its_own_hears_only_itself():
