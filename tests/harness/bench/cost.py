@@ -18,13 +18,13 @@ from dataclasses import asdict, dataclass
 
 import torch
 
+from harness.bench.scale import data_for
 from ups_models.config.schema import PipelineConfig
-from ups_models.data.fields import Fields
 from ups_models.stages.registry import STAGES
 from ups_models.training.loop import train_step
 from ups_models.training.state import start_state
 
-WIDTH, BATCH_POINTS, ROWS, TIMES, WARM = 32, 65536, 8, 4, 2
+WIDTH, BATCH_POINTS, WARM = 32, 65536, 2
 """A batch has so many points in all, on every grid."""
 
 
@@ -122,7 +122,7 @@ def measure(case: Case, steps: int) -> Cost:
             "stages": {"operator": {"unroll": [1], "batch_size": batch_of(case), "min_batch_size": 1}},
         }
     )
-    stage, device, data = STAGES["operator"], torch.device("cpu"), _fields(cfg)
+    stage, device, data = STAGES["operator"], torch.device("cpu"), data_for(cfg, "operator")
     state, loss = start_state(stage, cfg, data, {}, device), stage.loss(cfg)
     before = _peak()
     for _ in range(WARM):
@@ -131,14 +131,6 @@ def measure(case: Case, steps: int) -> Cost:
     for _ in range(steps):
         train_step(stage, cfg, data, {}, state, loss, device)
     return Cost((time.process_time() - began) / steps, _peak() - before, batch_of(case) * case.n_points)
-
-
-def _fields(cfg: PipelineConfig) -> Fields:
-    problem, grid = cfg.data.problem, cfg.data.grid
-    u = torch.randn(ROWS, TIMES, len(problem.channels), *grid, generator=torch.Generator().manual_seed(0))
-    axes = tuple(torch.arange(n) / n for n in grid)
-    parameters = torch.tensor([[one.default for one in problem.parameters]]).expand(ROWS, -1)
-    return Fields(problem, u, axes, 0.1 * torch.arange(TIMES), parameters, torch.arange(ROWS))
 
 
 def _peak() -> float:
