@@ -12,8 +12,8 @@ from tasks.services.run.history import History
 from tasks.services.run.paths import RunDir
 from tasks.services.run.status import read_status
 from tasks.services.stages import training
+from tasks.services.stages.torchrun import train_together
 from ups_models.errors import Preempted, StorageError, TrainingDiverged
-from ups_models.training import loop as train
 
 
 @pytest.fixture
@@ -86,7 +86,7 @@ def test_an_error_is_recorded_before_it_travels_on(run, smoke, monkeypatch):
     def diverge(*arguments, **options):
         raise TrainingDiverged("operator: the loss is nan at step 3")
 
-    monkeypatch.setattr(training, "fit", diverge)
+    monkeypatch.setattr(training, "train_together", diverge)
 
     with pytest.raises(TrainingDiverged):
         training.train_stage_files("operator", smoke, run, fresh=True)
@@ -120,13 +120,12 @@ def test_half_a_line_of_a_killed_writer_costs_no_other_line(run):
 
 def test_a_record_names_its_owner_while_it_trains_and_no_longer(run, smoke, monkeypatch):
     owners = []
-    fit = train.fit
 
     def look(*arguments, **options):
         owners.append(read_status(run.status).stage("operator").owner)
-        return fit(*arguments, **options)
+        return train_together(*arguments, **options)
 
-    monkeypatch.setattr(training, "fit", look)
+    monkeypatch.setattr(training, "train_together", look)
 
     training.train_stage_files("operator", smoke, run, fresh=True)
 
