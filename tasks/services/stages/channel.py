@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from tasks.services.run import jsonl
+from tasks.services.run.own_files import own_code_of, with_code_in
 from tasks.services.run.paths import RunDir
 from ups_models.config.schema import PipelineConfig
 from ups_models.files import write_text
 from ups_models.reading import open_file, parse_json, read_text
 
-JOB, STOP = "job.json", "stop"
+JOB, STOP, CODE = "job.json", "stop", "code"
 STARTED, STEPPED, SAVED, DONE, STOPPED, FAILED = "started", "stepped", "saved", "done", "stopped", "failed"
 """What a rank tells of a stage; the last three are its last words."""
 LAST_WORDS = frozenset({DONE, STOPPED, FAILED})
@@ -31,10 +32,14 @@ class Channel:
         return self.folder / "logs"
 
     def put_job(self, stage: str, cfg: PipelineConfig, run: RunDir, threads: int) -> None:
-        """What all ranks train, and where."""
+        """What all ranks train, and where; with the user's code, some of which this process alone may trust."""
+        code = self.folder / CODE
+        for name, text in ((name, text) for one in own_code_of(cfg) for name, text in one.texts.items()):
+            (code / name).parent.mkdir(parents=True, exist_ok=True)
+            write_text(code / name, text)
         job = {
             "stage": stage,
-            "config": cfg.model_dump(mode="json"),
+            "config": with_code_in(cfg, code),
             "root": str(run.root.absolute()),
             "checkpoints": str(run.checkpoints.absolute()),
             "threads": threads,

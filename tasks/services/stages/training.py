@@ -77,9 +77,9 @@ class _Training:
     def _run(self, stop: StopRequest, *, fresh: bool) -> None:
         announce("data")
         device = select_device(self.cfg)
-        settle_threads(self.cfg, self.status, device)
-        require_disk(self.run.checkpoints, STAGES[self.spec.name], self.cfg)
         n_processes = processes_for(self.cfg, device)
+        settle_threads(self.cfg, self.status, device, n_processes)
+        require_disk(self.run.checkpoints, STAGES[self.spec.name], self.cfg)
         inputs = read_stage_inputs(self.spec.name, self.cfg, self.run, device)
         stop.look()
         leave_if_stopped(self.spec.name)

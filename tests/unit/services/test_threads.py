@@ -114,6 +114,15 @@ def test_a_machine_with_fewer_cores_measures_again(store, measured, monkeypatch,
     assert "has had 8 CPU threads so far, but this machine has 2 cores" in caplog.text
 
 
+def test_several_processes_share_the_cores(store, measured, caplog):
+    settle_threads(config(), store, CPU, n_processes=2)
+    assert (store.read().threads, measured) == (1, [])
+
+    settle_threads(config(2), store, CPU, n_processes=2)
+
+    assert "2 processes of 2 CPU threads each on 2 cores are slow; fewer processes give the same bits" in caplog.text
+
+
 def test_a_gpu_needs_no_number(store, measured):
     settle_threads(config(), store, torch.device("cuda"))
 
