@@ -15,6 +15,7 @@ from ups_models.config.schema import PipelineConfig
 from ups_models.evaluation.result import read_result
 from ups_models.nn.blocks import NeighbourConv, TokenGrid, spectral_mix
 from ups_models.nn.codec import FieldGrid, cosines, means_of
+from ups_models.nn.own import as_operator
 from ups_models.problems.registry import DIFFUSION_REACTION, EVOLVING, solved_problems
 from ups_models.stages import operator
 
@@ -147,6 +148,25 @@ def test_patches_hold_every_value_once_and_smooth_functions_of_them_are_orthonor
     rows = cosines(grid, grid.values)
     assert torch.allclose(rows @ rows.T, torch.eye(grid.values), atol=1e-6)
     assert torch.allclose(cosines(grid, channels)[:, 0].abs().amax(), torch.tensor(0.25))  # the mean of a channel
+
+
+@pytest.mark.parametrize("problem", ["burgers1d", "kolmogorov2d", "diffusion_reaction2d"])
+def test_the_codec_starts_as_the_identity_under_autocast_too(problem):
+    dimensions = EVOLVING[problem].dimensions
+    values = 4**dimensions * len(EVOLVING[problem].channels)
+    raw = {
+        "data": {"problem": problem, "points": 16},
+        "latent": {"tokens": 4, "dim": values},
+        "operator": {"modes": 3},
+        "denoiser": {"modes": 3, "scale_groups": 1},
+    }
+    net = as_operator(operator.build(PipelineConfig.model_validate(raw)))
+    u = torch.randn(6, len(EVOLVING[problem].channels), *[16] * dimensions, generator=torch.Generator().manual_seed(0))
+
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        again = net.decode(net.encode(u), means_of(u))
+
+    assert (again - u).norm() / u.norm() < 1e-6
 
 
 def test_what_is_right_to_the_bit_has_a_loss_of_almost_nothing_and_a_gradient():

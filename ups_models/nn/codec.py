@@ -83,7 +83,7 @@ class Encoder(nn.Module):
     def forward(self, u: Tensor) -> Tensor:
         """(B, C, *points) -> (B, S, D)."""
         patches = self.grid.to_patches(u)
-        out: Tensor = self.project(self.blocks(self.lift(patches))) + self.skip(patches)
+        out: Tensor = self.project(self.blocks(self.lift(patches))) + in_float32(self.skip, patches)
         return out
 
 
@@ -107,9 +107,16 @@ class Decoder(nn.Module):
 
     def forward(self, z: Tensor, mean: Tensor) -> Tensor:
         """(B, S, D), mean (B, C) -> (B, C, *points)."""
-        u = self.grid.to_fields(self.project(self.blocks(self.lift(z))) + self.skip(z)).float()
+        u = self.grid.to_fields(self.project(self.blocks(self.lift(z))) + in_float32(self.skip, z)).float()
         missing = torch.where(self.conserved, mean - u.flatten(2).mean(-1), 0.0)
         out: Tensor = u + missing.view(*missing.shape, *[1] * len(self.grid.points))
+        return out
+
+
+def in_float32(layer: nn.Module, x: Tensor) -> Tensor:
+    """The layer without autocast: bfloat16 keeps three digits, and the skip path carries the field itself."""
+    with torch.autocast(x.device.type, enabled=False):
+        out: Tensor = layer(x.float() if x.dtype == torch.bfloat16 else x)
         return out
 
 
