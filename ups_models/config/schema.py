@@ -205,6 +205,9 @@ class RuntimeConfig(Section):
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="Autocast of matrix products; auto: bfloat16 on CUDA, float32 on CPU."
     )
+    tf32: bool = Field(
+        False, description="On CUDA, let matrix products of float32 round their factors to TF32: faster, other bits."
+    )
     compile: bool = Field(False, description="torch.compile the networks (CUDA only).")
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from tasks.services.data.datasets import load_data, load_steady_data
+from tasks.services.run import environment
 from tasks.services.run.paths import RunDir
 from tasks.services.run.status import read_status
 from tasks.services.stages.snapshot import read_inputs
@@ -48,7 +49,18 @@ def select_device(cfg: PipelineConfig, threads: int | None = None) -> torch.devi
         raise BadInput("--device cuda: PyTorch sees no CUDA device here; use --device cpu, or auto")
     if n_threads := cfg.runtime.threads or threads:
         torch.set_num_threads(n_threads)
-    return torch.device("cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu")
+    if wanted == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    make_repeatable_on_cuda(tf32=cfg.runtime.tf32)
+    return torch.device("cuda")
+
+
+def make_repeatable_on_cuda(*, tf32: bool) -> None:
+    """Choose kernels that give the same bits every time; what has none warns. Before the first product on the GPU."""
+    environment.put("CUBLAS_WORKSPACE_CONFIG", ":4096:8", replace=False)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
 
 
 def training_data(spec: StageSpec, cfg: PipelineConfig, run: RunDir) -> Data:

@@ -52,7 +52,7 @@ def train(channel: Channel, rank: int, world_size: int, should_stop: Callable[[]
     """The stage, to its end. Raises what `fit` raises."""
     name, cfg, run, threads = channel.job()
     torch.set_num_threads(threads)
-    inputs = read_stage_inputs(name, cfg, run, device_of_rank(cfg.runtime.device))
+    inputs = read_stage_inputs(name, cfg, run, device_of_rank(cfg))
     with joined(rank, world_size, store_of_torchrun(world_size), identity_in_words(inputs)) as world:
         state = train_together(name, cfg, run, inputs, hooks_of(channel, rank, should_stop), world)
         if rank == 0:

@@ -17,7 +17,7 @@ from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
 from tasks.services.run import environment
 from tasks.services.run.code_version import code_version
 from tasks.services.run.paths import RunDir
-from tasks.services.stages.inputs import StageInputs, read_stage_inputs
+from tasks.services.stages.inputs import StageInputs, read_stage_inputs, select_device
 from ups_models.config.schema import PipelineConfig
 from ups_models.errors import BadInput
 from ups_models.stages.registry import STAGES
@@ -109,7 +109,7 @@ def follow(cfg: PipelineConfig, run: RunDir) -> None:
     signal.signal(signal.SIGTERM, lambda number, _frame: asked.append(number))
     while (order := given.wait())[0] != END:
         stage, meeting = order
-        inputs = read_stage_inputs(stage, cfg, run, device_of_rank(cfg.runtime.device))
+        inputs = read_stage_inputs(stage, cfg, run, device_of_rank(cfg))
         with joined(rank, world_size, meeting, identity_in_words(inputs)) as world:
             train_together(stage, cfg, run, inputs, Hooks(should_stop=lambda: bool(asked)), world)
 
@@ -136,12 +136,12 @@ def identity_in_words(inputs: StageInputs) -> str:
     return identity_of(code_version(), inputs.lineage.config_hash, inputs.lineage.inputs)
 
 
-def device_of_rank(wanted: str) -> torch.device:
+def device_of_rank(cfg: PipelineConfig) -> torch.device:
     """A GPU of this process's own, where there is one."""
-    if wanted == "cpu" or not torch.cuda.is_available():
-        return torch.device("cpu")
-    device = torch.device("cuda", (environment.number("LOCAL_RANK") or 0) % torch.cuda.device_count())
-    torch.cuda.set_device(device)
+    device = select_device(cfg)
+    if device.type == "cuda":
+        device = torch.device("cuda", (environment.number("LOCAL_RANK") or 0) % torch.cuda.device_count())
+        torch.cuda.set_device(device)
     return device
 
 

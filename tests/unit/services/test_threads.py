@@ -1,6 +1,7 @@
 """The number of CPU threads: measured once, kept by the run, changed only by a person, who is told what it costs."""
 
 import logging
+import os
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ import torch
 from tasks.services.run.paths import RunDir
 from tasks.services.run.status import StatusStore
 from tasks.services.stages import threads
+from tasks.services.stages.inputs import make_repeatable_on_cuda
 from tasks.services.stages.threads import settle_threads
 from ups_models.config.schema import PipelineConfig
 from ups_models.training.threads import fastest_threads, seconds_of_work
@@ -121,6 +123,19 @@ def test_several_processes_share_the_cores(store, measured, caplog):
     settle_threads(config(2), store, CPU, n_processes=2)
 
     assert "2 processes of 2 CPU threads each on 2 cores are slow; fewer processes give the same bits" in caplog.text
+
+
+def test_kernels_that_repeat_their_bits_are_chosen_on_a_gpu(monkeypatch):
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "as it was")
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
+    try:
+        make_repeatable_on_cuda(tf32=False)
+
+        assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+        assert torch.are_deterministic_algorithms_enabled()
+        assert not torch.backends.cuda.matmul.allow_tf32
+    finally:
+        torch.use_deterministic_algorithms(False)
 
 
 def test_a_gpu_needs_no_number(store, measured):
