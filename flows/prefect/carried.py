@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from tasks.services.run.own_files import own_code_of, with_code_in
+from tasks.services.run.own_files import code_files, with_code_in
 from ups_models.config.loading import load_config
 from ups_models.config.schema import PipelineConfig
 from ups_models.errors import BadInput
@@ -52,9 +52,8 @@ class Carried:
 def carried(path: Path) -> Carried:
     """The config at `path` and the code that it names. Raises ConfigError, BadInput."""
     cfg = load_config(path, schema=PipelineConfig)
-    code = {name: text for one in own_code_of(cfg) for name, text in one.texts.items()}
-    texts = {CONFIG: read_text(path), **code}
-    digest = hashlib.sha256(json.dumps(texts, sort_keys=True).encode()).hexdigest()
+    code = code_files(cfg)
+    digest = hashlib.sha256(json.dumps([read_text(path), code], sort_keys=True).encode()).hexdigest()
     folder = FOLDER / digest[:DIGITS]
     resolved = yaml.safe_dump(with_code_in(cfg, folder), sort_keys=False)
     return Carried({**code, CONFIG: resolved}, folder)

@@ -13,7 +13,7 @@ import torch
 
 from flows import ROOT
 from harness.bench.comparison import contents, differences
-from harness.chaos.ranks import RANK, Life
+from harness.chaos.ranks import RANK, OwnerProcess
 from harness.worlds import in_world, sums
 from tasks.services.run.paths import RunDir
 from tasks.services.run.status import read_status
@@ -48,7 +48,7 @@ def test_a_wish_of_any_process_is_that_of_all_and_shards_are_shared_out():
 def alone(tmp_path_factory):
     """What one process trains, undisturbed."""
     root = tmp_path_factory.mktemp("alone")
-    assert Life(root, 1, root.with_suffix(".log")).end() == 0
+    assert OwnerProcess(root, 1, root.with_suffix(".log")).end() == 0
     return contents(root)
 
 
@@ -63,25 +63,25 @@ def wait_until(condition, within_s=120.0):
 
 def test_a_run_is_stopped_with_three_processes_and_goes_on_with_two_of_which_one_is_killed(tmp_path, alone):
     root, run = tmp_path / "run", RunDir.of(tmp_path / "run", tmp_path / "run" / "checkpoints")
-    life = Life(root, 3, tmp_path / "log")
+    owner = OwnerProcess(root, 3, tmp_path / "log")
     wait_until(run.resume("operator").is_file)
-    os.kill(life.below(RANK)[1], signal.SIGTERM)
-    assert life.end() == 75, (tmp_path / "log").read_text()
+    os.kill(owner.below(RANK)[1], signal.SIGTERM)
+    assert owner.end() == 75, (tmp_path / "log").read_text()
     assert read_status(run.status).stage("operator").step in range(1, 150)
 
-    life = Life(root, 2, tmp_path / "log")
-    os.kill(wait_until(lambda: life.below(RANK))[-1], signal.SIGKILL)
+    owner = OwnerProcess(root, 2, tmp_path / "log")
+    os.kill(wait_until(lambda: owner.below(RANK))[-1], signal.SIGKILL)
 
-    assert life.end() == 0, (tmp_path / "log").read_text()
+    assert owner.end() == 0, (tmp_path / "log").read_text()
     assert differences(alone, contents(root)) == []
 
 
 def test_no_rank_outlives_an_owner_that_is_killed(tmp_path):
-    life = Life(tmp_path / "run", 2, tmp_path / "log")
-    ranks = wait_until(lambda: life.below(RANK))
+    owner = OwnerProcess(tmp_path / "run", 2, tmp_path / "log")
+    ranks = wait_until(lambda: owner.below(RANK))
 
-    life.process.kill()
-    life.process.wait()
+    owner.process.kill()
+    owner.process.wait()
 
     wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in ranks), within_s=10)
 

@@ -56,6 +56,7 @@ from tasks.services.stages.plan import EvaluationDecision
 from tasks.services.stages.snapshot import Snapshot, changed_input
 from tasks.services.tracking.wandb_loggers import OnlineLogger
 from ups_models import files
+from ups_models.config.section import is_power_of_two
 from ups_models.errors import TrainingDiverged
 from ups_models.stages import lineage
 from ups_models.stages.spec import SPECS
@@ -256,7 +257,7 @@ def sum_over_processes() -> None:
     """Gradients are added up process by process, in whatever order the library has, not in the tree over shards."""
 
     def all_reduced(world: World, own: Sequence[Tensor], _total: int) -> Tensor:
-        found = parallel.tree_sum(own) if parallel.is_power_of_two(len(own)) else torch.stack(list(own)).sum(0)
+        found = parallel.tree_sum(own) if is_power_of_two(len(own)) else torch.stack(list(own)).sum(0)
         if world.group is not None:
             dist.all_reduce(found, group=world.group)
         return found
@@ -361,14 +362,14 @@ def by_a_failing_stage(scratch: Path, _seed: int, switch_off: Callable[[], None]
 
 def by_ranks(scratch: Path, _seed: int, switch_off: Callable[[], None]) -> list[str]:
     """A run of three processes, beside one of a single process."""
-    lives = [ranks.Life(scratch / "alone", 1, scratch / "alone.log")]
-    codes = [lives[0].end()]
+    owners = [ranks.OwnerProcess(scratch / "alone", 1, scratch / "alone.log")]
+    codes = [owners[0].end()]
     with mutated(switch_off):
-        lives.append(ranks.Life(scratch / "three", 3, scratch / "three.log"))
-        codes.append(lives[1].end())
+        owners.append(ranks.OwnerProcess(scratch / "three", 3, scratch / "three.log"))
+        codes.append(owners[1].end())
     if any(codes):
         return [f"exit codes {codes}"]
-    return comparison.differences(*(comparison.contents(life.root) for life in lives))[:1]
+    return comparison.differences(*(comparison.contents(owner.root) for owner in owners))[:1]
 
 
 def by_retries(scenario: Callable[[retries.Runs, int], retries.Row]) -> Notice:

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from ups_models.config.data import DataConfig, DownloadConfig, OwnCode, SteadyDataConfig, along_axes, fault_of_axes
-from ups_models.config.section import Count, Number, Section, Sizes, no_bool
+from ups_models.config.section import Count, Number, Section, Sizes, is_power_of_two, no_bool
 
 Tokens = Annotated[int | tuple[int, ...], Sizes(4, 4096)]
 Unroll = Annotated[int, Field(ge=1, le=1000), BeforeValidator(no_bool)]
@@ -348,7 +348,7 @@ class PipelineConfig(Section):
 
     def _check_shards(self) -> None:
         shards = self.training.shards
-        if shards & (shards - 1):
+        if not is_power_of_two(shards):
             raise ValueError(f"training.shards={shards} is no power of two: 1, 2, 4, 8 and so on")
         if self.runtime.processes != "auto" and self.runtime.processes > shards:
             raise ValueError(

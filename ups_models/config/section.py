@@ -52,3 +52,8 @@ class Sizes:
 
 Count = Annotated[int, BeforeValidator(no_bool)]
 Number = Annotated[float, BeforeValidator(no_bool)]
+
+
+def is_power_of_two(number: int) -> bool:
+    """1, 2, 4 and so on."""
+    return number > 0 and number & (number - 1) == 0

@@ -108,9 +108,7 @@ class Decoder(nn.Module):
     def forward(self, z: Tensor, mean: Tensor) -> Tensor:
         """(B, S, D), mean (B, C) -> (B, C, *points)."""
         u = self.grid.to_fields(self.project(self.blocks(self.lift(z))) + in_float32(self.skip, z)).float()
-        missing = torch.where(self.conserved, mean - u.flatten(2).mean(-1), 0.0)
-        out: Tensor = u + missing.view(*missing.shape, *[1] * len(self.grid.points))
-        return out
+        return with_means(u, mean, self.conserved)
 
 
 def in_float32(layer: nn.Module, x: Tensor) -> Tensor:
@@ -123,6 +121,13 @@ def in_float32(layer: nn.Module, x: Tensor) -> Tensor:
 def means_of(u: Tensor) -> Tensor:
     """The mean over space of every channel: (B, C, *points) -> (B, C)."""
     return u.flatten(2).mean(-1)
+
+
+def with_means(u: Tensor, mean: Tensor | float, conserved: Tensor) -> Tensor:
+    """u (B, C, *points) moved to the means (B, C) in the channels that are `conserved` (C,)."""
+    missing = torch.where(conserved, mean - means_of(u), 0.0)
+    moved: Tensor = u + missing.view(*missing.shape, *[1] * (u.ndim - missing.ndim))
+    return moved
 
 
 def cosines(grid: FieldGrid, dim: int) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ups_models.errors import BadInput
-from ups_models.nn.codec import FieldGrid
+from ups_models.nn.codec import FieldGrid, with_means
 from ups_models.own_code import own_code
 from ups_models.wording import first_line
 
@@ -94,9 +94,7 @@ class OneStep(nn.Module):
 
     def decode(self, z: Tensor, mean: Tensor) -> Tensor:
         """The field of these patches, with the conserved means."""
-        u = self.grid.to_fields(z)
-        missing = torch.where(self.conserved, mean - u.flatten(2).mean(-1), 0.0)
-        return u + missing.view(*missing.shape, *[1] * len(self.grid.points))
+        return with_means(self.grid.to_fields(z), mean, self.conserved)
 
 
 def as_operator(net: nn.Module) -> Operator:
@@ -104,6 +102,12 @@ def as_operator(net: nn.Module) -> Operator:
     if missing := [name for name in METHODS if not callable(getattr(net, name, None))]:
         raise TypeError(f"{type(net).__name__} has no {', '.join(missing)}")
     return cast("Operator", net)
+
+
+def unit_of(operator: Operator) -> Tensor | float:
+    """Standard deviation of every channel, where the operator knows it; else 1."""
+    units = getattr(operator, "units", None)
+    return 1.0 if units is None else units.std
 
 
 def own_operator(reference: str, options: Mapping[str, Any], shapes: Shapes) -> nn.Module:

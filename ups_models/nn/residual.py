@@ -5,8 +5,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ups_models.nn.codec import FieldGrid, means_of
-from ups_models.nn.own import Operator
+from ups_models.nn.codec import FieldGrid, with_means
+from ups_models.nn.own import Operator, unit_of
 
 
 class ResidualSpace(Protocol):
@@ -56,17 +56,9 @@ class FieldResidual:
 
     def residual(self, operator: Operator, z_hat: Tensor, target: Tensor, mean: Tensor) -> Tensor:
         """As in ResidualSpace."""
-        return self.grid.to_patches((target - operator.decode(z_hat, mean)) / _unit(operator))
+        return self.grid.to_patches((target - operator.decode(z_hat, mean)) / unit_of(operator))
 
     def corrected(self, operator: Operator, z_hat: Tensor, residual: Tensor, mean: Tensor) -> Tensor:
         """D(z_hat) + r."""
-        added = self.grid.to_fields(residual)
-        surplus = torch.where(self.conserved.to(added.device), means_of(added), 0.0)
-        added = added - surplus.view(*surplus.shape, *[1] * len(self.grid.points))
-        return operator.decode(z_hat, mean) + added * _unit(operator)
-
-
-def _unit(operator: Operator) -> Tensor | float:
-    """Standard deviation of every channel, where the operator knows it."""
-    units = getattr(operator, "units", None)
-    return 1.0 if units is None else units.std
+        added = with_means(self.grid.to_fields(residual), 0.0, self.conserved.to(residual.device))
+        return operator.decode(z_hat, mean) + added * unit_of(operator)

@@ -2,6 +2,7 @@
 
 import base64
 import io
+from functools import cache
 
 import numpy as np
 from matplotlib import colormaps
@@ -107,6 +108,7 @@ def _shades(field: Array, low: float, high: float, first: int) -> Array:
     return shades
 
 
+@cache
 def _palette() -> list[int]:
     maps = [colormaps[name](np.linspace(0, 1, SHADES))[:, :3] for name in ("viridis", "magma")]
     plain = [[int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)] for colour in PLAIN]

@@ -10,7 +10,7 @@ from ups_models.data.batches import window_batch
 from ups_models.data.fields import Fields
 from ups_models.nn.codec import means_of
 from ups_models.nn.operator import LatentOperator
-from ups_models.nn.own import as_operator, own_operator
+from ups_models.nn.own import as_operator, own_operator, unit_of
 from ups_models.stages.spec import SPECS
 from ups_models.stages.stage import Batch, Data, Loss, LossInput, Stage, expect, shapes_of
 
@@ -74,8 +74,7 @@ def operator_loss(step: LossInput, *, reencode_every: int, reconstruction: float
     """
     net = as_operator(step.net)
     u, parameters = step.batch["u"], step.batch["parameters"]
-    units = getattr(net, "units", None)
-    scale = 1.0 if units is None else units.std
+    scale = unit_of(net)
     mean, unroll = means_of(u[:, 0]), u.shape[1] - 1
     z = net.encode(u[:, 0])
     loss = reconstruction * relative_l2(net.decode(z, mean), u[:, 0], scale)

@@ -106,16 +106,29 @@ def train_step(
     world: World = ALONE,
 ) -> Progress:
     """One optimiser step, a function of (seed, stage, step) and the state alone, however many processes compute it."""
-    settings = cfg.stages.of(stage.spec.name)
+    settings, shards = cfg.stages.of(stage.spec.name), cfg.training.shards
     lr = learning_rate(settings, state.step)
     set_learning_rate(state.optimiser, lr)
-    shard_loss = partial(_loss_of_shard, stage, _for_one_shard(stage, cfg), data, frozen, state, loss_of, device)
-    shards = cfg.training.shards
+    done, part = state.step / settings.total_steps, _for_one_shard(stage, cfg)
+
+    def loss_of_shard(*shard: int) -> Tensor:
+        """Of one shard; of the whole step where it is not divided and there is no number."""
+        batch_seed, noise_seed, network_seed = (
+            derive_seed(cfg.seed, stage.spec.name, purpose, state.step, *shard)
+            for purpose in ("batch", "noise", "network")
+        )
+        batch_rng = torch.Generator().manual_seed(batch_seed)
+        noise_rng = torch.Generator(device).manual_seed(noise_seed)
+        torch.manual_seed(network_seed)  # our networks draw nothing
+        batch = {name: value.to(device) for name, value in stage.sample_batch(part, data, done, batch_rng).items()}
+        with torch.autocast(device.type, torch.bfloat16, enabled=uses_bfloat16(cfg, device)):
+            return loss_of(LossInput(state.net, state.ema, frozen, batch, done, noise_rng))
+
     if shards == 1:
-        loss = shard_loss(None)
+        loss = loss_of_shard()
         gradient(loss, state.net)
     else:
-        own = [flat_gradient(shard_loss(shard), state.net) for shard in world.shards(shards)]
+        own = [flat_gradient(loss_of_shard(shard), state.net) for shard in world.shards(shards)]
         loss = put_gradient(world.sum_over_shards(own, shards) / shards, state.net)
     grad_norm = nn.utils.clip_grad_norm_(state.net.parameters(), settings.grad_clip)
     _require_finite(stage, state.step, loss, grad_norm)
@@ -126,31 +139,6 @@ def train_step(
     return Progress(
         stage.spec.name, state.step, settings.total_steps, epoch, settings.epochs, loss.item(), grad_norm.item(), lr
     )
-
-
-def _loss_of_shard(
-    stage: Stage,
-    cfg: PipelineConfig,
-    data: Data,
-    frozen: Mapping[str, nn.Module],
-    state: TrainState,
-    loss_of: Loss,
-    device: torch.device,
-    shard: int | None,
-) -> Tensor:
-    """The loss of one shard of a step; of all of it where there is one shard alone."""
-    done = state.step / cfg.stages.of(stage.spec.name).total_steps
-    parts = () if shard is None else (shard,)
-
-    def seed(purpose: str) -> int:
-        return derive_seed(cfg.seed, stage.spec.name, purpose, state.step, *parts)
-
-    noise_rng = torch.Generator(device).manual_seed(seed("noise"))
-    batch_rng = torch.Generator().manual_seed(seed("batch"))
-    torch.manual_seed(seed("network"))  # our networks draw nothing
-    batch = {name: value.to(device) for name, value in stage.sample_batch(cfg, data, done, batch_rng).items()}
-    with torch.autocast(device.type, torch.bfloat16, enabled=uses_bfloat16(cfg, device)):
-        return loss_of(LossInput(state.net, state.ema, frozen, batch, done, noise_rng))
 
 
 def _for_one_shard(stage: Stage, cfg: PipelineConfig) -> PipelineConfig:

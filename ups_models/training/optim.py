@@ -26,16 +26,16 @@ def set_learning_rate(optimiser: torch.optim.Optimizer, lr: float) -> None:
         group["lr"] = lr
 
 
-def gradient(loss: Tensor, net: nn.Module) -> list[nn.Parameter]:
-    """Set the gradients of the loss; returns the parameters that have one."""
+def gradient(loss: Tensor, net: nn.Module) -> None:
+    """Set the gradients of the loss."""
     net.zero_grad(set_to_none=True)
     loss.backward()
-    return [parameter for parameter in net.parameters() if parameter.grad is not None]
 
 
 def flat_gradient(loss: Tensor, net: nn.Module) -> Tensor:
     """The gradients as one vector, and the loss behind them, (P + 1,)."""
-    parts = [parameter.grad.flatten() for parameter in gradient(loss, net) if parameter.grad is not None]
+    gradient(loss, net)
+    parts = [parameter.grad.flatten() for parameter in net.parameters() if parameter.grad is not None]
     return torch.cat([*parts, loss.detach().float().view(1)])
 
 

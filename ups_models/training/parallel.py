@@ -6,7 +6,7 @@ in one binary tree over the shards, never over the processes: any number of proc
 
 import math
 import platform
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any, Literal
@@ -14,6 +14,8 @@ from typing import Any, Literal
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+from ups_models.config.section import is_power_of_two
 
 Way = Literal["gather", "subtree", "slices"]
 LARGE = 50_000_000
@@ -37,8 +39,7 @@ class World:
     def sum_over_shards(self, own: Sequence[Tensor], total: int) -> Tensor:
         """The sum over all shards, the same in every process; `own` are those of this one, (P,) each.
 
-        `total` is a power of two. Traffic of a process: gather (W - 1) total / W P numbers, subtree (W - 1) P, slices
-        2 (W - 1) / W max(total / W, 1) P; memory: total P, W P, total / W P.
+        `total` is a power of two. docs/processes.md has the traffic and the memory of each way.
         """
         if self.group is None:
             return tree_sum(own)
@@ -50,9 +51,9 @@ class World:
         """Each flag, true where it is so in any of the processes."""
         if self.group is None:
             return flags
-        told = torch.tensor([float(flag) for flag in flags])
-        dist.all_reduce(told, dist.ReduceOp.MAX, group=self.group)
-        return tuple(bool(value) for value in told.tolist())
+        anywhere = torch.tensor([float(flag) for flag in flags])
+        dist.all_reduce(anywhere, dist.ReduceOp.MAX, group=self.group)
+        return tuple(bool(value) for value in anywhere.tolist())
 
     def from_first(self, value: Any) -> Any:
         """What the first process has, in every process."""
@@ -79,7 +80,7 @@ class World:
         padded = _padded(own, len(blocks[0]))
         found = [torch.empty_like(padded) for _ in blocks]
         dist.all_gather(found, padded, group=self.group)
-        return tree_sum([part[place] for part, block in zip(found, blocks, strict=True) for place in range(len(block))])
+        return tree_sum(_in_order(found, blocks))
 
     def _subtree(self, own: Sequence[Tensor], _total: int) -> Tensor:
         """The sum of each process's shards is a node of the tree where both numbers are powers of two."""
@@ -97,7 +98,7 @@ class World:
         sent = wide.view(len(blocks[0]), self.world_size, each).transpose(0, 1).contiguous()
         found = torch.empty_like(sent)
         dist.all_to_all_single(found, sent, group=self.group)
-        mine = tree_sum([part[place] for part, block in zip(found, blocks, strict=True) for place in range(len(block))])
+        mine = tree_sum(_in_order(found, blocks))
         parts = [torch.empty_like(mine) for _ in blocks]
         dist.all_gather(parts, mine, group=self.group)
         return torch.cat(parts)[:numbers]
@@ -110,9 +111,9 @@ def tree_sum(parts: Sequence[Tensor]) -> Tensor:
     return parts[0]
 
 
-def is_power_of_two(number: int) -> bool:
-    """1, 2, 4 and so on."""
-    return number > 0 and number & (number - 1) == 0
+def _in_order(found: Iterable[Tensor], blocks: Sequence[range]) -> list[Tensor]:
+    """Shard by shard what the processes have sent, (count, P) each, without their padding."""
+    return [shard for part, block in zip(found, blocks, strict=True) for shard in part[: len(block)]]
 
 
 def _padded(own: Sequence[Tensor], count: int) -> Tensor:

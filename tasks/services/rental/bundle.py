@@ -10,7 +10,7 @@ import yaml
 
 from tasks.services.rental.code import Code
 from tasks.services.run import environment
-from tasks.services.run.own_files import own_code_of, with_code_in
+from tasks.services.run.own_files import with_code_in, write_code
 from ups_models.config.schema import EvalConfig, PipelineConfig
 from ups_models.errors import UPSError
 from ups_models.files import digest_of
@@ -30,10 +30,7 @@ def build_job(
     folder.mkdir(parents=True)
     _build_wheel(folder, code.root)
     _write_yaml(folder / CONFIG, with_code_in(cfg, Path()))
-    for one in own_code_of(cfg):
-        for name, text in one.texts.items():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            (folder / name).write_text(text, encoding="utf-8")
+    write_code(cfg, folder)
     lines = ["--config", CONFIG, *arguments]
     for name in ("small_eval", "full_eval"):
         if name in evaluations:

@@ -25,6 +25,18 @@ def own_code_of(cfg: PipelineConfig) -> tuple[OwnCode, ...]:
     return tuple(found)
 
 
+def code_files(cfg: PipelineConfig) -> dict[str, str]:
+    """The texts of all of it, by their paths from the folder of the file that a config names. Raises BadInput."""
+    return {name: text for one in own_code_of(cfg) for name, text in one.texts.items()}
+
+
+def write_code(cfg: PipelineConfig, folder: Path) -> None:
+    """Put all of it into a folder."""
+    for name, text in code_files(cfg).items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        write_text(folder / name, text)
+
+
 def with_code_in(cfg: PipelineConfig, folder: Path) -> dict[str, Any]:
     """The config as it is written for where all files of the user's code lie in one folder."""
     values: dict[str, Any] = cfg.model_dump(mode="json")

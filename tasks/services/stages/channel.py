@@ -1,4 +1,4 @@
-"""The folder through which the process that owns a run and the ranks that train for it tell each other things."""
+"""The folder through which the process that owns a run and the ranks that train for it exchange messages."""
 
 import json
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.services.run import jsonl
-from tasks.services.run.own_files import own_code_of, with_code_in
+from tasks.services.run.own_files import with_code_in, write_code
 from tasks.services.run.paths import RunDir
 from ups_models.config.schema import PipelineConfig
 from ups_models.files import write_text
@@ -16,8 +16,8 @@ from ups_models.reading import open_file, parse_json, read_text
 
 JOB, STOP, CODE = "job.json", "stop", "code"
 STARTED, STEPPED, SAVED, DONE, STOPPED, FAILED = "started", "stepped", "saved", "done", "stopped", "failed"
-"""What a rank tells of a stage; the last three are its last words."""
-LAST_WORDS = frozenset({DONE, STOPPED, FAILED})
+"""What a rank reports of a stage; the last three end it."""
+ENDINGS = frozenset({DONE, STOPPED, FAILED})
 
 
 @dataclass(frozen=True)
@@ -34,9 +34,7 @@ class Channel:
     def put_job(self, stage: str, cfg: PipelineConfig, run: RunDir, threads: int) -> None:
         """What all ranks train, and where; with the user's code, some of which this process alone may trust."""
         code = self.folder / CODE
-        for name, text in ((name, text) for one in own_code_of(cfg) for name, text in one.texts.items()):
-            (code / name).parent.mkdir(parents=True, exist_ok=True)
-            write_text(code / name, text)
+        write_code(cfg, code)
         job = {
             "stage": stage,
             "config": with_code_in(cfg, code),
@@ -60,12 +58,12 @@ class Channel:
         """Whether that was asked."""
         return (self.folder / STOP).exists()
 
-    def tell(self, rank: int, event: str, **facts: Any) -> None:
+    def send(self, rank: int, event: str, **facts: Any) -> None:
         """By a rank."""
         jsonl.append(self._events(rank), {"event": event, **facts})
 
     def listen(self, rank: int) -> "Listener":
-        """To what a rank tells."""
+        """To what a rank sends."""
         return Listener(self._events(rank))
 
     def _events(self, rank: int) -> Path:
@@ -73,12 +71,12 @@ class Channel:
 
 
 class Listener:
-    """What a rank has told since it was asked last; half a line is none yet."""
+    """What a rank has sent since it was asked last; half a line is none yet."""
 
     def __init__(self, path: Path) -> None:
         self.path, self.offset = path, 0
 
-    def heard(self) -> list[Mapping[str, Any]]:
+    def received(self) -> list[Mapping[str, Any]]:
         """New events, oldest first."""
         try:
             with open_file(self.path) as file:

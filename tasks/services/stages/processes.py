@@ -1,4 +1,4 @@
-"""Training a stage with several processes: torchrun as a child, what its ranks tell, and how they are stopped."""
+"""Training a stage with several processes: torchrun as a child, what its ranks report, and how they are stopped."""
 
 import logging
 import os
@@ -16,7 +16,7 @@ import torch
 
 from tasks.services.run import environment
 from tasks.services.run.paths import RunDir
-from tasks.services.stages.channel import FAILED, LAST_WORDS, SAVED, STARTED, STEPPED, STOPPED, Channel
+from tasks.services.stages.channel import ENDINGS, FAILED, SAVED, STARTED, STEPPED, STOPPED, Channel
 from ups_models import errors
 from ups_models.children import end_with_parent
 from ups_models.config.schema import PipelineConfig
@@ -100,27 +100,27 @@ class _Torchrun:
             )
 
     def run(self) -> Mapping[str, Any] | None:
-        """Listen until the last word; None where torchrun ended without one."""
+        """Listen until the stage has ended; None where torchrun ended without one."""
         stop_by: float | None = None
         try:
             while self.process.poll() is None and self.last is None:
-                self._hear()
+                self._receive()
                 if stop_by is None and self.hooks.should_stop():
                     self.channel.ask_to_stop()
                     stop_by = time.monotonic() + STOP_WITHIN_S
                 if stop_by is not None and time.monotonic() > stop_by:
                     raise RanksFailed(f"the ranks did not stop within {STOP_WITHIN_S:g} s, and were ended")
                 time.sleep(LOOK_EVERY_S)
-            self._hear()
+            self._receive()
             self._wait_for_end()
             return self.last
         finally:
             self._end()
 
-    def _hear(self) -> None:
+    def _receive(self) -> None:
         for rank, listener in enumerate(self.listeners):
-            for event in listener.heard():
-                if event["event"] in LAST_WORDS and (rank == 0 or event["event"] == FAILED):
+            for event in listener.received():
+                if event["event"] in ENDINGS and (rank == 0 or event["event"] == FAILED):
                     self.last = self.last or event
                 elif rank == 0:
                     self._pass_on(event)
@@ -139,7 +139,7 @@ class _Torchrun:
             try:
                 self.process.wait(END_WITHIN_S)
             except subprocess.TimeoutExpired:
-                logger.warning("torchrun did not end within %g s of its ranks' last word", END_WITHIN_S)
+                logger.warning("torchrun did not end within %g s of the end of its ranks", END_WITHIN_S)
 
     def _end(self) -> None:
         """Nothing of it outlives this call: the ranks end with torchrun, by the kernel."""

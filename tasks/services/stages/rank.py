@@ -1,8 +1,8 @@
 """One of the processes that train a stage together: `python -m tasks.services.stages.rank FOLDER`, started by torchrun.
 
-It trains, and tells the process that owns the run what happens; the first rank alone writes the saved state. An end
-that was decided, such as a stop or a loss that is not finite, is told and no failure: torchrun starts the ranks again
-after a failure.
+It trains, and reports to the process that owns the run; the first rank alone writes the saved state. An end
+that was decided, such as a stop or a loss that is not finite, is reported and no failure: after a failure
+torchrun starts the ranks again.
 """
 
 import logging
@@ -43,9 +43,9 @@ def main() -> None:
     try:
         train(channel, rank, world_size, lambda: bool(asked) or (rank == 0 and channel.is_asked_to_stop()))
     except Preempted as error:
-        channel.tell(rank, STOPPED, message=str(error))
+        channel.send(rank, STOPPED, message=str(error))
     except UPSError as error:
-        channel.tell(rank, FAILED, kind=type(error).__name__, message=str(error))
+        channel.send(rank, FAILED, kind=type(error).__name__, message=str(error))
 
 
 def train(channel: Channel, rank: int, world_size: int, should_stop: Callable[[], bool]) -> None:
@@ -57,21 +57,21 @@ def train(channel: Channel, rank: int, world_size: int, should_stop: Callable[[]
         state = train_together(name, cfg, run, inputs, hooks_of(channel, rank, should_stop), world)
         if rank == 0:
             save_state(run.resume(name), state, inputs.lineage, with_previous=cfg.checkpoint.keep_previous)
-    channel.tell(rank, DONE)
+    channel.send(rank, DONE)
 
 
 def hooks_of(channel: Channel, rank: int, should_stop: Callable[[], bool]) -> Hooks:
-    """The first rank tells what happens; all are asked whether to stop."""
+    """The first rank reports what happens; all are asked whether to stop."""
     if rank != 0:
         return Hooks(should_stop=should_stop)
 
-    def told(event: str, progress: Progress) -> None:
-        channel.tell(rank, event, progress=asdict(progress))
+    def send(event: str, progress: Progress) -> None:
+        channel.send(rank, event, progress=asdict(progress))
 
     return Hooks(
-        on_start=lambda step: channel.tell(rank, STARTED, step=step),
-        on_step=partial(told, STEPPED),
-        on_save=partial(told, SAVED),
+        on_start=lambda step: channel.send(rank, STARTED, step=step),
+        on_step=partial(send, STEPPED),
+        on_save=partial(send, SAVED),
         should_stop=should_stop,
     )
 

@@ -58,11 +58,6 @@ class Orders:
         return PrefixStore(f"stage-{self.count}", self.store)
 
 
-def is_follower() -> bool:
-    """Whether this is a process of a user's torchrun, and not its first."""
-    return environment.world()[0] > 0
-
-
 @cache
 def orders() -> Orders | None:
     """Those of the torchrun that this process belongs to; None where there is none."""

@@ -2,7 +2,7 @@
 
     make chaos-ranks N=10 ARGS="--seed 0"
 
-Each life of a run trains with 1 to 4 processes, chosen at random, and is struck once: SIGKILL or SIGTERM to one of its
+Each start of a run trains with 1 to 4 processes, chosen at random, and is struck once: SIGKILL or SIGTERM to one of its
 ranks, to torchrun, or to the process that owns the run. In the end every run must have the weights, averages, figures
 and history of one that a single process trained undisturbed.
 """
@@ -36,13 +36,13 @@ WORKLOAD = Workload(
 )
 TARGETS = ("rank", "torchrun", "owner")
 SOON_S, LATE_S, END_WITHIN_S = 1.0, 25.0, 240.0
-LIVES = 40
+MAX_STARTS = 40
 """Of one run, at most."""
 RANK, TORCHRUN = "tasks.services.stages.rank", "torch.distributed.run"
 
 
 @dataclass
-class Life:
+class OwnerProcess:
     """One process that owns the run, and the processes below it."""
 
     root: Path
@@ -51,7 +51,7 @@ class Life:
 
     def __post_init__(self) -> None:
         """Start it."""
-        command = [sys.executable, "-m", "harness.chaos.ranks", "--life", str(self.root)]
+        command = [sys.executable, "-m", "harness.chaos.ranks", "--run", str(self.root)]
         environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests"), *_path()])}
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
@@ -89,20 +89,20 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="chaos-ranks", description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--life", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--run", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--processes", type=int, default=1, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.life is not None:
-        return live(arguments.life, arguments.processes)
+    if arguments.run is not None:
+        return run_once(arguments.run, arguments.processes)
     with tempfile.TemporaryDirectory(prefix="chaos-ranks-", ignore_cleanup_errors=True) as folder:
-        wrong, told = campaign(Path(folder), arguments.kills, arguments.seed)
+        wrong, summary = campaign(Path(folder), arguments.kills, arguments.seed)
     for line in wrong:
         echo(f"  {line}")
-    echo(f"chaos-ranks: {told}; {'RED' if wrong else 'identical'}")
+    echo(f"chaos-ranks: {summary}; {'RED' if wrong else 'identical'}")
     return 1 if wrong else 0
 
 
-def live(root: Path, n_processes: int) -> int:
+def run_once(root: Path, n_processes: int) -> int:
     """Train as the command does, without Prefect; the exit code."""
     end_at_once_on_sigterm("stopped before there was anything to save")
     try:
@@ -118,8 +118,8 @@ def campaign(scratch: Path, kills: int, seed: int) -> tuple[list[str], str]:
     rng, strikes, runs = random.Random(seed), Counter[str](), 0
     wrong: list[str] = []
     reference = scratch / "alone"
-    live_alone = Life(reference, 1, scratch / "alone.log")
-    if code := live_alone.end():
+    alone = OwnerProcess(reference, 1, scratch / "alone.log")
+    if code := alone.end():
         return [f"one process, undisturbed: exit code {code}"], ""
     expected = contents(reference)
     while strikes.total() < kills and not wrong:
@@ -132,34 +132,36 @@ def campaign(scratch: Path, kills: int, seed: int) -> tuple[list[str], str]:
 
 
 def _to_its_end(root: Path, rng: random.Random, strikes: Counter[str], kills: int) -> list[str]:
-    """One run, struck in every life until it is done or there were enough strikes; what is wrong."""
-    for number in range(LIVES):
-        life = Life(root, rng.choice(PROCESSES), root.with_suffix(".log"))
-        what = _strike(life, rng) if strikes.total() < kills else ""
+    """One run, struck after every start until it is done or there were enough strikes; what is wrong."""
+    for number in range(MAX_STARTS):
+        owner = OwnerProcess(root, rng.choice(PROCESSES), root.with_suffix(".log"))
+        what = _strike(owner, rng) if strikes.total() < kills else ""
         if what:
             strikes[what] += 1
-        code = life.end()
-        leftover = [pid for pid in life.below(RANK) if Path(f"/proc/{pid}").exists()]
+        code = owner.end()
+        leftover = [pid for pid in owner.below(RANK) if Path(f"/proc/{pid}").exists()]
         if leftover:
-            return [f"{root.name}, life {number}: ranks {leftover} outlived their owner"]
+            return [f"{root.name}, start {number}: ranks {leftover} outlived their owner"]
         if code == 0 and read_status(_run_in(root).status).training_complete:
             return []
         if code not in (0, STOPPED, -signal.SIGKILL):
-            return [f"{root.name}, life {number} ({life.n_processes} processes, {what}): exit code {code}; {life.log}"]
-    return [f"{root.name}: not done after {LIVES} lives"]
+            return [
+                f"{root.name}, start {number} ({owner.n_processes} processes, {what}): exit code {code}; {owner.log}"
+            ]
+    return [f"{root.name}: not done after {MAX_STARTS} starts"]
 
 
-def _strike(life: Life, rng: random.Random) -> str:
+def _strike(owner: OwnerProcess, rng: random.Random) -> str:
     """Signal one of its processes after a while; what was done, or nothing where it had ended."""
     until = time.monotonic() + rng.uniform(SOON_S, LATE_S)
     kind, number = rng.choice(TARGETS), rng.choice((signal.SIGKILL, signal.SIGTERM))
-    while time.monotonic() < until and life.process.poll() is None:
+    while time.monotonic() < until and owner.process.poll() is None:
         time.sleep(0.05)
-    if life.process.poll() is not None:
+    if owner.process.poll() is not None:
         return ""
-    pid = life.target(kind, rng)
+    pid = owner.target(kind, rng)
     if pid is None:  # it trains alone, or does something else just now
-        kind, pid = "owner", life.process.pid
+        kind, pid = "owner", owner.process.pid
     try:
         os.kill(pid, number)
     except ProcessLookupError:

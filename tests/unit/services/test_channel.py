@@ -1,4 +1,4 @@
-"""What the owner of a run and the ranks that train for it tell each other."""
+"""What the owner of a run and the ranks that train for it send each other."""
 
 from pathlib import Path
 
@@ -48,19 +48,19 @@ def test_a_rank_gets_the_job_and_the_code_that_only_its_owner_has(channel, cfg, 
     assert there.latent == cfg.latent
 
 
-def test_events_are_heard_once_and_half_a_line_is_none(channel):
+def test_events_are_received_once_and_half_a_line_is_none(channel):
     listener = channel.listen(0)
-    assert listener.heard() == []
-    channel.tell(0, STEPPED, progress={"step": 1})
+    assert listener.received() == []
+    channel.send(0, STEPPED, progress={"step": 1})
     with listener.path.open("a", encoding="utf-8") as file:
         file.write('{"event": "do')
-    assert [event["event"] for event in listener.heard()] == [STEPPED]
-    assert listener.heard() == []
+    assert [event["event"] for event in listener.received()] == [STEPPED]
+    assert listener.received() == []
 
     with listener.path.open("a", encoding="utf-8") as file:
         file.write('ne"}\n')
 
-    assert [event["event"] for event in listener.heard()] == [DONE]
+    assert [event["event"] for event in listener.received()] == [DONE]
 
 
 def test_a_wish_to_stop_is_seen(channel):

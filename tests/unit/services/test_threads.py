@@ -1,4 +1,4 @@
-"""The number of CPU threads: measured once, kept by the run, changed only by a person, who is told what it costs."""
+"""The number of CPU threads: measured once, kept by the run, changed only by a person, with a warning."""
 
 import logging
 import os

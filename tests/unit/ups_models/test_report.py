@@ -129,7 +129,7 @@ def test_without_a_stored_rollout_there_is_no_film():
     assert film({}) is None
 
 
-def test_calibration_is_told_after_each_number_of_steps(html, smoke_result):
+def test_calibration_is_reported_after_each_number_of_steps(html, smoke_result):
     diffusion = smoke_result.probabilistic_rollout.samplers["diffusion"]
 
     assert list(diffusion.horizons) == ["1", "4", "10"]
