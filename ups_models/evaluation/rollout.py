@@ -8,8 +8,8 @@ from torch import Tensor
 from ups_models.nn.codec import means_of
 from ups_models.nn.own import Operator
 
-SampleFields = Callable[[Operator, Tensor, Tensor, Tensor], Tensor]
-"""(operator, z (B, S, D), z_hat (B, S, D), means of u_t (B, C)) -> a sample of u_{t+1} (B, C, *space)."""
+SampleFields = Callable[[Operator, Tensor, Tensor, Tensor, Tensor], Tensor]
+"""(operator, u_t (B, C, *space), z (B, S, D), z_hat (B, S, D), means of u_t (B, C)) -> a sample of u_{t+1}, as u_t."""
 
 
 @torch.no_grad()
@@ -33,10 +33,10 @@ def one_step_members(
     operator: Operator, sample: SampleFields, u: Tensor, parameters: Tensor, *, members: int
 ) -> Tensor:
     """u_t (B, C, *space) -> `members` samples of u_{t+1}, (M, B, C, *space): a residual is drawn for each."""
-    mean = means_of(u).repeat(members, 1)
     z = operator.encode(u)
-    z_hat = operator.advance(z, parameters).repeat(members, 1, 1)
-    fields: Tensor = sample(operator, z.repeat(members, 1, 1), z_hat, mean).unflatten(0, (members, -1))
+    z_hat = operator.advance(z, parameters)
+    known = (each.repeat(members, *[1] * (each.ndim - 1)) for each in (u, z, z_hat, means_of(u)))
+    fields: Tensor = sample(operator, *known).unflatten(0, (members, -1))
     return fields
 
 
@@ -51,7 +51,7 @@ def rollout_members(
     for _ in range(steps):
         z = operator.encode(u)
         z_hat = operator.advance(z, parameters)
-        u = sample(operator, z, z_hat, mean)
+        u = sample(operator, u, z, z_hat, mean)
         fields.append(u)
     rollouts: Tensor = torch.stack(fields, 1).unflatten(0, (members, -1))
     return rollouts

@@ -41,8 +41,9 @@ def residual_samplers(net: DenoiserConfig, settings: EvalConfig, models: Models)
 def teacher_sampler(teacher: ResidualDiffusion, sigmas: Tensor, rng: torch.Generator) -> SampleFields:
     """Corrected by Heun's sampler on the diffusion."""
 
-    def sample(operator: Operator, z: Tensor, z_hat: Tensor, mean: Tensor) -> Tensor:
-        context, scale = teacher.context(z, z_hat), teacher.scale(z, z_hat)
+    def sample(operator: Operator, u: Tensor, z: Tensor, z_hat: Tensor, mean: Tensor) -> Tensor:
+        context = teacher.context(z, z_hat, teacher.space.lost(operator, u, z, mean))
+        scale = teacher.scale(z, z_hat)
         start = noise(tuple(scale.shape), rng)
         x0 = sample_edm(lambda x, s: teacher.denoise(x, s, context), start, sigmas)
         return teacher.space.corrected(operator, z_hat, scale * x0, mean)
@@ -53,8 +54,9 @@ def teacher_sampler(teacher: ResidualDiffusion, sigmas: Tensor, rng: torch.Gener
 def student_sampler(student: ResidualDiffusion, sigmas: Tensor, rng: torch.Generator) -> SampleFields:
     """Corrected by the consistency student, one evaluation for each noise level."""
 
-    def sample(operator: Operator, z: Tensor, z_hat: Tensor, mean: Tensor) -> Tensor:
-        context, scale = student.context(z, z_hat), student.scale(z, z_hat)
+    def sample(operator: Operator, u: Tensor, z: Tensor, z_hat: Tensor, mean: Tensor) -> Tensor:
+        context = student.context(z, z_hat, student.space.lost(operator, u, z, mean))
+        scale = student.scale(z, z_hat)
         start = noise(tuple(scale.shape), rng)
         x0 = sample_consistency(lambda x, s: student.consistency(x, s, context), start, sigmas, student.sigma_min, rng)
         return student.space.corrected(operator, z_hat, scale * x0, mean)
@@ -65,7 +67,7 @@ def student_sampler(student: ResidualDiffusion, sigmas: Tensor, rng: torch.Gener
 def gaussian_sampler(teacher: ResidualDiffusion, rng: torch.Generator) -> SampleFields:
     """Corrected by independent normal residuals of the learned scale: what the diffusion must improve upon."""
 
-    def sample(operator: Operator, z: Tensor, z_hat: Tensor, mean: Tensor) -> Tensor:
+    def sample(operator: Operator, u: Tensor, z: Tensor, z_hat: Tensor, mean: Tensor) -> Tensor:
         scale: Tensor = teacher.scale(z, z_hat)
         return teacher.space.corrected(operator, z_hat, scale * noise(tuple(scale.shape), rng), mean)
 

@@ -39,24 +39,29 @@ class ResidualScale(nn.Module):
 class ResidualDenoiser(nn.Module):
     """F(c_in x; sigma, z, z_hat), the raw network inside an EDM or a consistency preconditioning."""
 
-    def __init__(self, *, grid: TokenGrid, dim: int, residual: int, width: int, blocks: int, modes: int) -> None:
+    def __init__(self, *, grid: TokenGrid, seen: int, residual: int, width: int, blocks: int, modes: int) -> None:
         super().__init__()
         self.features = LogFourierFeatures(DENOISER_OCTAVES)
         self.condition = Mlp(self.features.width(1), DENOISER_COND_WIDTH, DENOISER_COND_WIDTH)
-        self.lift = NeighbourConv(2 * dim + 2 * residual, width, grid)
+        self.lift = NeighbourConv(residual + seen, width, grid)
         self.blocks = nn.ModuleList(MixingBlock(width, grid, modes, DENOISER_COND_WIDTH) for _ in range(blocks))
         self.project = nn.Linear(width, residual)
         nn.init.zeros_(self.project.weight)
         nn.init.zeros_(self.project.bias)
 
     def forward(self, x: Tensor, sigma: Tensor, context: Tensor) -> Tensor:
-        """x (B, S, R) already scaled, sigma (B,), context (B, S, 2 D + R) -> (B, S, R)."""
+        """x (B, S, R) already scaled, sigma (B,), context (B, S, K) -> (B, S, R)."""
         cond = self.condition(self.features(sigma.log()[:, None]))
         h = self.lift(torch.cat([x, context], -1))
         for block in self.blocks:
             h = block(h, cond)
         out: Tensor = self.project(h)
         return out.float()
+
+
+def context_width(dim: int, space: ResidualSpace) -> int:
+    """Numbers of a token of a denoiser's context, K, for latent tokens of `dim` numbers."""
+    return 2 * dim + space.dim + space.unseen
 
 
 class ResidualDiffusion(nn.Module):
@@ -85,17 +90,19 @@ class ResidualDiffusion(nn.Module):
         residual = self.space.dim
         self.scale = ResidualScale(grid, dim, width, scale_groups, residual=residual)
         self.denoiser = denoiser or ResidualDenoiser(
-            grid=grid, dim=dim, residual=residual, width=width, blocks=blocks, modes=modes
+            grid=grid, seen=context_width(dim, self.space), residual=residual, width=width, blocks=blocks, modes=modes
         )
 
-    def context(self, z: Tensor, z_hat: Tensor) -> Tensor:
-        """What the denoiser sees of the state: z, the predicted change, and log s. (B, S, 2 D + R).
+    def context(self, z: Tensor, z_hat: Tensor, lost: Tensor) -> Tensor:
+        """What the denoiser sees: z, the predicted change, log s, and in units of s what z does not hold. (B, S, K).
 
         A latent residual has the unit of the change, which is then given in units of s.
         """
         scale = self.scale(z, z_hat).detach()
         change = (z_hat - z) / (scale if isinstance(self.space, LatentResidual) else SMALL_CHANGE)
-        return torch.cat([z, change.sign() * change.abs().log1p(), scale.log() / 4], -1)
+        return torch.cat(
+            [z, change.sign() * change.abs().log1p(), scale.log() / 4, lost / scale[..., : self.space.unseen]], -1
+        )
 
     def denoise(self, x: Tensor, sigma: Tensor, context: Tensor) -> Tensor:
         """D(x; sigma), the expected x_0. Karras et al. 2022, eq. 7 and table 1 with sigma_data = 1."""

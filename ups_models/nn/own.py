@@ -127,13 +127,13 @@ def own_operator(reference: str, options: Mapping[str, Any], shapes: Shapes) -> 
     return net
 
 
-def own_denoiser(reference: str, options: Mapping[str, Any], shapes: Shapes, *, residual: int) -> nn.Module:
-    """A denoiser of the user's, F(c_in x; sigma, context), for residuals of so many numbers a token.
+def own_denoiser(reference: str, options: Mapping[str, Any], shapes: Shapes, *, residual: int, seen: int) -> nn.Module:
+    """A denoiser of the user's, F(c_in x; sigma, context), for tokens of so many numbers and of their context.
 
     Raises BadInput where it is none.
     """
     net, latent = _made(reference, options, shapes), (2, shapes.latent[0], residual)
-    context = torch.zeros(2, shapes.latent[0], 2 * shapes.dim + residual)
+    context = torch.zeros(2, shapes.latent[0], seen)
     _tried(reference, "forward(x, sigma, context)", lambda: net(torch.zeros(latent), torch.ones(2), context), latent)
     return net
 

@@ -17,6 +17,15 @@ class ResidualSpace(Protocol):
         """Numbers of a token, R."""
         ...
 
+    @property
+    def unseen(self) -> int:
+        """Numbers of a token of `lost`."""
+        ...
+
+    def lost(self, operator: Operator, u: Tensor, z: Tensor, mean: Tensor) -> Tensor:
+        """u_t (B, C, *space), z (B, S, D), means (B, C) -> what of u_t the state does not hold, (B, S, unseen)."""
+        ...
+
     def residual(self, operator: Operator, z_hat: Tensor, target: Tensor, mean: Tensor) -> Tensor:
         """z_hat (B, S, D), u_{t+1} (B, C, *space), means of u_t (B, C) -> r (B, S, R)."""
         ...
@@ -32,8 +41,14 @@ class LatentResidual:
     Both sides pass through the same encoder, whose error cancels (docs/adr/0002).
     """
 
+    unseen = 0
+
     def __init__(self, dim: int) -> None:
         self.dim = dim
+
+    def lost(self, operator: Operator, u: Tensor, z: Tensor, mean: Tensor) -> Tensor:
+        """Nothing: what the codec loses is no part of this residual."""
+        return z[..., :0]
 
     def residual(self, operator: Operator, z_hat: Tensor, target: Tensor, mean: Tensor) -> Tensor:
         """As in ResidualSpace."""
@@ -51,8 +66,12 @@ class FieldResidual:
     """
 
     def __init__(self, grid: FieldGrid, conserved: tuple[bool, ...]) -> None:
-        self.grid, self.dim = grid, grid.values
+        self.grid, self.dim, self.unseen = grid, grid.values, grid.values
         self.conserved = torch.tensor(conserved)
+
+    def lost(self, operator: Operator, u: Tensor, z: Tensor, mean: Tensor) -> Tensor:
+        """u_t - D(z): most of what the next state loses has only moved on from here."""
+        return self.grid.to_patches((u - operator.decode(z, mean)) / unit_of(operator))
 
     def residual(self, operator: Operator, z_hat: Tensor, target: Tensor, mean: Tensor) -> Tensor:
         """As in ResidualSpace."""

@@ -38,8 +38,8 @@ def distillation_loss(step: LossInput, *, grid: int, sigma_max: float, rho: floa
     student, target = expect(step.net, ResidualDiffusion), expect(step.target_ema, ResidualDiffusion)
     teacher = expect(step.frozen["diff_residual"], ResidualDiffusion)
     with torch.no_grad():
-        z, z_hat, _, x0 = whitened_residual(as_operator(step.frozen["operator"]), teacher, step.batch)
-        context = teacher.context(z, z_hat)
+        known, _, x0 = whitened_residual(as_operator(step.frozen["operator"]), teacher, step.batch)
+        context = teacher.context(*known)
         sigmas = karras_sigmas(grid, student.sigma_min, sigma_max, rho).to(x0.device)
         level = torch.randint(grid - 1, (len(x0),), generator=step.rng, device=x0.device)
         sigma, sigma_next = sigmas[level], sigmas[level + 1]

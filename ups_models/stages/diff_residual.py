@@ -1,6 +1,7 @@
 """Stage diff_residual: the scale of the operator's residual, and a diffusion of the whitened residual."""
 
 from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -9,7 +10,7 @@ from ups_models.config.schema import PipelineConfig
 from ups_models.data.batches import window_batch
 from ups_models.data.fields import Fields
 from ups_models.nn.codec import means_of
-from ups_models.nn.denoiser import ResidualDiffusion
+from ups_models.nn.denoiser import ResidualDiffusion, context_width
 from ups_models.nn.own import Operator, as_operator, own_denoiser
 from ups_models.nn.residual import FieldResidual, LatentResidual
 from ups_models.nn.sampling import noise
@@ -23,7 +24,10 @@ def build(cfg: PipelineConfig) -> ResidualDiffusion:
     """The residual's scale and denoiser: teacher and student alike."""
     net, shapes = cfg.denoiser, shapes_of(cfg)
     space = FieldResidual(shapes.grid, shapes.conserved) if net.residual == "field" else LatentResidual(shapes.dim)
-    own = None if net.network is None else own_denoiser(net.network, net.options, shapes, residual=space.dim)
+    seen = context_width(shapes.dim, space)
+    own = None
+    if net.network is not None:
+        own = own_denoiser(net.network, net.options, shapes, residual=space.dim, seen=seen)
     return ResidualDiffusion(
         denoiser=own,
         space=space,
@@ -61,29 +65,37 @@ def diff_residual_loss(step: LossInput, *, log_mean: float, log_std: float, scal
     Batch: u (B, 2, C, *space), parameters (B, P + 1).
     """
     net = expect(step.net, ResidualDiffusion)
-    z, z_hat, scale, x0 = whitened_residual(as_operator(step.frozen["operator"]), net, step.batch)
+    known, scale, x0 = whitened_residual(as_operator(step.frozen["operator"]), net, step.batch)
     likelihood = (0.5 * x0.square() + scale.log()).mean()
     if step.progress < scale_warmup:
         return likelihood
     clean = x0.detach()
     sigma = (log_mean + log_std * noise((len(clean),), step.rng)).exp()
     noisy = clean + sigma[:, None, None] * noise(tuple(clean.shape), step.rng)
-    error = (net.denoise(noisy, sigma, net.context(z, z_hat)) - clean).square().mean((1, 2))
+    error = (net.denoise(noisy, sigma, net.context(*known)) - clean).square().mean((1, 2))
     return likelihood + ((sigma**2 + 1) / sigma**2 * error).mean()
 
 
-def whitened_residual(
-    operator: Operator, diffusion: ResidualDiffusion, batch: Batch
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """z and z_hat = P(z) (B, S, D), scale s and x_0 = r / s (B, S, R) with r as its space has it."""
+class Known(NamedTuple):
+    """What a step begins from: z and z_hat = P(z) (B, S, D), and what of u_t they do not hold (B, S, unseen)."""
+
+    z: Tensor
+    z_hat: Tensor
+    lost: Tensor
+
+
+def whitened_residual(operator: Operator, diffusion: ResidualDiffusion, batch: Batch) -> tuple[Known, Tensor, Tensor]:
+    """What is known, the scale s, and x_0 = r / s (B, S, R) with r as its space has it."""
     now, target = batch["u"][:, 0], batch["u"][:, 1]
+    mean = means_of(now)
     # a difference of near neighbours: bfloat16 would keep three digits of each side and none of their difference
     with torch.no_grad(), torch.autocast(now.device.type, enabled=False):
         z = operator.encode(now)
         z_hat = operator.advance(z, batch["parameters"])
-        residual = diffusion.space.residual(operator, z_hat, target, means_of(now))
+        residual = diffusion.space.residual(operator, z_hat, target, mean)
+        lost = diffusion.space.lost(operator, now, z, mean)
     scale = diffusion.scale(z, z_hat)
-    return z, z_hat, scale, residual / scale
+    return Known(z, z_hat, lost), scale, residual / scale
 
 
 STAGE = Stage(SPEC, build, build_loss, partial(sample_pairs, SPEC))

@@ -174,7 +174,7 @@ def test_zeroing_the_diffusion_changes_the_result(trained):
 
     assert (sampled - plain).abs().mean() > 0.1 * sampled.std(0).mean()
     zeroed = one_step_members(
-        models.operator, lambda operator, z, z_hat, mean: operator.decode(z_hat, mean), u, parameters, members=2
+        models.operator, lambda operator, u, z, z_hat, mean: operator.decode(z_hat, mean), u, parameters, members=2
     )
     assert torch.allclose(zeroed[0], plain, atol=1e-5)
 
@@ -188,7 +188,7 @@ def test_the_whitened_residual_has_unit_scale_on_unseen_data(trained):
     }
 
     with torch.no_grad():
-        x0 = whitened_residual(models.operator, models.diff_residual, batch)[3]
+        x0 = whitened_residual(models.operator, models.diff_residual, batch)[2]
 
     assert 0.7 < x0.std().item() < 1.5
 

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from ups_models.config.schema import PipelineConfig
 from ups_models.nn.blocks import TokenGrid
 from ups_models.nn.codec import FieldGrid, means_of
-from ups_models.nn.denoiser import ResidualDiffusion
+from ups_models.nn.denoiser import ResidualDiffusion, context_width
 from ups_models.nn.operator import LatentOperator, Shift
 from ups_models.nn.residual import FieldResidual, LatentResidual
 
@@ -86,6 +86,18 @@ def test_a_sampled_field_residual_keeps_the_means_that_are_conserved(lossy, step
     assert (means_of(found)[:, 1] - means_of(now)[:, 1]).abs().mean() > 1e-3
 
 
+def test_what_the_state_does_not_hold_of_a_field_is_known_beside_it(lossy, step):
+    now, _, _ = step
+    space, z, mean = FieldResidual(GRID, (True, False)), lossy.encode(now), means_of(now)
+
+    with torch.no_grad():
+        lost = space.lost(lossy, now, z, mean)
+        again = space.corrected(lossy, z, lost, mean)
+
+    assert torch.allclose(again, now, atol=1e-4)
+    assert LatentResidual(DIM).lost(lossy, now, z, mean).shape == (B, 16, 0)
+
+
 def test_a_denoiser_of_field_residuals_has_a_scale_for_each_group_of_their_numbers(lossy, step):
     now, _, z_hat = step
     space = FieldResidual(GRID, (True, False))
@@ -94,10 +106,10 @@ def test_a_denoiser_of_field_residuals_has_a_scale_for_each_group_of_their_numbe
     )
     z = lossy.encode(now)
 
-    context = net.context(z, z_hat)
+    context = net.context(z, z_hat, space.lost(lossy, now, z, means_of(now)))
 
     assert net.scale(z, z_hat).shape == (B, 16, 12)
-    assert context.shape == (B, 16, 2 * DIM + 12)
+    assert context.shape == (B, 16, context_width(DIM, space)) == (B, 16, 2 * DIM + 24)
     x = torch.randn(B, 16, 12, generator=rng(5))
     assert net.denoise(x, torch.full((B,), 0.5), context).shape == x.shape
 
