@@ -4,6 +4,7 @@ import logging
 import math
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from ups_models.evaluation.samplers import Sampler, residual_samplers
 from ups_models.exported import SUFFIX, read_export
 from ups_models.files import known_digest
 from ups_models.nn.own import Operator
+from ups_models.nn.sampling import Draw, noise
 from ups_models.own_code import KEPT, identified, trust_kept
 from ups_models.problems.problem import Parameter, Problem
 from ups_models.stages.lineage import Lineage, difference, in_words, read_lineage
@@ -96,8 +98,8 @@ class Surrogate:
     ) -> Array:
         """Members one step ahead, (M, [N,] C, *space). Raises BadInput."""
         fields, conditioning, is_alone = self._inputs(u, parameters)
-        draw = self._sampler(sampler).sample(torch.Generator(self.device).manual_seed(seed))
-        found = one_step_members(self.operator, draw, fields, conditioning, members=members).cpu().numpy()
+        sample = self._sampler(sampler).sample(self._draw(seed))
+        found = one_step_members(self.operator, sample, fields, conditioning, members=members).cpu().numpy()
         return np.asarray(found[:, 0] if is_alone else found)
 
     def rollout(
@@ -125,8 +127,8 @@ class Surrogate:
                 found = rollout(self.operator, part, known, steps=steps, reencode_every=every)
                 start = part[:, None]
             else:
-                draw = self._sampler(sampler).sample(torch.Generator(self.device).manual_seed(seed))
-                found = rollout_members(self.operator, draw, part, known, members=members, steps=steps)
+                sample = self._sampler(sampler).sample(self._draw(seed))
+                found = rollout_members(self.operator, sample, part, known, members=members, steps=steps)
                 start = part[None, :, None].expand(members, *part[:, None].shape)
             pieces.append(torch.cat([start, found], found.ndim - fields.ndim).cpu())
         u = torch.cat(pieces, 0 if members is None else 1)
@@ -190,6 +192,9 @@ class Surrogate:
                     one.name, number, low, high,
                 )  # fmt: skip
         return numbers
+
+    def _draw(self, seed: int) -> Draw:
+        return partial(noise, rng=torch.Generator(self.device).manual_seed(seed))
 
     def _sampler(self, name: str | None) -> Sampler:
         known = self.samplers

@@ -1,6 +1,7 @@
 """Several processes that train together: their sums, their agreement, and how the command starts and stops them."""
 
 import itertools
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -17,6 +18,12 @@ from harness.chaos.ranks import RANK, OwnerProcess
 from harness.worlds import in_world, sums
 from tasks.services.run.paths import RunDir
 from tasks.services.run.status import read_status
+from tasks.services.stages.evaluated import data_of, models_of
+from tasks.services.stages.evaluators import evaluators
+from ups_models.config.loading import load_config
+from ups_models.config.schema import EvalConfig, PipelineConfig
+from ups_models.evaluation.evaluate import evaluate
+from ups_models.stages.spec import SPECS
 from ups_models.training.parallel import World
 
 SHARDS, NUMBERS = 8, 501
@@ -45,11 +52,17 @@ def test_a_wish_of_any_process_is_that_of_all_and_shards_are_shared_out():
 
 
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory):
-    """What one process trains, undisturbed."""
+def undisturbed(tmp_path_factory):
+    """A run that one process has trained."""
     root = tmp_path_factory.mktemp("alone")
     assert OwnerProcess(root, 1, root.with_suffix(".log")).end() == 0
-    return contents(root)
+    return root
+
+
+@pytest.fixture(scope="module")
+def alone(undisturbed):
+    """What one process trains."""
+    return contents(undisturbed)
 
 
 def wait_until(condition, within_s=120.0):
@@ -74,6 +87,24 @@ def test_a_run_is_stopped_with_three_processes_and_goes_on_with_two_of_which_one
 
     assert owner.end() == 0, (tmp_path / "log").read_text()
     assert differences(alone, contents(root)) == []
+
+
+def test_an_evaluation_goes_on_alone_where_its_processes_are_killed(undisturbed, caplog):
+    run = RunDir.of(undisturbed, undisturbed / "checkpoints")
+    cfg, cpu = load_config(undisturbed / "config.yaml", schema=PipelineConfig), torch.device("cpu")
+    settings, stages = EvalConfig(trajectories=16, rollout_steps=10, members=4), dict.fromkeys(SPECS)
+    models = models_of(cfg, run, stages, cpu)
+    data = data_of(cfg, settings, run, models)
+
+    with evaluators("small_eval", cfg, settings, run, [*stages], 2) as ask:
+        shared = evaluate(cfg, settings, models, data, device=cpu, ask=ask)[0]
+        for process in multiprocessing.active_children():
+            process.kill()
+        rest = evaluate(cfg, settings, models, data, device=cpu, ask=ask)[0]
+
+    assert "an evaluating process was killed; this one goes on alone" in caplog.text
+    without_seconds = [result.model_copy(update={"network": None}).to_json() for result in (shared, rest)]
+    assert without_seconds[0] == without_seconds[1]
 
 
 def test_no_rank_outlives_an_owner_that_is_killed(tmp_path):

@@ -2,7 +2,6 @@
 
 import multiprocessing
 import os
-import signal
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, wait
@@ -13,7 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ups_models.children import end_with_parent
+from ups_models.children import quiet_child
 from ups_models.problems.finding import problem_named
 from ups_models.problems.problem import Values
 
@@ -68,7 +67,7 @@ def solved_rows(
             on_progress(stop)
         return
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_quiet_child, initargs=(os.getpid(),))
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=quiet_child, initargs=(os.getpid(),))
     ahead: deque[Future[Array]] = deque()
     try:
         for number, (start, stop) in enumerate(pieces):
@@ -79,11 +78,3 @@ def solved_rows(
             on_progress(stop)
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _quiet_child(parent: int) -> None:
-    """Leave Ctrl-C to the parent, and end with it, however it ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    end_with_parent()
-    if os.getppid() != parent:  # which has ended meanwhile
-        os._exit(1)

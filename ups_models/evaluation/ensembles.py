@@ -2,17 +2,15 @@
 
 from collections.abc import Mapping
 
-import torch
 from torch import Tensor
 
-from ups_models.config.schema import EvalConfig
 from ups_models.evaluation import metrics
+from ups_models.evaluation.forecasts import Ask, Forecasts, Question
 from ups_models.evaluation.inputs import Arrays, OperatorCase, evenly_spaced
 from ups_models.evaluation.parts import ENSEMBLE_HORIZON, ENSEMBLES, ROLLOUT_ENSEMBLES, Part
 from ups_models.evaluation.registry import measure
 from ups_models.evaluation.result import Ensembles, EnsembleScores
-from ups_models.evaluation.rollout import one_step_members, rollout, rollout_members
-from ups_models.evaluation.samplers import Sampler
+from ups_models.evaluation.rollout import rollout
 from ups_models.evaluation.samples import Ensemble, Forecast
 
 HORIZONS = (1, 4, 10, 20, 40)
@@ -21,22 +19,15 @@ FRAMES, FILMED_POINTS, LINES = 20, 64, 4
 """Of a film; and the axes of trajectories (rows, times, channels, points) on a line."""
 
 
-def one_step_ensembles(
-    case: OperatorCase, settings: EvalConfig, samplers: Mapping[str, Sampler]
-) -> tuple[Ensembles, Arrays]:
+def one_step_ensembles(case: OperatorCase, forecasts: Forecasts, ask: Ask | None) -> tuple[Ensembles, Arrays]:
     """On evenly spread pairs (u_t, u_{t+1})."""
-    u = case.u
-    pairs = u.shape[0] * (u.shape[1] - 1)
-    which = torch.linspace(0, pairs - 1, min(settings.one_step_pairs, pairs)).long().to(u.device)
-    trajectory, time = which // (u.shape[1] - 1), which % (u.shape[1] - 1)
-    now, target, known = u[trajectory, time], u[trajectory, time + 1], case.parameters[trajectory]
+    now, target, known = forecasts.pairs
     prediction = rollout(case.operator, now, known, steps=1, reencode_every=0)[:, 0]
     found: dict[str, EnsembleScores] = {}
     arrays: Arrays = {}
-    for name, sampler in samplers.items():
-        rng = torch.Generator(u.device).manual_seed(settings.seed)
-        members = one_step_members(case.operator, sampler.sample(rng), now, known, members=settings.members)
-        found[name] = ensemble_scores(ENSEMBLES, _ensemble(case, members, target, sampler.nfe, settings.seed))
+    for name, sampler in forecasts.samplers.items():
+        members = forecasts.all(Question("pairs", name), ask)
+        found[name] = ensemble_scores(ENSEMBLES, _ensemble(case, members, target, sampler.nfe, forecasts.seed))
         if name == "diffusion":
             middle = len(now) // 2  # of several channels the first is drawn
             arrays = {
@@ -48,27 +39,17 @@ def one_step_ensembles(
     return Ensembles.model_validate({"operator": alone, **found}), arrays
 
 
-def rollout_ensembles(
-    case: OperatorCase, settings: EvalConfig, samplers: Mapping[str, Sampler]
-) -> tuple[Ensembles, Arrays]:
+def rollout_ensembles(case: OperatorCase, forecasts: Forecasts, ask: Ask | None) -> tuple[Ensembles, Arrays]:
     """From u0 of `ensemble_trajectories` trajectories, over the whole rollout and after a few numbers of steps."""
-    chosen = evenly_spaced(settings.ensemble_trajectories, len(case.u)).to(case.u.device)
+    chosen = forecasts.ensemble_rows
     u, parameters = case.u[:, : case.steps + 1][chosen], case.parameters[chosen]
     target = u[:, 1:]
     plain = rollout(case.operator, u[:, 0], parameters, steps=case.steps, reencode_every=case.reencode_every)
     found: dict[str, EnsembleScores] = {}
     arrays: Arrays = {}
-    for name, sampler in samplers.items():
-        rng = torch.Generator(u.device).manual_seed(settings.seed)
-        members = rollout_members(
-            case.operator,
-            sampler.sample(rng),
-            u[:, 0],
-            parameters,
-            members=settings.ensemble_members,
-            steps=case.steps,
-        )
-        whole = _ensemble(case, members, target, sampler.nfe, settings.seed)
+    for name, sampler in forecasts.samplers.items():
+        members = forecasts.all(Question("ensemble", name), ask)
+        whole = _ensemble(case, members, target, sampler.nfe, forecasts.seed)
         found[name] = ensemble_scores(ROLLOUT_ENSEMBLES, whole, _by_horizon(whole, case.steps))
         if name == "diffusion":
             arrays = _film(case, members, target)

@@ -9,62 +9,61 @@ from ups_models.config.schema import EvalConfig, PipelineConfig
 from ups_models.evaluation.checks import check
 from ups_models.evaluation.ensembles import one_step_ensembles, rollout_ensembles
 from ups_models.evaluation.fields import data_facts, network_facts, one_step_errors, rollout_errors
-from ups_models.evaluation.inputs import Arrays, EvalData, Models, OperatorCase, evenly_spaced
+from ups_models.evaluation.forecasts import Ask, Forecasts, Question
+from ups_models.evaluation.inputs import Arrays, EvalData, Models, OperatorCase
 from ups_models.evaluation.result import EvaluationResult
-from ups_models.evaluation.samplers import residual_samplers
 from ups_models.evaluation.steady import steady_errors
 
 
 @torch.no_grad()
 def evaluate(
-    cfg: PipelineConfig, settings: EvalConfig, models: Models, data: EvalData, *, device: torch.device
+    cfg: PipelineConfig,
+    settings: EvalConfig,
+    models: Models,
+    data: EvalData,
+    *,
+    device: torch.device,
+    ask: Ask | None = None,
 ) -> tuple[EvaluationResult, Arrays]:
     """Everything measured in one evaluation, and the arrays that its plots are drawn from.
 
-    Trajectories are evaluated from u0 for `rollout_steps`; ensembles on pairs and, if asked for, in rollouts.
+    Trajectories are evaluated from u0 for `rollout_steps`; ensembles on pairs and, if asked for, in rollouts. `ask`
+    has other processes answer for the networks, with the same digits.
     """
+    forecasts = Forecasts(cfg, settings, models, data, device)
     result = EvaluationResult(
         split=settings.split, seed=settings.seed, members=settings.members, environment=_environment(device)
     )
     arrays: Arrays = {}
-    if models.operator is not None and data.trajectories is not None:
-        chosen = data.trajectories.select(evenly_spaced(settings.trajectories, len(data.trajectories.row)))
-        steps = min(settings.rollout_steps, chosen.shape[1] - 1)
-        u, parameters = chosen.u.to(device), chosen.conditioning().to(device)
-        case = OperatorCase(models.operator, chosen, u, parameters, steps, cfg.operator.reencode_every)
-        result, arrays = _with_fields(cfg, settings, models, case, result)
-    if models.steady_prior is not None and data.steady is not None:
+    if forecasts.case is not None:
+        result, arrays = _with_fields(forecasts.case, forecasts, ask, result)
+    if models.steady_prior is not None and forecasts.steady is not None:
+        members = forecasts.all(Question("steady"), ask)
         darcy, more = steady_errors(
-            models.steady_prior,
-            data.steady,
-            data.steady_train,
-            settings,
-            steps=cfg.prior.sampler_steps,
-            device=device,
+            members, forecasts.steady, data.steady_train, nfe=forecasts.flow_steps, seed=settings.seed
         )
         result, arrays = result.model_copy(update={"darcy": darcy}), arrays | more
     return result.model_copy(update={"checks": check(result)}), arrays
 
 
 def _with_fields(
-    cfg: PipelineConfig, settings: EvalConfig, models: Models, case: OperatorCase, result: EvaluationResult
+    case: OperatorCase, forecasts: Forecasts, ask: Ask | None, result: EvaluationResult
 ) -> tuple[EvaluationResult, Arrays]:
     """One step, rollouts, and ensembles where there is a sampler."""
-    rollouts, arrays = rollout_errors(case, settings.seed)
+    rollouts, arrays = rollout_errors(case, forecasts.all(Question("rollout"), ask), forecasts.seed)
     found = {
         "trajectories": len(case.u),
         "steps": case.steps,
         "data": data_facts(case.data),
         "network": network_facts(case),
-        "one_step": one_step_errors(case),
+        "one_step": one_step_errors(case, forecasts.all(Question("one_step"), ask)),
         "rollout": rollouts,
     }
-    samplers = residual_samplers(cfg.denoiser, settings, models)
-    if samplers:
-        found["probabilistic"], more = one_step_ensembles(case, settings, samplers)
+    if forecasts.samplers:
+        found["probabilistic"], more = one_step_ensembles(case, forecasts, ask)
         arrays = arrays | more
-    if samplers and settings.ensemble_trajectories:
-        found["probabilistic_rollout"], more = rollout_ensembles(case, settings, samplers)
+    if forecasts.samplers and forecasts.settings.ensemble_trajectories:
+        found["probabilistic_rollout"], more = rollout_ensembles(case, forecasts, ask)
         arrays = arrays | more
     return result.model_copy(update=found), arrays
 

@@ -4,7 +4,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-import torch
 from torch import Tensor
 
 from ups_models.config.schema import DenoiserConfig, EvalConfig
@@ -12,14 +11,14 @@ from ups_models.evaluation.inputs import Models
 from ups_models.evaluation.rollout import SampleFields
 from ups_models.nn.denoiser import ResidualDiffusion
 from ups_models.nn.own import Operator
-from ups_models.nn.sampling import karras_sigmas, noise, sample_consistency, sample_edm
+from ups_models.nn.sampling import Draw, karras_sigmas, sample_consistency, sample_edm
 
 
 @dataclass(frozen=True)
 class Sampler:
     """A way to sample the next field, and its network evaluations per sample."""
 
-    sample: Callable[[torch.Generator], SampleFields]
+    sample: Callable[[Draw], SampleFields]
     nfe: int
 
 
@@ -38,37 +37,37 @@ def residual_samplers(net: DenoiserConfig, settings: EvalConfig, models: Models)
     return samplers
 
 
-def teacher_sampler(teacher: ResidualDiffusion, sigmas: Tensor, rng: torch.Generator) -> SampleFields:
+def teacher_sampler(teacher: ResidualDiffusion, sigmas: Tensor, draw: Draw) -> SampleFields:
     """Corrected by Heun's sampler on the diffusion."""
 
     def sample(operator: Operator, u: Tensor, z: Tensor, z_hat: Tensor, mean: Tensor) -> Tensor:
         context = teacher.context(z, z_hat, teacher.space.lost(operator, u, z, mean))
         scale = teacher.scale(z, z_hat)
-        start = noise(tuple(scale.shape), rng)
+        start = draw(tuple(scale.shape))
         x0 = sample_edm(lambda x, s: teacher.denoise(x, s, context), start, sigmas)
         return teacher.space.corrected(operator, z_hat, scale * x0, mean)
 
     return sample
 
 
-def student_sampler(student: ResidualDiffusion, sigmas: Tensor, rng: torch.Generator) -> SampleFields:
+def student_sampler(student: ResidualDiffusion, sigmas: Tensor, draw: Draw) -> SampleFields:
     """Corrected by the consistency student, one evaluation for each noise level."""
 
     def sample(operator: Operator, u: Tensor, z: Tensor, z_hat: Tensor, mean: Tensor) -> Tensor:
         context = student.context(z, z_hat, student.space.lost(operator, u, z, mean))
         scale = student.scale(z, z_hat)
-        start = noise(tuple(scale.shape), rng)
-        x0 = sample_consistency(lambda x, s: student.consistency(x, s, context), start, sigmas, student.sigma_min, rng)
+        start = draw(tuple(scale.shape))
+        x0 = sample_consistency(lambda x, s: student.consistency(x, s, context), start, sigmas, student.sigma_min, draw)
         return student.space.corrected(operator, z_hat, scale * x0, mean)
 
     return sample
 
 
-def gaussian_sampler(teacher: ResidualDiffusion, rng: torch.Generator) -> SampleFields:
+def gaussian_sampler(teacher: ResidualDiffusion, draw: Draw) -> SampleFields:
     """Corrected by independent normal residuals of the learned scale: what the diffusion must improve upon."""
 
     def sample(operator: Operator, u: Tensor, z: Tensor, z_hat: Tensor, mean: Tensor) -> Tensor:
         scale: Tensor = teacher.scale(z, z_hat)
-        return teacher.space.corrected(operator, z_hat, scale * noise(tuple(scale.shape), rng), mean)
+        return teacher.space.corrected(operator, z_hat, scale * draw(tuple(scale.shape)), mean)
 
     return sample

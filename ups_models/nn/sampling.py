@@ -8,6 +8,8 @@ from torch import Tensor
 
 Denoise = Callable[[Tensor, Tensor], Tensor]
 """(x (B, ...), sigma (B,)) -> (B, ...)."""
+Draw = Callable[[tuple[int, ...]], Tensor]
+"""Standard normal numbers of a shape."""
 
 
 def noise(shape: tuple[int, ...], rng: torch.Generator) -> Tensor:
@@ -47,9 +49,7 @@ def sample_edm(denoise: Denoise, start: Tensor, sigmas: Tensor) -> Tensor:
     return denoise(x, levels[-1].expand(len(x)))
 
 
-def sample_consistency(
-    consistency: Denoise, start: Tensor, sigmas: Tensor, sigma_min: float, rng: torch.Generator
-) -> Tensor:
+def sample_consistency(consistency: Denoise, start: Tensor, sigmas: Tensor, sigma_min: float, draw: Draw) -> Tensor:
     """Multistep consistency sampling: one evaluation for each of `sigmas`. Song et al. 2023, algorithm 1.
 
     `sigmas` (n,) fall from sigma_max; between evaluations the sample, which is at sigma_min, is noised again.
@@ -58,7 +58,7 @@ def sample_consistency(
     x = consistency(start * levels[0], levels[0].expand(len(start)))
     for sigma in levels[1:]:
         added = (sigma**2 - sigma_min**2).clamp_min(0).sqrt()
-        x = consistency(x + added * noise(tuple(x.shape), rng), sigma.expand(len(x)))
+        x = consistency(x + added * draw(tuple(x.shape)), sigma.expand(len(x)))
     return x
 
 

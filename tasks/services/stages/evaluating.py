@@ -10,16 +10,11 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-import torch
 import yaml
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 from tasks.services.data.datasets import (
     data_identities,
-    load_data,
-    load_steady_data,
-    read_trajectories,
-    require_size,
     trajectory_files,
 )
 from tasks.services.run.clock import utc_now
@@ -29,28 +24,25 @@ from tasks.services.run.phase import announce
 from tasks.services.run.status import StatusStore, file_records, read_status
 from tasks.services.run.uninterrupted import leave_if_stopped
 from tasks.services.stages.descent import require_one_origin, trained_config
-from tasks.services.stages.inputs import load_stage, select_device
+from tasks.services.stages.evaluated import data_from, data_of, models_from, models_of
+from tasks.services.stages.evaluators import evaluators
+from tasks.services.stages.inputs import select_device
 from tasks.services.stages.plan import evaluation_inputs, usable_stages
+from tasks.services.stages.processes import processes_for
 from tasks.services.stages.snapshot import read_snapshot
 from ups_models.config.schema import EvalConfig, PipelineConfig
-from ups_models.data.layouts.pdebench import load_steady
-from ups_models.data.layouts.reading import problem_in
-from ups_models.data.split import Split, split_rows
-from ups_models.errors import BadInput, CheckpointError, Preempted
+from ups_models.errors import Preempted
 from ups_models.evaluation.evaluate import evaluate
-from ups_models.evaluation.inputs import EvalData, Models
+from ups_models.evaluation.inputs import EvalData
 from ups_models.evaluation.parts import main_error
 from ups_models.evaluation.result import CheckpointFile, EvaluationResult
 from ups_models.files import FileDigest, known_digest, write_atomically, write_text
-from ups_models.problems.registry import DARCY
 from ups_models.report.html import render_html
 from ups_models.report.markdown import render_markdown
 from ups_models.report.model import ReportInput
 from ups_models.report.words import verdict
 from ups_models.stages.lineage import Lineage, outside
-from ups_models.stages.registry import STAGES
 from ups_models.stages.spec import SPECS
-from ups_models.training.checkpoint import load_network
 
 logger = logging.getLogger(__name__)
 
@@ -70,10 +62,11 @@ def evaluate_run(name: str, cfg: PipelineConfig, settings: EvalConfig, run: Owne
         snapshot = read_snapshot(cfg, run)
         cfg = trained_config(cfg, snapshot.lineages)
         usable = usable_stages(cfg, run.checkpoints, snapshot)
-        models = _models_of(cfg, run, usable, device)
-        data = _data_of(cfg, settings, run, models)
-        with _left_if_stopped(name):
-            result, arrays = evaluate(cfg, settings, models, data, device=device)
+        models = models_of(cfg, run, usable, device)
+        data = data_of(cfg, settings, run, models)
+        n_processes = processes_for(cfg, device)
+        with _left_if_stopped(name), evaluators(name, cfg, settings, run, [*models.networks()], n_processes) as ask:
+            result, arrays = evaluate(cfg, settings, models, data, device=device, ask=ask)
         inputs = evaluation_inputs(cfg, settings, snapshot, usable)
     except Preempted:
         raise  # as after a kill: it is in progress, and runs again
@@ -134,11 +127,11 @@ def evaluate_files(
     device = select_device(cfg, read_status(run.status).threads)
     lineages = require_one_origin(cfg, files, data_identities(cfg, run) if data_path is None else None)
     cfg = trained_config(cfg, lineages)
-    models = _models_from(cfg, files, device, same_data=data_path is None)
+    models = models_from(cfg, files, device, same_data=data_path is None)
     if data_path is None:
-        data, names = _data_of(cfg, settings, run, models), tuple(trajectory_files(cfg, run))
+        data, names = data_of(cfg, settings, run, models), tuple(trajectory_files(cfg, run))
     else:
-        data, names = _data_from(cfg, data_path, models), (data_path,)
+        data, names = data_from(cfg, data_path, models), (data_path,)
     _warn_of_strange_data(lineages.get("operator"), data)
     result, arrays = evaluate(cfg, settings, models, data, device=device)
     if data_path is not None:
@@ -209,60 +202,3 @@ def headline(result: EvaluationResult) -> str:
         )
     samples = result.darcy.samples if result.darcy else 0
     return f"steady prior: member nRMSE {main_error(result):.4f}, {samples} samples"
-
-
-def _models_of(cfg: PipelineConfig, run: RunDir, reasons: Mapping[str, str | None], device: torch.device) -> Models:
-    """The networks whose checkpoints may be used; what is outdated is left out, with a warning."""
-    for name, reason in reasons.items():
-        if reason is not None:
-            logger.warning("%s: left out of the evaluation: %s", name, reason)
-    trained = {name: load_stage(name, cfg, run, device) for name, reason in reasons.items() if reason is None}
-    if "operator" not in trained:
-        raise CheckpointError(
-            f"{run.checkpoint(SPECS['operator'].checkpoint)}: there is no completed operator to evaluate; train it "
-            "first (without --skip-training)"
-        )
-    return Models.of(trained)
-
-
-def _models_from(cfg: PipelineConfig, files: Mapping[str, Path], device: torch.device, *, same_data: bool) -> Models:
-    nets: dict[str, torch.nn.Module] = {}
-    for stage, path in files.items():
-        spec, net = SPECS[stage], STAGES[stage].build(cfg)
-        is_recipe = partial(spec.is_data_recipe, cfg=cfg) if same_data else None
-        load_network(path, net, stage=stage, arch=spec.arch(cfg), is_data_recipe=is_recipe)
-        nets[stage] = net.to(device).requires_grad_(False).eval()
-    return Models.of(nets)
-
-
-def _data_of(cfg: PipelineConfig, settings: EvalConfig, run: RunDir, models: Models) -> EvalData:
-    trajectories = steady = steady_train = None
-    if models.operator is not None:
-        data = load_data(cfg, run)
-        trajectories = data.select(_rows(split_rows(data.row, val=cfg.data.val, test=cfg.data.test), settings))
-    if models.steady_prior is not None:
-        fields = load_steady_data(cfg, run)
-        split = split_rows(fields.row, val=cfg.steady_data.val, test=cfg.steady_data.test)
-        steady, steady_train = fields.select(_rows(split, settings)), fields.select(split.train)
-    return EvalData(trajectories, steady, steady_train)
-
-
-def _data_from(cfg: PipelineConfig, path: Path, models: Models) -> EvalData:
-    """Every row of one file, of whichever family it is. Raises DataError, BadInput."""
-    if problem_in(path) == DARCY.name:
-        if models.steady_prior is None:
-            raise BadInput(
-                f"{path}: holds Darcy flow, which only a steady prior is evaluated on; give one with --prior"
-            )
-        fields = load_steady([path], reduced_resolution=cfg.steady_data.reduced_resolution)
-        require_size("steady_data.size", (cfg.steady_data.size,), fields.a.shape[-1:], path)
-        return EvalData(steady=fields)
-    if models.operator is None:
-        raise BadInput(f"{path}: holds trajectories, which an operator is evaluated on; give one with --operator")
-    data = read_trajectories(cfg.data, [path])
-    require_size("data.points", cfg.data.grid, data.grid, path)
-    return EvalData(data)
-
-
-def _rows(split: Split, settings: EvalConfig) -> torch.Tensor:
-    return split.val if settings.split == "val" else split.test

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tasks.services.run.paths import RunDir
-from tasks.services.stages import evaluating
+from tasks.services.stages import evaluated, evaluating
 from tasks.services.stages.inputs import load_stage
 from tasks.services.stages.reporting import report_payload, write_report
 from ups_models.config.schema import EvalConfig
@@ -86,7 +86,7 @@ def test_every_viscosity_has_its_share_of_an_evaluation(run, smoke):
         files.append(run.root / f"1D_Burgers_Sols_Nu{nu}.hdf5")
         generate("burgers1d", files[-1], n=24, seed=0, parameters={"Nu": nu}, nx=64, nt=11, t_end=0.5)
     cfg = smoke.model_copy(update={"data": smoke.data.model_copy(update={"files": tuple(files)})})
-    data = evaluating._data_of(cfg, SETTINGS, run, Models(operator=load(smoke, run)))
+    data = evaluated.data_of(cfg, SETTINGS, run, Models(operator=load(smoke, run)))
 
     result, _ = ups_evaluate(cfg, SETTINGS, Models(operator=load(smoke, run)), data, device=torch.device("cpu"))
 

@@ -141,7 +141,7 @@ def test_a_consistency_sampler_uses_one_evaluation_for_each_level(evaluations):
         calls.append(sigma[0].item())
         return x * 0
 
-    sample_consistency(consistency, torch.zeros(1, 1), karras_sigmas(evaluations, 0.02, 20, 7), 0.02, rng())
+    sample_consistency(consistency, torch.zeros(1, 1), karras_sigmas(evaluations, 0.02, 20, 7), 0.02, torch.zeros)
 
     assert len(calls) == evaluations
 
