@@ -17,8 +17,9 @@ from ups_models.stages.stage import Data, Loss, LossInput, Stage
 from ups_models.training.ema import ema_update
 from ups_models.training.optim import flat_gradient, gradient, learning_rate, put_gradient, set_learning_rate
 from ups_models.training.parallel import World
+from ups_models.training.saving import Saver
 from ups_models.training.seeds import derive_seed
-from ups_models.training.state import TrainState, find_state, save_state, share_state, start_state
+from ups_models.training.state import TrainState, find_state, share_state, start_state
 
 ALONE = World()
 
@@ -75,24 +76,32 @@ def fit(
     share_state(state, world)
     hooks.on_start(state.step)
     loss, saved_at = stage.loss(cfg), time.monotonic()
-    while state.step < settings.total_steps:
-        progress = train_step(stage, cfg, data, frozen, state, loss, device, world)
-        hooks.on_step(progress)
-        due = world.rank == 0 and _save_is_due(cfg, state.step, saved_at)
-        stop, save = world.any_of(hooks.should_stop(), due)
-        if stop or save:
-            if world.rank == 0:
-                save_state(resume_path, state, lineage, with_previous=cfg.checkpoint.keep_previous)
-            saved_at = time.monotonic()
-            hooks.on_save(progress)
-        if state.step % settings.steps_per_epoch == 0:
-            hooks.on_epoch(progress)
-        if stop and state.step < settings.total_steps:
-            raise Preempted(
-                f"{stage.spec.name}: stopped at step {state.step} of {settings.total_steps} and saved; "
-                "the same command with --auto-resume resumes from there"
-            )
+    with Saver[Progress](resume_path, lineage, with_previous=cfg.checkpoint.keep_previous) as saver:
+        while state.step < settings.total_steps:
+            progress = train_step(stage, cfg, data, frozen, state, loss, device, world)
+            hooks.on_step(progress)
+            due = world.rank == 0 and _save_is_due(cfg, state.step, saved_at)
+            stop, save = world.any_of(hooks.should_stop(), due)
+            if stop or save:
+                saved_at = time.monotonic()
+                if world.rank == 0:
+                    _report(saver, hooks, wait=True)
+                    saver.save(state, progress)
+            _report(saver, hooks, wait=stop)
+            if state.step % settings.steps_per_epoch == 0:
+                hooks.on_epoch(progress)
+            if stop and state.step < settings.total_steps:
+                raise Preempted(
+                    f"{stage.spec.name}: stopped at step {state.step} of {settings.total_steps} and saved; "
+                    "the same command with --auto-resume resumes from there"
+                )
     return state
+
+
+def _report(saver: Saver[Progress], hooks: Hooks, *, wait: bool) -> None:
+    """Say that a state has reached the disk. Raises StorageError where it could not."""
+    if saved := saver.written(wait=wait):
+        hooks.on_save(saved)
 
 
 def train_step(

@@ -137,23 +137,30 @@ def require_memory(stage: Stage, cfg: PipelineConfig) -> None:
 
 def save_state(path: Path, state: TrainState, lineage: Lineage, *, with_previous: bool = True) -> None:
     """Write the state of a stage in progress, atomically; the one before it is kept, if wanted."""
+    stepped = lineage.model_copy(update={"step": state.step})
+    write_state(path, saved_form(state, lineage), stepped, with_previous=with_previous)
+
+
+def saved_form(state: TrainState, lineage: Lineage) -> dict[str, Any]:
+    """What is saved of a state; its tensors are those of the state."""
+    return {
+        "format": FORMAT,
+        "stage": lineage.stage,
+        "arch": lineage.arch,
+        "config_hash": lineage.config_hash,
+        "exactness": exactness(state.device),
+        "step": state.step,
+        "state_dict": weights_of(state.net),
+        "ema": weights_of(state.ema),
+        "optimiser": state.optimiser.state_dict(),
+    }
+
+
+def write_state(path: Path, form: Mapping[str, Any], lineage: Lineage, *, with_previous: bool) -> None:
+    """Write what is saved of a state, atomically; the one before it is kept, if wanted."""
     if with_previous:
         keep_previous(path)
-    save_payload(
-        path,
-        {
-            "format": FORMAT,
-            "stage": lineage.stage,
-            "arch": lineage.arch,
-            "config_hash": lineage.config_hash,
-            "exactness": exactness(state.device),
-            "step": state.step,
-            "state_dict": weights_of(state.net),
-            "ema": weights_of(state.ema),
-            "optimiser": state.optimiser.state_dict(),
-        },
-        lineage.model_copy(update={"step": state.step}),
-    )
+    save_payload(path, form, lineage)
 
 
 def find_state(
