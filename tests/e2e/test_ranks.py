@@ -1,5 +1,6 @@
 """Several processes that train together: their sums, their agreement, and how the command starts and stops them."""
 
+import dataclasses
 import itertools
 import multiprocessing
 import os
@@ -14,6 +15,7 @@ import torch
 
 from flows import ROOT
 from harness.bench.comparison import contents, differences
+from harness.bench.scale import SMALL, prepared
 from harness.chaos.ranks import RANK, OwnerProcess
 from harness.worlds import in_world, sums
 from tasks.services.run.paths import RunDir
@@ -22,9 +24,12 @@ from tasks.services.stages.evaluated import data_of, models_of
 from tasks.services.stages.evaluators import evaluators
 from ups_models.config.loading import load_config
 from ups_models.config.schema import EvalConfig, PipelineConfig
+from ups_models.errors import TrainingDiverged
 from ups_models.evaluation.evaluate import evaluate
+from ups_models.stages.registry import STAGES
 from ups_models.stages.spec import SPECS
 from ups_models.training.parallel import World
+from ups_models.training.steps import Steps
 
 SHARDS, NUMBERS = 8, 501
 
@@ -63,6 +68,33 @@ def undisturbed(tmp_path_factory):
 def alone(undisturbed):
     """What one process trains."""
     return contents(undisturbed)
+
+
+def diverges_with_the_second(world):
+    """The message of a training in which the batches of one process alone are not finite."""
+    cfg, data, frozen, state = prepared(SMALL, "operator", 8)
+    stage = STAGES["operator"]
+
+    def sample(part, rows, done, rng):
+        batch = stage.sample_batch(part, rows, done, rng)
+        is_bad = world.rank == 1 and state.step == 2
+        return {name: value * (float("nan") if is_bad else 1.0) for name, value in batch.items()}
+
+    steps = Steps(dataclasses.replace(stage, sample_batch=sample), cfg, data, frozen, torch.device("cpu"), world)
+    try:
+        for _ in range(4):
+            steps.take(state)
+    except TrainingDiverged as error:
+        return str(error), state.step
+    return "no error", state.step
+
+
+def test_a_number_that_is_not_finite_in_one_process_stops_all_at_the_same_step():
+    found = in_world(3, diverges_with_the_second)
+
+    [(message, step)] = set(found)
+    assert message.startswith("operator: the loss is nan at step 3; the weights were not touched")
+    assert step == 2
 
 
 def wait_until(condition, within_s=120.0):

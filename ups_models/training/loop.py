@@ -5,23 +5,24 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from itertools import count
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from ups_models.config.schema import BATCH_SIZES, PipelineConfig
+from ups_models.config.schema import PipelineConfig
 from ups_models.errors import Preempted, TrainingDiverged
 from ups_models.stages.lineage import Lineage
-from ups_models.stages.stage import Data, Loss, LossInput, Stage
-from ups_models.training.ema import ema_update
-from ups_models.training.optim import flat_gradient, gradient, learning_rate, put_gradient, set_learning_rate
+from ups_models.stages.stage import Data, Stage
 from ups_models.training.parallel import World
-from ups_models.training.saving import Saver
-from ups_models.training.seeds import derive_seed
+from ups_models.training.saving import Saver, copied
 from ups_models.training.state import TrainState, find_state, share_state, start_state
+from ups_models.training.steps import ALONE, Step, Steps
 
-ALONE = World()
+READ_EVERY = 50
+"""Steps whose numbers are read together, on a GPU."""
 
 
 @dataclass(frozen=True)
@@ -63,38 +64,40 @@ def fit(
     lineage: Lineage,
     hooks: Hooks,
     world: World = ALONE,
+    read_every: int | None = None,
 ) -> TrainState:
     """Train one stage to the end of its budget and return its final state.
 
     Resumes from `resume_path`, or from the state before it, where that is a state of this very `lineage`. Saves there
-    at the config's interval and when `hooks.should_stop` says so in any process of the `world`. Raises Preempted after
-    such a save, TrainingDiverged when a loss or gradient is not finite.
+    at the config's interval and when `hooks.should_stop` says so in any process of the `world`. The numbers of so many
+    steps are read at once; the default is one step, and more on a GPU. Raises Preempted after such a save, and
+    TrainingDiverged when a loss or gradient is not finite.
     """
+    on_gpu = device.type == "cuda"
     settings = cfg.stages.of(stage.spec.name)
     start = partial(start_state, stage, cfg, data, frozen, device)
     state = find_state(resume_path, start, stage, cfg, lineage) if world.rank == 0 else start()
     share_state(state, world)
     hooks.on_start(state.step)
-    loss, saved_at = stage.loss(cfg), time.monotonic()
+    steps, saved_at = Steps(stage, cfg, data, frozen, device, world, ahead=on_gpu), time.monotonic()
+    reader = Reader(steps, state, hooks, read_every or (READ_EVERY if on_gpu else 1))
     with Saver[Progress](resume_path, lineage, with_previous=cfg.checkpoint.keep_previous) as saver:
         while state.step < settings.total_steps:
-            progress = train_step(stage, cfg, data, frozen, state, loss, device, world)
-            hooks.on_step(progress)
+            reader.take()
             due = world.rank == 0 and _save_is_due(cfg, state.step, saved_at)
             stop, save = world.any_of(hooks.should_stop(), due)
             if stop or save:
                 saved_at = time.monotonic()
                 if world.rank == 0:
                     _report(saver, hooks, wait=True)
-                    saver.save(state, progress)
+                    saver.save(state, reader.read())
             _report(saver, hooks, wait=stop)
-            if state.step % settings.steps_per_epoch == 0:
-                hooks.on_epoch(progress)
             if stop and state.step < settings.total_steps:
                 raise Preempted(
                     f"{stage.spec.name}: stopped at step {state.step} of {settings.total_steps} and saved; "
                     "the same command with --auto-resume resumes from there"
                 )
+        reader.read()
     return state
 
 
@@ -104,78 +107,70 @@ def _report(saver: Saver[Progress], hooks: Hooks, *, wait: bool) -> None:
         hooks.on_save(saved)
 
 
-def train_step(
-    stage: Stage,
-    cfg: PipelineConfig,
-    data: Data,
-    frozen: Mapping[str, nn.Module],
-    state: TrainState,
-    loss_of: Loss,
-    device: torch.device,
-    world: World = ALONE,
-) -> Progress:
-    """One optimiser step, a function of (seed, stage, step) and the state alone, however many processes compute it."""
-    settings, shards = cfg.stages.of(stage.spec.name), cfg.training.shards
-    lr = learning_rate(settings, state.step)
-    set_learning_rate(state.optimiser, lr)
-    done, part = state.step / settings.total_steps, _for_one_shard(stage, cfg)
+class Reader:
+    """Takes steps, and reads their numbers `every` so many steps: on a GPU, to read is to wait.
 
-    def loss_of_shard(*shard: int) -> Tensor:
-        """Of one shard; of the whole step where it is not divided and there is no number."""
-        batch_seed, noise_seed, network_seed = (
-            derive_seed(cfg.seed, stage.spec.name, purpose, state.step, *shard)
-            for purpose in ("batch", "noise", "network")
+    Where one of them was not finite, the state goes back to where it was read last, and those steps are taken again one
+    by one, up to that one.
+    """
+
+    def __init__(self, steps: Steps, state: TrainState, hooks: Hooks, every: int) -> None:
+        self.steps, self.state, self.hooks, self.every = steps, state, hooks, every
+        self.unread: list[Step] = []
+        self.kept: dict[str, Any] = {}
+        self.last = self._progress(state.step, math.nan, math.nan, math.nan)
+
+    def take(self) -> None:
+        """The next step. Raises TrainingDiverged."""
+        if self.every > 1 and not self.unread:
+            self.kept = copied(_moving_parts(self.state), self.kept, to_cpu=False)
+        self.unread.append(self.steps.take(self.state, check=self.every == 1))
+        if len(self.unread) >= self.every:
+            self.read()
+
+    def read(self) -> Progress:
+        """Report the steps since the last reading, and return what is known of the newest. Raises TrainingDiverged."""
+        pairs = [torch.stack([one.loss.float(), one.grad_norm.float()]) for one in self.unread]
+        numbers: list[tuple[float, float]] = torch.stack(pairs).tolist() if pairs else []
+        first = self.state.step - len(numbers)
+        if not all(math.isfinite(loss) and math.isfinite(norm) for loss, norm in numbers):
+            self._take_again(first)
+        for step, found, (loss, grad_norm) in zip(count(first + 1), self.unread, numbers, strict=False):
+            self.last = self._progress(step, loss, grad_norm, found.lr)
+            self.hooks.on_step(self.last)
+            if step % self.steps.settings.steps_per_epoch == 0:
+                self.hooks.on_epoch(self.last)
+        self.unread = []
+        return self.last
+
+    def _take_again(self, first: int) -> None:
+        """From the last reading to the step that was not finite."""
+        state, last = self.state, self.state.step
+        for name, part in _movable(state).items():
+            part.load_state_dict(self.kept[name])
+        state.step = first
+        while state.step < last:
+            self.steps.take(state)
+        raise TrainingDiverged(
+            f"{self.steps.stage.name}: a number was not finite between steps {first + 1} and {last}, and is when these "
+            "are taken again: this machine does not compute the same twice"
         )
-        batch_rng = torch.Generator().manual_seed(batch_seed)
-        noise_rng = torch.Generator(device).manual_seed(noise_seed)
-        torch.manual_seed(network_seed)  # our networks draw nothing
-        batch = {name: value.to(device) for name, value in stage.sample_batch(part, data, done, batch_rng).items()}
-        with torch.autocast(device.type, torch.bfloat16, enabled=uses_bfloat16(cfg, device)):
-            return loss_of(LossInput(state.net, state.ema, frozen, batch, done, noise_rng))
 
-    if shards == 1:
-        loss = loss_of_shard()
-        gradient(loss, state.net)
-    else:
-        own = [flat_gradient(loss_of_shard(shard), state.net) for shard in world.shards(shards)]
-        loss = put_gradient(world.sum_over_shards(own, shards) / shards, state.net)
-    grad_norm = nn.utils.clip_grad_norm_(state.net.parameters(), settings.grad_clip)
-    _require_finite(stage, state.step, loss, grad_norm)
-    state.optimiser.step()
-    state.step += 1
-    ema_update(state.ema, state.net, settings.ema_decay, state.step)
-    epoch = math.ceil(state.step / settings.steps_per_epoch)
-    return Progress(
-        stage.spec.name, state.step, settings.total_steps, epoch, settings.epochs, loss.item(), grad_norm.item(), lr
-    )
+    def _progress(self, step: int, loss: float, grad_norm: float, lr: float) -> Progress:
+        settings = self.steps.settings
+        epoch = math.ceil(step / settings.steps_per_epoch)
+        name = self.steps.stage.spec.name
+        return Progress(name, step, settings.total_steps, epoch, settings.epochs, loss, grad_norm, lr)
 
 
-def _for_one_shard(stage: Stage, cfg: PipelineConfig) -> PipelineConfig:
-    """The config with the stage's batch divided by the number of shards."""
-    shards, name = cfg.training.shards, stage.spec.name
-    if shards == 1:
-        return cfg
-    settings = cfg.stages.of(name)
-    sizes = {key: getattr(settings, key) // shards for key in BATCH_SIZES if hasattr(settings, key)}
-    stages = cfg.stages.model_copy(update={name: settings.model_copy(update=sizes)})
-    return cfg.model_copy(update={"stages": stages})
+def _movable(state: TrainState) -> dict[str, Any]:
+    return {"net": state.net, "ema": state.ema, "optimiser": state.optimiser}
 
 
-def uses_bfloat16(cfg: PipelineConfig, device: torch.device) -> bool:
-    """Whether matrix products run in bfloat16 here."""
-    precision = cfg.runtime.precision
-    return precision == "bfloat16" or (precision == "auto" and device.type == "cuda")
+def _moving_parts(state: TrainState) -> dict[str, Any]:
+    return {name: part.state_dict() for name, part in _movable(state).items()}
 
 
 def _save_is_due(cfg: PipelineConfig, step: int, saved_at: float) -> bool:
     every = cfg.checkpoint.save_every_steps
     return (every > 0 and step % every == 0) or time.monotonic() - saved_at >= cfg.checkpoint.save_every_s
-
-
-def _require_finite(stage: Stage, step: int, loss: Tensor, grad_norm: Tensor) -> None:
-    for name, value in (("loss", loss), ("gradient norm", grad_norm)):
-        if not torch.isfinite(value):
-            raise TrainingDiverged(
-                f"{stage.name}: the {name} is {value.item()} at step {step + 1}; the weights were not touched by it. "
-                f"Lower stages.{stage.name}.lr, or look for unusual values with `ups data info`"
-            )

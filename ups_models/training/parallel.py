@@ -5,7 +5,6 @@ in one binary tree over the shards, never over the processes: any number of proc
 """
 
 import math
-import platform
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -119,20 +118,3 @@ def _in_order(found: Iterable[Tensor], blocks: Sequence[range]) -> list[Tensor]:
 def _padded(own: Sequence[Tensor], count: int) -> Tensor:
     """(count, P), with zeros for shards that other processes have more."""
     return torch.stack([*own, *[torch.zeros_like(own[0])] * (count - len(own))])
-
-
-def exactness(device: torch.device) -> dict[str, str]:
-    """What a resume must find unchanged to end with the same bits: machine type, threads, PyTorch."""
-    accelerator = torch.cuda.get_device_name(device) if device.type == "cuda" else "none"
-    on_cuda = {
-        "CUDA": str(torch.version.cuda),
-        "cuDNN": str(torch.backends.cudnn.version()),
-        "TF32": str(torch.backends.cuda.matmul.allow_tf32),
-        "repeatable kernels": str(torch.are_deterministic_algorithms_enabled()),
-    }
-    return {
-        "machine": f"{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}, accelerator {accelerator}",
-        "threads": str(torch.get_num_threads()),
-        "torch": str(torch.__version__),
-        **(on_cuda if device.type == "cuda" else {}),
-    }

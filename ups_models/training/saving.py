@@ -53,13 +53,14 @@ class Saver(Generic[Note]):
         write_state(self.path, form, self.lineage.model_copy(update={"step": step}), with_previous=self.with_previous)
 
 
-def copied(value: Any, into: Any = None) -> Any:
-    """Tensors copied to the CPU, at any depth, into those of an earlier copy where there is one that fits."""
+def copied(value: Any, into: Any = None, *, to_cpu: bool = True) -> Any:
+    """Tensors copied at any depth, to the CPU or where they are; into those of an earlier copy where one fits."""
     if isinstance(value, Tensor):
         fits = isinstance(into, Tensor) and into.shape == value.shape and into.dtype == value.dtype
-        room = into if fits else torch.empty_like(value, device="cpu", pin_memory=value.is_cuda)
+        device = "cpu" if to_cpu else value.device
+        room = into if fits else torch.empty_like(value, device=device, pin_memory=to_cpu and value.is_cuda)
         return room.copy_(value.detach())
     if isinstance(value, Mapping):
         kept = into if isinstance(into, Mapping) else {}
-        return {key: copied(one, kept.get(key)) for key, one in value.items()}
+        return {key: copied(one, kept.get(key), to_cpu=to_cpu) for key, one in value.items()}
     return value

@@ -4,7 +4,7 @@ import logging
 import os
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,10 @@ from ups_models.stages.lineage import Lineage, read_lineage, unusable
 from ups_models.stages.spec import check_architecture
 from ups_models.stages.stage import Data, Stage
 from ups_models.training.checkpoint import FORMAT, check_shapes, load_payload, save_payload
+from ups_models.training.conditions import changed, exactness, is_compiled
 from ups_models.training.ema import ema_copy
 from ups_models.training.optim import adamw
-from ups_models.training.parallel import World, exactness
+from ups_models.training.parallel import World
 from ups_models.training.seeds import derive_seed
 from ups_models.wording import first_line
 
@@ -43,6 +44,8 @@ class TrainState:
     ema: nn.Module
     optimiser: torch.optim.Optimizer
     step: int = 0
+    conditions: Mapping[str, str] = field(default_factory=dict)
+    """What the bits depend on beside the training itself."""
 
     @property
     def device(self) -> torch.device:
@@ -68,10 +71,10 @@ def start_state(
     if start is not None:
         start_from(net, start, stage.spec.name)
     ema = ema_copy(net)
-    if cfg.runtime.compile and device.type == "cuda":
+    if is_compiled(cfg, device):
         for part in [net] if type(net).forward is not nn.Module.forward else net.children():
             part.compile()
-    return TrainState(net, ema, adamw(net, cfg.stages.of(stage.spec.name)))
+    return TrainState(net, ema, adamw(net, cfg.stages.of(stage.spec.name)), conditions=exactness(cfg, device))
 
 
 def start_from(net: nn.Module, path: Path, stage: str) -> None:
@@ -148,7 +151,7 @@ def saved_form(state: TrainState, lineage: Lineage) -> dict[str, Any]:
         "stage": lineage.stage,
         "arch": lineage.arch,
         "config_hash": lineage.config_hash,
-        "exactness": exactness(state.device),
+        "exactness": dict(state.conditions),
         "step": state.step,
         "state_dict": weights_of(state.net),
         "ema": weights_of(state.ema),
@@ -209,7 +212,8 @@ def load_state(path: Path, state: TrainState, stage: Stage, cfg: PipelineConfig,
     if missing := sorted(NEEDED - saved.keys()):
         raise CheckpointError(f"{path}: is no saved state: it has no {', '.join(missing)}")
     _check(path, saved, stage, cfg)
-    _warn_of_other_conditions(stage, saved["exactness"], exactness(state.device))
+    for change in changed(saved["exactness"], state.conditions):
+        logger.warning("%s: %s: training resumes, but not to the same bits", stage.spec.name, change)
     check_shapes(path, saved["state_dict"], state.net)
     try:
         state.net.load_state_dict(saved["state_dict"])
@@ -230,16 +234,3 @@ def _check(path: Path, saved: Mapping[str, Any], stage: Stage, cfg: PipelineConf
     last = cfg.stages.of(stage.spec.name).total_steps
     if type(saved["step"]) is not int or not 0 <= saved["step"] <= last:
         raise CheckpointError(f"{path}: stands at step {saved['step']!r:.40}, but the stage has {last}")
-
-
-def _warn_of_other_conditions(stage: Stage, saved: Mapping[str, object], here: Mapping[str, object]) -> None:
-    for name, now in here.items():
-        before = saved.get(name)
-        if before != now:
-            logger.warning(
-                "%s: %s was %s when the state was saved and is %s now: training resumes, but not to the same bits",
-                stage.spec.name,
-                name,
-                before,
-                now,
-            )

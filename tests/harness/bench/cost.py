@@ -21,8 +21,8 @@ import torch
 from harness.bench.scale import data_for
 from ups_models.config.schema import PipelineConfig
 from ups_models.stages.registry import STAGES
-from ups_models.training.loop import train_step
 from ups_models.training.state import start_state
+from ups_models.training.steps import Steps
 
 WIDTH, BATCH_POINTS, WARM = 32, 65536, 2
 """A batch has so many points in all, on every grid."""
@@ -123,13 +123,13 @@ def measure(case: Case, steps: int) -> Cost:
         }
     )
     stage, device, data = STAGES["operator"], torch.device("cpu"), data_for(cfg, "operator")
-    state, loss = start_state(stage, cfg, data, {}, device), stage.loss(cfg)
+    state, training = start_state(stage, cfg, data, {}, device), Steps(stage, cfg, data, {}, device)
     before = _peak()
     for _ in range(WARM):
-        train_step(stage, cfg, data, {}, state, loss, device)
+        training.take(state)
     began = time.process_time()
     for _ in range(steps):
-        train_step(stage, cfg, data, {}, state, loss, device)
+        training.take(state)
     return Cost((time.process_time() - began) / steps, _peak() - before, batch_of(case) * case.n_points)
 
 

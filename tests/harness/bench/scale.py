@@ -23,11 +23,11 @@ from ups_models.data.fields import Fields, SteadyFields
 from ups_models.nn.weights import weights_of
 from ups_models.stages.registry import STAGES
 from ups_models.stages.stage import Data, LossInput
-from ups_models.training.loop import train_step
 from ups_models.training.optim import learning_rate, set_learning_rate
 from ups_models.training.parallel import World
 from ups_models.training.seeds import derive_seed
 from ups_models.training.state import TrainState, start_state
+from ups_models.training.steps import Steps
 
 CPU = torch.device("cpu")
 ROWS, TIMES, WARM, SHA_STEPS = 16, 4, 2, 6
@@ -102,9 +102,8 @@ def times(steps: int, rounds: int) -> str:
 def ours(world: World, settings: dict[str, Any], name: str, shards: int, steps: int) -> Timed:
     """Steps as the training loop makes them."""
     cfg, data, frozen, state = prepared(settings, name, shards)
-    stage = STAGES[name]
-    loss = stage.loss(cfg)
-    return timed(steps, lambda: train_step(stage, cfg, data, frozen, state, loss, CPU, world), state)
+    training = Steps(STAGES[name], cfg, data, frozen, CPU, world)
+    return timed(steps, lambda: training.take(state), state)
 
 
 def by_ddp(world: World, settings: dict[str, Any], name: str, shards: int, steps: int) -> Timed:

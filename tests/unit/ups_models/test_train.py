@@ -15,6 +15,8 @@ from ups_models.training.loop import Hooks, fit
 from ups_models.training.optim import learning_rate
 from ups_models.training.parallel import World
 from ups_models.training.seeds import derive_seed
+from ups_models.training.state import start_state
+from ups_models.training.steps import Steps
 
 CPU = torch.device("cpu")
 ALONE = World()
@@ -51,8 +53,8 @@ class Harness:
             nets[name] = STAGES[name].build(self.cfg).requires_grad_(False)
         return nets
 
-    def fit(self, name, *, stop_at=None, data=None, world=ALONE):
-        stage = STAGES[name]
+    def fit(self, name, *, stop_at=None, data=None, world=ALONE, poisoned_at=None, read_every=None):
+        stage = STAGES[name] if poisoned_at is None else poisoned(STAGES[name], poisoned_at / 30)
         return fit(
             stage,
             self.cfg,
@@ -64,10 +66,21 @@ class Harness:
             hooks=Hooks(
                 on_step=lambda progress: self.steps.append(progress.step),
                 on_epoch=lambda progress: self.epochs.append(progress.epoch),
-                should_stop=lambda: bool(stop_at) and self.steps[-1] == stop_at,
+                should_stop=lambda: bool(stop_at) and self.steps[-1:] == [stop_at],
             ),
             world=world,
+            read_every=read_every,
         )
+
+
+def poisoned(stage, progress):
+    """The stage with batches that are not finite from then on."""
+
+    def sample(cfg, data, done, rng):
+        batch = stage.sample_batch(cfg, data, done, rng)
+        return {name: value * (float("nan") if done >= progress else 1.0) for name, value in batch.items()}
+
+    return dataclasses.replace(stage, sample_batch=sample)
 
 
 @pytest.fixture
@@ -160,6 +173,38 @@ def test_a_loss_that_is_not_finite_stops_before_the_weights_are_touched(harness)
         harness.fit("operator", data=data)
 
     assert harness.steps == []
+
+
+@pytest.mark.parametrize("read_every", [1, 4, 7, 100])
+def test_a_step_that_is_not_finite_is_named_however_rarely_numbers_are_read(harness, read_every):
+    with pytest.raises(TrainingDiverged, match="operator: the loss is nan at step 14; the weights were not touched"):
+        harness.fit("operator", poisoned_at=13, read_every=read_every)
+
+    assert harness.steps == list(range(1, 1 + 13 // read_every * read_every))
+
+
+def test_numbers_that_are_read_rarely_are_reported_all_and_change_no_weight(smoke, tmp_path):
+    straight = Harness(smoke, tmp_path / "straight").fit("operator")
+    rarely = Harness(smoke, tmp_path / "rarely")
+
+    with pytest.raises(Preempted):
+        rarely.fit("operator", read_every=4, stop_at=8)
+    assert_identical(rarely.fit("operator", read_every=7), straight)
+
+    assert rarely.steps == list(range(1, 31))
+    assert rarely.epochs == [1, 2, 3]
+
+
+def test_batches_that_are_made_ahead_are_the_same(smoke):
+    ends = []
+    for ahead in (False, True):
+        stage, data = STAGES["operator"], waves()
+        steps = Steps(stage, smoke, data, {}, CPU, ahead=ahead)
+        ends.append(start_state(stage, smoke, data, {}, CPU))
+        for _ in range(30):
+            steps.take(ends[-1])
+
+    assert_identical(*ends)
 
 
 def test_a_state_of_another_training_is_named_and_not_resumed(smoke, tmp_path, caplog):
