@@ -7,6 +7,7 @@ MAKEFLAGS += --no-builtin-rules
 
 PYTHON ?= python3
 ARGS ?=
+PART ?=
 N ?= 20
 BASE ?= c55f375
 CONFIG ?= configs/smoke.yaml
@@ -100,6 +101,10 @@ bench-cost: $(STAMP) ## Seconds and memory of a training step for each grid poin
 .PHONY: bench-scale
 bench-scale: $(STAMP) ## Several processes beside one: the same weights, cost over plain data parallelism, throughput
 	@PYTHONPATH=tests $(VPY) -m harness.bench.scale $(ARGS)
+
+.PHONY: gpu-proof
+gpu-proof: $(STAMP) ## What is promised on a GPU, tried on one; on the CPU with small networks (PART="stages speed")
+	@PYTHONPATH=tests $(VPY) -m harness.gpu $(PART) $(ARGS)
 
 .PHONY: bench-resume
 bench-resume: $(STAMP) ## Training throughput with resume saving on and off, in one run

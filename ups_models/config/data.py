@@ -1,7 +1,7 @@
 """The data in a config: which files, or what to solve for, on which grid, and which rows are held out."""
 
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
@@ -116,7 +116,9 @@ class DataConfig(Section):
         64, ge=1, le=1_000_000, description="Rows of each file for validation (those after the test rows)."
     )
     limit: Limit | None = Field(None, description="Read at most this many rows of each file; null: all.")
-
+    repeats: Literal["refuse", "together"] = Field(
+        "refuse", description="Rows that are the same as others: an error, or together on one side of the split."
+    )
     in_memory_gb: Number = Field(
         8.0, ge=0, le=100_000, description="Fields of a file that are larger are read in windows from a temporary file."
     )

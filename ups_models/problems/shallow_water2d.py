@@ -22,15 +22,17 @@ FASTER_THAN_WAVES = 1.6
 
 def initial(n: int, points: tuple[int, ...], _parameters: Values, rng: np.random.Generator) -> Tensor:
     """Still water, twice as deep inside a circle of random radius: (N, 3, X, Y), averages over cells."""
-    fine = 8  # a cell that the circle cuts holds its share of the deep water
+    fine = 8  # a cell that the circle cuts holds its share of the deep water, which no other radius gives it
     x, y = (
         axis.low + axis.length * (np.arange(fine * size) + 0.5) / (fine * size)
         for axis, size in zip(SHALLOW_WATER.axes, points, strict=True)
     )
     distance = np.hypot(x[:, None], y[None, :])
     depths = []
+    width = max(axis.length / (fine * size) for axis, size in zip(SHALLOW_WATER.axes, points, strict=True))
     for child in rng.spawn(n):
-        deep = np.where(distance <= child.uniform(SMALLEST, LARGEST), INSIDE, OUTSIDE)
+        share = np.clip(0.5 + (child.uniform(SMALLEST, LARGEST) - distance) / width, 0, 1)
+        deep = OUTSIDE + (INSIDE - OUTSIDE) * share
         depths.append(deep.reshape(points[0], fine, points[1], fine).mean((1, 3)))
     depth = torch.from_numpy(np.stack(depths))
     return torch.stack([depth, torch.zeros_like(depth), torch.zeros_like(depth)], 1)

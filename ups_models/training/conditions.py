@@ -9,6 +9,8 @@ from ups_models.config.schema import PipelineConfig
 
 OPTIONAL = ("precision", "kernels")
 """Conditions that are recorded where they are unusual."""
+CUBLAS_WORKSPACE = ":4096:8"
+"""What CUBLAS_WORKSPACE_CONFIG must be for products that repeat their bits."""
 
 
 def exactness(cfg: PipelineConfig, device: torch.device) -> dict[str, str]:
@@ -28,6 +30,16 @@ def exactness(cfg: PipelineConfig, device: torch.device) -> dict[str, str]:
         **({"precision": "bfloat16"} if uses_bfloat16(cfg, device) else {}),
         **({"kernels": "compiled"} if is_compiled(cfg, device) else {}),
     }
+
+
+def make_repeatable(*, tf32: bool) -> None:
+    """Choose kernels on a GPU that give the same bits every time; what has none warns. Before its first product.
+
+    cuBLAS asks for CUBLAS_WORKSPACE in the environment beside it.
+    """
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
 
 
 def changed(saved: Mapping[str, object], now: Mapping[str, object]) -> list[str]:

@@ -21,12 +21,19 @@ class ProcessMissing(UPSError):
 
 @contextmanager
 def joined(
-    rank: int, world_size: int, store: Store, identity: str, *, join_s: float = JOIN_S, step_s: float = STEP_S
+    rank: int,
+    world_size: int,
+    store: Store,
+    identity: str,
+    *,
+    on_gpu: bool = False,
+    join_s: float = JOIN_S,
+    step_s: float = STEP_S,
 ) -> Iterator[World]:
     """The world of so many processes, for as long as the block lasts.
 
-    `identity` says what a process works on: code, config, data, versions. Raises BadInput where another process works
-    on something else, ProcessMissing where one does not come.
+    `identity` says what a process works on: code, config, data, versions. `on_gpu`: each has a GPU of its own, and NCCL
+    connects them. Raises BadInput where another works on something else, ProcessMissing where one does not come.
     """
     names = PrefixStore("joining", store)
     names.set(str(rank), identity)
@@ -35,14 +42,14 @@ def joined(
         if theirs != identity:
             raise BadInput(f"process {other} works on {theirs}, and process {rank} on {identity}: start all alike")
     dist.init_process_group(
-        "gloo",
+        "cpu:gloo,cuda:nccl" if on_gpu else "gloo",
         store=PrefixStore("training", store),
         rank=rank,
         world_size=world_size,
         timeout=timedelta(seconds=step_s),
     )
     try:
-        yield World(rank, world_size, dist.group.WORLD)
+        yield World(rank, world_size, dist.group.WORLD, on_gpu=on_gpu)
     finally:
         dist.destroy_process_group()
 

@@ -69,9 +69,9 @@ def fit(
     """Train one stage to the end of its budget and return its final state.
 
     Resumes from `resume_path`, or from the state before it, where that is a state of this very `lineage`. Saves there
-    at the config's interval and when `hooks.should_stop` says so in any process of the `world`. The numbers of so many
-    steps are read at once; the default is one step, and more on a GPU. Raises Preempted after such a save, and
-    TrainingDiverged when a loss or gradient is not finite.
+    at the config's interval, beside the steps that follow, and when `hooks.should_stop` says so in any process of the
+    `world`. The numbers of so many steps are read at once; the default is one step, and more on a GPU. Raises Preempted
+    after such a stop, and TrainingDiverged when a loss or gradient is not finite.
     """
     on_gpu = device.type == "cuda"
     settings = cfg.stages.of(stage.spec.name)
@@ -84,14 +84,15 @@ def fit(
     with Saver[Progress](resume_path, lineage, with_previous=cfg.checkpoint.keep_previous) as saver:
         while state.step < settings.total_steps:
             reader.take()
-            due = world.rank == 0 and _save_is_due(cfg, state.step, saved_at)
-            stop, save = world.any_of(hooks.should_stop(), due)
+            counted = _is_counted(cfg, state.step)
+            due = world.rank == 0 and time.monotonic() - saved_at >= cfg.checkpoint.save_every_s
+            stop, save = world.any_of(hooks.should_stop(), due or counted)
             if stop or save:
                 saved_at = time.monotonic()
                 if world.rank == 0:
                     _report(saver, hooks, wait=True)
                     saver.save(state, reader.read())
-            _report(saver, hooks, wait=stop)
+            _report(saver, hooks, wait=stop or counted)
             if stop and state.step < settings.total_steps:
                 raise Preempted(
                     f"{stage.spec.name}: stopped at step {state.step} of {settings.total_steps} and saved; "
@@ -171,6 +172,7 @@ def _moving_parts(state: TrainState) -> dict[str, Any]:
     return {name: part.state_dict() for name, part in _movable(state).items()}
 
 
-def _save_is_due(cfg: PipelineConfig, step: int, saved_at: float) -> bool:
+def _is_counted(cfg: PipelineConfig, step: int) -> bool:
+    """Whether this step is saved because of its number: then no more than so many steps are ever lost."""
     every = cfg.checkpoint.save_every_steps
-    return (every > 0 and step % every == 0) or time.monotonic() - saved_at >= cfg.checkpoint.save_every_s
+    return every > 0 and step % every == 0

@@ -30,6 +30,8 @@ class World:
     group: dist.ProcessGroup | None = None
     way: Way | None = None
     """How sums are made; None: whichever is cheapest. All make the same bits."""
+    on_gpu: bool = False
+    """Whether the group connects GPUs; else what lies on one goes through the CPU."""
 
     def shards(self, total: int) -> range:
         """Those that this process computes: 3, 3 and 2 of 8 for three processes."""
@@ -44,7 +46,9 @@ class World:
             return tree_sum(own)
         way = self.way or self._cheapest(own[0].numel(), total)
         ways = {"gather": self._gather, "subtree": self._subtree, "slices": self._slices}
-        return ways[way](own, total)
+        device = own[0].device
+        sent = own if self.on_gpu else [one.cpu() for one in own]
+        return ways[way](sent, total).to(device)
 
     def any_of(self, *flags: bool) -> tuple[bool, ...]:
         """Each flag, true where it is so in any of the processes."""

@@ -72,8 +72,9 @@ def start_state(
         start_from(net, start, stage.spec.name)
     ema = ema_copy(net)
     if is_compiled(cfg, device):
-        for part in [net] if type(net).forward is not nn.Module.forward else net.children():
-            part.compile()
+        for one in (net, ema, *frozen.values()):  # a step runs all of them
+            for part in [one] if type(one).forward is not nn.Module.forward else one.children():
+                part.compile()
     return TrainState(net, ema, adamw(net, cfg.stages.of(stage.spec.name)), conditions=exactness(cfg, device))
 
 

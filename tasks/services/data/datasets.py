@@ -127,7 +127,12 @@ def read_trajectories(cfg: DataConfig, files: Sequence[Path], *, limit: int | No
     from ups_models.data.layouts.reading import load_fields
 
     strides = {"stride": cfg.reduced_resolution, "stride_t": cfg.reduced_resolution_t}
-    asked = {"limit": limit, "said": cfg.parameters, "in_memory": int(cfg.in_memory_gb * GIGABYTE)}
+    asked = {
+        "limit": limit,
+        "said": cfg.parameters,
+        "repeats": cfg.repeats,
+        "in_memory": int(cfg.in_memory_gb * GIGABYTE),
+    }
     return load_fields(files, cfg.problem, layout=cfg.layout, **strides, **asked)
 
 

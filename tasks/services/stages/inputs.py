@@ -21,6 +21,7 @@ from ups_models.stages.registry import STAGES
 from ups_models.stages.spec import SPECS, StageSpec
 from ups_models.stages.stage import Data
 from ups_models.training.checkpoint import load_network
+from ups_models.training.conditions import CUBLAS_WORKSPACE, make_repeatable
 
 
 @dataclass(frozen=True)
@@ -51,16 +52,14 @@ def select_device(cfg: PipelineConfig, threads: int | None = None) -> torch.devi
         torch.set_num_threads(n_threads)
     if wanted == "cpu" or not torch.cuda.is_available():
         return torch.device("cpu")
-    make_repeatable_on_cuda(tf32=cfg.runtime.tf32)
+    prepare_cuda(tf32=cfg.runtime.tf32)
     return torch.device("cuda")
 
 
-def make_repeatable_on_cuda(*, tf32: bool) -> None:
-    """Choose kernels that give the same bits every time; what has none warns. Before the first product on the GPU."""
-    environment.put("CUBLAS_WORKSPACE_CONFIG", ":4096:8", replace=False)
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.backends.cudnn.benchmark = False
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
+def prepare_cuda(*, tf32: bool) -> None:
+    """Have a GPU repeat its bits, before its first product."""
+    environment.put("CUBLAS_WORKSPACE_CONFIG", CUBLAS_WORKSPACE, replace=False)
+    make_repeatable(tf32=tf32)
 
 
 def training_data(spec: StageSpec, cfg: PipelineConfig, run: RunDir) -> Data:

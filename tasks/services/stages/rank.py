@@ -19,7 +19,13 @@ import torch
 from tasks.services.run import environment
 from tasks.services.stages.channel import DONE, FAILED, SAVED, STARTED, STEPPED, STOPPED, Channel
 from tasks.services.stages.inputs import read_stage_inputs
-from tasks.services.stages.torchrun import device_of_rank, identity_in_words, store_of_torchrun, train_together
+from tasks.services.stages.torchrun import (
+    device_of_rank,
+    has_own_gpu,
+    identity_in_words,
+    store_of_torchrun,
+    train_together,
+)
 from ups_models.children import end_with_parent
 from ups_models.errors import Preempted, UPSError
 from ups_models.training.joining import joined
@@ -53,7 +59,8 @@ def train(channel: Channel, rank: int, world_size: int, should_stop: Callable[[]
     name, cfg, run, threads = channel.job()
     torch.set_num_threads(threads)
     inputs = read_stage_inputs(name, cfg, run, device_of_rank(cfg))
-    with joined(rank, world_size, store_of_torchrun(world_size), identity_in_words(inputs)) as world:
+    meeting, on_gpu = store_of_torchrun(world_size), has_own_gpu(inputs.device)
+    with joined(rank, world_size, meeting, identity_in_words(inputs), on_gpu=on_gpu) as world:
         state = train_together(name, cfg, run, inputs, hooks_of(channel, rank, should_stop), world)
         if rank == 0:
             save_state(run.resume(name), state, inputs.lineage, with_previous=cfg.checkpoint.keep_previous)

@@ -12,6 +12,7 @@ from datetime import timedelta
 from functools import cache
 
 import torch
+import torch.distributed as dist
 from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
 
 from tasks.services.run import environment
@@ -84,7 +85,8 @@ def world_of_torchrun(stage: str, cfg: PipelineConfig, inputs: StageInputs) -> I
         return
     require_shards(cfg)
     rank, world_size = environment.world()
-    with joined(rank, world_size, given.give(stage), identity_in_words(inputs)) as world:
+    meeting, on_gpu = given.give(stage), has_own_gpu(inputs.device)
+    with joined(rank, world_size, meeting, identity_in_words(inputs), on_gpu=on_gpu) as world:
         yield world
 
 
@@ -105,7 +107,8 @@ def follow(cfg: PipelineConfig, run: RunDir) -> None:
     while (order := given.wait())[0] != END:
         stage, meeting = order
         inputs = read_stage_inputs(stage, cfg, run, device_of_rank(cfg))
-        with joined(rank, world_size, meeting, identity_in_words(inputs)) as world:
+        on_gpu = has_own_gpu(inputs.device)
+        with joined(rank, world_size, meeting, identity_in_words(inputs), on_gpu=on_gpu) as world:
             train_together(stage, cfg, run, inputs, Hooks(should_stop=lambda: bool(asked)), world)
 
 
@@ -138,6 +141,12 @@ def device_of_rank(cfg: PipelineConfig) -> torch.device:
         device = torch.device("cuda", (environment.number("LOCAL_RANK") or 0) % torch.cuda.device_count())
         torch.cuda.set_device(device)
     return device
+
+
+def has_own_gpu(device: torch.device) -> bool:
+    """Whether every process of this machine has a GPU to itself, so that NCCL can connect them."""
+    here = environment.number("LOCAL_WORLD_SIZE") or 1
+    return device.type == "cuda" and dist.is_nccl_available() and here <= torch.cuda.device_count()
 
 
 def store_of_torchrun(world_size: int) -> Store:

@@ -1,4 +1,8 @@
-"""What saving costs: steps per second of the quickstart's operator with resume saving on and off, in turn."""
+"""What saving costs: steps per second of the quickstart's operator with resume saving on and off, in turn.
+
+With `--megabytes 662` instead: how long a loop waits for a state of that size to be copied, while the one before is
+written by a thread, and what its steps take meanwhile.
+"""
 
 import argparse
 import statistics
@@ -7,6 +11,7 @@ import time
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from tasks.services.run.paths import RunDir
 from tasks.services.stages.inputs import select_device, training_data
@@ -14,11 +19,16 @@ from ups_models.config.loading import load_config
 from ups_models.config.schema import PipelineConfig
 from ups_models.stages.lineage import Lineage
 from ups_models.stages.registry import STAGES
+from ups_models.training.ema import ema_copy
 from ups_models.training.loop import Hooks, fit
 from ups_models.training.parallel import World
+from ups_models.training.saving import Saver
+from ups_models.training.state import COPIES_SAVED, TrainState
 
 ROOT = Path(__file__).resolve().parents[3]
 NEVER_S = 86_400.0
+WORKS = 200
+"""Steps that are timed without a writer, after each save."""
 
 
 def main() -> None:
@@ -28,7 +38,11 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=150)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--every-s", type=float, default=3.0, help="interval of the run that saves often")
+    parser.add_argument("--megabytes", type=float, help="only: a state so large, saved beside steps of a product")
     arguments = parser.parse_args()
+    if arguments.megabytes is not None:
+        print(waits(arguments.megabytes, arguments.rounds))
+        return
     cfg = load_config(arguments.config, ["data.generate.n=256"], schema=PipelineConfig)
     device = select_device(cfg)
     with tempfile.TemporaryDirectory() as directory:
@@ -71,6 +85,44 @@ def steps_per_second(
         world=World(),
     )
     return steps / (time.monotonic() - started)
+
+
+def waits(megabytes: float, rounds: int) -> str:
+    """Of a training whose state is so large: the loop's longest wait, and its steps with and without a writer beside."""
+    width = int((1e6 * megabytes / 4 / COPIES_SAVED) ** 0.5)
+    net = nn.Linear(width, width, bias=False)
+    state = TrainState(net, ema_copy(net), torch.optim.AdamW(net.parameters()))
+    net(torch.ones(1, width)).sum().backward()
+    state.optimiser.step()
+    lineage = Lineage.of(STAGES["operator"].spec, PipelineConfig(), {})
+    copying: list[float] = []
+    steps: dict[bool, list[float]] = {False: [], True: []}
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        Saver[int](Path(folder, "s.pt"), lineage, with_previous=True) as saver,
+    ):
+        for number in range(1 + rounds):
+            began = time.monotonic()
+            saver.save(state, number)
+            copying.append(time.monotonic() - began)
+            while saver.written() is None:
+                steps[True].append(_seconds_of_work())
+            steps[False] += [_seconds_of_work() for _ in range(WORKS)]
+    first, *rest = (1e3 * seconds for seconds in copying)
+    alone, beside = (1e3 * statistics.median(steps[is_beside]) for is_beside in (False, True))
+    longest = 1e3 * max(steps[True])
+    return (
+        f"a state of {megabytes:g} MB: the first copy {first:.0f} ms, later ones {statistics.median(rest):.0f} ms "
+        f"(to {max(rest):.0f}); a step {alone:.1f} ms alone, {beside:.1f} ms while it is written (longest {longest:.0f} ms)"
+    )
+
+
+def _seconds_of_work() -> float:
+    began = time.monotonic()
+    one = torch.ones(512, 512)
+    for _ in range(4):
+        one = one @ one
+    return time.monotonic() - began
 
 
 if __name__ == "__main__":

@@ -31,14 +31,14 @@ from ups_models.training.steps import Steps
 
 CPU = torch.device("cpu")
 ROWS, TIMES, WARM, SHA_STEPS = 16, 4, 2, 6
-KOLMOGOROV = {
+KOLMOGOROV: dict[str, Any] = {
     "data": {"problem": "kolmogorov2d", "points": 64},
     "latent": {"dim": 2, "tokens": 16},
     "operator": {"width": 32, "blocks": 3, "codec_blocks": 2, "modes": 6, "reencode_every": 1},
     "denoiser": {"width": 32, "blocks": 2, "modes": 6, "scale_groups": 2},
     "stages": {"operator": {"unroll": [1], "batch_size": 16, "min_batch_size": 8}},
 }
-SMALL = {
+SMALL: dict[str, Any] = {
     "data": {"problem": "burgers1d", "points": 64},
     "steady_data": {"size": 16},
     "latent": {"dim": 4, "tokens": 8},
@@ -99,10 +99,12 @@ def times(steps: int, rounds: int) -> str:
     return "\n".join(lines)
 
 
-def ours(world: World, settings: dict[str, Any], name: str, shards: int, steps: int) -> Timed:
+def ours(
+    world: World, settings: dict[str, Any], name: str, shards: int, steps: int, device: torch.device = CPU
+) -> Timed:
     """Steps as the training loop makes them."""
-    cfg, data, frozen, state = prepared(settings, name, shards)
-    training = Steps(STAGES[name], cfg, data, frozen, CPU, world)
+    cfg, data, frozen, state = prepared(settings, name, shards, device)
+    training = Steps(STAGES[name], cfg, data, frozen, device, world)
     return timed(steps, lambda: training.take(state), state)
 
 
@@ -138,7 +140,7 @@ def by_ddp(world: World, settings: dict[str, Any], name: str, shards: int, steps
 
 
 def prepared(
-    settings: dict[str, Any], name: str, shards: int
+    settings: dict[str, Any], name: str, shards: int, device: torch.device = CPU
 ) -> tuple[PipelineConfig, Data, dict[str, nn.Module], TrainState]:
     """Config, random data, untrained networks that the stage needs, and its state."""
     cfg = PipelineConfig.model_validate({**settings, "training": {"shards": shards}})
@@ -146,8 +148,8 @@ def prepared(
     frozen = {}
     for needed in stage.spec.needs:
         torch.manual_seed(derive_seed("frozen", needed))
-        frozen[needed] = STAGES[needed].build(cfg).requires_grad_(False)
-    return cfg, data, frozen, start_state(stage, cfg, data, frozen, CPU)
+        frozen[needed] = STAGES[needed].build(cfg).requires_grad_(False).to(device)
+    return cfg, data, frozen, start_state(stage, cfg, data, frozen, device)
 
 
 def data_for(cfg: PipelineConfig, name: str) -> Data:
@@ -171,11 +173,16 @@ def timed(steps: int, step: Callable[[], object], state: TrainState) -> Timed:
     for _ in range(steps):
         step()
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    return Timed(wall / steps, cpu / steps, sha_of(state))
+
+
+def sha_of(state: TrainState) -> str:
+    """Of the weights and of their average."""
     digest = hashlib.sha256()
     for net in (state.net, state.ema):
         for _, value in sorted(weights_of(net).items()):
-            digest.update(value.contiguous().numpy().tobytes())
-    return Timed(wall / steps, cpu / steps, digest.hexdigest())
+            digest.update(value.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 if __name__ == "__main__":

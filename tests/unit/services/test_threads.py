@@ -9,7 +9,7 @@ import torch
 from tasks.services.run.paths import RunDir
 from tasks.services.run.status import StatusStore
 from tasks.services.stages import threads
-from tasks.services.stages.inputs import make_repeatable_on_cuda
+from tasks.services.stages.inputs import prepare_cuda
 from tasks.services.stages.threads import settle_threads
 from ups_models.config.schema import PipelineConfig
 from ups_models.training.threads import fastest_threads, seconds_of_work
@@ -129,7 +129,7 @@ def test_kernels_that_repeat_their_bits_are_chosen_on_a_gpu(monkeypatch):
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "as it was")
     monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
     try:
-        make_repeatable_on_cuda(tf32=False)
+        prepare_cuda(tf32=False)
 
         assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
         assert torch.are_deterministic_algorithms_enabled()

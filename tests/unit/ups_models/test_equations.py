@@ -219,3 +219,9 @@ MODES = {"operator": {"modes": 5}, "denoiser": {"modes": 5}}
 def test_a_problem_that_is_none_and_parameters_that_are_none_are_refused(data, said):
     with pytest.raises(ValidationError, match=said):
         PipelineConfig.model_validate({"data": data, "latent": {"tokens": 16}, **MODES})
+
+
+def test_no_two_dams_are_the_same():
+    u0 = PROBLEMS["shallow_water2d"].how().initial(400, (64, 64), {"g": 1.0}, np.random.default_rng(0))
+
+    assert len({one.float().numpy().tobytes() for one in u0}) == 400

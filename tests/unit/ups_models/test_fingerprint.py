@@ -78,7 +78,7 @@ def test_a_value_that_is_written_out_counts_like_its_default():
 def without_later(values):
     """A config without what came after the first edition."""
     later: dict[str, tuple[str, ...]] = {
-        "data": ("layout", "parameters", "in_memory_gb"),
+        "data": ("layout", "parameters", "repeats", "in_memory_gb"),
         "operator": ("network", "options", "normalise", "shift"),
     }
     later |= {"denoiser": ("network", "options", "residual"), "prior": ("network", "options")}
@@ -92,7 +92,7 @@ def without_later(values):
 
 def first_dump(data, exclude):
     """As the first edition dumped it: a download had an address and a sha256."""
-    dumped = data.model_dump(mode="json", exclude={*exclude, "layout", "parameters", "in_memory_gb"})
+    dumped = data.model_dump(mode="json", exclude={*exclude, "layout", "parameters", "repeats", "in_memory_gb"})
     if data.downloads:
         dumped["downloads"] = [{key: one[key] for key in ("url", "sha256")} for one in dumped["downloads"]]
     return dumped

@@ -7,6 +7,7 @@ import pytest
 from harness.data_files import random_fields, write_flow, write_groups, write_npz, write_the_well
 from ups_models.data.inspect import inspect
 from ups_models.data.layouts.reading import load_fields, problem_in
+from ups_models.data.split import split_rows
 from ups_models.errors import DataError
 from ups_models.problems.registry import EVOLVING
 
@@ -142,6 +143,18 @@ def test_rows_that_nothing_can_be_learned_from_are_refused(spoil, message, tmp_p
 
     with pytest.raises(DataError, match=rf"a\.npz: dataset 'u' {message}"):
         load_fields([tmp_path / "a.npz"], EVOLVING["ks1d"])
+
+
+def test_rows_that_repeat_others_lie_on_the_same_side_of_a_split_where_that_is_asked(tmp_path):
+    u = random_fields(6, 6, 1, (32,))
+    u[4] = u[0]
+    u[5] = u[2]
+    write_npz(tmp_path / "a.npz", u)
+
+    found = load_fields([tmp_path / "a.npz"], EVOLVING["ks1d"], repeats="together")
+
+    assert found.row.tolist() == [0, 1, 2, 3, 0, 2]
+    assert split_rows(found.row, val=1, test=1).test.tolist() == [True, False, False, False, True, False]
 
 
 def objects(path):

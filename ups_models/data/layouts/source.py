@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -68,6 +68,8 @@ class Request:
     stride_t: int = 1
     limit: int | None = None
     said: Values = field(default_factory=dict)
+    repeats: Literal["refuse", "together"] = "refuse"
+    """Rows that are the same: an error, or on the same side of every split."""
     in_memory: int | None = None
     """Bytes of a file's fields that are kept in memory; what is larger is kept on the disk. None: all in memory."""
 
@@ -78,13 +80,15 @@ def fields_of(source: Source, request: Request) -> Fields:
     require_problem(source, problem)
     _require_times_and_strides(source, request)
     parameters = [_values_of(source, request, one, n) for one in problem.parameters]
+    seen = _Seen(source, are_errors=request.repeats == "refuse")
+    stored = _read(source, request, n, seen)
     return Fields(
         problem,
-        _read(source, request, n),
+        stored,
         tuple(torch.from_numpy(axis[:: request.stride].astype(np.float32)) for axis in source.axes),
         torch.from_numpy(source.t[:: request.stride_t].astype(np.float32)),
         torch.stack(parameters, 1) if parameters else torch.zeros(n, 0),
-        torch.arange(n),
+        torch.tensor(seen.numbers),
     )
 
 
@@ -170,26 +174,25 @@ def _values_of(source: Source, request: Request, one: Parameter, n: int) -> Tens
     return torch.from_numpy((flat[:n] if len(flat) > 1 else np.repeat(flat, n)).copy())
 
 
-def _read(source: Source, request: Request, n: int) -> Tensor | OnDisk:
+def _read(source: Source, request: Request, n: int, seen: "_Seen") -> Tensor | OnDisk:
     """The first n rows (n, T, C, *space), thinned out; in memory, or on the disk where they are larger than that."""
     _, nt, _, *space = source.shape
     kept = 4 * n * len(request.problem.channels) * -(-nt // request.stride_t) * prod(space)
     kept //= request.stride ** len(space)
-    pieces = _pieces(source, request, n)
+    pieces = _pieces(source, request, n, seen)
     if request.in_memory is not None and kept > request.in_memory:
         return OnDisk.write(pieces, source.path.parent)
     require_memory(source.path, source.name, kept)
     return torch.cat(list(pieces))
 
 
-def _pieces(source: Source, request: Request, n: int) -> Iterator[Tensor]:
+def _pieces(source: Source, request: Request, n: int, seen: "_Seen") -> Iterator[Tensor]:
     """Some rows after others. Raises DataError for rows that nothing can be learned from."""
     _, nt, n_channels, *space = source.shape
     names = source.channels or request.problem.channels
     which = [names.index(one) for one in request.problem.channels]
     times, points = slice(None, None, request.stride_t), slice(None, None, request.stride)
     stored = 4 * nt * n_channels * prod(space)
-    seen = _Seen(source)
     for rows in chunks(n, stored):
         values = as_float32(source.read(slice(rows.start, rows.stop), times, points, which))
         seen.require_good(values, rows.start)
@@ -197,21 +200,23 @@ def _pieces(source: Source, request: Request, n: int) -> Iterator[Tensor]:
 
 
 class _Seen:
-    """The rows of a file that were read so far."""
+    """The rows of a file that were read so far, and their numbers: of a row that repeats another, the other's."""
 
-    def __init__(self, source: Source) -> None:
-        self.what, self.rows = f"{source.path}: {source.name}", dict[bytes, int]()
+    def __init__(self, source: Source, *, are_errors: bool) -> None:
+        self.what, self.are_errors = f"{source.path}: {source.name}", are_errors
+        self.first, self.numbers = dict[bytes, int](), list[int]()
 
     def require_good(self, values: Array, first: int) -> None:
-        """Raise DataError for a row that is not finite, one that is a constant, and one that was read before."""
+        """Raise DataError for a row that is not finite, one that is a constant, and one that may not repeat another."""
         for number, row in enumerate(values, first):
             if not np.isfinite(row).all():
                 raise DataError(f"{self.what} has NaN or Inf, first in row {number}. Remove it or generate it again")
             if (row == row[:1, :, *[slice(1)] * (row.ndim - 2)]).all():
                 raise DataError(f"{self.what} is constant in row {number}. Remove the row, or name another file")
-            twin = self.rows.setdefault(blake2b(row.tobytes(), digest_size=16).digest(), number)
-            if twin != number:
+            twin = self.first.setdefault(blake2b(row.tobytes(), digest_size=16).digest(), number)
+            self.numbers.append(twin)
+            if twin != number and self.are_errors:
                 raise DataError(
                     f"{self.what} holds row {twin} again as row {number}: one of them could be trained on and the "
-                    "other tested. Remove one"
+                    "other tested. Remove one, or keep both on one side: data.repeats: together"
                 )

@@ -1,0 +1,1 @@
+"""One prepared proof of what is promised on a GPU."""
