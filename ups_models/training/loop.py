@@ -82,6 +82,8 @@ def fit(
     steps, saved_at = Steps(stage, cfg, data, frozen, device, world, ahead=on_gpu), time.monotonic()
     reader = Reader(steps, state, hooks, read_every or (READ_EVERY if on_gpu else 1))
     with Saver[Progress](resume_path, lineage, with_previous=cfg.checkpoint.keep_previous) as saver:
+        if world.rank == 0:
+            saver.make_room(state)
         while state.step < settings.total_steps:
             reader.take()
             counted = _is_counted(cfg, state.step)

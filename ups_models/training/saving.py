@@ -24,6 +24,7 @@ class Saver(Generic[Note]):
     def __init__(self, path: Path, lineage: Lineage, *, with_previous: bool) -> None:
         self.path, self.lineage, self.with_previous = path, lineage, with_previous
         self.copy: dict[str, Any] = {}
+        self.room: Future[dict[str, Any]] | None = None
         self.writer = ThreadPoolExecutor(1, thread_name_prefix="saver")
         self.pending: tuple[Future[None], Note] | None = None
 
@@ -36,8 +37,14 @@ class Saver(Generic[Note]):
         if kind is None:
             self.written(wait=True)
 
+    def make_room(self, state: TrainState) -> None:
+        """Have the memory of the first copy ready by the time that it is needed, whatever lies in it until then."""
+        self.room = self.writer.submit(copied, saved_form(state, self.lineage))
+
     def save(self, state: TrainState, note: Note) -> None:
         """Copy the state as it is now, and have it written. What was saved before is `written` first."""
+        if self.room is not None:
+            self.copy, self.room = self.room.result(), None
         self.copy = copied(saved_form(state, self.lineage), self.copy)
         self.pending = self.writer.submit(self._write, self.copy, state.step), note
 

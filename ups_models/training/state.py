@@ -29,8 +29,8 @@ from ups_models.wording import first_line
 
 logger = logging.getLogger(__name__)
 
-COPIES = 5
-"""Of every parameter: network, average, gradient, and two of AdamW's."""
+COPIES = 9
+"""Of every parameter: network, average, gradient, and two of AdamW's; and four in the copy of a state that is saved."""
 FILES, COPIES_SAVED = 2, 4
 """Of every parameter on disk: in the two checkpoints, and in a saved state, which holds no gradient."""
 NEEDED = frozenset({"stage", "arch", "config_hash", "exactness", "step", "state_dict", "ema", "optimiser"})

@@ -88,7 +88,7 @@ def steps_per_second(
 
 
 def waits(megabytes: float, rounds: int) -> str:
-    """Of a training whose state is so large: the loop's longest wait, and its steps with and without a writer beside."""
+    """Of a training whose state is so large: what the loop waits, and its steps with and without a writer beside."""
     width = int((1e6 * megabytes / 4 / COPIES_SAVED) ** 0.5)
     net = nn.Linear(width, width, bias=False)
     state = TrainState(net, ema_copy(net), torch.optim.AdamW(net.parameters()))
@@ -99,21 +99,22 @@ def waits(megabytes: float, rounds: int) -> str:
     steps: dict[bool, list[float]] = {False: [], True: []}
     with (
         tempfile.TemporaryDirectory() as folder,
-        Saver[int](Path(folder, "s.pt"), lineage, with_previous=True) as saver,
+        Saver[int](Path(folder, "state.pt"), lineage, with_previous=True) as saver,
     ):
-        for number in range(1 + rounds):
+        saver.make_room(state)
+        steps[False] += [_seconds_of_work() for _ in range(WORKS)]
+        for number in range(rounds):
             began = time.monotonic()
             saver.save(state, number)
             copying.append(time.monotonic() - began)
             while saver.written() is None:
                 steps[True].append(_seconds_of_work())
             steps[False] += [_seconds_of_work() for _ in range(WORKS)]
-    first, *rest = (1e3 * seconds for seconds in copying)
     alone, beside = (1e3 * statistics.median(steps[is_beside]) for is_beside in (False, True))
-    longest = 1e3 * max(steps[True])
     return (
-        f"a state of {megabytes:g} MB: the first copy {first:.0f} ms, later ones {statistics.median(rest):.0f} ms "
-        f"(to {max(rest):.0f}); a step {alone:.1f} ms alone, {beside:.1f} ms while it is written (longest {longest:.0f} ms)"
+        f"a state of {megabytes:g} MB: the loop waits {1e3 * statistics.median(copying):.0f} ms "
+        f"(to {1e3 * max(copying):.0f}); a step {alone:.1f} ms alone, {beside:.1f} ms while it is written "
+        f"(longest {1e3 * max(steps[True]):.0f} ms)"
     )
 
 
