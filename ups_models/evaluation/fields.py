@@ -64,8 +64,8 @@ def network_facts(case: OperatorCase) -> NetworkFacts:
 def one_step_errors(case: OperatorCase, predicted: Tensor) -> dict[str, Scores]:
     """On every pair (u_t, u_{t+1}) of every trajectory, with u_{t+1} as the operator has it (N, T, C, *space)."""
     u, dimensions = case.u, case.data.problem.dimensions
-    now, target = u[:, :-1].flatten(0, 1), u[:, 1:].flatten(0, 1)
-    guesses = {"operator": predicted.flatten(0, 1), **_trivial(now, target, dimensions)}
+    now, target = u[:, :-1], u[:, 1:]
+    guesses = {"operator": predicted, **_trivial(now, target, dimensions)}
     return {name: measure(ONE_STEP, Forecast.of(guess, target, dimensions)) for name, guess in guesses.items()}
 
 

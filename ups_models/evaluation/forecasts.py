@@ -70,8 +70,17 @@ class Forecasts:
 
     def all(self, question: Question, ask: Ask | None = None) -> Tensor:
         """The answer for all rows: fields (N, ...), or members (M, N, ...); computed here, or by whom `ask` asks."""
-        found = [*(ask or alone)(self.answer, question, pieces(self._rows(question.kind)))]
-        return torch.cat(found, 0 if question.kind in ("one_step", "rollout") else 1).to(self.device)
+        parts, axis = pieces(self._rows(question.kind)), 0 if question.kind in ("one_step", "rollout") else 1
+        whole: Tensor | None = None
+        for (start, stop), found in zip(parts, (ask or alone)(self.answer, question, parts), strict=True):
+            if whole is None:
+                shape = list(found.shape)
+                shape[axis] = parts[-1][1]
+                whole = found.new_empty(shape)
+            whole.narrow(axis, start, stop - start).copy_(found)
+        if whole is None:
+            raise ValueError("there are no rows")
+        return whole.to(self.device)
 
     @torch.no_grad()
     def answer(self, question: Question, rows: Rows) -> Tensor:
@@ -184,7 +193,9 @@ def _case(
 ) -> OperatorCase | None:
     if models.operator is None or data.trajectories is None:
         return None
-    chosen = data.trajectories.select(evenly_spaced(settings.trajectories, len(data.trajectories.row)))
+    chosen, total = data.trajectories, len(data.trajectories.row)
+    if settings.trajectories < total:
+        chosen = chosen.select(evenly_spaced(settings.trajectories, total))
     steps = min(settings.rollout_steps, chosen.shape[1] - 1)
     u, parameters = chosen.u.to(device), chosen.conditioning().to(device)
     return OperatorCase(models.operator, chosen, u, parameters, steps, cfg.operator.reencode_every)

@@ -1,7 +1,7 @@
 """Errors of fields and calibration of ensembles, each from its published formula."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +10,8 @@ from torch import Tensor
 Dims = int | tuple[int, ...]
 LEVELS = tuple(percent / 100 for percent in range(5, 100, 5))
 """Central levels over which the calibration error is averaged."""
+AT_ONCE = 2**22
+"""Numbers of a field whose errors are held in memory together."""
 
 
 def nrmse(prediction: Tensor, target: Tensor, dim: Dims = -1) -> Tensor:
@@ -17,7 +19,7 @@ def nrmse(prediction: Tensor, target: Tensor, dim: Dims = -1) -> Tensor:
 
     No epsilon: a target that is zero everywhere gives inf, or nan where the prediction is zero too.
     """
-    return _rms(prediction - target, dim) / _rms(target, dim)
+    return in_rows(lambda p, t: _rms(p - t, dim) / _rms(t, dim), prediction, target)
 
 
 def vrmse(prediction: Tensor, target: Tensor, dim: Dims = -1) -> Tensor:
@@ -25,12 +27,12 @@ def vrmse(prediction: Tensor, target: Tensor, dim: Dims = -1) -> Tensor:
 
     The spatial mean of the target, taken as a prediction, scores exactly 1; a constant target gives inf or nan.
     """
-    return _rms(prediction - target, dim) / _rms(target - target.mean(dim, keepdim=True), dim)
+    return in_rows(lambda p, t: _rms(p - t, dim) / _rms(t - t.mean(dim, keepdim=True), dim), prediction, target)
 
 
 def mae(prediction: Tensor, target: Tensor, dim: Dims = -1) -> Tensor:
     """mean_x |e|: (N, T, X) -> (N, T). The CRPS of a forecast with one member."""
-    return (prediction - target).abs().mean(dim)
+    return in_rows(lambda p, t: (p - t).abs().mean(dim), prediction, target)
 
 
 @dataclass(frozen=True)
@@ -56,15 +58,20 @@ def pdebench(prediction: Tensor, target: Tensor, grid: tuple[int, ...] = (), *, 
     where the grid has no such k. In two dimensions k counts the modes of k <= |k| < k + 1, and their squares are added.
     brmse compares the ends of the domain: without meaning on a periodic one.
     """
-    error = prediction - target
-    points, grid = error.shape[-1], grid or error.shape[-1:]
-    spectrum = energy(error, grid).mean(0).sqrt() * (length / points)
+    points, grid = target.shape[-1], grid or target.shape[-1:]
+    ends = _ends(grid)
+
+    def rows(function: Callable[[Tensor], Tensor]) -> Tensor:
+        """A function of the error."""
+        return in_rows(lambda p, t: function(p - t), prediction, target)
+
+    spectrum = rows(lambda error: energy(error, grid)).mean(0).sqrt() * (length / points)
     return PDEBenchMetrics(
-        rmse=_rms(error, -1).mean().item(),
+        rmse=rows(lambda error: _rms(error, -1)).mean().item(),
         nrmse=nrmse(prediction, target).mean().item(),
-        crmse=(error.sum(-1).square().mean(0).sqrt() / points).mean().item(),
-        max_error=error.abs().amax((0, -1)).mean().item(),
-        brmse=_rms(error[..., _ends(grid)], -1).mean().item(),
+        crmse=(rows(lambda error: error.sum(-1)).square().mean(0).sqrt() / points).mean().item(),
+        max_error=rows(lambda error: error.abs().amax(-1)).amax(0).mean().item(),
+        brmse=rows(lambda error: _rms(error[..., ends], -1)).mean().item(),
         frmse_low=spectrum[..., :4].mean().item(),
         frmse_mid=spectrum[..., 4:12].mean().item(),
         frmse_high=spectrum[..., 12:].mean().item(),
@@ -101,10 +108,7 @@ def correlation_time(prediction: Tensor, target: Tensor, t: Tensor, threshold: f
     (N, T, C, X), t (T,) -> one time; pdearena (Gupta & Brandstetter 2022). t[-1] if the correlation never falls under
     the threshold: such a value is a lower bound. A constant field correlates with nothing: it counts as 0.
     """
-    p, p_std = _centred(prediction)
-    q, q_std = _centred(target)
-    defined = (p_std > 0) & (q_std > 0)
-    pearson = torch.where(defined, (p * q).mean(-1) / (p_std * q_std), torch.zeros_like(p_std))
+    pearson = in_rows(_pearson, prediction, target)
     correlation = pearson.flatten(2).mean(-1).mean(0) if pearson.ndim > 2 else pearson.mean(0)
     below = (correlation < threshold).nonzero()
     return float(t[below[0, 0]] if len(below) else t[-1])
@@ -186,6 +190,20 @@ def ece(rank: Tensor, members: int, levels: Sequence[float] = LEVELS) -> float:
     Ranks 0..M of any shape. Over- and under-dispersion both raise it.
     """
     return sum(abs(coverage(rank, members, level) - level) for level in levels) / len(levels)
+
+
+def in_rows(function: Callable[..., Tensor], *fields: Tensor) -> Tensor:
+    """What a function finds in each row (N, ...) of the fields, a few rows at a time: what it needs stays small."""
+    per = max(1, AT_ONCE // max(1, fields[0][0].numel()))
+    return torch.cat([function(*rows) for rows in zip(*(one.split(per) for one in fields), strict=True)])
+
+
+def _pearson(prediction: Tensor, target: Tensor) -> Tensor:
+    """Correlation over x, (..., X) -> (...); 0 where one of both is constant."""
+    p, p_std = _centred(prediction)
+    q, q_std = _centred(target)
+    defined = (p_std > 0) & (q_std > 0)
+    return torch.where(defined, (p * q).mean(-1) / (p_std * q_std), torch.zeros_like(p_std))
 
 
 def _rms(x: Tensor, dim: Dims) -> Tensor:

@@ -38,6 +38,7 @@ TARGETS = ("rank", "torchrun", "owner")
 SOON_S, LATE_S, END_WITHIN_S = 1.0, 25.0, 240.0
 MAX_STARTS = 40
 """Of one run, at most."""
+BEGUN = "the owner has begun"
 RANK, TORCHRUN = "tasks.services.stages.rank", "torch.distributed.run"
 
 
@@ -54,6 +55,7 @@ class OwnerProcess:
         command = [sys.executable, "-m", "harness.chaos.ranks", "--run", str(self.root)]
         environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests"), *_path()])}
         with self.log.open("ab") as log:
+            self.begun_before = self.log.read_text("utf-8").count(BEGUN)
             self.process = subprocess.Popen(
                 [*command, "--processes", str(self.n_processes)],
                 env=environment | {"OMP_NUM_THREADS": "1", "WANDB_MODE": "disabled"},
@@ -61,6 +63,11 @@ class OwnerProcess:
                 stdout=log,
                 stderr=log,
             )
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether a signal finds its handlers."""
+        return self.log.read_text("utf-8").count(BEGUN) > self.begun_before
 
     def below(self, name: str) -> list[int]:
         """Pids of its torchrun, or of its ranks."""
@@ -105,6 +112,7 @@ def main() -> int:
 def run_once(root: Path, n_processes: int) -> int:
     """Train as the command does, without Prefect; the exit code."""
     end_at_once_on_sigterm("stopped before there was anything to save")
+    print(BEGUN, flush=True)
     try:
         run_plainly(_with(n_processes), root)
     except UPSError as error:
@@ -155,7 +163,7 @@ def _strike(owner: OwnerProcess, rng: random.Random) -> str:
     """Signal one of its processes after a while; what was done, or nothing where it had ended."""
     until = time.monotonic() + rng.uniform(SOON_S, LATE_S)
     kind, number = rng.choice(TARGETS), rng.choice((signal.SIGKILL, signal.SIGTERM))
-    while time.monotonic() < until and owner.process.poll() is None:
+    while (time.monotonic() < until or not owner.has_begun) and owner.process.poll() is None:
         time.sleep(0.05)
     if owner.process.poll() is not None:
         return ""
