@@ -121,7 +121,9 @@ def bootstrap_ci(values: Tensor, *, seed: int, draws: int = 2000, level: float =
     """
     rng = torch.Generator().manual_seed(seed)
     values = values.detach().cpu().double()
-    means = values[torch.randint(len(values), (draws, len(values)), generator=rng)].mean(1)
+    n = len(values)
+    some = torch.arange(draws).split(max(1, AT_ONCE // n))
+    means = torch.cat([values[torch.randint(n, (len(part), n), generator=rng)].mean(1) for part in some])
     ends = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=means.dtype)
     low, high = means.quantile(ends).tolist()
     return low, high
