@@ -98,6 +98,10 @@ bench-problems: $(STAMP) ## Other equations in 1D and 2D, three seeds each, besi
 bench-cost: $(STAMP) ## Seconds and memory of a training step for each grid point, in 1D and 2D, as grids grow
 	@PYTHONPATH=tests $(VPY) -m harness.bench.cost $(ARGS)
 
+.PHONY: bench-growth
+bench-growth: $(STAMP) ## How time and memory grow with trajectories, members, points and tokens
+	@PYTHONPATH=tests $(VPY) -m harness.bench.growth $(ARGS)
+
 .PHONY: bench-scale
 bench-scale: $(STAMP) ## Several processes beside one: the same weights, cost over plain data parallelism, throughput
 	@PYTHONPATH=tests $(VPY) -m harness.bench.scale $(ARGS)

@@ -9,12 +9,11 @@ from torch import Tensor, nn
 
 from ups_models.data.fields import Fields
 from ups_models.evaluation import metrics
-from ups_models.evaluation.forecasts import CHUNK
 from ups_models.evaluation.inputs import Arrays, OperatorCase, evenly_spaced
 from ups_models.evaluation.parts import CORRELATION, HORIZON, ONE_STEP, PARAMETER, PDEBENCH, ROLLOUT, SCALED, Part
 from ups_models.evaluation.registry import measure
 from ups_models.evaluation.result import Curve, DataFacts, NetworkFacts, Rollout, Scores, Summary
-from ups_models.evaluation.rollout import rollout
+from ups_models.evaluation.rollout import in_batches, rollout
 from ups_models.evaluation.samples import Forecast
 from ups_models.nn.codec import means_of
 
@@ -43,12 +42,13 @@ def data_facts(data: Fields) -> DataFacts:
 def network_facts(case: OperatorCase) -> NetworkFacts:
     """How large the operator is, how much its latent state compresses and loses, and how long a step takes."""
     u = case.u.flatten(0, 1)
-    found, latent = [], 1
-    for part in u.split(CHUNK):
-        z = case.operator.encode(part)
-        latent = z[0].numel()
-        again = case.operator.decode(z, means_of(part))
-        found.append(metrics.nrmse(again.flatten(1), part.flatten(1)))
+    latent = case.operator.encode(u[:1])[0].numel()
+
+    def error(part: Tensor) -> Tensor:
+        """Of D(E(u))."""
+        again = case.operator.decode(case.operator.encode(part), means_of(part))
+        return metrics.nrmse(again.flatten(1), part.flatten(1))
+
     some = slice(TIMED)
     began = time.perf_counter()
     rollout(case.operator, case.u[some, 0], case.parameters[some], steps=case.steps, reencode_every=case.reencode_every)
@@ -56,7 +56,7 @@ def network_facts(case: OperatorCase) -> NetworkFacts:
         parameters=sum(value.numel() for value in cast("nn.Module", case.operator).parameters()),
         latent=latent,
         compression=u[0].numel() / latent,
-        reconstruction=torch.cat(found).mean().item(),
+        reconstruction=in_batches(error, u).mean().item(),
         seconds=(time.perf_counter() - began) / (len(case.u[some]) * case.steps),
     )
 

@@ -12,14 +12,13 @@ from torch import Tensor
 from ups_models.config.schema import EvalConfig, PipelineConfig
 from ups_models.data.fields import SteadyFields
 from ups_models.evaluation.inputs import EvalData, Models, OperatorCase, evenly_spaced
-from ups_models.evaluation.rollout import one_step_members, rollout, rollout_members
+from ups_models.evaluation.rollout import in_batches, one_step_members, rollout, rollout_members
 from ups_models.evaluation.samplers import residual_samplers
 from ups_models.nn.prior import Prior
 from ups_models.nn.sampling import Draw, noise, sample_flow
 
 PIECES, PIECE_ROWS = 16, 8
 """Rows are forecast in so many pieces at most, of so many rows at least. A piece draws the noise of all rows."""
-CHUNK = 4096
 
 Rows = tuple[int, int]
 """From the first to before the last."""
@@ -133,10 +132,12 @@ class Forecasts:
         case = self._operator
         now = case.u[slice(*rows), :-1]
         known = case.parameters[slice(*rows)].repeat_interleave(now.shape[1], 0)
-        parts = zip(now.flatten(0, 1).split(CHUNK), known.split(CHUNK), strict=True)
-        found = [rollout(case.operator, u, given, steps=1, reencode_every=0)[:, 0] for u, given in parts]
-        forecast: Tensor = torch.cat(found).unflatten(0, now.shape[:2])
+        forecast: Tensor = in_batches(self._step, now.flatten(0, 1), known).unflatten(0, now.shape[:2])
         return forecast
+
+    def _step(self, u: Tensor, parameters: Tensor) -> Tensor:
+        """One step ahead."""
+        return rollout(self._operator.operator, u, parameters, steps=1, reencode_every=0)[:, 0]
 
     def _rollouts(self, rows: Rows) -> Tensor:
         case = self._operator

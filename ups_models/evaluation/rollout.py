@@ -10,6 +10,14 @@ from ups_models.nn.own import Operator
 
 SampleFields = Callable[[Operator, Tensor, Tensor, Tensor, Tensor], Tensor]
 """(operator, u_t (B, C, *space), z (B, S, D), z_hat (B, S, D), means of u_t (B, C)) -> a sample of u_{t+1}, as u_t."""
+BATCH = 256
+"""Rows that a network takes at once: more leave the caches, and are slower for each."""
+
+
+def in_batches(function: Callable[..., Tensor], *rows: Tensor) -> Tensor:
+    """What a network finds for each row (B, ...), computed in equal batches."""
+    n = max(1, -(-len(rows[0]) // BATCH))
+    return torch.cat([function(*some) for some in zip(*(one.tensor_split(n) for one in rows), strict=True)])
 
 
 @torch.no_grad()
@@ -49,8 +57,8 @@ def rollout_members(
     u, mean = u0.repeat(members, *[1] * (u0.ndim - 1)), means_of(u0).repeat(members, 1)
     fields = []
     for _ in range(steps):
-        z = operator.encode(u)
-        z_hat = operator.advance(z, parameters)
+        z = in_batches(operator.encode, u)
+        z_hat = in_batches(operator.advance, z, parameters)
         u = sample(operator, u, z, z_hat, mean)
         fields.append(u)
     rollouts: Tensor = torch.stack(fields, 1).unflatten(0, (members, -1))

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ups_models.config.schema import DenoiserConfig, EvalConfig
 from ups_models.evaluation.inputs import Models
-from ups_models.evaluation.rollout import SampleFields
+from ups_models.evaluation.rollout import SampleFields, in_batches
 from ups_models.nn.denoiser import ResidualDiffusion
 from ups_models.nn.own import Operator
 from ups_models.nn.sampling import Draw, karras_sigmas, sample_consistency, sample_edm
@@ -44,7 +44,7 @@ def teacher_sampler(teacher: ResidualDiffusion, sigmas: Tensor, draw: Draw) -> S
         context = teacher.context(z, z_hat, teacher.space.lost(operator, u, z, mean))
         scale = teacher.scale(z, z_hat)
         start = draw(tuple(scale.shape))
-        x0 = sample_edm(lambda x, s: teacher.denoise(x, s, context), start, sigmas)
+        x0 = sample_edm(lambda x, s: in_batches(teacher.denoise, x, s, context), start, sigmas)
         return teacher.space.corrected(operator, z_hat, scale * x0, mean)
 
     return sample
@@ -57,7 +57,9 @@ def student_sampler(student: ResidualDiffusion, sigmas: Tensor, draw: Draw) -> S
         context = student.context(z, z_hat, student.space.lost(operator, u, z, mean))
         scale = student.scale(z, z_hat)
         start = draw(tuple(scale.shape))
-        x0 = sample_consistency(lambda x, s: student.consistency(x, s, context), start, sigmas, student.sigma_min, draw)
+        x0 = sample_consistency(
+            lambda x, s: in_batches(student.consistency, x, s, context), start, sigmas, student.sigma_min, draw
+        )
         return student.space.corrected(operator, z_hat, scale * x0, mean)
 
     return sample
