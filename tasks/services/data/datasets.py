@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tasks.services.data.digests import digest_in, forget, identity_of, is_sampled, sampled_identity_of, spoilt
 from tasks.services.data.download import fetch
+from tasks.services.run import environment
 from tasks.services.run.lock import OwnedRun
 from tasks.services.run.paths import RunDir
 from tasks.services.run.phase import announce
-from tasks.services.run.progress import Update, progress_of
-from tasks.services.run.uninterrupted import leave_if_stopped
+from tasks.services.run.progress import progress_of
+from tasks.services.run.uninterrupted import leave_if_stopped, pause_unless_stopped
 from ups_models.config.data import DataConfig, SteadyDataConfig
 from ups_models.config.schema import PipelineConfig
 from ups_models.errors import BadInput
@@ -25,6 +28,7 @@ from ups_models.problems.registry import DARCY
 from ups_models.stages.spec import SPECS
 
 GIGABYTE = 1_000_000_000
+WRITER_LOOK_S = 0.5
 logger = logging.getLogger(__name__)
 
 if TYPE_CHECKING:  # PyTorch and h5py are imported only where data is read
@@ -100,7 +104,7 @@ def load_data(cfg: PipelineConfig, run: RunDir) -> Fields:
     """All trajectories of the config; generates files that are ours to make and not there yet."""
     files = trajectory_files(cfg, run)
     for download in cfg.data.downloads:
-        fetch(download, run.data, cfg.tracking)
+        fetch(download, data_folder(run), cfg.tracking)
     if _is_solved_here(cfg.data):
         times = {"nt": cfg.data.generate.nt, "t_end": cfg.data.generate.t_end}
         nx = _solved_points(cfg.data)
@@ -114,7 +118,7 @@ def load_steady_data(cfg: PipelineConfig, run: RunDir) -> SteadyFields:
     """All steady states of the config; generates files that are ours to make and not there yet."""
     files, data = steady_files(cfg, run), cfg.steady_data
     for download in data.downloads:
-        fetch(download, run.data, cfg.tracking)
+        fetch(download, data_folder(run), cfg.tracking)
     if _is_solved_here(data):
         _generate(DARCY.name, files, n=data.generate.n, seed=cfg.seed, nx=data.size * data.reduced_resolution)
     fields = _read_steady(data, tuple(files), _identity(data, tuple(files), run))
@@ -165,6 +169,25 @@ def _one_or_all(sizes: tuple[int, ...]) -> int | list[int]:
     return sizes[0] if len(set(sizes)) == 1 else list(sizes)
 
 
+def data_folder(run: RunDir) -> Path:
+    """Where data lie that we solve for or download: in UPS_DATA, which several runs share, or in the run."""
+    return environment.path(environment.DATA, "") if environment.is_set(environment.DATA) else run.data
+
+
+@contextmanager
+def _only_writer(path: Path) -> Iterator[None]:
+    """Within the block, no other process solves for this file; one that does is waited for."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.with_name(f".{path.name}.lock").open("ab") as handle:
+        while True:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                pause_unless_stopped(WRITER_LOOK_S, f"data {path.name}")
+        yield
+
+
 def _files(
     data: DataConfig | SteadyDataConfig,
     values: Sequence[Values],
@@ -175,34 +198,39 @@ def _files(
     if data.files:
         return {path: {} for path in data.files}
     if data.downloads:
-        return {run.data / download.name: {} for download in data.downloads}
+        return {data_folder(run) / download.name: {} for download in data.downloads}
     files = {}
     for one in values:
         numbers = [one[parameter.name] for parameter in problem.parameters]
         key = hashlib.sha256(json.dumps([*recipe, *numbers]).encode()).hexdigest()[:8]
-        files[run.data / problem.pattern.format(*numbers, key)] = one
+        files[data_folder(run) / problem.pattern.format(*numbers, key)] = one
     return files
 
 
 def _generate(family: str, files: dict[Path, Values], *, n: int, **options: Any) -> None:
+    for path, values in files.items():
+        with nullcontext() if path.exists() else _only_writer(path):
+            _generate_one(family, path, values, n=n, **options)
+
+
+def _generate_one(family: str, path: Path, values: Values, *, n: int, **options: Any) -> None:
     from ups_models.data.generate import generate
 
-    for path, values in files.items():
-        before = spoilt(path) if path.exists() else None
-        if before is not None:
-            logger.warning("%s: is not what was solved (its sha256 differs): it is solved again", path)
-            forget(path)
-        if not path.exists():
-            announce("data")
-            with progress_of(f"data {path.name}", n) as update:
+    before = spoilt(path) if path.exists() else None
+    if before is not None:
+        logger.warning("%s: is not what was solved (its sha256 differs): it is solved again", path)
+        forget(path)
+    if not path.exists():
+        announce("data")
+        with progress_of(f"data {path.name}", n) as update:
 
-                def on_progress(done: int, path: Path = path, update: Update = update) -> None:
-                    leave_if_stopped(f"data {path.name}")
-                    update(done, "solved")
+            def on_progress(done: int) -> None:
+                leave_if_stopped(f"data {path.name}")
+                update(done, "solved")
 
-                generate(family, path, n=n, parameters=values, on_progress=on_progress, **options)
-        if before is not None and digest_in(path).sha256 != before:
-            logger.warning("%s: solved again, but not to the same bytes: another version of a library is in use", path)
+            generate(family, path, n=n, parameters=values, on_progress=on_progress, **options)
+    if before is not None and digest_in(path).sha256 != before:
+        logger.warning("%s: solved again, but not to the same bytes: another version of a library is in use", path)
 
 
 def _require_rows(section: str, data: DataConfig | SteadyDataConfig, files: tuple[Path, ...], row: Tensor) -> None:

@@ -7,6 +7,8 @@ from pathlib import Path
 CODE, GENERATION, RUN, LOG, RUNS = "UPS_CODE", "UPS_GENERATION", "UPS_RUN", "UPS_LOG", "UPS_RUNS"
 """Ours: version of the code and machine generation on a rented machine, its W&B run, the level of the log, and where
 the run directories of a worker lie."""
+DATA = "UPS_DATA"
+"""Where several runs keep the data that they solve for or download, if not each in its own data/."""
 CUDA, DEVICE = "UPS_CUDA", "UPS_DEVICE"
 """On a rented machine: the newest CUDA that its driver supports, as its offer says, and what the job trains on."""
 DESTROY = "UPS_DESTROY"

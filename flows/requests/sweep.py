@@ -1,0 +1,119 @@
+"""What a sweep is asked for: a config, and its points, which are settings that override it."""
+
+import itertools
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import Field, model_validator
+
+from flows.requests.job import find_config, parse
+from flows.requests.train import TrainRequest
+from tasks.services.stages.job import Job
+from ups_models.config.loading import load_config
+from ups_models.config.section import Section
+from ups_models.errors import BadInput
+from ups_models.wording import shown
+
+LONGEST_NAME = 80
+"""Of a point; a longer one ends in a digest."""
+
+
+class SweepConfig(Section):
+    """A file of `ups sweep`."""
+
+    config: Path = Field(Path("configs/quickstart.yaml"), description="The config that every point starts from.")
+    set: tuple[str, ...] = Field((), description="Settings of all points, as key=value.")
+    grid: dict[str, list[Any]] = Field({}, description="Values of keys of the config; every combination is a point.")
+    points: tuple[dict[str, Any], ...] = Field((), description="Or the points one by one, each a mapping of keys.")
+
+    @model_validator(mode="after")
+    def _has_points(self) -> Self:
+        if bool(self.grid) == bool(self.points):
+            raise ValueError("should have `grid` or `points`, one of them")
+        if empty := [key for key, values in self.grid.items() if not values]:
+            raise ValueError(f"grid.{empty[0]} has no value")
+        return self
+
+    @property
+    def settings(self) -> list[Mapping[str, Any]]:
+        """What each point overrides."""
+        if self.points:
+            return list(self.points)
+        return [dict(zip(self.grid, values, strict=True)) for values in itertools.product(*self.grid.values())]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One run of a sweep: a point with a seed."""
+
+    point: str
+    seed: int
+    request: TrainRequest
+
+    @property
+    def name(self) -> str:
+        """Of the run, and of its folder in that of the sweep."""
+        return f"{self.point}/seed{self.seed}"
+
+    @property
+    def arguments(self) -> list[str]:
+        """Of `ups train`."""
+        given = ["--config", str(self.request.config), "--run-dir", str(self.request.run_dir), "--auto-resume"]
+        return [*given, *(argument for setting in self.request.set for argument in ("--set", setting))]
+
+    def job(self) -> Job:
+        """What is to be done for it. Raises BadInput."""
+        return parse(self.request)
+
+
+def trials_of(path: Path, root: Path, seeds: Sequence[int]) -> list[Trial]:
+    """Every point of the sweep in a file with every seed, in folders below `root`; seeds come last.
+
+    Raises BadInput for a file that is no sweep, a point that is there twice, and settings that the config refuses.
+    """
+    sweep = load_config(find_sweep(path), schema=SweepConfig)
+    config = find_config(sweep.config)
+    names: dict[str, int] = {}
+    trials = []
+    for number, settings in enumerate(sweep.settings):
+        name = name_of(settings)
+        if (twin := names.setdefault(name, number)) != number:
+            raise BadInput(f"{path}: point {number + 1} is point {twin + 1} again: {shown(name)}; leave one out")
+        overrides = (*sweep.set, *(f"{key}={_as_yaml(value)}" for key, value in settings.items()))
+        for seed in seeds:
+            request = TrainRequest(
+                config=config, set=(*overrides, f"seed={seed}"), run_dir=root / name / f"seed{seed}", auto_resume=True
+            )
+            trials.append(Trial(name, seed, request))
+            _require_possible(path, trials[-1])
+    return trials
+
+
+def _require_possible(path: Path, trial: Trial) -> None:
+    try:
+        trial.job()
+    except BadInput as error:
+        raise BadInput(f"{path}: point {trial.point}: {error}") from None
+
+
+def find_sweep(path: Path) -> Path:
+    """The path itself, or, where it does not exist, the sweep that we ship."""
+    return path if path.exists() else find_config(Path("configs") / "sweeps" / path.with_suffix(".yaml").name)
+
+
+def name_of(settings: Mapping[str, Any]) -> str:
+    """`operator.width=64,latent.dim=4`, as a folder can be called."""
+    whole = ",".join(f"{key}={_as_yaml(value)}" for key, value in settings.items())
+    name = re.sub(r"[^\w.,=+-]+", "_", whole)
+    if name == whole and len(name) <= LONGEST_NAME:
+        return name
+    return f"{name[:LONGEST_NAME]}-{sha256(whole.encode()).hexdigest()[:8]}"
+
+
+def _as_yaml(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value)

@@ -1,0 +1,83 @@
+"""A sweep: its trials trained one after the other here, or as runs of a deployment by the workers of a pool."""
+
+import logging
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from flows.requests.job import require_feasible
+from flows.requests.sweep import Trial
+from tasks.services.run import environment
+from tasks.services.stages.leaderboard import Standing, leaderboard
+from tasks.services.stages.runs import RunSummary, evaluated_run
+from ups_models.errors import BadInput, Preempted, UPSError
+
+logger = logging.getLogger(__name__)
+
+LOG = "train.log"
+Told = Mapping[str, str]
+"""By name of a trial, in words, why it has no result."""
+
+
+def train_here(trials: Iterable[Trial], root: Path) -> Told:
+    """Train what is not done, each in a process of its own; one that fails does not stop the others.
+
+    Raises Preempted where one was stopped, and so was this.
+    """
+    failed = {}
+    for trial in trials:
+        try:
+            if not require_feasible(trial.job()):
+                logger.info("%s: done", trial.name)
+                continue
+        except UPSError as error:
+            failed[trial.name] = str(error)
+            logger.warning("%s: %s", trial.name, error)
+            continue
+        logger.info("%s: trains; its log is %s", trial.name, trial.request.run_dir / LOG)
+        code, said = _train(trial, root)
+        if code == Preempted.exit_code:
+            raise Preempted("stopped, and what was done is kept; the same command goes on with the sweep")
+        if code:
+            failed[trial.name] = f"exit code {code}: {said}"
+            logger.warning("%s: %s", trial.name, failed[trial.name])
+    return failed
+
+
+def _train(trial: Trial, root: Path) -> tuple[int, str]:
+    """The exit code, and the last line that it said. A signal that ends this process is passed on, and waited for."""
+    folder = trial.request.run_dir
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / LOG).open("ab") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "flows.cli", "train", *trial.arguments],
+            env=environment.child(**shared_data(root)),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+        )
+        try:
+            code = process.wait()
+        except BaseException:
+            process.terminate()
+            process.wait()
+            raise
+    return code, (folder / LOG).read_text("utf-8", errors="replace").rstrip().rpartition("\n")[2]
+
+
+def shared_data(root: Path) -> dict[str, str]:
+    """Where the trials of a sweep keep the data that they solve for: in one folder, unless UPS_DATA names another."""
+    return {environment.DATA: environment.get(environment.DATA) or str((root / "data").absolute())}
+
+
+def standings_of(trials: Iterable[Trial], told: Told) -> list[Standing]:
+    """The leaderboard of what is there now."""
+    return leaderboard({(trial.point, trial.seed): _result(trial, told) for trial in trials})
+
+
+def _result(trial: Trial, told: Told) -> RunSummary | str:
+    try:
+        return told.get(trial.name) or evaluated_run(trial.request.run_dir)
+    except BadInput:
+        return "not evaluated"

@@ -1,0 +1,91 @@
+"""The points of a sweep in order of their error: mean and spread over seeds, paired differences, and what they cost."""
+
+import json
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from tasks.services.stages.runs import RunSummary
+from ups_models.files import write_text
+from ups_models.report.model import Table
+
+STUDENT_T: Mapping[int, float] = {1: 12.71, 2: 4.30, 3: 3.18, 4: 2.78, 5: 2.57, 6: 2.45, 7: 2.36, 8: 2.31, 9: 2.26}
+"""97.5 % quantiles by degrees of freedom; 1.96 beyond."""
+NORMAL = 1.96
+
+
+@dataclass(frozen=True)
+class Standing:
+    """One point: the main error by seed, what is not there, and the difference to the best point on the same seeds."""
+
+    point: str
+    errors: Mapping[int, float]
+    missing: Mapping[int, str]
+    seconds: float
+    behind: tuple[float, float, float] | None = None
+    """Mean of error - error of the best, and its 95 % interval."""
+
+    @property
+    def mean(self) -> float:
+        """Over seeds; infinite where there is none."""
+        return statistics.fmean(self.errors.values()) if self.errors else math.inf
+
+    @property
+    def spread(self) -> float:
+        """Standard deviation over seeds; not a number where there is one."""
+        return statistics.stdev(self.errors.values()) if len(self.errors) > 1 else math.nan
+
+
+def leaderboard(runs: Mapping[tuple[str, int], RunSummary | str]) -> list[Standing]:
+    """The points in order; for each point and seed the run, or in words why there is none."""
+    points = list(dict.fromkeys(point for point, _ in runs))
+    found = [_standing(point, {seed: run for (one, seed), run in runs.items() if one == point}) for point in points]
+    found.sort(key=lambda one: (len(one.missing), one.mean))
+    best = found[0]
+    return [best, *(_behind(one, best) for one in found[1:])]
+
+
+def _standing(point: str, runs: Mapping[int, RunSummary | str]) -> Standing:
+    errors, missing, seconds = {}, {}, 0.0
+    for seed, run in runs.items():
+        if isinstance(run, str):
+            missing[seed] = run
+            continue
+        seconds += sum(record.seconds or 0.0 for record in run.status.stages.values())
+        if run.error is None:
+            missing[seed] = run.state
+        else:
+            errors[seed] = run.error
+    return Standing(point, errors, missing, seconds)
+
+
+def _behind(one: Standing, best: Standing) -> Standing:
+    pairs = [one.errors[seed] - best.errors[seed] for seed in one.errors if seed in best.errors]
+    if not pairs:
+        return one
+    mean = statistics.fmean(pairs)
+    n = len(pairs)
+    half = STUDENT_T.get(n - 1, NORMAL) * statistics.stdev(pairs) / math.sqrt(n) if n > 1 else math.inf
+    return Standing(one.point, one.errors, one.missing, one.seconds, (mean, mean - half, mean + half))
+
+
+def table_of(standings: Sequence[Standing]) -> Table:
+    """As text."""
+    rows = []
+    for number, one in enumerate(standings, 1):
+        spread = "" if math.isnan(one.spread) else f" ± {one.spread:.2g}"
+        error = f"{one.mean:.4g}{spread}" if one.errors else "-"
+        gaps = ", ".join(f"seed {seed}: {why}" for seed, why in one.missing.items())
+        behind = "" if one.behind is None else "{:+.2g} [{:+.2g}, {:+.2g}]".format(*one.behind)
+        rows.append((str(number), one.point, error, str(len(one.errors)), behind, f"{one.seconds / 60:.1f}", gaps))
+    columns = ("", "point", "error, mean ± sd", "seeds", "behind the best [95 %]", "minutes", "missing")
+    note = "The error is the rollout's nRMSE, or the member nRMSE of a steady prior. Differences are paired by seed."
+    return Table("Leaderboard", columns, tuple(rows), note=note)
+
+
+def write_leaderboard(path: Path, standings: Sequence[Standing]) -> None:
+    """As JSON, for other programs."""
+    rows = [{**asdict(one), "mean": one.mean if one.errors else None} for one in standings]
+    write_text(path, json.dumps(rows, indent=1) + "\n")

@@ -1,0 +1,130 @@
+"""Sweeps: their points and names, what is refused, data that runs share, and the leaderboard."""
+
+import json
+import math
+
+import pytest
+
+from flows.requests.sweep import name_of, trials_of
+from flows.sweep import standings_of
+from tasks.services.data.datasets import trajectory_files
+from tasks.services.run.paths import RunDir
+from tasks.services.stages.leaderboard import Standing, leaderboard, table_of, write_leaderboard
+from tasks.services.stages.runs import evaluated_run
+from ups_models.errors import BadInput
+
+
+@pytest.fixture
+def sweep(here):
+    """Write a sweep of the smoke config; returns its path."""
+
+    def write(text):
+        path = here / "sweep.yaml"
+        path.write_text(f"config: smoke\n{text}", "utf-8")
+        return path
+
+    return write
+
+
+def test_a_grid_has_every_combination_and_every_seed(sweep, here):
+    trials = trials_of(sweep("grid: {operator.width: [8, 16], latent.dim: [4, 8]}"), here / "s", range(2))
+
+    assert [trial.name for trial in trials][:3] == [
+        "operator.width=8,latent.dim=4/seed0",
+        "operator.width=8,latent.dim=4/seed1",
+        "operator.width=8,latent.dim=8/seed0",
+    ]
+    assert len(trials) == 8
+    assert trials[1].job().cfg.seed == 1
+    assert trials[-1].job().cfg.operator.width == 16
+    assert trials[-1].request.run_dir == here / "s" / "operator.width=16,latent.dim=8" / "seed1"
+
+
+def test_a_list_has_the_points_that_it_names_over_settings_of_all(sweep, here):
+    path = sweep("set: [operator.width=8]\npoints:\n- {latent.dim: 4}\n- {latent.dim: 8, operator.blocks: 1}")
+
+    trials = trials_of(path, here, [0])
+
+    assert [trial.point for trial in trials] == ["latent.dim=4", "latent.dim=8,operator.blocks=1"]
+    assert {trial.job().cfg.operator.width for trial in trials} == {8}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("grid: {operator.widht: [8]}", "operator.widht"),
+        ("grid: {operator.width: [8]}\npoints: [{latent.dim: 4}]", "should have `grid` or `points`, one of them"),
+        ("set: [latent.dim=2]", "should have `grid` or `points`, one of them"),
+        ("grid: {operator.width: []}", "grid.operator.width has no value"),
+        ("points: [{latent.dim: 4}, {latent.dim: 8}, {latent.dim: 4}]", "point 3 is point 1 again: 'latent.dim=4'"),
+        (
+            "grid: {latent.dim: [4, 2]}",
+            "point latent.dim=2: .*latent.dim=2 is not divisible by",
+        ),
+        ("girds: {}", "girds"),
+    ],
+)
+def test_a_sweep_that_cannot_be_is_refused_before_anything_is_trained(sweep, here, text, message):
+    with pytest.raises(BadInput, match=message):
+        trials_of(sweep(text), here / "s", [0])
+
+    assert not (here / "s").exists()
+
+
+def test_names_are_folders_however_the_settings_read():
+    assert name_of({"data.files": ["/a/b.h5"]}) == name_of({"data.files": ["/a/b.h5"]})
+    assert "/" not in name_of({"data.files": ["/a/b.h5"]})
+    assert name_of({"data.files": ["/a/b.h5"]}) != name_of({"data.files": ["_a_b.h5"]})
+    assert len(name_of({f"key{n}": n for n in range(40)})) < 100
+
+
+def test_data_are_solved_once_where_several_runs_share_a_folder(here, smoke, monkeypatch):
+    monkeypatch.setenv("UPS_DATA", str(here / "shared"))
+
+    files = [trajectory_files(smoke, RunDir.of(here / name, smoke.checkpoint.dir)) for name in ("a", "b")]
+
+    assert files[0] == files[1]
+    assert {path.parent for path in files[0]} == {here / "shared"}
+
+
+def test_the_best_mean_leads_and_others_are_behind_it_seed_by_seed(run_dir):
+    run = evaluated_run(run_dir)
+
+    found = leaderboard({("a", 0): run, ("a", 1): run, ("b", 0): run, ("b", 1): "exit code 1: no"})
+
+    assert [one.point for one in found] == ["a", "b"]
+    assert found[0].behind is None
+    assert found[1].behind == (0.0, -math.inf, math.inf)
+    assert found[1].missing == {1: "exit code 1: no"}
+    assert "seed 1: exit code 1: no" in table_of(found).rows[1]
+
+
+def test_differences_have_an_interval_of_their_own():
+    best = Standing("a", {0: 0.1, 1: 0.2, 2: 0.3}, {}, 60.0)
+    assert best.mean == pytest.approx(0.2)
+    assert best.spread == pytest.approx(0.1)
+
+    rows = table_of([best, Standing("b", {0: 0.2}, {}, 60.0, (0.1, 0.05, 0.15))]).rows
+
+    assert rows[0][2] == "0.2 ± 0.1"
+    assert rows[1][4] == "+0.1 [+0.05, +0.15]"
+
+
+def test_the_leaderboard_is_kept_for_other_programs(here):
+    write_leaderboard(
+        here / "board.json", [Standing("a", {0: 0.1}, {1: "not evaluated"}, 1.0), Standing("b", {}, {}, 0.0)]
+    )
+
+    rows = json.loads((here / "board.json").read_text())
+    assert rows[0]["mean"] == 0.1
+    assert rows[0]["missing"] == {"1": "not evaluated"}
+    assert rows[1]["mean"] is None
+
+
+def test_what_was_not_trained_has_no_standing(sweep, here):
+    trials = trials_of(sweep("grid: {latent.dim: [4]}"), here / "s", [0])
+
+    [found] = standings_of(trials, {})
+
+    assert found.missing == {0: "not evaluated"}
+    assert table_of([found]).rows[0][2] == "-"
