@@ -3,19 +3,21 @@
 import logging
 import subprocess
 import sys
+import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from flows.requests.job import require_feasible
 from flows.requests.sweep import Trial
 from tasks.services.run import environment
+from tasks.services.run.lock import is_owned, owner_message
 from tasks.services.stages.leaderboard import Standing, leaderboard
 from tasks.services.stages.runs import RunSummary, evaluated_run
 from ups_models.errors import BadInput, Preempted, UPSError
 
 logger = logging.getLogger(__name__)
 
-LOG = "train.log"
+LOG, LOOK_S = "train.log", 1.0
 Told = Mapping[str, str]
 """By name of a trial, in words, why it has no result."""
 
@@ -23,11 +25,13 @@ Told = Mapping[str, str]
 def train_here(trials: Iterable[Trial], root: Path) -> Told:
     """Train what is not done, each in a process of its own; one that fails does not stop the others.
 
-    Raises Preempted where one was stopped, and so was this.
+    One that is being trained already, as after a kill of this process, is waited for. Raises Preempted where one was
+    stopped, and so was this.
     """
     failed = {}
     for trial in trials:
         try:
+            _wait_for_owner(trial)
             if not require_feasible(trial.job()):
                 logger.info("%s: done", trial.name)
                 continue
@@ -43,6 +47,14 @@ def train_here(trials: Iterable[Trial], root: Path) -> Told:
             failed[trial.name] = f"exit code {code}: {said}"
             logger.warning("%s: %s", trial.name, failed[trial.name])
     return failed
+
+
+def _wait_for_owner(trial: Trial) -> None:
+    run = trial.job().run
+    if is_owned(run):
+        logger.info("%s: %s", trial.name, owner_message(run))
+    while is_owned(run):
+        time.sleep(LOOK_S)
 
 
 def _train(trial: Trial, root: Path) -> tuple[int, str]:

@@ -15,6 +15,7 @@ from flows.prefect.chain import ID_LENGTH
 from flows.prefect.client import deployments_of, server_client
 from flows.requests.job import require_feasible
 from flows.requests.sweep import Trial
+from tasks.services.run.lock import is_owned
 from tasks.services.run.uninterrupted import pause_unless_stopped
 from ups_models.errors import BadInput, UPSError
 
@@ -93,18 +94,17 @@ def deployment_in(client: SyncPrefectClient, pool: str) -> DeploymentResponse:
 
 
 def _undone(trials: Iterable[Trial], failed: dict[str, str]) -> Iterator[Trial]:
+    """What is to be trained, and what is being trained, since its run is waited for as well."""
     for trial in trials:
         try:
-            if require_feasible(trial.job()):
+            job = trial.job()
+            if is_owned(job.run) or require_feasible(job):
                 yield trial
             else:
                 logger.info("%s: done", trial.name)
-        except BadInput as error:
-            if "is working on this run" not in str(error):  # its run is known to the server, and is waited for
-                failed[trial.name] = str(error)
-                logger.warning("%s: %s", trial.name, error)
-                continue
-            yield trial
+        except UPSError as error:
+            failed[trial.name] = str(error)
+            logger.warning("%s: %s", trial.name, error)
 
 
 def _run_of(client: SyncPrefectClient, deployment: DeploymentResponse, trial: Trial, root: Path) -> FlowRun:
