@@ -94,6 +94,10 @@ bench-quickstart: $(STAMP) ## The quickstart with three seeds on fresh data: tim
 bench-problems: $(STAMP) ## Other equations in 1D and 2D, three seeds each, beside trivial forecasts (ARGS="--only ks1d --seeds 0")
 	@PYTHONPATH=tests $(VPY) -m harness.bench.problems $(ARGS)
 
+.PHONY: results
+results: $(STAMP) ## Write docs/results.md from the rows that were committed
+	@PYTHONPATH=tests $(VPY) -m harness.bench.results
+
 .PHONY: bench-cost
 bench-cost: $(STAMP) ## Seconds and memory of a training step for each grid point, in 1D and 2D, as grids grow
 	@PYTHONPATH=tests $(VPY) -m harness.bench.cost $(ARGS)

@@ -230,7 +230,7 @@ def _run(root: Path) -> RunDir:
 
 def table(name: str, seeds: Sequence[int], rows: Sequence[Row]) -> str:
     """One problem as Markdown: each seed, the mean, the range, and the bar where there is one."""
-    bars = dict(BARS)
+    bars = {figure: bar.partition(" (")[0] for figure, bar in BARS if "(" not in bar or f"({name})" in bar}
     lines = [f"### {name}", "", f"| figure | {' | '.join(f'seed {seed}' for seed in seeds)} | mean | range | bar |"]
     lines.append("|---" * (len(seeds) + 4) + "|")
     for figure in rows[0]:

@@ -64,6 +64,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
     print(same_weights(), flush=True)
+    print(threads(), flush=True)
     print(times(arguments.steps, arguments.rounds), flush=True)
 
 
@@ -75,6 +76,21 @@ def same_weights() -> str:
         same = "the same" if len(set(shas)) == 1 else "DIFFERENT"
         lines.append(f"| {name} ({same}) | {' | '.join(shas)} |")
     return "\n".join(lines) + "\n"
+
+
+def threads() -> str:
+    """Every stage with one, two and three threads: what they do to the bits."""
+    lines = ["| stage | 1 | 2 | 3 threads |", "|---|---|---|---|"]
+    for name in STAGES:
+        shas = [in_world(1, on_threads, n, name)[0][:12] for n in (1, 2, 3)]
+        lines.append(f"| {name} ({'the same' if len(set(shas)) == 1 else 'different'}) | {' | '.join(shas)} |")
+    return "\n".join(lines) + "\n"
+
+
+def on_threads(world: World, n_threads: int, name: str) -> str:
+    """The sha256 of a stage after a few steps with so many threads."""
+    torch.set_num_threads(n_threads)
+    return ours(world, KOLMOGOROV if name != "steady_prior" else SMALL, name, 1, SHA_STEPS).sha
 
 
 def times(steps: int, rounds: int) -> str:
