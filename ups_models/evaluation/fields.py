@@ -135,7 +135,9 @@ def _panels(data: Fields, u: Tensor, predicted: Tensor, error: Tensor) -> Arrays
     """
     order = error.mean(1).argsort()
     which = torch.stack([order[0], order[len(order) // 2], order[-1]])[:PANELS]
-    truth, full = u[which][:, :, 0], torch.cat([u[:, :1], predicted], 1)[which][:, :, 0]
+    truth = u[which]
+    full = torch.cat([truth[:, :1], predicted[which]], 1)[:, :, 0]
+    truth = truth[:, :, 0]
     times = data.t[: u.shape[1]]
     if len(data.grid) > 1:
         moments = evenly_spaced(MOMENTS, len(times))

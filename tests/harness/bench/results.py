@@ -10,8 +10,8 @@ from harness.bench.problems import ROOT, table
 ROWS, PAGE = ROOT / "docs" / "results" / "problems", ROOT / "docs" / "results.md"
 HEAD = """# What was reached
 
-Made by `make results` from the rows in `docs/results/`, each the figures of one run; nothing here is typed by hand. A bar
-that is missed stands beside its figure. One seed is one run: no spread is known where there is one.
+Made by `make results` from the rows in `docs/results/`, each the figures of one run; nothing here is typed by hand. A
+bar that is missed stands beside its figure. One seed is one run: no spread is known where there is one.
 """
 
 
