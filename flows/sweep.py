@@ -14,15 +14,17 @@ from tasks.services.run.lock import is_owned, owner_message
 from tasks.services.stages.leaderboard import Standing, leaderboard
 from tasks.services.stages.runs import RunSummary, evaluated_run
 from ups_models.errors import BadInput, Preempted, UPSError
+from ups_models.reading import read_lines
+from ups_models.wording import plain
 
 logger = logging.getLogger(__name__)
 
 LOG, LOOK_S = "train.log", 1.0
-Told = Mapping[str, str]
+Failures = Mapping[str, str]
 """By name of a trial, in words, why it has no result."""
 
 
-def train_here(trials: Iterable[Trial], root: Path) -> Told:
+def train_here(trials: Iterable[Trial], root: Path) -> Failures:
     """Train what is not done, each in a process of its own; one that fails does not stop the others.
 
     One that is being trained already, as after a kill of this process, is waited for. Raises Preempted where one was
@@ -75,7 +77,10 @@ def _train(trial: Trial, root: Path) -> tuple[int, str]:
             process.terminate()
             process.wait()
             raise
-    return code, (folder / LOG).read_text("utf-8", errors="replace").rstrip().rpartition("\n")[2]
+    last = b""
+    for line in read_lines(folder / LOG):
+        last = line.strip() or last
+    return code, plain(last.decode("utf-8", "replace"))
 
 
 def shared_data(root: Path) -> dict[str, str]:
@@ -83,13 +88,13 @@ def shared_data(root: Path) -> dict[str, str]:
     return {environment.DATA: environment.get(environment.DATA) or str((root / "data").absolute())}
 
 
-def standings_of(trials: Iterable[Trial], told: Told) -> list[Standing]:
+def standings_of(trials: Iterable[Trial], failures: Failures) -> list[Standing]:
     """The leaderboard of what is there now."""
-    return leaderboard({(trial.point, trial.seed): _result(trial, told) for trial in trials})
+    return leaderboard({(trial.point, trial.seed): _result(trial, failures) for trial in trials})
 
 
-def _result(trial: Trial, told: Told) -> RunSummary | str:
+def _result(trial: Trial, failures: Failures) -> RunSummary | str:
     try:
-        return told.get(trial.name) or evaluated_run(trial.request.run_dir)
+        return failures.get(trial.name) or evaluated_run(trial.request.run_dir)
     except BadInput:
         return "not evaluated"

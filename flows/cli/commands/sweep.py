@@ -35,10 +35,10 @@ def run(arguments: argparse.Namespace) -> int:
     trials = trials_of(path, root, range(arguments.seeds))
     signal.signal(signal.SIGTERM, _stop)
     try:
-        told = _train(trials, root, arguments.workers)
+        failures = _train(trials, root, arguments.workers)
     except KeyboardInterrupt:
         raise Preempted(STOPPED) from None
-    standings = standings_of(trials, told)
+    standings = standings_of(trials, failures)
     table = table_of(standings)
     echo("\n".join(aligned([table.columns, *table.rows])))
     echo(f"Leaderboard: {_written(root, standings)}")

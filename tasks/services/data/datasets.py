@@ -209,7 +209,8 @@ def _files(
 
 def _generate(family: str, files: dict[Path, Values], *, n: int, **options: Any) -> None:
     for path, values in files.items():
-        with nullcontext() if path.exists() else _only_writer(path):
+        is_shared = environment.is_set(environment.DATA)
+        with _only_writer(path) if is_shared and not path.exists() else nullcontext():
             _generate_one(family, path, values, n=n, **options)
 
 

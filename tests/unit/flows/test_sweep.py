@@ -9,7 +9,7 @@ from flows.requests.sweep import name_of, trials_of
 from flows.sweep import standings_of
 from tasks.services.data.datasets import trajectory_files
 from tasks.services.run.paths import RunDir
-from tasks.services.stages.leaderboard import Standing, leaderboard, table_of, write_leaderboard
+from tasks.services.stages.leaderboard import Standing, leaderboard, student_t, table_of, write_leaderboard
 from tasks.services.stages.runs import evaluated_run
 from ups_models.errors import BadInput
 
@@ -108,6 +108,13 @@ def test_differences_have_an_interval_of_their_own():
 
     assert rows[0][2] == "0.2 ± 0.1"
     assert rows[1][4] == "+0.1 [+0.05, +0.15]"
+
+
+@pytest.mark.parametrize(
+    ("freedom", "quantile"), [(1, 12.706), (2, 4.303), (3, 3.182), (4, 2.776), (9, 2.262), (29, 2.045)]
+)
+def test_intervals_are_those_of_student(freedom, quantile):
+    assert student_t(freedom) == pytest.approx(quantile, rel=0.01)
 
 
 def test_the_leaderboard_is_kept_for_other_programs(here):
