@@ -90,10 +90,10 @@ def fit(
             due = world.rank == 0 and time.monotonic() - saved_at >= cfg.checkpoint.save_every_s
             stop, save = world.any_of(hooks.should_stop(), due or counted)
             if stop or save:
-                saved_at = time.monotonic()
+                saved_at, progress = time.monotonic(), reader.read()  # in every process: it may take steps again
                 if world.rank == 0:
                     _report(saver, hooks, wait=True)
-                    saver.save(state, reader.read())
+                    saver.save(state, progress)
             _report(saver, hooks, wait=stop or counted)
             if stop and state.step < settings.total_steps:
                 raise Preempted(
