@@ -21,7 +21,7 @@ def proof(tmp_path, *arguments):
     return subprocess.run(command, env=STARTED_WITH, capture_output=True, text=True, timeout=600, check=False)
 
 
-@pytest.mark.parametrize("part", ["stages", "kills", "split"])
+@pytest.mark.parametrize("part", PARTS)
 def test_a_part_leaves_its_result_and_says_that_no_gpu_was_seen(tmp_path, part):
     done = proof(tmp_path, part, "--cpu")
 
