@@ -2,9 +2,11 @@
 
 import json
 import math
+from pathlib import Path
 
 import pytest
 
+from flows import ROOT
 from flows.requests.sweep import name_of, trials_of
 from flows.sweep import standings_of
 from tasks.services.data.datasets import trajectory_files
@@ -38,6 +40,11 @@ def test_a_grid_has_every_combination_and_every_seed(sweep, here):
     assert trials[1].job().cfg.seed == 1
     assert trials[-1].job().cfg.operator.width == 16
     assert trials[-1].request.run_dir == here / "s" / "operator.width=16,latent.dim=8" / "seed1"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs" / "sweeps").glob("*.yaml")), ids=lambda path: path.stem)
+def test_the_shipped_sweeps_are_valid_and_found_by_name(path, here):
+    assert trials_of(path, here, [0]) == trials_of(Path(path.stem), here, [0])
 
 
 def test_a_list_has_the_points_that_it_names_over_settings_of_all(sweep, here):

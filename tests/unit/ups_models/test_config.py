@@ -26,7 +26,7 @@ EVALUATIONS = ("small_eval", "full_eval")
 SHIPPED = sorted(
     path.relative_to(ROOT / "configs").with_suffix("").as_posix()
     for path in (ROOT / "configs").rglob("*.yaml")
-    if path.stem not in EVALUATIONS
+    if path.stem not in EVALUATIONS and path.parent.name != "sweeps"
 )
 
 
