@@ -185,3 +185,15 @@ def test_a_field_that_has_decayed_to_a_constant_trains(tmp_path, viscosity):
     run_job(parse(TrainRequest(config=SMOKE, run_dir=tmp_path, stage="operator", set=settings)))
 
     assert (tmp_path / "checkpoints" / "operator_ema.pt").exists()
+
+
+def test_a_steady_prior_alone_is_trained_evaluated_and_evaluated_again(train):
+    off = tuple(f"stages.{name}.epochs=0" for name in ("operator", "diff_residual", "consistency_distill"))
+
+    train(set=off)
+    report = train(set=off, skip_training=True, redo_full_eval=True)
+
+    result = read_result(report.with_name("full_eval.json"))
+    assert result.darcy is not None
+    assert result.rollout is None
+    assert "Darcy" in report.read_text("utf-8")

@@ -30,7 +30,7 @@ def models_of(cfg: PipelineConfig, run: RunDir, reasons: Mapping[str, str | None
         if reason is not None:
             logger.warning("%s: left out of the evaluation: %s", name, reason)
     trained = {name: load_stage(name, cfg, run, device) for name, reason in reasons.items() if reason is None}
-    if "operator" not in trained:
+    if "operator" not in trained and (cfg.stages.operator.epochs or not trained):
         raise CheckpointError(
             f"{run.checkpoint(SPECS['operator'].checkpoint)}: there is no completed operator to evaluate; train it "
             "first (without --skip-training)"

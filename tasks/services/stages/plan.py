@@ -352,6 +352,8 @@ def _spoilt_beside(spec: StageSpec, record: StageRecord, snapshot: Snapshot) -> 
 def _require_operator(job: Job, snapshot: Snapshot) -> None:
     reasons = usable_stages(job.cfg, job.run.checkpoints, snapshot)
     path = job.run.checkpoints / SPECS["operator"].checkpoint
+    if "operator" not in reasons and reasons and not job.cfg.stages.operator.epochs:
+        return  # a steady prior alone
     if "operator" not in reasons:
         raise CheckpointError(
             f"{path}: --skip-training finds no completed operator to evaluate; train first, or name the right --run-dir"
