@@ -11,7 +11,7 @@ from flows.requests.job import require_feasible
 from flows.requests.sweep import Trial
 from tasks.services.run import environment
 from tasks.services.run.lock import is_owned, owner_message
-from tasks.services.stages.leaderboard import Standing, leaderboard
+from tasks.services.stages.leaderboard import LeaderboardRow, leaderboard
 from tasks.services.stages.runs import RunSummary, evaluated_run
 from ups_models.errors import BadInput, Preempted, UPSError
 from ups_models.reading import read_lines
@@ -88,7 +88,7 @@ def shared_data(root: Path) -> dict[str, str]:
     return {environment.DATA: environment.get(environment.DATA) or str((root / "data").absolute())}
 
 
-def standings_of(trials: Iterable[Trial], failures: Failures) -> list[Standing]:
+def leaderboard_of(trials: Iterable[Trial], failures: Failures) -> list[LeaderboardRow]:
     """The leaderboard of what is there now."""
     return leaderboard({(trial.point, trial.seed): _result(trial, failures) for trial in trials})
 

@@ -10,8 +10,8 @@ from flows.cli.arguments import add_path, count
 from flows.cli.views.console import echo
 from flows.cli.views.tables import aligned
 from flows.requests.sweep import Trial, find_sweep, trials_of
-from flows.sweep import standings_of, train_here
-from tasks.services.stages.leaderboard import Standing, table_of, write_leaderboard
+from flows.sweep import leaderboard_of, train_here
+from tasks.services.stages.leaderboard import LeaderboardRow, table_of, write_leaderboard
 from ups_models.errors import Preempted, UPSError
 from ups_models.files import write_text
 
@@ -38,22 +38,22 @@ def run(arguments: argparse.Namespace) -> int:
         failures = _train(trials, root, arguments.workers)
     except KeyboardInterrupt:
         raise Preempted(STOPPED) from None
-    standings = standings_of(trials, failures)
-    table = table_of(standings)
+    rows = leaderboard_of(trials, failures)
+    table = table_of(rows)
     echo("\n".join(aligned([table.columns, *table.rows])))
-    echo(f"Leaderboard: {_written(root, standings)}")
-    if any(one.missing for one in standings):
+    echo(f"Leaderboard: {_written(root, rows)}")
+    if any(one.missing for one in rows):
         raise UPSError("some points have no result, see the last column; the same command tries them again")
     return 0
 
 
-def _written(root: Path, standings: list[Standing]) -> Path:
+def _written(root: Path, rows: list[LeaderboardRow]) -> Path:
     """As JSON and as a page, which is returned."""
     from ups_models.report.html import render_tables
 
-    write_leaderboard(root / "leaderboard.json", standings)
+    write_leaderboard(root / "leaderboard.json", rows)
     page = root / "leaderboard.html"
-    write_text(page, render_tables(f"Sweep {root.name}", (table_of(standings),)))
+    write_text(page, render_tables(f"Sweep {root.name}", (table_of(rows),)))
     return page
 
 

@@ -16,7 +16,7 @@ LEVEL = 0.95
 
 
 @dataclass(frozen=True)
-class Standing:
+class LeaderboardRow:
     """One point: the main error by seed, what is not there, and the difference to the best point on the same seeds."""
 
     point: str
@@ -37,16 +37,16 @@ class Standing:
         return statistics.stdev(self.errors.values()) if len(self.errors) > 1 else math.nan
 
 
-def leaderboard(runs: Mapping[tuple[str, int], RunSummary | str]) -> list[Standing]:
+def leaderboard(runs: Mapping[tuple[str, int], RunSummary | str]) -> list[LeaderboardRow]:
     """The points in order; for each point and seed the run, or in words why there is none."""
     points = list(dict.fromkeys(point for point, _ in runs))
-    found = [_standing(point, {seed: run for (one, seed), run in runs.items() if one == point}) for point in points]
+    found = [_row_of(point, {seed: run for (one, seed), run in runs.items() if one == point}) for point in points]
     found.sort(key=lambda one: (len(one.missing), one.mean))
     best = found[0]
     return [best, *(_behind(one, best) for one in found[1:])]
 
 
-def _standing(point: str, runs: Mapping[int, RunSummary | str]) -> Standing:
+def _row_of(point: str, runs: Mapping[int, RunSummary | str]) -> LeaderboardRow:
     errors, missing, seconds = {}, {}, 0.0
     for seed, run in runs.items():
         if isinstance(run, str):
@@ -57,17 +57,17 @@ def _standing(point: str, runs: Mapping[int, RunSummary | str]) -> Standing:
             missing[seed] = run.state
         else:
             errors[seed] = run.error
-    return Standing(point, errors, missing, seconds)
+    return LeaderboardRow(point, errors, missing, seconds)
 
 
-def _behind(one: Standing, best: Standing) -> Standing:
+def _behind(one: LeaderboardRow, best: LeaderboardRow) -> LeaderboardRow:
     pairs = [one.errors[seed] - best.errors[seed] for seed in one.errors if seed in best.errors]
     if not pairs:
         return one
     mean = statistics.fmean(pairs)
     n = len(pairs)
     half = student_t(n - 1) * statistics.stdev(pairs) / math.sqrt(n) if n > 1 else math.inf
-    return Standing(one.point, one.errors, one.missing, one.seconds, (mean, mean - half, mean + half))
+    return LeaderboardRow(one.point, one.errors, one.missing, one.seconds, (mean, mean - half, mean + half))
 
 
 def student_t(freedom: int) -> float:
@@ -89,21 +89,21 @@ def student_t(freedom: int) -> float:
     return float(z + sum(term / freedom**power for power, term in enumerate(terms, 1)))
 
 
-def table_of(standings: Sequence[Standing]) -> Table:
+def table_of(rows: Sequence[LeaderboardRow]) -> Table:
     """As text."""
-    rows = []
-    for number, one in enumerate(standings, 1):
+    lines = []
+    for number, one in enumerate(rows, 1):
         spread = "" if math.isnan(one.spread) else f" ± {one.spread:.2g}"
         error = f"{one.mean:.4g}{spread}" if one.errors else "-"
         gaps = ", ".join(f"seed {seed}: {why}" for seed, why in one.missing.items())
         behind = "" if one.behind is None else "{:+.2g} [{:+.2g}, {:+.2g}]".format(*one.behind)
-        rows.append((str(number), one.point, error, str(len(one.errors)), behind, f"{one.seconds / 60:.1f}", gaps))
+        lines.append((str(number), one.point, error, str(len(one.errors)), behind, f"{one.seconds / 60:.1f}", gaps))
     columns = ("", "point", "error, mean ± sd", "seeds", "behind the best [95 %]", "minutes", "missing")
     note = "The error is the rollout's nRMSE, or the member nRMSE of a steady prior. Differences are paired by seed."
-    return Table("Leaderboard", columns, tuple(rows), note=note)
+    return Table("Leaderboard", columns, tuple(lines), note=note)
 
 
-def write_leaderboard(path: Path, standings: Sequence[Standing]) -> None:
+def write_leaderboard(path: Path, rows: Sequence[LeaderboardRow]) -> None:
     """As JSON, for other programs."""
-    rows = [{**asdict(one), "mean": one.mean if one.errors else None} for one in standings]
-    write_text(path, json.dumps(rows, indent=1) + "\n")
+    content = [{**asdict(one), "mean": one.mean if one.errors else None} for one in rows]
+    write_text(path, json.dumps(content, indent=1) + "\n")

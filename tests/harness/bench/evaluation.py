@@ -34,15 +34,15 @@ def main() -> None:
     stages = {name: None for name, record in read_status(run.status).stages.items() if record.status == "completed"}
     models = models_of(cfg, run, stages, CPU)
     data = data_of(cfg, settings, run, models)
-    seconds, figures = [], []
+    seconds, results = [], []
     for n_processes in (1, arguments.processes):
         with evaluators(NAME, cfg, settings, run, [*stages], n_processes) as ask:
             began = time.perf_counter()
             result, _ = evaluate(cfg, settings, models, data, device=CPU, ask=ask)
             seconds.append(time.perf_counter() - began)
-        figures.append(result.model_copy(update={"network": None}).to_json())  # which holds a time
+        results.append(result.model_copy(update={"network": None}).to_json())  # which holds a time
     alone, together = seconds
-    digits = "the same digits" if figures[0] == figures[1] else "OTHER DIGITS"
+    digits = "the same digits" if results[0] == results[1] else "OTHER DIGITS"
     print(f"one process {alone:.1f} s, {arguments.processes} {together:.1f} s: {alone / together:.2f} x, {digits}")
 
 

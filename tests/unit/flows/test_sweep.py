@@ -8,10 +8,10 @@ import pytest
 
 from flows import ROOT
 from flows.requests.sweep import name_of, trials_of
-from flows.sweep import standings_of
+from flows.sweep import leaderboard_of
 from tasks.services.data.datasets import trajectory_files
 from tasks.services.run.paths import RunDir
-from tasks.services.stages.leaderboard import Standing, leaderboard, student_t, table_of, write_leaderboard
+from tasks.services.stages.leaderboard import LeaderboardRow, leaderboard, student_t, table_of, write_leaderboard
 from tasks.services.stages.runs import evaluated_run
 from ups_models.errors import BadInput
 
@@ -107,11 +107,11 @@ def test_the_best_mean_leads_and_others_are_behind_it_seed_by_seed(run_dir):
 
 
 def test_differences_have_an_interval_of_their_own():
-    best = Standing("a", {0: 0.1, 1: 0.2, 2: 0.3}, {}, 60.0)
+    best = LeaderboardRow("a", {0: 0.1, 1: 0.2, 2: 0.3}, {}, 60.0)
     assert best.mean == pytest.approx(0.2)
     assert best.spread == pytest.approx(0.1)
 
-    rows = table_of([best, Standing("b", {0: 0.2}, {}, 60.0, (0.1, 0.05, 0.15))]).rows
+    rows = table_of([best, LeaderboardRow("b", {0: 0.2}, {}, 60.0, (0.1, 0.05, 0.15))]).rows
 
     assert rows[0][2] == "0.2 ± 0.1"
     assert rows[1][4] == "+0.1 [+0.05, +0.15]"
@@ -125,9 +125,9 @@ def test_intervals_are_those_of_student(freedom, quantile):
 
 
 def test_the_leaderboard_is_kept_for_other_programs(here):
-    write_leaderboard(
-        here / "board.json", [Standing("a", {0: 0.1}, {1: "not evaluated"}, 1.0), Standing("b", {}, {}, 0.0)]
-    )
+    written = [LeaderboardRow("a", {0: 0.1}, {1: "not evaluated"}, 1.0), LeaderboardRow("b", {}, {}, 0.0)]
+
+    write_leaderboard(here / "board.json", written)
 
     rows = json.loads((here / "board.json").read_text())
     assert rows[0]["mean"] == 0.1
@@ -138,7 +138,7 @@ def test_the_leaderboard_is_kept_for_other_programs(here):
 def test_what_was_not_trained_has_no_standing(sweep, here):
     trials = trials_of(sweep("grid: {latent.dim: [4]}"), here / "s", [0])
 
-    [found] = standings_of(trials, {})
+    [found] = leaderboard_of(trials, {})
 
     assert found.missing == {0: "not evaluated"}
     assert table_of([found]).rows[0][2] == "-"
