@@ -98,7 +98,7 @@ def _trivial(now: Tensor, target: Tensor, dimensions: int) -> dict[str, Tensor]:
     return {
         "persistence": now.expand_as(target),
         "constant_mean": mean.view(*mean.shape, *[1] * dimensions).expand_as(target),
-        "zero": torch.zeros_like(target),
+        "zero": target.new_zeros(()).expand_as(target),
     }
 
 
