@@ -14,7 +14,7 @@ from tasks.services.run.lock import is_owned, owner_message
 from tasks.services.stages.leaderboard import LeaderboardRow, leaderboard
 from tasks.services.stages.runs import RunSummary, evaluated_run
 from ups_models.errors import BadInput, Preempted, UPSError
-from ups_models.reading import read_lines
+from ups_models.reading import last_line
 from ups_models.wording import plain
 
 logger = logging.getLogger(__name__)
@@ -77,10 +77,7 @@ def _train(trial: Trial, root: Path) -> tuple[int, str]:
             process.terminate()
             process.wait()
             raise
-    last = b""
-    for line in read_lines(folder / LOG):
-        last = line.strip() or last
-    return code, plain(last.decode("utf-8", "replace"))
+    return code, plain(last_line(folder / LOG))
 
 
 def shared_data(root: Path) -> dict[str, str]:

@@ -130,6 +130,14 @@ def read_text(path: Path, *, limit: int = TEXT_LIMIT, follow_links: bool = True)
         raise Unreadable(path, f"byte {error.start} (0x{wrong:02x}) is no UTF-8 text") from None
 
 
+def last_line(path: Path) -> str:
+    """The last line with anything in it; empty where there is none. Raises FileNotFoundError, Unreadable."""
+    last = b""
+    for line in read_lines(path):
+        last = line.strip() or last
+    return last.decode("utf-8", "replace")
+
+
 def read_lines(path: Path, *, follow_links: bool = True) -> Iterator[bytes]:
     """Line by line, however large the file; what is longer than a line may be comes in pieces.
 

@@ -109,8 +109,8 @@ def _undone(trials: Iterable[Trial], failed: dict[str, str]) -> Iterator[Trial]:
 
 def _run_of(client: SyncPrefectClient, deployment: DeploymentResponse, trial: Trial, root: Path) -> FlowRun:
     """The run that tries it: one that was made before and has not ended in vain, or a new one."""
-    parameters = {"request": trial.request.model_copy(update={"run_dir": trial.request.run_dir.absolute()})}
-    given = {key: value.model_dump(mode="json", exclude_unset=True) for key, value in parameters.items()}
+    request = trial.request.model_copy(update={"run_dir": trial.request.run_dir.absolute()})
+    given = {"request": request.model_dump(mode="json", exclude_unset=True)}
     for number in range(1000):
         found = client.create_flow_run_from_deployment(
             deployment.id,

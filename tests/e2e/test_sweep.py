@@ -43,7 +43,7 @@ def killed_after(seconds, arguments, home, environment=ENVIRONMENT):
     process.wait()
 
 
-def board(folder):
+def errors_in(folder):
     return {row["point"]: row["errors"] for row in json.loads((folder / "leaderboard.json").read_text())}
 
 
@@ -57,7 +57,7 @@ def test_a_sweep_that_is_killed_goes_on_to_the_table_of_one_that_is_not(home):
     again = run(command(home, "--out", "two"), home)
 
     assert again.returncode == 0, again.stderr
-    assert board(home / "two") == board(home / "one")
+    assert errors_in(home / "two") == errors_in(home / "one")
     assert len(list((home / "two" / "data").glob("*.hdf5"))) == 1
     assert (home / "two" / "leaderboard.html").is_file()
     assert run(command(home, "--out", "two"), home).stderr.count(": done") == 2
@@ -70,7 +70,7 @@ def test_a_point_that_fails_does_not_stop_the_others(home):
 
     assert done.returncode == 1
     assert "some points have no result" in done.stderr
-    assert sum(bool(errors) for errors in board(home / "s").values()) == 2
+    assert sum(bool(errors) for errors in errors_in(home / "s").values()) == 2
     assert done.stdout.count("nowhere.hdf5: no such") == 2
 
 
@@ -89,7 +89,7 @@ def test_workers_of_a_pool_train_each_point_once(home):
 
     assert done.returncode == 0, done.stderr
     assert len(runs) == 2
-    assert set(board(home / "pool")) == {"operator.width=8", "operator.width=16"}
+    assert set(errors_in(home / "pool")) == {"operator.width=8", "operator.width=16"}
 
 
 def test_a_pool_that_nobody_deployed_for_is_named(home):

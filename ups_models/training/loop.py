@@ -86,15 +86,15 @@ def fit(
             saver.make_room(state)
         while state.step < settings.total_steps:
             reader.take()
-            counted = _is_counted(cfg, state.step)
+            by_number = _is_due_by_number(cfg, state.step)
             due = world.rank == 0 and time.monotonic() - saved_at >= cfg.checkpoint.save_every_s
-            stop, save = world.any_of(hooks.should_stop(), due or counted)
+            stop, save = world.any_of(hooks.should_stop(), due or by_number)
             if stop or save:
                 saved_at, progress = time.monotonic(), reader.read()  # in every process: it may take steps again
                 if world.rank == 0:
                     _report(saver, hooks, wait=True)
                     saver.save(state, progress)
-            _report(saver, hooks, wait=stop or counted)
+            _report(saver, hooks, wait=stop or by_number)
             if stop and state.step < settings.total_steps:
                 raise Preempted(
                     f"{stage.spec.name}: stopped at step {state.step} of {settings.total_steps} and saved; "
@@ -174,7 +174,7 @@ def _moving_parts(state: TrainState) -> dict[str, Any]:
     return {name: part.state_dict() for name, part in _movable(state).items()}
 
 
-def _is_counted(cfg: PipelineConfig, step: int) -> bool:
+def _is_due_by_number(cfg: PipelineConfig, step: int) -> bool:
     """Whether this step is saved because of its number: then no more than so many steps are ever lost."""
     every = cfg.checkpoint.save_every_steps
     return every > 0 and step % every == 0

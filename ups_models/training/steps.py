@@ -72,12 +72,12 @@ class Steps:
         """Of one shard; of the whole step where it is not divided and there is no number."""
         noise_rng = torch.Generator(self.device).manual_seed(self._seed("noise", state.step, *shard))
         torch.manual_seed(self._seed("network", state.step, *shard))  # our networks draw nothing
-        batch = self.batch(state.step, *shard)
+        batch = self.sample_batch(state.step, *shard)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=uses_bfloat16(self.cfg, self.device)):
             done = self._done(state.step)
             return self.loss_of(LossInput(state.net, state.ema, self.frozen, batch, done, noise_rng))
 
-    def batch(self, step: int, *shard: int) -> Batch:
+    def sample_batch(self, step: int, *shard: int) -> Batch:
         """Made here, or already made; then the same shard of the next step is begun."""
         if not self.ahead:
             return self._make_batch(step, *shard)

@@ -21,7 +21,7 @@ from ups_models import errors
 from ups_models.children import end_with_parent
 from ups_models.config.schema import PipelineConfig
 from ups_models.errors import BadInput, Preempted, UPSError
-from ups_models.reading import read_lines
+from ups_models.reading import last_line
 from ups_models.training.loop import Hooks, Progress
 from ups_models.wording import plain
 
@@ -159,9 +159,8 @@ def _raise_unless_done(last: Mapping[str, Any]) -> None:
 def _last_line(channel: Channel) -> str:
     """What the ranks printed last, for a person."""
     paths = [*sorted(channel.logs.rglob("*.log")), channel.logs / "torchrun"]
-    last = [[line for line in read_lines(path) if line.strip()][-1:] for path in paths if path.is_file()]
-    lines = [plain(line.decode("utf-8", "replace").strip()) for found in last for line in found]
-    return f"its last line: {lines[0]}" if lines else "it printed nothing"
+    last = next(filter(None, (last_line(path) for path in paths if path.is_file())), "")
+    return f"its last line: {plain(last)}" if last else "it printed nothing"
 
 
 def _path() -> str:

@@ -199,7 +199,7 @@ def _parts_of_a_step(training: Steps, state: Any, bench: Bench) -> dict[str, flo
         bench.wait()
         stamps.append(time.perf_counter())
 
-    batch = training.batch(state.step)
+    batch = training.sample_batch(state.step)
     stamp()
     rng = torch.Generator(bench.device).manual_seed(state.step)
     loss: Tensor = training.loss_of(LossInput(state.net, state.ema, training.frozen, batch, 0.5, rng))

@@ -127,9 +127,9 @@ def test_intervals_are_those_of_student(freedom, quantile):
 def test_the_leaderboard_is_kept_for_other_programs(here):
     written = [LeaderboardRow("a", {0: 0.1}, {1: "not evaluated"}, 1.0), LeaderboardRow("b", {}, {}, 0.0)]
 
-    write_leaderboard(here / "board.json", written)
+    write_leaderboard(here / "leaderboard.json", written)
 
-    rows = json.loads((here / "board.json").read_text())
+    rows = json.loads((here / "leaderboard.json").read_text())
     assert rows[0]["mean"] == 0.1
     assert rows[0]["missing"] == {"1": "not evaluated"}
     assert rows[1]["mean"] is None
