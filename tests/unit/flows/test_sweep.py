@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from pathlib import Path
 
 import pytest
@@ -142,3 +143,29 @@ def test_what_was_not_trained_has_no_standing(sweep, here):
 
     assert found.missing == {0: "not evaluated"}
     assert table_of([found]).rows[0][2] == "-"
+
+
+def test_what_is_trained_already_is_only_compared(sweep, here, finished_run, ups):
+    path = sweep("grid: {seed: [0]}")
+    shutil.copytree(finished_run, here / "s" / "seed=0" / "seed0")
+
+    done = ups("sweep", str(path), "--out", "s")
+
+    assert done.returncode == 0, done.stderr
+    assert "seed=0/seed0: done" in done.stderr
+    [row] = json.loads((here / "s" / "leaderboard.json").read_text())
+    assert row["errors"] == {"0": evaluated_run(finished_run).error}
+    assert "seed=0" in (here / "s" / "leaderboard.html").read_text()
+
+
+def test_a_point_that_cannot_be_trained_is_shown_and_the_others_are_compared(sweep, here, finished_run, ups):
+    path = sweep("grid: {data.files: [[], [nowhere.hdf5]]}")
+    good, bad = (here / "s" / name_of({"data.files": files}) / "seed0" for files in ([], ["nowhere.hdf5"]))
+    shutil.copytree(finished_run, good)
+
+    done = ups("sweep", str(path), "--out", "s")
+
+    assert done.returncode == 1
+    assert "some points have no result" in done.stderr
+    assert "nowhere.hdf5: no such" in done.stdout
+    assert not bad.exists()

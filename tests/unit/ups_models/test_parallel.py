@@ -58,6 +58,27 @@ def test_a_flat_gradient_goes_back_into_its_parameters():
             assert torch.equal(wanted, parameter.grad if parameter.grad is not None else torch.empty(0))
 
 
+@pytest.mark.parametrize("way", ["gather", "subtree", "slices", None])
+def test_a_process_that_has_joined_alone_sums_as_one_that_has_not(way):
+    torch.manual_seed(0)
+    parts = list(torch.randn(4, 7))
+
+    with joined(0, 1, HashStore(), "commit a") as world:
+        found = dataclasses.replace(world, way=way).sum_over_shards(parts, 4)
+        flags = world.any_of(True, False)
+        value = world.from_first({"a": 1})
+
+    assert torch.equal(found, World().sum_over_shards(parts, 4))
+    assert (flags, value) == ((True, False), {"a": 1})
+
+
+@pytest.mark.parametrize(
+    ("world_size", "numbers", "way"), [(4, 10, "subtree"), (3, 10, "gather"), (3, 10**8, "slices")]
+)
+def test_the_cheapest_way_is_taken(world_size, numbers, way):
+    assert World(0, world_size)._cheapest(numbers, 8) == way
+
+
 def test_processes_that_work_on_different_things_refuse_each_other():
     store = HashStore()
     PrefixStore("joining", store).set("1", "commit b")
