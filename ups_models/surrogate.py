@@ -98,8 +98,9 @@ class Surrogate:
     ) -> Array:
         """Members one step ahead, (M, [N,] C, *space). Raises BadInput."""
         fields, conditioning, is_alone = self._inputs(u, parameters)
-        sample = self._sampler(sampler).sample(self._draw(seed))
-        found = one_step_members(self.operator, sample, fields, conditioning, members=members).cpu().numpy()
+        chosen = self._sampler(sampler)
+        sample = chosen.sample(self._draw(seed))
+        found = one_step_members(chosen.operator, sample, fields, conditioning, members=members).cpu().numpy()
         return np.asarray(found[:, 0] if is_alone else found)
 
     def rollout(
@@ -127,8 +128,9 @@ class Surrogate:
                 found = rollout(self.operator, part, known, steps=steps, reencode_every=every)
                 start = part[:, None]
             else:
-                sample = self._sampler(sampler).sample(self._draw(seed))
-                found = rollout_members(self.operator, sample, part, known, members=members, steps=steps)
+                chosen = self._sampler(sampler)
+                sample = chosen.sample(self._draw(seed))
+                found = rollout_members(chosen.operator, sample, part, known, members=members, steps=steps)
                 start = part[None, :, None].expand(members, *part[:, None].shape)
             pieces.append(torch.cat([start, found], found.ndim - fields.ndim).cpu())
         u = torch.cat(pieces, 0 if members is None else 1)

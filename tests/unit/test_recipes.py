@@ -25,8 +25,9 @@ from tasks.services.stages.job import Job, Policy
 from tasks.services.stages.plan import decide
 from ups_models.config.constants import CONSTANTS
 from ups_models.config.loading import load_config
-from ups_models.config.schema import EvalConfig, OperatorStageConfig, PipelineConfig, StageConfig, StagesConfig
+from ups_models.config.schema import EvalConfig, PipelineConfig
 from ups_models.config.section import Number, Section
+from ups_models.config.stages import OperatorStageConfig, StageConfig, StagesConfig
 from ups_models.data.batches import window_batch
 from ups_models.data.fields import Fields
 from ups_models.errors import ConfigError
@@ -52,8 +53,8 @@ RECIPES = {
 }
 NAMES = {
     "Add a stage": {
-        "ups_models/stages/spec.py": ["SPECS", "needs", "warm_start", "optional"],
-        "ups_models/config/schema.py": ["StageConfig", "StagesConfig"],
+        "ups_models/stages/spec.py": ["SPECS", "needs", "optional"],
+        "ups_models/config/stages.py": ["StageConfig", "StagesConfig"],
         "ups_models/config/constants.py": ["CONSTANTS"],
         "ups_models/stages/stage.py": ["LossInput"],
         "ups_models/stages/operator.py": ["build", "build_loss", "sample_batch", "STAGE"],

@@ -8,15 +8,11 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from ups_models.config.data import DataConfig, DownloadConfig, OwnCode, SteadyDataConfig, along_axes, fault_of_axes
 from ups_models.config.section import Count, Number, Section, Sizes, is_power_of_two, no_bool
+from ups_models.config.stages import BATCH_SIZES, StagesConfig
 
 Tokens = Annotated[int | tuple[int, ...], Sizes(4, 4096)]
-Unroll = Annotated[int, Field(ge=1, le=1000), BeforeValidator(no_bool)]
 Processes = Annotated[int, Field(ge=1, le=256), BeforeValidator(no_bool)]
 StudentSteps = Annotated[int, Field(ge=1, le=4), BeforeValidator(no_bool)]
-
-
-BATCH_SIZES = ("batch_size", "min_batch_size")
-"""Fields of a stage that are divided among the shards of a step."""
 
 
 class LatentConfig(Section):
@@ -83,102 +79,6 @@ class PriorConfig(Section):
     channels: Count = Field(16, ge=8, le=1024, multiple_of=8, description="Channels at full resolution.")
     levels: Count = Field(3, ge=1, le=6, description="Resolutions; each halves the grid.")
     sampler_steps: Count = Field(8, ge=1, le=256, description="Euler steps of a sample.")
-
-
-class StageConfig(Section):
-    """What every stage's training has: a budget in steps, an optimiser and an average of its weights."""
-
-    epochs: Count = Field(10, ge=0, le=1_000_000, description="Epochs; 0 disables the stage.")
-    steps_per_epoch: Count = Field(100, ge=1, le=1_000_000, description="Optimiser steps in an epoch.")
-    batch_size: Count = Field(64, ge=1, le=65536, description="Samples in a batch.")
-    lr: Number = Field(1e-3, gt=0, le=1, description="Peak learning rate of AdamW; falls to zero as a cosine.")
-    warmup_steps: Count = Field(20, ge=0, le=1_000_000, description="Steps of linear warm-up.")
-    weight_decay: Number = Field(1e-5, ge=0, le=1, description="Decoupled weight decay of AdamW.")
-    grad_clip: Number = Field(1.0, gt=0, le=1e30, description="Largest norm of the gradient.")
-    ema_decay: Number = Field(0.999, ge=0, lt=1, description="Decay of the average of the weights, per step.")
-
-    init_from: Path | None = Field(
-        None,
-        description="A checkpoint of this stage from another run to start from: tensors of the same name and shape.",
-    )
-
-    @property
-    def total_steps(self) -> int:
-        """Optimiser steps of the whole stage."""
-        return self.epochs * self.steps_per_epoch
-
-
-class OperatorStageConfig(StageConfig):
-    """Training of the operator: a multi-step unroll whose length grows."""
-
-    lr: Number = Field(3e-3, gt=0, le=1, description="Peak learning rate of AdamW; falls to zero as a cosine.")
-    unroll: tuple[Unroll, ...] = Field(
-        (1, 2, 4, 8), min_length=1, description="Unrolled steps K, one for each equal part of the training."
-    )
-    min_batch_size: Count = Field(16, ge=1, le=65536, description="The batch shrinks as K grows, but not below this.")
-    initial_share: Number = Field(
-        0.3,
-        ge=0,
-        le=1,
-        validation_alias="initial_fraction",
-        description="Fraction of windows that start at the initial field; also read as `initial_share`.",
-    )
-    reconstruction_weight: Number = Field(
-        0.5, ge=0, le=1000, description="Weight of |D(E(u)) - u| (UPT's inverse encoding)."
-    )
-    consistency_weight: Number = Field(
-        0.1, ge=0, le=1000, description="Weight of |P^k E(u_t) - E(u_{t+k})|^2 (LE-PDE)."
-    )
-
-
-class DiffResidualStageConfig(StageConfig):
-    """Training of the residual's scale and of its denoiser."""
-
-    ema_decay: Number = Field(0.998, ge=0, lt=1, description="Decay of the average of the weights, per step.")
-    sigma_log_mean: Number = Field(-0.8, ge=-10, le=10, description="Mean of ln(sigma) in training.")
-    sigma_log_std: Number = Field(1.2, gt=0, le=10, description="Standard deviation of ln(sigma) in training.")
-    scale_warmup: Number = Field(0.15, ge=0, lt=1, description="Part of the training that fits the scale alone.")
-
-
-class DistillStageConfig(StageConfig):
-    """Consistency distillation from the frozen teacher."""
-
-    lr: Number = Field(5e-4, gt=0, le=1, description="Peak learning rate of AdamW; falls to zero as a cosine.")
-    ema_decay: Number = Field(0.95, ge=0, lt=1, description="Decay of the target network and of the saved average.")
-    grid: Count = Field(12, ge=2, le=256, description="Noise levels N of the discretised trajectory.")
-
-
-class PriorStageConfig(StageConfig):
-    """Flow matching for the steady prior."""
-
-    lr: Number = Field(2e-3, gt=0, le=1, description="Peak learning rate of AdamW; falls to zero as a cosine.")
-    batch_size: Count = Field(32, ge=1, le=65536, description="Samples in a batch.")
-    ema_decay: Number = Field(0.99, ge=0, lt=1, description="Decay of the average of the weights, per step.")
-    hide_coefficient: Number = Field(
-        0.1,
-        ge=0,
-        le=1,
-        validation_alias="coefficient_dropout",
-        description="Fraction of samples trained without the coefficient; also read as `hide_coefficient`.",
-    )
-
-
-class StagesConfig(Section):
-    """The four stages."""
-
-    operator: OperatorStageConfig = Field(default_factory=OperatorStageConfig, description="The latent operator.")
-    diff_residual: DiffResidualStageConfig = Field(
-        default_factory=DiffResidualStageConfig, description="EDM diffusion of the operator's residual."
-    )
-    consistency_distill: DistillStageConfig = Field(
-        default_factory=DistillStageConfig, description="Few-step student of the diffusion."
-    )
-    steady_prior: PriorStageConfig = Field(default_factory=PriorStageConfig, description="Prior of steady states.")
-
-    def of(self, stage: str) -> StageConfig:
-        """The training of one stage, by its name."""
-        section: StageConfig = getattr(self, stage)
-        return section
 
 
 class CheckpointConfig(Section):
@@ -364,11 +264,15 @@ class PipelineConfig(Section):
 
     def check_times(self, times: int) -> None:
         """Raise ValueError when trajectories of so many times are too short for the unroll."""
-        longest = max(self.stages.operator.unroll)
-        if times <= longest:
-            raise ValueError(
-                f"stages.operator.unroll={longest} steps need more than {longest} times in the data, which has {times}"
-            )
+        student = self.stages.consistency_distill
+        unrolls = {"operator.unroll": self.stages.operator.unroll}
+        if student.tuned_share:
+            unrolls["consistency_distill.tuned_unroll"] = student.tuned_unroll
+        for name, unroll in unrolls.items():
+            if times <= (longest := max(unroll)):
+                raise ValueError(
+                    f"stages.{name}={longest} steps need more than {longest} times in the data, which has {times}"
+                )
 
 
 def _listed(value: int | tuple[int, ...]) -> int | list[int]:

@@ -146,16 +146,16 @@ class Forecasts:
 
     def _pair_members(self, sampler: str, rows: Rows) -> Tensor:
         now, _, known = self.pairs
-        members = self.settings.members
-        sample = self.samplers[sampler].sample(self._draw(members, "pairs", rows))
-        operator = self._operator.operator
-        return one_step_members(operator, sample, now[slice(*rows)], known[slice(*rows)], members=members)
+        members, chosen = self.settings.members, self.samplers[sampler]
+        sample = chosen.sample(self._draw(members, "pairs", rows))
+        return one_step_members(chosen.operator, sample, now[slice(*rows)], known[slice(*rows)], members=members)
 
     def _ensembles(self, sampler: str, rows: Rows) -> Tensor:
-        case, chosen, members = self._operator, self.ensemble_rows[slice(*rows)], self.settings.ensemble_members
-        sample = self.samplers[sampler].sample(self._draw(members, "ensemble", rows))
-        u0, known = case.u[chosen, 0], case.parameters[chosen]
-        return rollout_members(case.operator, sample, u0, known, members=members, steps=case.steps)
+        case, where, members = self._operator, self.ensemble_rows[slice(*rows)], self.settings.ensemble_members
+        chosen = self.samplers[sampler]
+        sample = chosen.sample(self._draw(members, "ensemble", rows))
+        u0, known = case.u[where, 0], case.parameters[where]
+        return rollout_members(chosen.operator, sample, u0, known, members=members, steps=case.steps)
 
     def _prior(self) -> tuple[Prior, SteadyFields]:
         if self.models.steady_prior is None or self.steady is None:

@@ -10,30 +10,34 @@ from ups_models.config.schema import DenoiserConfig, EvalConfig
 from ups_models.evaluation.inputs import Models
 from ups_models.evaluation.rollout import SampleFields, in_batches
 from ups_models.nn.denoiser import ResidualDiffusion
-from ups_models.nn.own import Operator
+from ups_models.nn.own import Operator, as_operator
 from ups_models.nn.sampling import Draw, karras_sigmas, sample_consistency, sample_edm
 
 
 @dataclass(frozen=True)
 class Sampler:
-    """A way to sample the next field, and its network evaluations per sample."""
+    """A way to sample the next field, its network evaluations per sample, and the operator that it corrects."""
 
     sample: Callable[[Draw], SampleFields]
     nfe: int
+    operator: Operator
 
 
 def residual_samplers(net: DenoiserConfig, settings: EvalConfig, models: Models) -> dict[str, Sampler]:
     """Teacher, student and the Gaussian of the teacher's scale, as far as they are trained."""
     samplers: dict[str, Sampler] = {}
-    teacher, student = models.diff_residual, models.consistency_distill
+    teacher, student, operator = models.diff_residual, models.consistency_distill, models.operator
+    if operator is None:
+        return samplers
     if teacher is not None:
         sigmas = karras_sigmas(net.sampler_steps, net.sigma_min, net.sigma_max, net.rho)
-        samplers["diffusion"] = Sampler(partial(teacher_sampler, teacher, sigmas), 2 * net.sampler_steps - 1)
-        samplers["gaussian"] = Sampler(partial(gaussian_sampler, teacher), 0)
+        samplers["diffusion"] = Sampler(partial(teacher_sampler, teacher, sigmas), 2 * net.sampler_steps - 1, operator)
+        samplers["gaussian"] = Sampler(partial(gaussian_sampler, teacher), 0, operator)
     if student is not None:
+        corrected = operator if student.operator is None else as_operator(student.operator)
         for count in settings.student_steps:
             sigmas = karras_sigmas(count + 1, net.sigma_min, net.sigma_max, net.rho)[:-1]
-            samplers[f"consistency_{count}"] = Sampler(partial(student_sampler, student, sigmas), count)
+            samplers[f"consistency_{count}"] = Sampler(partial(student_sampler, student, sigmas), count, corrected)
     return samplers
 
 

@@ -68,7 +68,8 @@ class ResidualDiffusion(nn.Module):
     """p(r | z, z_hat) of the residual r in its space, whitened: x_0 = r / s(z, z_hat) has unit variance.
 
     The same module serves the teacher (`denoise`, Karras et al. 2022) and its consistency student
-    (`consistency`, Song et al. 2023): they differ in the preconditioning, and lie in separate files.
+    (`consistency`, Song et al. 2023): they differ in the preconditioning, and lie in separate files. A student may have
+    an `operator` that was tuned together with it; it then corrects the forecasts of that one.
     """
 
     def __init__(
@@ -83,9 +84,11 @@ class ResidualDiffusion(nn.Module):
         sigma_min: float,
         denoiser: nn.Module | None = None,
         space: ResidualSpace | None = None,
+        operator: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.sigma_min = sigma_min
+        self.operator = operator
         self.space = space or LatentResidual(dim)
         residual = self.space.dim
         self.scale = ResidualScale(grid, dim, width, scale_groups, residual=residual)

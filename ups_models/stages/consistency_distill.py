@@ -1,31 +1,68 @@
-"""Stage consistency_distill: a student that samples the residual in few evaluations, learned from the diffusion."""
+"""Stage consistency_distill: a student that samples the residual in few evaluations, learned from the diffusion.
+
+The last part of its training tunes whole rollouts of the student by their CRPS, and may tune a copy of the operator
+with it: what a sample is worth shows only once the forecast goes on from it.
+"""
 
 import math
+from collections.abc import Mapping
 from functools import partial
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ups_models.config.constants import PSEUDO_HUBER
 from ups_models.config.schema import PipelineConfig
+from ups_models.nn.codec import means_of
 from ups_models.nn.denoiser import ResidualDiffusion
-from ups_models.nn.own import as_operator
+from ups_models.nn.own import Operator, as_operator, unit_of
 from ups_models.nn.sampling import heun_step, karras_sigmas, noise
-from ups_models.stages.diff_residual import build, sample_pairs, whitened_residual
+from ups_models.nn.weights import weights_of
+from ups_models.stages import diff_residual, operator
+from ups_models.stages.diff_residual import sample_pairs, whitened_residual
+from ups_models.stages.operator import sample_windows
 from ups_models.stages.spec import SPECS
-from ups_models.stages.stage import Loss, LossInput, Stage, expect
+from ups_models.stages.stage import Batch, Data, Loss, LossInput, Stage, expect, part_at
 
 SPEC = SPECS["consistency_distill"]
 
 
+def build(cfg: PipelineConfig) -> ResidualDiffusion:
+    """The teacher's network, and where it is tuned too, an operator."""
+    tuned = cfg.stages.consistency_distill.tunes_operator
+    return diff_residual.build(cfg, operator.build(cfg) if tuned else None)
+
+
+def start_from_teacher(cfg: PipelineConfig, net: nn.Module, frozen: Mapping[str, nn.Module]) -> None:
+    """What is distilled starts as the teacher; what is not takes the teacher's scale alone."""
+    student, teacher = expect(net, ResidualDiffusion), expect(frozen["diff_residual"], ResidualDiffusion)
+    student.scale.load_state_dict(weights_of(teacher.scale))
+    if cfg.stages.consistency_distill.tuned_share < 1:
+        student.denoiser.load_state_dict(weights_of(teacher.denoiser))
+    if student.operator is not None:
+        student.operator.load_state_dict(weights_of(frozen["operator"]))
+
+
 def build_loss(cfg: PipelineConfig) -> Loss:
-    """`distillation_loss` on the config's grid of noise levels."""
-    return partial(
-        distillation_loss,
-        grid=cfg.stages.consistency_distill.grid,
-        sigma_max=cfg.denoiser.sigma_max,
-        rho=cfg.denoiser.rho,
-    )
+    """`distillation_loss` on the config's grid of noise levels, then `forecast_loss`."""
+    settings, net = cfg.stages.consistency_distill, cfg.denoiser
+    distil = partial(distillation_loss, grid=settings.grid, sigma_max=net.sigma_max, rho=net.rho)
+    tune = partial(forecast_loss, members=settings.tuned_members, sigma_max=net.sigma_max, alpha=settings.crps_alpha)
+    return lambda step: (distil if _tuned(cfg, step.progress) < 0 else tune)(step)
+
+
+def sample_batch(cfg: PipelineConfig, data: Data, progress: float, rng: torch.Generator) -> Batch:
+    """Pairs while it distils, then windows of a growing number of steps."""
+    settings, tuned = cfg.stages.consistency_distill, _tuned(cfg, progress)
+    if tuned < 0:
+        return sample_pairs(SPEC, cfg, data, progress, rng)
+    return sample_windows(settings, data, part_at(settings.tuned_unroll, tuned), rng)
+
+
+def _tuned(cfg: PipelineConfig, progress: float) -> float:
+    """How much of the tuning is done, in [0, 1); negative before it begins."""
+    share = cfg.stages.consistency_distill.tuned_share
+    return (progress - (1 - share)) / share if share else -1.0
 
 
 def distillation_loss(step: LossInput, *, grid: int, sigma_max: float, rho: float) -> Tensor:
@@ -51,4 +88,62 @@ def distillation_loss(step: LossInput, *, grid: int, sigma_max: float, rho: floa
     return ((distance + c**2).sqrt() - c).mean()
 
 
-STAGE = Stage(SPEC, build, build_loss, partial(sample_pairs, SPEC))
+def forecast_loss(step: LossInput, *, members: int, sigma_max: float, alpha: float) -> Tensor:
+    """Almost fair CRPS of rollouts of an ensemble, relative to each field, averaged over the unroll.
+
+    Each member goes on from its own sample, by one evaluation of the student in each step: the gradient passes through
+    all of them. Batch: u (B, K + 1, C, *space), parameters (B, P + 1).
+    """
+    student = expect(step.net, ResidualDiffusion)
+    net = as_operator(student.operator if student.operator is not None else step.frozen["operator"])
+    targets, scale = step.batch["u"][:, 1:], unit_of(net)
+    u, parameters = (_each(members, one) for one in (step.batch["u"][:, 0], step.batch["parameters"]))
+    mean, loss = means_of(u), torch.zeros((), device=u.device)
+    for target in targets.unbind(1):
+        u = _sampled(student, net, u, parameters, mean, sigma_max, step.rng)
+        truth = target / scale
+        unit = truth.flatten(1).square().mean(-1).clamp_min(SMALLEST_SQUARE).sqrt()
+        error = almost_fair_crps(u.unflatten(0, (members, -1)) / scale, truth, alpha).flatten(1).mean(-1)
+        loss = loss + (error / unit).mean() / targets.shape[1]
+    return loss
+
+
+SMALLEST_SQUARE = 1e-8
+
+
+def almost_fair_crps(members: Tensor, truth: Tensor, alpha: float) -> Tensor:
+    """Of members (M, ...) and truth (...), at every place.
+
+    mean_i |x_i - y| - (1 - (1 - alpha) / M) / (2 M (M - 1)) sum_ij |x_i - x_j|: fair for alpha = 1; a little less keeps
+    members from drifting apart unpunished where all but one are exact. Lang et al. 2024 (AIFS-CRPS), eq. 4.
+    """
+    count = len(members)
+    skill = (members - truth).abs().mean(0)
+    apart = torch.stack([(members - one).abs().mean(0) for one in members]).sum(0) / (2 * (count - 1))
+    return skill - (1 - (1 - alpha) / count) * apart
+
+
+def _sampled(
+    student: ResidualDiffusion,
+    net: Operator,
+    u: Tensor,
+    parameters: Tensor,
+    mean: Tensor,
+    sigma_max: float,
+    rng: torch.Generator,
+) -> Tensor:
+    """u_{t+1} for every u_t (B, C, *space), by one evaluation."""
+    z = net.encode(u)
+    z_hat = net.advance(z, parameters)
+    context, scale = student.context(z, z_hat, student.space.lost(net, u, z, mean)), student.scale(z, z_hat)
+    start = sigma_max * noise(tuple(scale.shape), rng)
+    x0 = student.consistency(start, torch.full((len(u),), sigma_max, device=u.device), context)
+    return student.space.corrected(net, z_hat, scale * x0, mean)
+
+
+def _each(members: int, one: Tensor) -> Tensor:
+    """(B, ...) -> (M * B, ...)."""
+    return one.repeat(members, *[1] * (one.ndim - 1))
+
+
+STAGE = Stage(SPEC, build, build_loss, sample_batch, init_from_frozen=start_from_teacher)

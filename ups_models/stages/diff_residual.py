@@ -4,7 +4,7 @@ from functools import partial
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ups_models.config.schema import PipelineConfig
 from ups_models.data.batches import window_batch
@@ -20,8 +20,8 @@ from ups_models.stages.stage import Batch, Data, Loss, LossInput, Stage, expect,
 SPEC = SPECS["diff_residual"]
 
 
-def build(cfg: PipelineConfig) -> ResidualDiffusion:
-    """The residual's scale and denoiser: teacher and student alike."""
+def build(cfg: PipelineConfig, operator: nn.Module | None = None) -> ResidualDiffusion:
+    """The residual's scale and denoiser: teacher and student alike, and what operator of its own it has."""
     net, shapes = cfg.denoiser, shapes_of(cfg)
     space = FieldResidual(shapes.grid, shapes.conserved) if net.residual == "field" else LatentResidual(shapes.dim)
     seen = context_width(shapes.dim, space)
@@ -38,6 +38,7 @@ def build(cfg: PipelineConfig) -> ResidualDiffusion:
         modes=net.modes,
         scale_groups=net.scale_groups,
         sigma_min=net.sigma_min,
+        operator=operator,
     )
 
 

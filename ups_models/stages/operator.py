@@ -6,13 +6,14 @@ import torch
 from torch import Tensor, nn
 
 from ups_models.config.schema import PipelineConfig
+from ups_models.config.stages import UnrolledStageConfig
 from ups_models.data.batches import window_batch
 from ups_models.data.fields import Fields
 from ups_models.nn.codec import means_of
 from ups_models.nn.operator import LatentOperator
 from ups_models.nn.own import as_operator, own_operator, unit_of
 from ups_models.stages.spec import SPECS
-from ups_models.stages.stage import Batch, Data, Loss, LossInput, Stage, expect, shapes_of
+from ups_models.stages.stage import Batch, Data, Loss, LossInput, Stage, expect, part_at, shapes_of
 
 SMALLEST_RATIO = 1e-20
 UNITS_FROM = 256
@@ -51,17 +52,15 @@ def build_loss(cfg: PipelineConfig) -> Loss:
 
 def sample_batch(cfg: PipelineConfig, data: Data, progress: float, rng: torch.Generator) -> Batch:
     """Windows of K + 1 times; the more steps K are unrolled, the fewer of them."""
-    settings, unroll = cfg.stages.operator, unroll_at(cfg, progress)
+    return sample_windows(cfg.stages.operator, data, part_at(cfg.stages.operator.unroll, progress), rng)
+
+
+def sample_windows(settings: UnrolledStageConfig, data: Data, unroll: int, rng: torch.Generator) -> Batch:
+    """Windows of so many steps, as many as the stage wants."""
     size = max(settings.batch_size // unroll, min(settings.min_batch_size, settings.batch_size))
     return window_batch(
         expect(data, Fields), rng, size=size, length=unroll + 1, initial_fraction=settings.initial_share
     )
-
-
-def unroll_at(cfg: PipelineConfig, progress: float) -> int:
-    """Unrolled steps K at this progress in [0, 1): the parts of the curriculum are equally long."""
-    unroll = cfg.stages.operator.unroll
-    return unroll[min(int(progress * len(unroll)), len(unroll) - 1)]
 
 
 def operator_loss(step: LossInput, *, reencode_every: int, reconstruction: float, consistency: float) -> Tensor:

@@ -23,7 +23,6 @@ class StageSpec:
     stem: str
     arch: Callable[[PipelineConfig], Arch]
     needs: tuple[str, ...] = ()
-    warm_start: str | None = None
     optional: bool = False
     steady: bool = False
 
@@ -97,6 +96,13 @@ def _diffusion_arch(cfg: PipelineConfig) -> Arch:
     } | _own(net)
 
 
+def _student_arch(cfg: PipelineConfig) -> Arch:
+    """The teacher's, and of an operator that is tuned with it."""
+    if not cfg.stages.consistency_distill.tunes_operator:
+        return _diffusion_arch(cfg)
+    return {**_diffusion_arch(cfg), **{f"operator.{name}": value for name, value in _operator_arch(cfg).items()}}
+
+
 def _prior_arch(cfg: PipelineConfig) -> Arch:
     net = cfg.prior
     return {"size": cfg.steady_data.size, "channels": net.channels, "levels": net.levels} | _own(net)
@@ -111,9 +117,8 @@ SPECS: dict[str, StageSpec] = {
         StageSpec(
             "consistency_distill",
             "consistency_distill",
-            _diffusion_arch,
+            _student_arch,
             needs=("operator", "diff_residual"),
-            warm_start="diff_residual",
         ),
         StageSpec("steady_prior", "steady_prior", _prior_arch, optional=True, steady=True),
     )

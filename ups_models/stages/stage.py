@@ -1,6 +1,6 @@
 """What a stage of training is: a network, a loss and batches, each made from the config."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -43,11 +43,18 @@ class Stage:
     loss: Callable[[PipelineConfig], Loss]
     sample_batch: Callable[[PipelineConfig, Data, float, torch.Generator], Batch]
     init_from_data: Callable[[nn.Module, Data], None] | None = None
+    init_from_frozen: Callable[[PipelineConfig, nn.Module, Mapping[str, nn.Module]], None] | None = None
+    """Takes what it starts from of the stages that it needs."""
 
     @property
     def name(self) -> str:
         """The stage's name, as in the status file."""
         return self.spec.name
+
+
+def part_at(parts: Sequence[int], progress: float) -> int:
+    """The one of equally long parts of a curriculum that is due at this progress in [0, 1)."""
+    return parts[min(int(progress * len(parts)), len(parts) - 1)]
 
 
 def token_grid(cfg: PipelineConfig) -> TokenGrid:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ups_models.config.constants import ADAMW_BETAS
-from ups_models.config.schema import StageConfig
+from ups_models.config.stages import StageConfig
 
 
 def adamw(net: nn.Module, settings: StageConfig) -> torch.optim.Optimizer:

@@ -56,7 +56,7 @@ class TrainState:
 def start_state(
     stage: Stage, cfg: PipelineConfig, data: Data, frozen: Mapping[str, nn.Module], device: torch.device
 ) -> TrainState:
-    """Networks and optimiser before the first step, from the seed or from the stage that warms this one."""
+    """Networks and optimiser before the first step, from the seed or from the stages that this one needs."""
     require_memory(stage, cfg)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(cfg.seed, stage.spec.name, "init"))
@@ -65,17 +65,24 @@ def start_state(
     if stage.init_from_data is not None:
         stage.init_from_data(net, data)
     net.to(device)
-    if stage.spec.warm_start is not None:
-        net.load_state_dict(weights_of(frozen[stage.spec.warm_start]))
+    if stage.init_from_frozen is not None:
+        stage.init_from_frozen(cfg, net, frozen)
     start = cfg.stages.of(stage.spec.name).init_from
     if start is not None:
         start_from(net, start, stage.spec.name)
     ema = ema_copy(net)
     if is_compiled(cfg, device):
         for one in (net, ema, *frozen.values()):  # a step runs all of them
-            for part in [one] if type(one).forward is not nn.Module.forward else one.children():
+            for part in _called(one):
                 part.compile()
     return TrainState(net, ema, adamw(net, cfg.stages.of(stage.spec.name)), conditions=exactness(cfg, device))
+
+
+def _called(net: nn.Module) -> list[nn.Module]:
+    """The outermost parts of a network that are called as modules, and so can be compiled."""
+    if type(net).forward is not nn.Module.forward:
+        return [net]
+    return [part for child in net.children() for part in _called(child)]
 
 
 def start_from(net: nn.Module, path: Path, stage: str) -> None:

@@ -10,7 +10,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ups_models.config.schema import BATCH_SIZES, PipelineConfig, StageConfig
+from ups_models.config.schema import PipelineConfig
+from ups_models.config.stages import BATCH_SIZES, StageConfig
 from ups_models.errors import TrainingDiverged
 from ups_models.stages.stage import Batch, Data, Loss, LossInput, Stage
 from ups_models.training.conditions import uses_bfloat16

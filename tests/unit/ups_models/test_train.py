@@ -102,8 +102,24 @@ def assert_identical(one, other):
     assert [key for key in left if not torch.equal(left[key], right[key])] == []
 
 
-@pytest.mark.parametrize("name", NAMES)
+TUNED = {"tuned_share": 0.9, "tuned_unroll": (1, 2), "tune_operator": True}
+
+
+def with_tuning(cfg):
+    """The student of the config is tuned, and an operator with it."""
+    return cfg.model_copy(
+        update={
+            "stages": cfg.stages.model_copy(
+                update={"consistency_distill": cfg.stages.consistency_distill.model_copy(update=TUNED)}
+            )
+        }
+    )
+
+
+@pytest.mark.parametrize("name", [*NAMES, "tuned"])
 def test_an_interrupted_stage_ends_with_the_weights_of_an_uninterrupted_one(smoke, tmp_path, name):
+    if name == "tuned":
+        smoke, name = with_tuning(smoke), "consistency_distill"
     straight = Harness(smoke, tmp_path / "straight").fit(name)
 
     stopped = Harness(smoke, tmp_path / "stopped")
