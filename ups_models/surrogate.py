@@ -18,6 +18,7 @@ from ups_models.config.loading import load_config
 from ups_models.config.schema import EvalConfig, PipelineConfig
 from ups_models.errors import BadInput, CheckpointError
 from ups_models.evaluation.inputs import Models
+from ups_models.evaluation.parts import default_sampler
 from ups_models.evaluation.rollout import one_step_members, rollout, rollout_members
 from ups_models.evaluation.samplers import Sampler, residual_samplers
 from ups_models.exported import SUFFIX, read_export
@@ -39,8 +40,6 @@ SOURCES = "ups.sources"
 CONFIG = "config.yaml"
 """What a run directory keeps of what was asked for."""
 BATCH, SLACK = 256, 1e-6
-PREFERRED = ("consistency_1", "diffusion")
-"""Of the samplers that there are, the first of these is used: one evaluation of the student is the best rollout."""
 OF_FIELDS = tuple(stage for stage, spec in SPECS.items() if not spec.steady)
 
 Array = npt.NDArray[Any]
@@ -200,7 +199,7 @@ class Surrogate:
 
     def _sampler(self, name: str | None) -> Sampler:
         known = self.samplers
-        chosen = name or next((one for one in PREFERRED if one in known), None)
+        chosen = name or default_sampler(known)
         if chosen not in known:
             trained = ", ".join(known) or "none: the run has an operator alone"
             raise BadInput(f"there is no sampler {shown(chosen)}; trained: {trained}")

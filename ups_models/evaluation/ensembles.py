@@ -7,14 +7,19 @@ from torch import Tensor
 from ups_models.evaluation import metrics
 from ups_models.evaluation.forecasts import Ask, Forecasts, Question
 from ups_models.evaluation.inputs import Arrays, OperatorCase, evenly_spaced
-from ups_models.evaluation.parts import ENSEMBLE_HORIZON, ENSEMBLES, ROLLOUT_ENSEMBLES, Part
+from ups_models.evaluation.parts import (
+    ENSEMBLE_HORIZON,
+    ENSEMBLES,
+    HORIZONS,
+    ROLLOUT_ENSEMBLES,
+    Part,
+    default_sampler,
+)
 from ups_models.evaluation.registry import measure
 from ups_models.evaluation.result import Ensembles, EnsembleScores
 from ups_models.evaluation.rollout import rollout
 from ups_models.evaluation.samples import Ensemble, Forecast
 
-HORIZONS = (1, 4, 10, 20, 40)
-"""Numbers of steps after which the ensembles of rollouts are looked at."""
 FRAMES, FILMED_POINTS, LINES = 20, 64, 4
 """Of a film; and the axes of trajectories (rows, times, channels, points) on a line."""
 
@@ -25,10 +30,11 @@ def one_step_ensembles(case: OperatorCase, forecasts: Forecasts, ask: Ask | None
     prediction = rollout(case.operator, now, known, steps=1, reencode_every=0)[:, 0]
     found: dict[str, EnsembleScores] = {}
     arrays: Arrays = {}
+    drawn = default_sampler(forecasts.samplers)
     for name, sampler in forecasts.samplers.items():
         members = forecasts.all(Question("pairs", name), ask)
         found[name] = ensemble_scores(ENSEMBLES, _ensemble(case, members, target, sampler.nfe, forecasts.seed))
-        if name == "diffusion":
+        if name == drawn:
             middle = len(now) // 2  # of several channels the first is drawn
             arrays = {
                 "member_truth": target[middle, 0].cpu().numpy(),
@@ -47,11 +53,12 @@ def rollout_ensembles(case: OperatorCase, forecasts: Forecasts, ask: Ask | None)
     plain = rollout(case.operator, u[:, 0], parameters, steps=case.steps, reencode_every=case.reencode_every)
     found: dict[str, EnsembleScores] = {}
     arrays: Arrays = {}
+    drawn = default_sampler(forecasts.samplers)
     for name, sampler in forecasts.samplers.items():
         members = forecasts.all(Question("ensemble", name), ask)
         whole = _ensemble(case, members, target, sampler.nfe, forecasts.seed)
         found[name] = ensemble_scores(ROLLOUT_ENSEMBLES, whole, _by_horizon(whole, case.steps))
-        if name == "diffusion":
+        if name == drawn:
             arrays = _film(case, members, target)
     alone = measure(ROLLOUT_ENSEMBLES, Forecast.of(plain, target, case.data.problem.dimensions))
     return Ensembles.model_validate({"operator": alone, "trajectories": len(u), **found}), arrays

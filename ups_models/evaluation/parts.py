@@ -1,7 +1,7 @@
 """The parts of a result, and the models in them: where numbers stand, and what they are called."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 from ups_models.evaluation.result import Darcy, Ensembles, EvaluationResult, Interval, Rollout
@@ -25,6 +25,10 @@ MODELS: Mapping[str, str] = {
 DETERMINISTIC = ("operator", "persistence", "constant_mean", "zero")
 STUDENTS = tuple(f"consistency_{steps}" for steps in (1, 2, 3, 4))
 SAMPLERS = ("diffusion", *STUDENTS, "gaussian")
+DEFAULT_SAMPLERS = ("consistency_1", "diffusion")
+"""Of the samplers that there are, the first of these is used where nobody chooses, and drawn."""
+HORIZONS = (1, 4, 10, 20, 40)
+"""Numbers of steps after which ensembles of rollouts are looked at."""
 STEADY = ("steady_prior", "mean_field", "inverse_coefficient")
 
 
@@ -78,6 +82,11 @@ PARTS = (
     ONE_STEP, ROLLOUT, HORIZON, PARAMETER, PDEBENCH, SCALED, CORRELATION,
     ENSEMBLES, ROLLOUT_ENSEMBLES, ENSEMBLE_HORIZON, DARCY,
 )  # fmt: skip
+
+
+def default_sampler(names: Collection[str]) -> str | None:
+    """The one of these that is used where nobody chooses."""
+    return next((name for name in DEFAULT_SAMPLERS if name in names), None)
 
 
 def score(result: EvaluationResult, part: Part, model: str, metric: str) -> float | None:

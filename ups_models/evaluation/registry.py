@@ -59,7 +59,7 @@ ERRORS: tuple[Metric[Any], ...] = (
         "nrmse",
         "nRMSE",
         lambda it: metrics.nrmse(it.prediction, it.target, it.dim).mean().item(),
-        (ONE_STEP, DARCY),
+        (ONE_STEP, DARCY, ENSEMBLES, ROLLOUT_ENSEMBLES),
         "RMS of u",
         headline=(ONE_STEP, DARCY),
         fallback="member_nrmse",
@@ -96,6 +96,15 @@ ERRORS: tuple[Metric[Any], ...] = (
         "median",
         "nRMSE, median",
         lambda it: it.quantile(0.5).item(),
+        SUMMARIES,
+        "RMS of u",
+        headline=(ROLLOUT,),
+    ),
+    Metric(
+        Tensor,
+        "p90",
+        "nRMSE, 90 % of trajectories are below",
+        lambda it: it.quantile(0.9).item(),
         SUMMARIES,
         "RMS of u",
         headline=(ROLLOUT,),
@@ -150,6 +159,17 @@ OF_ENSEMBLES: tuple[Metric[Any], ...] = (
         "u",
         headline=(ENSEMBLES, ROLLOUT_ENSEMBLES),
         fallback="mae",
+    ),
+    *(
+        Metric(
+            Ensemble,
+            f"crps_{name}",
+            f"CRPS, {words}",
+            partial(Ensemble.crps_quantile, share=share),
+            (ROLLOUT_ENSEMBLES,),
+            "u",
+        )
+        for name, words, share in (("median", "median", 0.5), ("p90", "90 % of trajectories are below", 0.9))
     ),
     Metric(
         Ensemble,

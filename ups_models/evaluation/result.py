@@ -161,12 +161,14 @@ class Check(Record):
     bound: float
     stretch_goal: float | None = None
     sense: Literal["<=", ">="] = "<="
+    lower: float | None = None
+    """Of a value that has two bounds, the lower one; absent in files of earlier versions."""
 
     @computed_field  # type: ignore[prop-decorator]
     @property
     def reached(self) -> bool:
-        """Whether the value keeps the bound."""
-        return self.meets(self.bound)
+        """Whether the value keeps the bound, or both."""
+        return self.meets(self.bound) and (self.lower is None or self.value >= self.lower)
 
     def meets(self, limit: float) -> bool:
         """Whether the value keeps this limit; NaN keeps none."""

@@ -66,6 +66,10 @@ class Ensemble:
         """(N, ..., X)."""
         return metrics.fair_crps(self.members, self.target)
 
+    def crps_quantile(self, share: float) -> float:
+        """What this share of the trajectories stay below."""
+        return self.crps.flatten(1).mean(1).quantile(share).item()
+
     @cached_property
     def mean(self) -> Tensor:
         """(N, ..., X)."""

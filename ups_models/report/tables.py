@@ -9,7 +9,7 @@ from ups_models.evaluation.parts import CORRELATION, MODELS, Part
 from ups_models.evaluation.registry import Metric, metrics_in
 from ups_models.evaluation.result import EvaluationResult
 from ups_models.report.model import Table, Timing
-from ups_models.report.words import DASH, bound, interval, number, seconds
+from ups_models.report.words import DASH, bound, bounds, interval, number, seconds
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ def check_table(result: EvaluationResult) -> Table:
         goal = check.stretch_goal
         met = DASH if goal is None else "reached" if check.meets(goal) else "not reached"
         kept = "reached" if check.reached else "NOT reached"
-        rows.append((check.name, number(check.value), bound(check, check.bound), kept, bound(check, goal), met))
+        rows.append((check.name, number(check.value), bounds(check), kept, bound(check, goal), met))
     return Table("Checks", ("Check", "Value", "Bound", "Bound is", "Stretch goal", "Stretch goal is"), tuple(rows))
 
 

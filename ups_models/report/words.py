@@ -76,6 +76,11 @@ def bound(check: Check, limit: float | None) -> str:
     return DASH if limit is None else f"{SIGNS[check.sense]} {number(limit)}"
 
 
+def bounds(check: Check) -> str:
+    """The bound of a check, or both, such as 0.85 to 1.2."""
+    return bound(check, check.bound) if check.lower is None else f"{number(check.lower)} to {number(check.bound)}"
+
+
 def verdict(result: EvaluationResult) -> Verdict:
     """All checks reached, or which were not."""
     checks = result.checks
@@ -86,7 +91,7 @@ def verdict(result: EvaluationResult) -> Verdict:
     beyond = f" Stretch goals: {sum(stretch)} of {len(stretch)} reached." if stretch else ""
     if not missed:
         return Verdict("pass", f"{len(checks)} of {len(checks)} checks reached.{beyond}")
-    which = "; ".join(f"{check.name} is {number(check.value)}, bound {bound(check, check.bound)}" for check in missed)
+    which = "; ".join(f"{check.name} is {number(check.value)}, bound {bounds(check)}" for check in missed)
     return Verdict("fail", f"{len(missed)} of {len(checks)} checks not reached: {which}.{beyond}")
 
 

@@ -14,12 +14,25 @@ from flows import ROOT
 from ups_models.errors import BadInput
 from ups_models.evaluation import registry
 from ups_models.evaluation.checks import CHECKS, CheckRow, check
+from ups_models.evaluation.ensembles import ensemble_scores
 from ups_models.evaluation.inputs import Models
-from ups_models.evaluation.parts import DARCY, ENSEMBLES, ONE_STEP, PARTS, ROLLOUT, main_error, score
+from ups_models.evaluation.parts import (
+    DARCY,
+    ENSEMBLE_HORIZON,
+    ENSEMBLES,
+    HORIZONS,
+    ONE_STEP,
+    PARTS,
+    ROLLOUT,
+    ROLLOUT_ENSEMBLES,
+    main_error,
+    score,
+)
 from ups_models.evaluation.registry import METRICS, Metric, measure, metrics_in, numbers_of
 from ups_models.evaluation.result import Check, EvaluationResult, read_result
-from ups_models.evaluation.samples import Ensemble
+from ups_models.evaluation.samples import Ensemble, Forecast
 from ups_models.report.tables import by_model
+from ups_models.report.words import bounds, verdict
 from ups_models.stages import steady_prior
 
 VERSION_1 = Path(__file__).with_name("evaluation_v1.json")
@@ -141,11 +154,13 @@ def test_docs_list_every_metric():
 
 
 def test_checks_apply_as_far_as_there_are_numbers(smoke_result):
-    assert [it.name for it in check(smoke_result)] == [row.name for row in CHECKS if row.absolute is not False]
+    assert [it.name for it in check(smoke_result)] == [
+        row.name for row in CHECKS if row.absolute is not False and row.steps in (None, 1)
+    ]
     assert smoke_result.checks == check(smoke_result)
     assert check(EvaluationResult()) == ()
-    without_student = smoke_result.model_copy(update={"probabilistic": None})
-    assert len(check(without_student)) == 4
+    without_members = smoke_result.model_copy(update={"probabilistic": None, "probabilistic_rollout": None})
+    assert len(check(without_members)) == 6
 
 
 def test_check_is_a_number_or_a_quotient_of_two(smoke_result):
@@ -153,10 +168,9 @@ def test_check_is_a_number_or_a_quotient_of_two(smoke_result):
     ensembles = smoke_result.probabilistic
 
     assert by_name["rollout nRMSE, mean"].value == score(smoke_result, ROLLOUT, "operator", "mean")
-    assert by_name["diffusion CRPS / operator MAE"].value == (
-        ensembles.samplers["diffusion"].scores["crps"] / ensembles.operator["mae"]
+    assert by_name["CRPS of one step / error of one forecast"].value == (
+        ensembles.samplers["consistency_1"].scores["crps"] / ensembles.operator["mae"]
     )
-    assert by_name["student evaluations / teacher evaluations"].value == 2 / 7
 
 
 @pytest.mark.parametrize(
@@ -181,6 +195,78 @@ def test_quotient_of_zero_keeps_no_bound():
 
     assert math.isnan(found.value)
     assert not found.reached
+
+
+@pytest.mark.parametrize(("value", "reached"), [(0.8, False), (0.85, True), (1.0, True), (1.2, True), (1.3, False)])
+def test_a_check_may_have_two_bounds(value, reached):
+    result = EvaluationResult(one_step={"operator": {"nrmse": value}})
+
+    (found,) = check(result, (CheckRow("it", (ONE_STEP, "operator", "nrmse"), 1.2, lower=0.85),))
+
+    assert found.reached is reached
+    assert bounds(found) == "0.850 to 1.20"
+    assert ("bound 0.850 to 1.20" in verdict(result.model_copy(update={"checks": (found,)})).text) is not reached
+
+
+def test_an_ensemble_is_judged_as_long_as_forecasts_correlate_with_the_truth():
+    rollout = {"times": [0.1, 0.2, 0.3, 0.4], "correlation_time": {"0.8": 0.25}}
+    result = EvaluationResult.model_validate({"one_step": {"operator": {"nrmse": 1.0}}, "rollout": rollout})
+
+    rows = [CheckRow(str(steps), (ONE_STEP, "operator", "nrmse"), 1.0, steps=steps) for steps in (1, 2, 3, 4)]
+
+    assert [it.name for it in check(result, tuple(rows))] == ["1", "2"]
+
+
+# --- every check of an ensemble can fail
+
+
+def judged(change=lambda members, target: members):
+    """The checks of rollouts whose members are drawn from the distribution of the truth, and then changed."""
+    generator = torch.Generator().manual_seed(0)
+    count, rows, steps, points = 32, 24, 40, 48
+    scale = torch.rand(rows, steps, 1, 1, generator=generator) + 0.5
+    center = 5 * torch.randn(rows, steps, 1, points, generator=generator)
+    target = center + scale * torch.randn(rows, steps, 1, points, generator=generator)
+    members = center + scale * torch.randn(count, rows, steps, 1, points, generator=generator)
+    forecast = center + 1.1 * scale * torch.randn(rows, steps, 1, points, generator=generator)  # it errs a little more
+    whole = Ensemble(change(members, target), target, target.square().mean(-1).sqrt(), nfe=1, seed=0)
+    horizons = {str(n): ensemble_scores(ENSEMBLE_HORIZON, whole.after(n)) for n in HORIZONS}
+    found = {
+        "operator": measure(ROLLOUT_ENSEMBLES, Forecast.of(forecast, target, 1)),
+        "consistency_1": ensemble_scores(ROLLOUT_ENSEMBLES, whole, horizons),
+    }
+    alone = {"operator": found["operator"], "consistency_1": ensemble_scores(ENSEMBLES, whole)}
+    result = EvaluationResult.model_validate({"probabilistic_rollout": found, "probabilistic": alone})
+    return {it.name: it.reached for it in check(result)}
+
+
+def doubled(members, target):
+    return members.mean(0) + 2 * (members - members.mean(0))
+
+
+MUTATIONS = {
+    "no spread": lambda members, target: members.mean(0) + 0 * members,
+    "doubled spread": doubled,
+    "members of other trajectories": lambda members, target: members.roll(1, 1),
+}
+
+
+def test_a_calibrated_ensemble_passes_every_check():
+    found = judged()
+
+    assert len(found) == 3 + 4 * len(HORIZONS)
+    assert [name for name, reached in found.items() if not reached] == []
+
+
+def test_a_mutation_turns_every_check_of_an_ensemble_red():
+    missed = {
+        name: {one for one, reached in judged(change).items() if not reached} for name, change in MUTATIONS.items()
+    }
+
+    assert set().union(*missed.values()) == set(judged())
+    assert all(f"spread / skill after {steps} steps" in missed["no spread"] for steps in HORIZONS)
+    assert all(f"coverage of 90 % after {steps} steps" in missed["doubled spread"] for steps in HORIZONS)
+    assert "CRPS of a rollout / error of one forecast" in missed["members of other trajectories"]
 
 
 def test_check_is_judged_again_when_it_is_read():
