@@ -14,6 +14,9 @@ from harness.commands import CANARY_KEY, command
 from harness.emulators.wandb.server import WandbServer
 from tasks.services.run.paths import RunDir
 from tasks.services.run.status import read_status
+from tasks.services.tracking.run_path import RunPath
+from tasks.services.tracking.store import WandbStore
+from ups_models.config.schema import TrackingConfig
 from ups_models.files import digest_of
 from ups_models.stages.spec import SPECS
 
@@ -78,6 +81,27 @@ def test_metrics_config_figures_and_the_page_are_in_the_run(straight, wandb_serv
     assert run.summary["full_eval/rollout/summary/operator/mean"] > 0
     kinds = {name.rpartition(".")[2] for name in run.files if name.startswith("media/")}
     assert {"png", "html", "json"} <= kinds
+
+
+def test_a_promoted_run_has_its_alias_in_wandb_until_another_takes_it(
+    straight, wandb_server, tracked_ups, wandb_environment, tmp_path, monkeypatch
+):
+    root = shutil.copytree(straight, tmp_path / "run")
+    path = root / "reports" / "full_eval.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"checks": [{"name": "a", "value": 0, "bound": 1}]}))
+    record = status_of(straight).wandb
+    collection = f"ckpt-{record.id}"
+
+    done = tracked_ups("promote", str(root), cwd=tmp_path)
+
+    assert done.returncode == 0, done.stderr
+    assert f"W&B: {ENTITY}/{PROJECT}/{collection}:best" in done.stdout
+    assert "latest" in wandb_server.artifact(ENTITY, PROJECT, f"{collection}:best").aliases
+    for name, value in wandb_environment.items():
+        monkeypatch.setenv(name, value)
+    WandbStore(RunPath(record.id, PROJECT, ENTITY), TrackingConfig()).take_alias("best")
+    with pytest.raises(KeyError):
+        wandb_server.artifact(ENTITY, PROJECT, f"{collection}:best")
 
 
 def test_every_stage_leaves_a_committed_set_under_its_name(straight, wandb_server):

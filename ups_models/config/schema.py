@@ -155,6 +155,9 @@ class EvalConfig(Section):
         0, ge=0, le=1_000_000, description="Trajectories of ensemble rollouts; 0: none."
     )
     ensemble_members: Count = Field(8, ge=2, le=1024, description="Members of an ensemble rollout.")
+    teacher_rollouts: bool = Field(
+        True, description="Ensemble rollouts of the diffusion too, which cost many network evaluations a step."
+    )
     steady_samples: Count = Field(
         32, ge=1, le=1_000_000, description="Darcy coefficients of the steady prior's metrics, at most."
     )

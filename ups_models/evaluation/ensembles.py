@@ -55,6 +55,8 @@ def rollout_ensembles(case: OperatorCase, forecasts: Forecasts, ask: Ask | None)
     arrays: Arrays = {}
     drawn = default_sampler(forecasts.samplers)
     for name, sampler in forecasts.samplers.items():
+        if name == "diffusion" and name != drawn and not forecasts.settings.teacher_rollouts:
+            continue
         members = forecasts.all(Question("ensemble", name), ask)
         whole = _ensemble(case, members, target, sampler.nfe, forecasts.seed)
         found[name] = ensemble_scores(ROLLOUT_ENSEMBLES, whole, _by_horizon(whole, case.steps))

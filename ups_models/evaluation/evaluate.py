@@ -42,7 +42,7 @@ def evaluate(
         darcy, more = steady_errors(
             members, forecasts.steady, data.steady_train, nfe=forecasts.flow_steps, seed=settings.seed
         )
-        result, arrays = result.model_copy(update={"darcy": darcy}), arrays | more
+        result, arrays = result.model_copy(update={"darcy": darcy}), more | arrays
     return result.model_copy(update={"checks": check(result)}), arrays
 
 

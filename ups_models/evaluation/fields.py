@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ups_models.data.fields import Fields
 from ups_models.evaluation import metrics
-from ups_models.evaluation.inputs import Arrays, OperatorCase, evenly_spaced
+from ups_models.evaluation.inputs import Arrays, OperatorCase, evenly_spaced, row_arrays
 from ups_models.evaluation.parts import CORRELATION, HORIZON, ONE_STEP, PARAMETER, PDEBENCH, ROLLOUT, SCALED, Part
 from ups_models.evaluation.registry import measure
 from ups_models.evaluation.result import Curve, DataFacts, NetworkFacts, Rollout, Scores, Summary
@@ -89,7 +89,8 @@ def rollout_errors(case: OperatorCase, predicted: Tensor, seed: int) -> tuple[Ro
         vrmse={name: measure(SCALED, it)["vrmse"] for name, it in forecasts.items()},
         correlation_time={key.partition("/")[2]: time for key, time in correlation.items()},
     )
-    return found, _panels(data, u, predicted, own) | _spectra(forecasts["operator"])
+    drawn = _panels(data, u, predicted, own) | _spectra(forecasts["operator"])
+    return found, drawn | row_arrays(own.mean(1), u)
 
 
 def _trivial(now: Tensor, target: Tensor, dimensions: int) -> dict[str, Tensor]:

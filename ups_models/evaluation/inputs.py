@@ -1,5 +1,6 @@
 """What is evaluated: the trained networks, and the rows of data that they have not seen."""
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
@@ -16,6 +17,8 @@ from ups_models.nn.prior import Prior
 
 Arrays = dict[str, np.ndarray[Any, Any]]
 """What plots are drawn from."""
+ROW_ERRORS, ROW_DIGESTS, DIGITS = "row_errors", "row_digests", 16
+"""Arrays of the main error by row, and the digits of a row's digest that are kept."""
 NETWORKS: Mapping[str, type[nn.Module]] = {
     "operator": nn.Module,
     "diff_residual": ResidualDiffusion,
@@ -75,6 +78,13 @@ class OperatorCase:
     """The fields (N, T, C, *space), and what networks are told of each trajectory (N, P + 1), on its device."""
     steps: int
     reencode_every: int
+
+
+def row_arrays(errors: Tensor, rows: Tensor) -> Arrays:
+    """The error of each row (N,), and what identifies its content, so that two models can be compared row by row."""
+    whole = rows.detach().cpu().numpy()
+    digests = [hashlib.sha256(np.ascontiguousarray(row).tobytes()).hexdigest()[:DIGITS] for row in whole]
+    return {ROW_ERRORS: errors.detach().cpu().numpy(), ROW_DIGESTS: np.array(digests)}
 
 
 def evenly_spaced(count: int, total: int) -> Tensor:

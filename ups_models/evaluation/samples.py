@@ -86,7 +86,12 @@ class Ensemble:
         return metrics.coverage(self.rank, len(self.members), level)
 
     def member_nrmse(self) -> float:
-        """Mean over members, each over all axes of space."""
+        """Mean over members."""
+        return self.member_errors.mean().item()
+
+    @cached_property
+    def member_errors(self) -> Tensor:
+        """nRMSE of each member over all axes of space, (M, N)."""
         target, dim = self.target.unflatten(-1, self.grid), tuple(range(-len(self.grid), 0))
         members = self.members.unflatten(-1, self.grid)
-        return torch.stack([metrics.nrmse(member, target, dim) for member in members]).mean().item()
+        return torch.stack([metrics.nrmse(member, target, dim) for member in members])

@@ -4,7 +4,7 @@ from torch import Tensor
 
 from ups_models.data.fields import SteadyFields
 from ups_models.evaluation.ensembles import ensemble_scores
-from ups_models.evaluation.inputs import Arrays
+from ups_models.evaluation.inputs import Arrays, row_arrays
 from ups_models.evaluation.parts import DARCY
 from ups_models.evaluation.registry import measure
 from ups_models.evaluation.result import Darcy
@@ -34,7 +34,7 @@ def steady_errors(
         "darcy_truth": target[:PANELS].numpy(),
         "darcy_samples": members[:PANEL_SAMPLES, :PANELS].transpose(0, 1).numpy(),
     }
-    return found, arrays
+    return found, row_arrays(ensemble.member_errors.mean(0), target) | arrays
 
 
 def _guesses(data: SteadyFields, train: SteadyFields) -> dict[str, Tensor]:

@@ -1,6 +1,5 @@
 """Rollouts of a trained surrogate from one file to another."""
 
-import zipfile
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -8,11 +7,11 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from ups_models.arrays import read_arrays
 from ups_models.errors import BadInput
 from ups_models.files import write_atomically
-from ups_models.reading import Unreadable, open_file
 from ups_models.surrogate import load_surrogate
-from ups_models.wording import first_line, shown
+from ups_models.wording import shown
 
 FIELDS = "u0"
 
@@ -45,16 +44,11 @@ def predict(
 
 
 def _arrays(path: Path) -> dict[str, Any]:
-    """The arrays of an .npz, none of which may hold objects. Raises BadInput."""
+    """Raises BadInput."""
     try:
-        with open_file(path) as file, np.load(file, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
+        return read_arrays(path)
     except FileNotFoundError:
         raise BadInput(f"{path}: no such file; write it with numpy.savez({path.name!r}, {FIELDS}=...)") from None
-    except Unreadable as error:
-        raise BadInput(str(error)) from None
-    except (OSError, ValueError, EOFError, AttributeError, TypeError, MemoryError, zipfile.BadZipFile) as error:
-        raise BadInput(f"{path}: is no .npz file of plain arrays ({first_line(error)})") from None
 
 
 def _save(arrays: dict[str, Any], file: BinaryIO) -> None:

@@ -3,14 +3,12 @@
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 from tasks.services.run.history import History
 from tasks.services.run.paths import RunDir
 from tasks.services.run.status import EVALUATIONS, EvaluationRecord, StageRecord, Status, read_status
 from tasks.services.tracking.protocols import ReportPayload
+from ups_models.arrays import read_arrays
 from ups_models.errors import BadInput
 from ups_models.evaluation.registry import numbers_of
 from ups_models.evaluation.result import EvaluationResult, read_result
@@ -52,7 +50,7 @@ def report_of(run: RunDir) -> ReportInput:
         title=f"UPS pipeline: {run.root.resolve().name}",
         small=results["small_eval"],
         full=results["full_eval"],
-        arrays=_read_arrays(run.result(newest.name, ".npz")) if newest else {},
+        arrays=read_arrays(run.result(newest.name, ".npz")) if newest else {},
         history=history,
         config_yaml=newest.config_yaml if newest else "not evaluated: the config is stored with an evaluation",
         timings=[*_timings(status.stages), *_timings(status.evaluations)],
@@ -88,8 +86,3 @@ def _current_result(name: str, run: RunDir, status: Status) -> EvaluationResult 
             return None
     bare = [name for name, item in result.checkpoints.items() if read_lineage(run.checkpoint(item.file)) is None]
     return result.model_copy(update={"unknown_descents": tuple(bare)})
-
-
-def _read_arrays(path: Path) -> dict[str, Any]:
-    with np.load(path, allow_pickle=False) as arrays:
-        return dict(arrays)

@@ -17,7 +17,7 @@ from tasks.services.tracking.protocols import CheckpointStore, TrackingUnavailab
 from tasks.services.tracking.run_path import RunPath, base_url
 from tasks.services.tracking.wandb_client import CLIENT, Client, Session, reason, unavailable
 from ups_models.config.schema import TrackingConfig
-from ups_models.errors import DataError
+from ups_models.errors import BadInput, DataError
 from ups_models.reading import read_text
 from ups_models.wording import shortened, shown
 
@@ -104,6 +104,25 @@ class WandbStore(CheckpointStore):
                     found.append(name)
             shutil.rmtree(folder / "files", ignore_errors=True)
         return found
+
+    def give_alias(self, alias: str) -> str:
+        """Give the newest set an alias; its name. Raises TrackingUnavailable, BadInput where the run has no set."""
+        with unavailable(f"{self.newest} could not be given the alias {alias}"):
+            artifact = self._newest(self.name, "model")
+            if artifact is not None and alias not in artifact.aliases:
+                artifact.aliases = [*artifact.aliases, alias]
+                artifact.save()
+        if artifact is None:
+            raise BadInput(f"{self.path}: has no set of checkpoints in W&B; upload it first: ups sync")
+        return self.path.qualified(f"{self.name}:{artifact.version}")
+
+    def take_alias(self, alias: str) -> None:
+        """Take an alias from whatever set of the run has it. Raises TrackingUnavailable."""
+        with unavailable(f"{self.path.qualified(self.name)} could not lose the alias {alias}"):
+            for artifact in self.client.api(self.cfg).artifacts("model", self.path.qualified(self.name)):
+                if alias in artifact.aliases:
+                    artifact.aliases = [one for one in artifact.aliases if one != alias]
+                    artifact.save()
 
     def _download(self, collection: str, kind: str, names: frozenset[str], folder: Path) -> str | None:
         newest = self.path.qualified(f"{collection}:latest")

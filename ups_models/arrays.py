@@ -1,0 +1,22 @@
+"""Arrays in a .npz file, none of which may hold objects: reading one executes nothing."""
+
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ups_models.errors import BadInput
+from ups_models.reading import Unreadable, open_file
+from ups_models.wording import first_line
+
+
+def read_arrays(path: Path) -> dict[str, Any]:
+    """The arrays by name. Raises FileNotFoundError, and BadInput for what is no such file."""
+    try:
+        with open_file(path) as file, np.load(file, allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+    except (FileNotFoundError, Unreadable):
+        raise
+    except (OSError, ValueError, EOFError, AttributeError, TypeError, MemoryError, zipfile.BadZipFile) as error:
+        raise BadInput(f"{path}: is no .npz file of plain arrays ({first_line(error)})") from None
