@@ -43,6 +43,7 @@ COMMANDS = {
     "compare": Command("Compare the figures of several runs, seeds together."),
     "promote": Command("Give a run an alias, if it is better than the run that holds it."),
     "sweep": Command("Train every point of a grid with several seeds, and compare them.", logs=True),
+    "reproduce": Command("Make a committed row of results again, and compare.", logs=True),
     "sync": Command("Upload whatever W&B is missing from a run: rows, checkpoints, the report.", logs=True),
     "pull": Command("Bring checkpoints, evaluations, report and loss history of a W&B run here.", logs=True),
     "evaluate": Command("Evaluate checkpoint files.", logs=True),

@@ -89,7 +89,7 @@ class DistillStageConfig(UnrolledStageConfig):
         False, description="Tune a copy of the operator too, which the student's file then holds."
     )
     crps_alpha: Number = Field(
-        0.95, ge=0, le=1, description="Part of that CRPS that is fair to small ensembles; the rest is their own."
+        1.0, ge=0, le=1, description="Part of that CRPS that is fair to small ensembles; the rest is their own."
     )
 
     @property

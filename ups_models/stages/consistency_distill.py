@@ -89,10 +89,11 @@ def distillation_loss(step: LossInput, *, grid: int, sigma_max: float, rho: floa
 
 
 def forecast_loss(step: LossInput, *, members: int, sigma_max: float, alpha: float) -> Tensor:
-    """Almost fair CRPS of rollouts of an ensemble, relative to each field, averaged over the unroll.
+    """Almost fair CRPS of rollouts of an ensemble, averaged over the unroll.
 
     Each member goes on from its own sample, by one evaluation of the student in each step: the gradient passes through
-    all of them. Batch: u (B, K + 1, C, *space), parameters (B, P + 1).
+    all of them. The unit of an error is the geometric mean of the size of its field and of those of the batch: neither
+    strong fields nor weak ones hide the others. Batch: u (B, K + 1, C, *space), parameters (B, P + 1).
     """
     student = expect(step.net, ResidualDiffusion)
     net = as_operator(student.operator if student.operator is not None else step.frozen["operator"])
@@ -102,9 +103,9 @@ def forecast_loss(step: LossInput, *, members: int, sigma_max: float, alpha: flo
     for target in targets.unbind(1):
         u = _sampled(student, net, u, parameters, mean, sigma_max, step.rng)
         truth = target / scale
-        unit = truth.flatten(1).square().mean(-1).clamp_min(SMALLEST_SQUARE).sqrt()
+        size = truth.flatten(1).square().mean(-1).clamp_min(SMALLEST_SQUARE).sqrt()
         error = almost_fair_crps(u.unflatten(0, (members, -1)) / scale, truth, alpha).flatten(1).mean(-1)
-        loss = loss + (error / unit).mean() / targets.shape[1]
+        loss = loss + (error / (size * size.mean()).sqrt()).mean() / targets.shape[1]
     return loss
 
 

@@ -22,9 +22,9 @@ import numpy as np
 import torch
 
 from tasks.services.data.datasets import load_data
-from tasks.services.run.code_version import code_version
 from tasks.services.run.paths import RunDir
 from tasks.services.run.status import read_status
+from tasks.services.stages.result_rows import row_of, write_row
 from ups_models.config.loading import load_config
 from ups_models.config.schema import PipelineConfig
 from ups_models.data.fields import Fields
@@ -99,8 +99,7 @@ def row(config: Path, seed: int, out: Path, parameter: float | None = None) -> R
     if not kept.is_file():
         run = out / name
         train(config, seed, run, *([] if parameter is None else [f"data.generate.parameters=[{parameter}]"]))
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        kept.write_text(json.dumps(origin(config, seed) | {"figures": metrics_of(run)}, indent=1) + "\n", "utf-8")
+        write_row(kept, row_of(_run(run), metrics_of(run), **origin(config, seed)))
     found: Row = json.loads(kept.read_text("utf-8"))["figures"]
     return found
 
@@ -111,7 +110,6 @@ def origin(config: Path, seed: int) -> dict[str, str]:
     machine = f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores, PyTorch {torch.__version__}"
     return {
         "command": f'make bench-problems ARGS="{only} --seeds {seed}"',
-        "commit": code_version(),
         "machine": machine,
     }
 

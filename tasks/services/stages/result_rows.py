@@ -1,0 +1,146 @@
+"""Rows of a committed table of results: what made each, and whether a run that was made again is the same."""
+
+import json
+import math
+import statistics
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import Field, ValidationError
+
+from tasks.services.run.code_version import code_version
+from tasks.services.run.paths import RunDir
+from tasks.services.run.status import Record, read_status
+from tasks.services.stages.inputs import select_device
+from tasks.services.stages.leaderboard import student_t
+from ups_models.config.faults import fault_of
+from ups_models.config.loading import load_config
+from ups_models.config.schema import PipelineConfig
+from ups_models.errors import BadInput
+from ups_models.evaluation.registry import numbers_of
+from ups_models.evaluation.result import read_result
+from ups_models.files import write_text
+from ups_models.reading import parse_json, read_text
+from ups_models.training.conditions import exactness
+
+CONFIG, EVALUATION = "config.yaml", "full_eval"
+
+
+class ResultRow(Record):
+    """The figures of one run; what made it, and what identifies its weights."""
+
+    command: str
+    commit: str
+    machine: str
+    figures: dict[str, float]
+    config: str = ""
+    """The whole config as YAML, its seed included; empty in rows of earlier versions."""
+    exactness: dict[str, str] = Field(default_factory=dict)
+    """What the bits depend on beside config, seed and data."""
+    digests: dict[str, str] = Field(default_factory=dict)
+    """SHA-256 of each checkpoint's content, by file."""
+    numbers: dict[str, float] = Field(default_factory=dict)
+    """What the full evaluation measured, by name."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A run beside the row that it reproduces: line by line, and whether it is the same."""
+
+    lines: tuple[str, ...]
+    is_same: bool
+
+
+def row_of(run: RunDir, figures: Mapping[str, float], *, command: str, machine: str) -> ResultRow:
+    """The row of a finished run."""
+    cfg = load_config(run.root / CONFIG, schema=PipelineConfig)
+    return ResultRow(
+        command=command,
+        commit=code_version(),
+        machine=machine,
+        figures=dict(figures),
+        config=read_text(run.root / CONFIG),
+        exactness=exactness(cfg, select_device(cfg)),
+        digests=_digests(run),
+        numbers=numbers_of(read_result(run.result(EVALUATION, ".json"))),
+    )
+
+
+def read_row(path: Path) -> ResultRow:
+    """Raises BadInput for what is no row, and for one that does not hold its config."""
+    try:
+        row = ResultRow.model_validate(parse_json(read_text(path)))
+    except FileNotFoundError:
+        raise BadInput(f"{path}: no such file; name a row, as docs/results/problems/ks1d-seed0.json") from None
+    except ValidationError as error:
+        raise BadInput(f"{path}: is no row of results: {fault_of(error).message}") from None
+    if not row.config:
+        raise BadInput(f"{path}: was made before rows held their config; make it again: {row.command}")
+    return row
+
+
+def write_row(path: Path, row: ResultRow) -> None:
+    """As JSON."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, json.dumps(row.model_dump(mode="json"), indent=1) + "\n")
+
+
+def compare(row: ResultRow, run: RunDir, path: Path) -> Comparison:
+    """By digests where the machine computes alike; elsewhere by figures, within what other seeds of the row spread."""
+    cfg = load_config(run.root / CONFIG, schema=PipelineConfig)
+    here = exactness(cfg, select_device(cfg))
+    differences = [name for name in here if row.exactness.get(name) != here[name]]
+    if not differences:
+        return _by_digests(row, _digests(run))
+    numbers = numbers_of(read_result(run.result(EVALUATION, ".json")))
+    other = ", ".join(f"{name}: {row.exactness.get(name, '-')}, here {here[name]}" for name in differences)
+    why = f"not the machine of the row ({other}): figures are compared, not bits"
+    lines, is_same = _by_figures(row, numbers, _siblings(path))
+    return Comparison((why, *lines), is_same)
+
+
+def _by_digests(row: ResultRow, found: Mapping[str, str]) -> Comparison:
+    names = sorted(row.digests.keys() | found.keys())
+    other = [name for name in names if row.digests.get(name) != found.get(name)]
+    lines = tuple(f"{name}: {'DIFFERS' if name in other else 'the same bits'}" for name in names)
+    return Comparison(lines, not other and bool(names))
+
+
+def _by_figures(
+    row: ResultRow, found: Mapping[str, float], siblings: Mapping[Path, ResultRow]
+) -> tuple[list[str], bool]:
+    """Every number within the interval in which 95 % of further seeds lie, as far as seeds can tell."""
+    if len(siblings) < 2:
+        return [f"no spread is known: {len(siblings)} seed of this row is kept; make others, and compare again"], False
+    lines, is_same = [], True
+    for name in sorted(row.numbers.keys() & found.keys()):
+        values = [one.numbers[name] for one in siblings.values() if name in one.numbers]
+        if len(values) < 2 or name.startswith(FACTS):
+            continue
+        mean = statistics.fmean(values)
+        half = student_t(len(values) - 1) * statistics.stdev(values) * math.sqrt(1 + 1 / len(values))
+        if abs(found[name] - mean) > half + ROUNDING * abs(mean):
+            is_same = False
+            lines.append(f"{name}: {found[name]:.4g} is outside {mean - half:.4g} to {mean + half:.4g}")
+    return lines or ["every figure lies within the spread of the seeds"], is_same
+
+
+ROUNDING = 1e-9
+FACTS = ("schema_version", "seed", "members", "trajectories", "steps", "data/", "network/")
+
+
+def _siblings(path: Path) -> dict[Path, ResultRow]:
+    """The row, and those of other seeds beside it that hold their numbers."""
+    stem = path.stem.rpartition("-seed")[0]
+    rows = {
+        other: ResultRow.model_validate(parse_json(read_text(other)))
+        for other in path.parent.glob(f"{stem}-seed*.json")
+    }
+    return {other: row for other, row in rows.items() if row.numbers}
+
+
+def _digests(run: RunDir) -> dict[str, str]:
+    """Of the averaged weights, whose files hold nothing but what their bits depend on."""
+    files = [one for record in read_status(run.status).stages.values() for one in (record.files or {}).items()]
+    return {name: known.sha256 for name, known in files if known.sha256}
