@@ -106,6 +106,10 @@ bench-cost: $(STAMP) ## Seconds and memory of a training step for each grid poin
 bench-growth: $(STAMP) ## How time and memory grow with trajectories, members, points and tokens
 	@PYTHONPATH=tests $(VPY) -m harness.bench.growth $(ARGS)
 
+.PHONY: bench-calibration
+bench-calibration: $(STAMP) ## Ensembles of every candidate sampler beside an operator of equal compute (ARGS="--seeds 0")
+	@PYTHONPATH=tests $(VPY) -m harness.bench.calibration $(ARGS)
+
 .PHONY: bench-evaluation
 bench-evaluation: $(STAMP) ## The full evaluation of a trained run by one process and by two (ARGS="runs/a")
 	@PYTHONPATH=tests $(VPY) -m harness.bench.evaluation $(ARGS)

@@ -107,11 +107,15 @@ def row(config: Path, seed: int, out: Path, parameter: float | None = None) -> R
 def origin(config: Path, seed: int) -> dict[str, str]:
     """What made a row, and where."""
     only = f"--only {config.stem}" if config.parent == BENCH else f"--config {config}"
-    machine = f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores, PyTorch {torch.__version__}"
     return {
         "command": f'make bench-problems ARGS="{only} --seeds {seed}"',
-        "machine": machine,
+        "machine": machine(),
     }
+
+
+def machine() -> str:
+    """Where figures were made, in words."""
+    return f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores, PyTorch {torch.__version__}"
 
 
 def train(config: Path, seed: int, run: Path, *settings: str) -> None:
