@@ -110,6 +110,10 @@ bench-growth: $(STAMP) ## How time and memory grow with trajectories, members, p
 bench-calibration: $(STAMP) ## Ensembles of every candidate sampler beside an operator of equal compute (ARGS="--seeds 0")
 	@PYTHONPATH=tests $(VPY) -m harness.bench.calibration $(ARGS)
 
+.PHONY: bench-speed
+bench-speed: $(STAMP) ## A trained run beside the solver at the resolution of equal error, and when it has paid (ARGS="runs/a")
+	@PYTHONPATH=tests $(VPY) -m harness.bench.speed $(ARGS)
+
 .PHONY: bench-evaluation
 bench-evaluation: $(STAMP) ## The full evaluation of a trained run by one process and by two (ARGS="runs/a")
 	@PYTHONPATH=tests $(VPY) -m harness.bench.evaluation $(ARGS)

@@ -147,6 +147,8 @@ class Solver:
     initial: Initial
     solve: Solve
     resolution: Resolution = as_stored
+    unchecked: Solve | None = None
+    """The same on a grid that `solve` refuses as too coarse: to measure what that costs, and what it errs."""
 
 
 @dataclass(frozen=True)
