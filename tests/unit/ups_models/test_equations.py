@@ -14,7 +14,7 @@ from ups_models.config.schema import PipelineConfig
 from ups_models.data.rows import thinned
 from ups_models.problems import diffusion_reaction2d, gray_scott2d, kdv1d, kolmogorov2d, ks1d, reaction_diffusion1d
 from ups_models.problems.initial import smooth_fields
-from ups_models.problems.registry import EVOLVING, KS, PROBLEMS, SHALLOW_WATER, solved_problems
+from ups_models.problems.registry import BURGERS, EVOLVING, KS, PROBLEMS, SHALLOW_WATER, solved_problems
 from ups_models.problems.solving import SolverFailed
 
 SOLVED = {name: problem for name, problem in solved_problems().items() if not problem.steady}
@@ -225,3 +225,19 @@ def test_no_two_dams_are_the_same():
     u0 = PROBLEMS["shallow_water2d"].how().initial(400, (64, 64), {"g": 1.0}, np.random.default_rng(0))
 
     assert len({one.float().numpy().tobytes() for one in u0}) == 400
+
+
+def test_a_solver_that_refuses_a_coarse_grid_can_show_what_it_errs_there():
+    how = BURGERS.how()
+    u0 = how.initial(4, (512,), {"Nu": 0.01}, np.random.default_rng(0)).double()
+    times = [0.0, 0.5, 1.0]
+    truth = how.solve(u0, {"Nu": 0.01}, times, None)
+    assert how.unchecked is not None
+
+    with pytest.raises(SolverFailed, match="64 points do not resolve"):
+        how.solve(u0[..., ::8], {"Nu": 0.01}, times, None)
+
+    errors = [
+        error(how.unchecked(u0[..., ::k], {"Nu": 0.01}, times, None)[:, -1], truth[:, -1, :, ::k]) for k in (8, 4, 2)
+    ]
+    assert errors[0] > errors[1] > errors[2] > 0
