@@ -17,6 +17,7 @@ from tasks.services.tracking.run_path import RunPath, has_key, tracking_mode
 from ups_models.config.loading import load_config
 from ups_models.config.schema import EvalConfig, PipelineConfig, TrackingConfig
 from ups_models.errors import BadInput
+from ups_models.peers import require_peer
 from ups_models.stages.spec import SPECS
 
 QUICKSTART = Path("configs/quickstart.yaml")
@@ -58,8 +59,13 @@ def configs_of(request: TrainRequest) -> tuple[PipelineConfig, dict[str, EvalCon
 
 def settings_of(cfg: PipelineConfig, name: str, path: Path) -> EvalConfig:
     """Settings of an evaluation: of the file, and of the pipeline's config where no other file was asked for."""
-    own = getattr(cfg.evaluations, name) if path == Path("configs") / f"{name}.yaml" else {}
-    return load_config(find_config(path), [f"{key}={value}" for key, value in own.items()], schema=EvalConfig)
+    own = dict(getattr(cfg.evaluations, name)) if path == Path("configs") / f"{name}.yaml" else {}
+    if name == "full_eval" and cfg.evaluations.peers:
+        own["peers"] = list(cfg.evaluations.peers)
+    settings = load_config(find_config(path), [f"{key}={value}" for key, value in own.items()], schema=EvalConfig)
+    for peer in settings.peers:
+        require_peer(peer)
+    return settings
 
 
 def _weights_of(root: Path) -> dict[str, Path]:

@@ -27,6 +27,7 @@ READING = re.compile(
 READS_ITSELF = {
     "ups_models/reading.py": "the one reader",
     "ups_models/archives.py": "what the reader opened",
+    "ups_models/arrays.py": "what the reader opened",
     "ups_models/stages/lineage.py": "what the reader opened",
     "ups_models/training/checkpoint.py": "what the reader opened",
     "ups_models/data/layouts/hdf5.py": "HDF5 opens files by name; they are looked at before",
@@ -37,6 +38,7 @@ READS_ITSELF = {
     "flows/prefect/automations.py": "templates of ours",
     "flows/prefect/deploy.py": "a file of the package",
     "flows/prefect/home.py": "a lock of ours",
+    "tasks/services/stages/reporting.py": "pages that this process wrote",
     "tasks/services/rental/bundle.py": "a file of the package",
     "tasks/services/rental/choosing/places.py": "a file of a package",
     "tasks/services/rental/machine.py": "runs before the reader's own dependencies are installed",
@@ -44,8 +46,6 @@ READS_ITSELF = {
     "tasks/services/rental/providers/ssh/shell.py": "files of the package, and what ssh complains of",
     "tasks/services/run/signals.py": "/dev/null",
     "tasks/services/stages/overview.py": "pages that this process wrote",
-    "tasks/services/stages/predicting.py": "what the reader opened",
-    "tasks/services/stages/reporting.py": "pages that this process wrote",
 }
 """Modules that open or parse files without the one reader, and why they may."""
 LONGEST_MODULE, LONGEST_FUNCTION = 400, 50

@@ -13,6 +13,7 @@ from ups_models.config.stages import BATCH_SIZES, StagesConfig
 Tokens = Annotated[int | tuple[int, ...], Sizes(4, 4096)]
 Processes = Annotated[int, Field(ge=1, le=256), BeforeValidator(no_bool)]
 StudentSteps = Annotated[int, Field(ge=1, le=4), BeforeValidator(no_bool)]
+PeerName = Literal["fno", "unet", "dilresnet"]
 
 
 class LatentConfig(Section):
@@ -161,6 +162,9 @@ class EvalConfig(Section):
     steady_samples: Count = Field(
         32, ge=1, le=1_000_000, description="Darcy coefficients of the steady prior's metrics, at most."
     )
+    peers: tuple[PeerName, ...] = Field(
+        (), description="Networks of others, trained on the same data for as long as the operator, to stand beside it."
+    )
     student_steps: tuple[StudentSteps, ...] = Field(
         (1, 2, 4), description="Network evaluations of the student to report."
     )
@@ -172,6 +176,7 @@ class EvaluationsConfig(Section):
 
     small_eval: dict[str, int | str | list[int]] = Field({}, description="Settings of the small evaluation.")
     full_eval: dict[str, int | str | list[int]] = Field({}, description="Settings of the full evaluation.")
+    peers: tuple[PeerName, ...] = Field((), description="Peers of the full evaluation.")
 
     @model_validator(mode="after")
     def _are_settings(self) -> Self:

@@ -10,6 +10,7 @@ from ups_models.evaluation.parts import (
     ENSEMBLES,
     HORIZONS,
     ONE_STEP,
+    PEERS,
     ROLLOUT,
     ROLLOUT_ENSEMBLES,
     SCALED,
@@ -115,6 +116,13 @@ CHECKS = (
         0.5,
         over=(ROLLOUT, "constant_mean", "mean"),
         absolute=False,
+    ),
+    CheckRow(
+        "rollout nRMSE / that of the best peer at equal compute",
+        (ROLLOUT, "operator", "mean"),
+        1.0,
+        over=(PEERS, "best", "mean"),
+        stretch_goal=0.6,
     ),
     CheckRow("VRMSE of the rollout, median", (SCALED, "operator", "vrmse"), 0.05, absolute=True),
     CheckRow(

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
-from ups_models.evaluation.result import Darcy, Ensembles, EvaluationResult, Interval, Rollout
+from ups_models.evaluation.result import Darcy, Ensembles, EvaluationResult, Interval, PeerResult, Rollout
 
 ByModel = Mapping[str, Mapping[str, float]]
 
@@ -77,10 +77,11 @@ ENSEMBLE_HORIZON = Part(
     lambda result: _by_horizon(result.probabilistic_rollout),
     name="probabilistic_rollout/{model}/{key}",
 )
+PEERS = Part("peers", "Rollout", lambda result: _peers(result.peers))
 DARCY = Part("darcy", "", lambda result: _steady(result.darcy))
 PARTS = (
     ONE_STEP, ROLLOUT, HORIZON, PARAMETER, PDEBENCH, SCALED, CORRELATION,
-    ENSEMBLES, ROLLOUT_ENSEMBLES, ENSEMBLE_HORIZON, DARCY,
+    ENSEMBLES, ROLLOUT_ENSEMBLES, ENSEMBLE_HORIZON, PEERS, DARCY,
 )  # fmt: skip
 
 
@@ -118,6 +119,13 @@ def _by_horizon(ensembles: Ensembles | None) -> ByModel:
         return {}
     samplers = ensembles.samplers
     return {f"{name}/horizons/{steps}": it.scores for name in samplers for steps, it in samplers[name].horizons.items()}
+
+
+def _peers(peers: Mapping[str, PeerResult]) -> ByModel:
+    """Each, and the best of them."""
+    found = {name: {"mean": it.mean, "median": it.median, "p90": it.p90} for name, it in peers.items()}
+    best = min(found.values(), key=lambda scores: scores["mean"], default=None)
+    return {**found, "best": best} if best is not None else {}
 
 
 def _steady(darcy: Darcy | None) -> ByModel:

@@ -175,6 +175,24 @@ class Check(Record):
         return self.value <= limit if self.sense == "<=" else self.value >= limit
 
 
+class PeerResult(Record):
+    """A network of others beside the operator: its rollout error, and what it was given."""
+
+    mean: Number
+    median: Number
+    p90: Number
+    ci95: Interval
+    one_step: Number
+    parameters: int
+    steps: int
+    seconds_per_step: Number
+    """Of CPU, or of a GPU, as the operator's below: steps are as many as took the operator's training as long."""
+    operator_seconds_per_step: Number
+    gflops: Number
+    operator_gflops: Number
+    """Of a forecast of one field by one step, the FFT by its formula."""
+
+
 class CheckpointFile(Record):
     """Weights that were evaluated."""
 
@@ -201,6 +219,7 @@ class EvaluationResult(Record):
     probabilistic: Ensembles | None = None
     probabilistic_rollout: Ensembles | None = None
     darcy: Darcy | None = None
+    peers: dict[str, PeerResult] = {}
     checks: tuple[Check, ...] = ()
     checkpoints: dict[str, CheckpointFile] = {}
     unknown_descents: tuple[str, ...] | None = None

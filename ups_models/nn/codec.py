@@ -2,12 +2,15 @@
 
 import math
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from ups_models.nn.blocks import Mlp, NeighbourConv, TokenGrid
 from ups_models.problems.spectral import dct
+
+Layer = TypeVar("Layer", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -147,8 +150,8 @@ def cosines(grid: FieldGrid, dim: int) -> Tensor:
     return padded.float()
 
 
-def zeroed(linear: nn.Linear) -> nn.Linear:
+def zeroed(layer: Layer) -> Layer:
     """The same layer, starting at zero."""
-    nn.init.zeros_(linear.weight)
-    nn.init.zeros_(linear.bias)
-    return linear
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
+    return layer

@@ -21,7 +21,7 @@ from ups_models.evaluation.parts import (
 from ups_models.evaluation.registry import metrics_in
 from ups_models.evaluation.result import EvaluationResult, Rollout
 from ups_models.report.model import Section, Table
-from ups_models.report.tables import Row, by_horizon, by_model, compare, correlation_table, row_of
+from ups_models.report.tables import Row, by_horizon, by_model, compare, correlation_table, peer_table, row_of
 from ups_models.report.words import interval, number
 
 OF_ONE_MEMBER = "The prior's nRMSE is that of one member."
@@ -82,7 +82,11 @@ def horizon_section(result: EvaluationResult, status: Status) -> Section:
 def field_section(result: EvaluationResult, status: Status) -> Section:
     """PDEBench's metrics over the whole rollout, and how long it stays correlated."""
     rows = (row_of(result, PDEBENCH, metric) for metric in metrics_in(PDEBENCH))
-    tables = (compare("PDEBench metrics over the rollout", rows, DETERMINISTIC), correlation_table(result))
+    tables = (
+        peer_table(result),
+        compare("PDEBench metrics over the rollout", rows, DETERMINISTIC),
+        correlation_table(result),
+    )
     missing = _missing(status, operator=result.rollout is not None)
     return Section("field", "Error by scale", "", _filled(tables), missing)
 

@@ -8,8 +8,14 @@ from typing import Any
 from ups_models.evaluation.parts import CORRELATION, MODELS, Part
 from ups_models.evaluation.registry import Metric, metrics_in
 from ups_models.evaluation.result import EvaluationResult
+from ups_models.peers import PEERS
 from ups_models.report.model import Table, Timing
 from ups_models.report.words import DASH, bound, bounds, interval, number, seconds
+
+PEER_NOTE = (
+    "The same data, steps of unroll, augmentation, conserved means and optimiser; as many steps of a peer as last as "
+    "long as the operator's training."
+)
 
 
 @dataclass(frozen=True)
@@ -107,6 +113,43 @@ def correlation_table(result: EvaluationResult) -> Table:
         remark = "the last time: a lower bound" if saturated else "falls under it"
         rows.append((key.partition("/")[2], number(time), remark))
     return Table("Correlation time of the operator (dimensionless)", ("Threshold", "Time", "Remark"), tuple(rows))
+
+
+def peer_table(result: EvaluationResult) -> Table:
+    """The operator, and each peer that was trained for as long."""
+    columns = (
+        "",
+        "nRMSE, mean",
+        "95 % interval",
+        "Median",
+        "One step",
+        "Parameters",
+        "Steps",
+        "s a step",
+        "GFLOP a step",
+    )
+    if not result.peers or result.rollout is None or result.network is None:
+        return Table("Rollout of peers at equal compute", columns, ())
+    own, one_step = result.rollout.summary["operator"], result.one_step["operator"]["nrmse"]
+    first = next(iter(result.peers.values()))
+    steps = round(first.steps * first.seconds_per_step / first.operator_seconds_per_step)
+    rows = [
+        (
+            MODELS["operator"],
+            *(number(own.mean), interval(own.ci95), number(own.median), number(one_step)),
+            *(f"{result.network.parameters:,}", number(steps)),
+            *(number(first.operator_seconds_per_step), number(first.operator_gflops)),
+        )
+    ]
+    rows += [
+        (
+            PEERS[name].label,
+            *(number(it.mean), interval(it.ci95), number(it.median), number(it.one_step)),
+            *(f"{it.parameters:,}", number(it.steps), number(it.seconds_per_step), number(it.gflops)),
+        )
+        for name, it in result.peers.items()
+    ]
+    return Table("Rollout of peers at equal compute", columns, tuple(rows), note=PEER_NOTE)
 
 
 def checkpoint_table(result: EvaluationResult) -> Table:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+import torch
 import yaml
 from torch.nn.modules.module import register_module_forward_pre_hook
 
@@ -27,11 +28,13 @@ from tasks.services.stages.descent import require_one_origin, trained_config
 from tasks.services.stages.evaluated import data_from, data_of, models_from, models_of
 from tasks.services.stages.evaluators import evaluators
 from tasks.services.stages.inputs import select_device
+from tasks.services.stages.peers import evaluate_peers
 from tasks.services.stages.plan import evaluation_inputs, usable_stages
 from tasks.services.stages.processes import processes_for
 from tasks.services.stages.snapshot import read_snapshot
 from ups_models.config.schema import EvalConfig, PipelineConfig
 from ups_models.errors import Preempted
+from ups_models.evaluation.checks import check
 from ups_models.evaluation.evaluate import evaluate
 from ups_models.evaluation.inputs import EvalData
 from ups_models.evaluation.parts import main_error
@@ -64,20 +67,17 @@ def evaluate_run(name: str, cfg: PipelineConfig, settings: EvalConfig, run: Owne
         usable = usable_stages(cfg, run.checkpoints, snapshot)
         models = models_of(cfg, run, usable, device)
         data = data_of(cfg, settings, run, models)
-        n_processes = processes_for(cfg, device)
-        with _left_if_stopped(name), evaluators(name, cfg, settings, run, [*models.networks()], n_processes) as ask:
+        trained, n_processes = [*models.networks()], processes_for(cfg, device)
+        with _left_if_stopped(name), evaluators(name, cfg, settings, run, trained, n_processes) as ask:
             result, arrays = evaluate(cfg, settings, models, data, device=device, ask=ask)
+        result = _with_peers(result, cfg, settings, run, device)
         inputs = evaluation_inputs(cfg, settings, snapshot, usable)
-    except Preempted:
-        raise  # as after a kill: it is in progress, and runs again
+    except Preempted:  # as after a kill: it is in progress, and runs again
+        raise
     except Exception as error:
         status.record_evaluation(name, status="failed", error_message=str(error) or type(error).__name__)
         raise
-    checkpoints = {
-        stage: CheckpointFile(file=spec.checkpoint, sha256=inputs[spec.checkpoint])
-        for stage, spec in SPECS.items()
-        if spec.checkpoint in inputs
-    }
+    checkpoints = _checkpoints_in(inputs)
     unknown = [stage for stage in snapshot.unknown_descents if stage in checkpoints]
     result = with_origin(result, name, cfg, checkpoints, trajectory_files(cfg, run), unknown)
     run.check()
@@ -97,6 +97,25 @@ def evaluate_run(name: str, cfg: PipelineConfig, settings: EvalConfig, run: Owne
     if judged.state == "fail":
         logger.warning("%s: %s", name, judged.text)
     return result
+
+
+def _checkpoints_in(inputs: Mapping[str, str]) -> dict[str, CheckpointFile]:
+    """What was evaluated of what an evaluation depends on, by stage."""
+    return {
+        stage: CheckpointFile(file=spec.checkpoint, sha256=inputs[spec.checkpoint])
+        for stage, spec in SPECS.items()
+        if spec.checkpoint in inputs
+    }
+
+
+def _with_peers(
+    result: EvaluationResult, cfg: PipelineConfig, settings: EvalConfig, run: OwnedRun, device: torch.device
+) -> EvaluationResult:
+    """The result with those that were asked for, and what they are checked against."""
+    if not settings.peers or result.rollout is None:
+        return result
+    found = result.model_copy(update={"peers": evaluate_peers(cfg, settings, run, device)})
+    return found.model_copy(update={"checks": check(found)})
 
 
 @contextmanager

@@ -29,7 +29,7 @@ from ups_models.evaluation.parts import (
     score,
 )
 from ups_models.evaluation.registry import METRICS, Metric, measure, metrics_in, numbers_of
-from ups_models.evaluation.result import Check, EvaluationResult, read_result
+from ups_models.evaluation.result import Check, EvaluationResult, PeerResult, read_result
 from ups_models.evaluation.samples import Ensemble, Forecast
 from ups_models.report.tables import by_model
 from ups_models.report.words import bounds, verdict
@@ -117,9 +117,25 @@ def test_every_number_of_a_result_is_a_metric_or_a_fact(smoke_result):
     assert numbers_of(smoke_result) == numbers
 
 
+PEER = PeerResult(
+    mean=0.1,
+    median=0.1,
+    p90=0.2,
+    ci95=(0.1, 0.2),
+    one_step=0.01,
+    parameters=10,
+    steps=3,
+    seconds_per_step=1,
+    operator_seconds_per_step=1,
+    gflops=1,
+    operator_gflops=1,
+)
+
+
 def test_every_metric_is_measured_where_it_applies(smoke_result):
+    result = smoke_result.model_copy(update={"peers": {"unet": PEER}})
     for part in PARTS:
-        measured = {key for scores in part.scores(smoke_result).values() for key in scores}
+        measured = {key for scores in part.scores(result).values() for key in scores}
 
         assert measured == {metric.key for metric in metrics_in(part)}, part.key
 
@@ -155,7 +171,7 @@ def test_docs_list_every_metric():
 
 def test_checks_apply_as_far_as_there_are_numbers(smoke_result):
     assert [it.name for it in check(smoke_result)] == [
-        row.name for row in CHECKS if row.absolute is not False and row.steps in (None, 1)
+        row.name for row in CHECKS if row.absolute is not False and row.steps in (None, 1) and "peer" not in row.name
     ]
     assert smoke_result.checks == check(smoke_result)
     assert check(EvaluationResult()) == ()

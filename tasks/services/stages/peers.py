@@ -1,0 +1,171 @@
+"""Peers: networks of others, trained beside a run on its data, by its recipe, for as long as its operator.
+
+Each is a run of its own below the run, with one stage: it is saved and resumed as any other, and its status is its own.
+How many steps it gets is found once, by timing steps of both, and kept.
+"""
+
+import json
+import logging
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from tasks.services.data.datasets import trajectory_files
+from tasks.services.run.lock import owned
+from tasks.services.run.paths import RunDir
+from tasks.services.run.status import read_status
+from tasks.services.stages.evaluated import data_of, models_of
+from tasks.services.stages.inputs import training_data
+from tasks.services.stages.training import train_stage_files
+from ups_models.config.schema import EvalConfig, PipelineConfig
+from ups_models.errors import BadInput
+from ups_models.evaluation.evaluate import evaluate
+from ups_models.evaluation.result import PeerResult
+from ups_models.files import write_text
+from ups_models.nn.codec import means_of
+from ups_models.nn.own import as_operator
+from ups_models.peers import require_peer
+from ups_models.peers.flops import fft_flops
+from ups_models.reading import parse_json, read_text
+from ups_models.stages.registry import STAGES
+from ups_models.stages.spec import SPECS
+from ups_models.training.state import TrainState, start_state
+from ups_models.training.steps import Steps
+
+logger = logging.getLogger(__name__)
+
+FOLDER, BUDGET, OPERATOR = "peers", "budget.json", "operator"
+TIMED, WARM = 5, 2
+"""Steps of each part of the unroll that are timed, and those before them that are not."""
+
+
+def evaluate_peers(
+    cfg: PipelineConfig, settings: EvalConfig, run: RunDir, device: torch.device
+) -> dict[str, PeerResult]:
+    """Train each peer that is asked for, where it is not trained yet, and evaluate it on the same rows.
+
+    Raises what training raises, Preempted where it was stopped.
+    """
+    own = flops_of_step(cfg, models_of(cfg, run, {OPERATOR: None}, device).networks()[OPERATOR], device)
+    return {name: _evaluated(name, cfg, settings, run, device, own) for name in settings.peers}
+
+
+def peer_config(cfg: PipelineConfig, name: str, files: Mapping[Path, Any], *, steps: int) -> PipelineConfig:
+    """The config of a peer's run: its network as the operator, on the same files, with the same recipe."""
+    peer, values = require_peer(name), cfg.model_dump()
+    points = [n // m for n, m in zip(cfg.data.grid, cfg.tokens, strict=True)]
+    size = len(cfg.data.problem.channels)
+    for one in points:
+        size *= one
+    values["latent"]["dim"] = size
+    values["operator"] |= {"network": peer.reference, "options": dict(peer.options)}
+    values["denoiser"] |= {"network": None, "options": {}, "scale_groups": 1}
+    values["prior"] |= {"network": None, "options": {}}
+    for stage, section in values["stages"].items():
+        section |= {"init_from": None, **({} if stage == OPERATOR else {"epochs": 0})}
+    values["stages"][OPERATOR] |= {
+        "epochs": 1,
+        "steps_per_epoch": steps,
+        "lr": peer.lr,
+        "reconstruction_weight": 0.0,
+        "consistency_weight": 0.0,
+    }
+    if not cfg.data.files:
+        values["data"] |= {"files": tuple(path.absolute() for path in files), "downloads": ()}
+    values["runtime"]["threads"] = torch.get_num_threads()
+    values["evaluations"] = {}
+    return PipelineConfig.model_validate(values)
+
+
+def _evaluated(
+    name: str, cfg: PipelineConfig, settings: EvalConfig, run: RunDir, device: torch.device, own_flops: float
+) -> PeerResult:
+    root = run.root / FOLDER / name
+    there = RunDir.of(root, Path("checkpoints"))
+    there.checkpoints.mkdir(parents=True, exist_ok=True)
+    files = trajectory_files(cfg, run)
+    budget = _budget(name, cfg, run, root / BUDGET, files, device)
+    its = peer_config(cfg, name, files, steps=int(budget["steps"]))
+    if read_status(there.status).stage(OPERATOR).status != "completed":
+        logger.info("peer %s: trains %d steps, for as long as the operator did", name, budget["steps"])
+        with owned(there) as held:
+            train_stage_files(OPERATOR, its, held, fresh=False)
+    models = models_of(its, there, {OPERATOR: None}, device)
+    alone = settings.model_copy(update={"ensemble_trajectories": 0, "peers": ()})
+    result, _ = evaluate(its, alone, models, data_of(its, alone, there, models), device=device)
+    if result.rollout is None or result.network is None:
+        raise BadInput(f"peer {name}: there is nothing to evaluate it on")
+    summary = result.rollout.summary[OPERATOR]
+    return PeerResult(
+        mean=summary.mean,
+        median=summary.median,
+        p90=summary.scores["p90"],
+        ci95=summary.ci95,
+        one_step=result.one_step[OPERATOR]["nrmse"],
+        parameters=result.network.parameters,
+        steps=int(budget["steps"]),
+        seconds_per_step=budget["seconds_per_step"],
+        operator_seconds_per_step=budget["operator_seconds_per_step"],
+        gflops=flops_of_step(its, models.networks()[OPERATOR], device) / 1e9,
+        operator_gflops=own_flops / 1e9,
+    )
+
+
+def _budget(
+    name: str, cfg: PipelineConfig, run: RunDir, path: Path, files: Mapping[Path, Any], device: torch.device
+) -> dict[str, float]:
+    """How many steps take the peer as long as all steps took the operator; timed once, then kept."""
+    if path.is_file():
+        kept: dict[str, float] = parse_json(read_text(path))
+        return kept
+    own = cfg.stages.operator
+    mine = seconds_per_step(cfg, run, device)
+    theirs = seconds_per_step(peer_config(cfg, name, files, steps=own.total_steps), run, device)
+    steps = max(1, round(own.total_steps * mine / theirs))
+    found = {"steps": steps, "seconds_per_step": theirs, "operator_seconds_per_step": mine}
+    write_text(path, json.dumps(found, indent=1) + "\n")
+    return found
+
+
+def seconds_per_step(cfg: PipelineConfig, run: RunDir, device: torch.device) -> float:
+    """Of stage operator, a mean over the parts of its unroll: seconds of this process's CPU, or of a GPU."""
+    stage, data = STAGES[OPERATOR], training_data(SPECS[OPERATOR], cfg, run)
+    state = start_state(stage, cfg, data, {}, device)
+    steps = Steps(stage, cfg, data, {}, device)
+    parts, found = len(cfg.stages.operator.unroll), []
+    for part in range(parts):
+        first = cfg.stages.operator.total_steps * part // parts
+        _take(WARM, steps, state, first)
+        began = _clock(device)
+        _take(TIMED, steps, state, first)
+        found.append((_clock(device) - began) / TIMED)
+    return sum(found) / parts
+
+
+def _take(count: int, steps: Steps, state: TrainState, at: int) -> None:
+    """The same step so many times."""
+    for _ in range(count):
+        state.step = at
+        steps.take(state)
+
+
+def _clock(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        return time.perf_counter()
+    return time.process_time()
+
+
+def flops_of_step(cfg: PipelineConfig, net: nn.Module, device: torch.device) -> float:
+    """Floating-point operations of one forecast of one field: as PyTorch counts them, and FFTs by their formula."""
+    operator, problem = as_operator(net), cfg.data.problem
+    u = torch.zeros(1, len(problem.channels), *cfg.data.grid, device=device)
+    known: Tensor = torch.zeros(1, len(problem.parameters) + 1, device=device)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        operator.decode(operator.advance(operator.encode(u), known), means_of(u))
+    return float(counter.get_total_flops()) + fft_flops(net, cfg.data.grid)

@@ -1,0 +1,44 @@
+"""Peers: what others would train on the same data, with the same recipe, for as long."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+
+from ups_models.errors import BadInput
+
+FOLDER = Path(__file__).resolve().parent
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A network of one step, the options that it is made with, and the peak learning rate that suited it best."""
+
+    label: str
+    file: str
+    lr: float
+    options: Mapping[str, int] = field(default_factory=dict)
+    needs: str | None = None
+    """A package that is no dependency of ours; the extra of ours that brings it is called peers."""
+
+    @property
+    def reference(self) -> str:
+        """As a config names a network."""
+        return f"{FOLDER / self.file}:Net"
+
+
+PEERS: Mapping[str, Peer] = {
+    "fno": Peer("FNO (neuraloperator)", "fno.py", 2e-3, {"modes": 24, "width": 32, "layers": 4}, "neuralop"),
+    "unet": Peer("U-Net", "unet.py", 1e-3, {"width": 32, "levels": 3}),
+    "dilresnet": Peer("Dil-ResNet", "dilresnet.py", 1e-3, {"width": 48, "blocks": 3}),
+}
+
+
+def require_peer(name: str) -> Peer:
+    """The peer of this name. Raises BadInput where what it needs is not installed."""
+    peer = PEERS[name]
+    if peer.needs is not None and find_spec(peer.needs) is None:
+        raise BadInput(
+            f"evaluations.peers: {name} needs {peer.needs}: pip install 'ups-pipeline[peers]', or leave it out"
+        )
+    return peer
