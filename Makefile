@@ -110,6 +110,10 @@ bench-growth: $(STAMP) ## How time and memory grow with trajectories, members, p
 bench-calibration: $(STAMP) ## Ensembles of every candidate sampler beside an operator of equal compute (ARGS="--seeds 0")
 	@PYTHONPATH=tests $(VPY) -m harness.bench.calibration $(ARGS)
 
+.PHONY: bench-peers
+bench-peers: $(STAMP) ## The operator beside an FNO, a U-Net and a Dil-ResNet at equal CPU seconds (ARGS="--budgets 80 --seeds 0")
+	@PYTHONPATH=tests $(VPY) -m harness.bench.peers $(ARGS)
+
 .PHONY: bench-speed
 bench-speed: $(STAMP) ## A trained run beside the solver at the resolution of equal error, and when it has paid (ARGS="runs/a")
 	@PYTHONPATH=tests $(VPY) -m harness.bench.speed $(ARGS)

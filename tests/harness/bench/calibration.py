@@ -11,7 +11,6 @@ import argparse
 import json
 import os
 import shutil
-import statistics
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -19,9 +18,8 @@ from pathlib import Path
 
 import torch
 
-from harness.bench.problems import ROOT, machine
+from harness.bench.problems import ROOT, cell, machine, run_in
 from tasks.services.run.code_version import code_version
-from tasks.services.run.paths import RunDir
 from tasks.services.run.status import read_status
 from tasks.services.stages.evaluated import data_of, models_of
 from tasks.services.stages.result_rows import ResultRow, write_row
@@ -190,11 +188,6 @@ def seconds_of(run: Path) -> float:
     return read_status(run_in(run).status).stage("consistency_distill").seconds or 0.0
 
 
-def run_in(root: Path) -> RunDir:
-    """The run in a directory."""
-    return RunDir.of(root, root / "checkpoints")
-
-
 def train(config: Path, seed: int, run: Path, stage: str, *settings: str) -> None:
     """One stage, as a user would; the same command resumes it."""
     command = [sys.executable, "-m", "flows.cli", "train", "--config", str(config), "--stage", stage, "--auto-resume"]
@@ -231,14 +224,6 @@ def table(rows: Mapping[str, Sequence[Mapping[str, float]]]) -> str:
         cells = [cell([row[figure] for row in found if figure in row]) for found in rows.values()]
         lines.append(f"| {figure} | {' | '.join(cells)} |")
     return "\n".join(lines)
-
-
-def cell(values: Sequence[float]) -> str:
-    """The mean, with the range where there are several."""
-    if not values:
-        return ""
-    around = f" [{min(values):.3g}, {max(values):.3g}]" if len(values) > 1 else ""
-    return f"{statistics.fmean(values):.3g}{around}"
 
 
 if __name__ == "__main__":

@@ -99,7 +99,7 @@ def row(config: Path, seed: int, out: Path, parameter: float | None = None) -> R
     if not kept.is_file():
         run = out / name
         train(config, seed, run, *([] if parameter is None else [f"data.generate.parameters=[{parameter}]"]))
-        write_row(kept, row_of(_run(run), metrics_of(run), **origin(config, seed)))
+        write_row(kept, row_of(run_in(run), metrics_of(run), **origin(config, seed)))
     found: Row = json.loads(kept.read_text("utf-8"))["figures"]
     return found
 
@@ -132,7 +132,7 @@ def metrics_of(run: Path) -> dict[str, float]:
     """What the full evaluation of a run found, as the bars ask for it, and what it took."""
     cfg = load_config(run / "config.yaml", schema=PipelineConfig)
     result: dict[str, Any] = json.loads((run / "reports" / "full_eval.json").read_text("utf-8"))
-    seconds = sum(record.seconds or 0.0 for record in read_status(_run(run).status).stages.values())
+    seconds = sum(record.seconds or 0.0 for record in read_status(run_in(run).status).stages.values())
     if "rollout" not in result:
         return _steady(result["darcy"]) | {"training, s": seconds}
     summary, network = result["rollout"]["summary"], result["network"]
@@ -182,7 +182,7 @@ def _steady(darcy: Mapping[str, Any]) -> dict[str, float]:
 
 def fields_of_test(cfg: PipelineConfig, run: Path, trajectories: int) -> Fields:
     """The test rows of an evaluation, chosen as it chooses them."""
-    data = load_data(cfg, _run(run))
+    data = load_data(cfg, run_in(run))
     test = data.select(split_rows(data.row, val=cfg.data.val, test=cfg.data.test).test)
     return test.select(evenly_spaced(trajectories, len(test.row)))
 
@@ -226,8 +226,17 @@ def lyapunov_time(test: Fields) -> float:
     return float(1 / slope)
 
 
-def _run(root: Path) -> RunDir:
+def run_in(root: Path) -> RunDir:
+    """The run in a directory."""
     return RunDir.of(root, root / "checkpoints")
+
+
+def cell(values: Sequence[float]) -> str:
+    """The mean, with the range where there are several."""
+    if not values:
+        return ""
+    around = f" [{min(values):.3g}, {max(values):.3g}]" if len(values) > 1 else ""
+    return f"{statistics.fmean(values):.3g}{around}"
 
 
 def table(name: str, seeds: Sequence[int], rows: Sequence[Row]) -> str:

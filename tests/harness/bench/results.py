@@ -1,46 +1,131 @@
-"""The page of what was reached, made from the rows that were committed: `make results`."""
+"""The page of what was reached, and the README's table, made from the rows that were committed: `make results`."""
 
-import json
 import sys
 from collections.abc import Mapping
-from typing import Any
+from pathlib import Path
 
-from harness.bench.problems import ROOT, table
+from harness.bench.problems import ROOT, cell, table
+from tasks.services.stages.result_rows import ResultRow
+from ups_models.evaluation.checks import CHECKS, CheckRow
+from ups_models.evaluation.result import Check
+from ups_models.reading import parse_json, read_text
+from ups_models.report.words import bound, bounds
 
-ROWS, PAGE = ROOT / "docs" / "results" / "problems", ROOT / "docs" / "results.md"
+ROWS, PAGE, README = ROOT / "docs" / "results", ROOT / "docs" / "results.md", ROOT / "README.md"
 HEAD = """# What was reached
 
 Made by `make results` from the rows in `docs/results/`, each the figures of one run; nothing here is typed by hand. A
 bar that is missed stands beside its figure. One seed is one run: no spread is known where there is one.
 """
+BEGIN, END = "<!-- make results -->\n", "<!-- end -->"
+QUICKSTART: Mapping[str, tuple[str, str]] = {
+    "rollout nRMSE, mean": ("rollout nRMSE, mean", ""),
+    "rollout nRMSE, median": ("rollout nRMSE, median", ""),
+    "rollout nRMSE of persistence": ("rollout nRMSE, mean, of persistence", ""),
+    "rollout nRMSE of the constant mean": ("rollout nRMSE, mean, of the constant mean", ""),
+    "one-step nRMSE": ("one-step nRMSE", ""),
+    "CRPS of a rollout / error of one forecast": ("CRPS of a rollout / mean absolute error of one forecast", ""),
+    "nRMSE of the ensemble's mean / of one forecast": ("nRMSE of the ensemble's mean / of one forecast", ""),
+    **{f"spread / skill after {n} steps": (f"spread / skill after {n} steps", "") for n in (1, 10, 40)},
+    **{f"coverage of 90 % after {n} steps": (f"coverage of 90 % after {n} steps", "") for n in (1, 10, 40)},
+    "steady prior member nRMSE": ("steady prior on 32² Darcy, nRMSE of a member", ""),
+    "steady prior CRPS / error of its mean": ("steady prior, CRPS / error of its mean", ""),
+    "quickstart, wall (s)": ("quickstart end to end, after installation, s", "≤ 300"),
+    "quickstart, peak memory of a process (GB)": ("peak memory, GB", "≤ 2"),
+    "completed run again, wall (s)": ("running a completed pipeline again, s", "≤ 15"),
+    "ups status, wall (s)": ("`ups status`, s", "≤ 0.5"),
+}
+"""Figures of the README's table: what they are called there, and their bar where it is no check's."""
 
 
 def main() -> int:
-    """Write the page."""
+    """Write the page, and the README's table."""
     PAGE.write_text(page(), "utf-8")
+    README.write_text(readme(), "utf-8")
     print(f"Page: {PAGE.relative_to(ROOT)}")
     return 0
 
 
 def page() -> str:
-    """All rows, by problem, as Markdown."""
-    return "\n".join([HEAD, *(_problem(name, rows) for name, rows in rows_by_problem().items())])
+    """All rows, by kind and problem, as Markdown."""
+    parts = [_problem(name, rows) for name, rows in by_name("problems").items()]
+    for kind, title in KINDS.items():
+        parts += [_kind(kind, title, name, rows) for name, rows in by_name(kind).items()]
+    return "\n".join([HEAD, *parts])
 
 
-def rows_by_problem() -> dict[str, dict[int, Mapping[str, Any]]]:
-    """By problem and seed: figures, command, commit, machine."""
-    found: dict[str, dict[int, Mapping[str, Any]]] = {}
-    for path in sorted(ROWS.glob("*-seed*.json")):
+def readme() -> str:
+    """The README with the table of the quickstart's rows."""
+    text = README.read_text("utf-8")
+    before, _, rest = text.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    return before + BEGIN + quickstart_table() + END + after
+
+
+def quickstart_table() -> str:
+    """A line for each figure, a column for each seed, and what it is held against."""
+    rows = by_name("quickstart")["quickstart"]
+    seeds = sorted(rows)
+    lines = [f"| metric | {' | '.join(f'seed {seed}' for seed in seeds)} | check |", "|---" * (len(seeds) + 2) + "|"]
+    for figure, (label, bar) in QUICKSTART.items():
+        cells = " | ".join(
+            f"{rows[seed].figures[figure]:.3g}" if figure in rows[seed].figures else "" for seed in seeds
+        )
+        lines.append(f"| {label} | {cells} | {bar or bar_of(figure)} |")
+    return "\n".join(lines) + "\n"
+
+
+def bar_of(figure: str) -> str:
+    """The bounds of the check of this name, as a report shows them."""
+    row: CheckRow | None = next((one for one in CHECKS if one.name == figure), None)
+    if row is None:
+        return ""
+    check = Check(
+        name=row.name, value=0.0, bound=row.bound, lower=row.lower, sense=row.sense, stretch_goal=row.stretch_goal
+    )
+    goal = "" if row.stretch_goal is None else f", stretch goal {bound(check, row.stretch_goal)}"
+    return f"{bounds(check)}{goal}"
+
+
+def by_name(kind: str) -> dict[str, dict[int, ResultRow]]:
+    """The rows of a kind, by what they are of, and by seed."""
+    found: dict[str, dict[int, ResultRow]] = {}
+    for path in sorted((ROWS / kind).glob("*-seed*.json")):
         name, _, seed = path.stem.rpartition("-seed")
-        found.setdefault(name, {})[int(seed)] = json.loads(path.read_text("utf-8"))
+        found.setdefault(name, {})[int(seed)] = read(path)
     return found
 
 
-def _problem(name: str, rows: Mapping[int, Mapping[str, Any]]) -> str:
-    seeds = sorted(rows)
-    made = "\n".join("`{command}` at {commit:.12}, {machine}".format_map(rows[seed]) for seed in seeds)
-    return f"{table(name, seeds, [rows[seed]['figures'] for seed in seeds])}\n{made}\n"
+def read(path: Path) -> ResultRow:
+    """A row, also one that does not hold its config."""
+    return ResultRow.model_validate(parse_json(read_text(path)))
 
+
+def _problem(name: str, rows: Mapping[int, ResultRow]) -> str:
+    seeds = sorted(rows)
+    return f"{table(name, seeds, [rows[seed].figures for seed in seeds])}\n{_made(rows)}\n"
+
+
+def _kind(kind: str, title: str, name: str, rows: Mapping[int, ResultRow]) -> str:
+    """Figures down; the mean over seeds and its range."""
+    figures = list(dict.fromkeys(figure for row in rows.values() for figure in row.figures))
+    lines = [f"### {title}: {name}", "", f"| figure | {len(rows)} seeds |", "|---|---|"]
+    of_figure = {name: [row.figures[name] for row in rows.values() if name in row.figures] for name in figures}
+    lines += [f"| {name} | {cell(values)} |" for name, values in of_figure.items()]
+    return "\n".join([*lines, "", _made(rows), ""])
+
+
+def _made(rows: Mapping[int, ResultRow]) -> str:
+    there = [rows[seed] for seed in sorted(rows)]
+    return "\n".join(f"`{row.command}` at {row.commit:.12}, {row.machine}" for row in there)
+
+
+KINDS: Mapping[str, str] = {
+    "quickstart": "Quickstart",
+    "calibration": "Calibration of rollouts",
+    "peers": "Peers at equal compute",
+    "speed": "Speed",
+}
 
 if __name__ == "__main__":
     sys.exit(main())
