@@ -1,12 +1,15 @@
 """The trials of a sweep as runs of a deployment: named, tagged, made once however often they are asked for."""
 
+import json
 import logging
+import re
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.actions import ArtifactCreate
 from prefect.client.schemas.filters import FlowRunFilter
 from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.client.schemas.responses import DeploymentResponse
@@ -17,6 +20,7 @@ from flows.requests.job import require_feasible
 from flows.requests.sweep import Trial
 from tasks.services.run.lock import is_owned
 from tasks.services.run.uninterrupted import pause_unless_stopped
+from tasks.services.stages.leaderboard import LeaderboardRow, table_of
 from ups_models.errors import BadInput, UPSError
 
 logger = logging.getLogger(__name__)
@@ -81,6 +85,16 @@ def train_by_workers(trials: Iterable[Trial], root: Path, pool: str) -> dict[str
             if chains:
                 pause_unless_stopped(LOOK_EVERY_S, "the sweep")
     return failed
+
+
+def show_leaderboard(root: Path, rows: Sequence[LeaderboardRow]) -> None:
+    """As an artifact of the server, whose versions are kept. Raises UPSError where it does not answer."""
+    table = table_of(rows)
+    cells = [dict(zip(("place", *table.columns[1:]), row, strict=True)) for row in table.rows]
+    key = f"sweep-{re.sub('[^a-z0-9]+', '-', root.name.lower()).strip('-')}"
+    with server_client() as client:
+        description = f"Leaderboard of the sweep in {root.absolute()}. {table.note}"
+        client.create_artifact(ArtifactCreate(key=key, type="table", data=json.dumps(cells), description=description))
 
 
 def deployment_in(client: SyncPrefectClient, pool: str) -> DeploymentResponse:

@@ -84,12 +84,14 @@ def test_workers_of_a_pool_train_each_point_once(home):
         killed_after(20, arguments, home, room.environment)
         done = run(arguments, home, room.environment)
         runs = room.ask("POST", "/flow_runs/filter", json={"flow_runs": {"tags": {"all_": ["sweep:pool"]}}})
+        [artifact] = room.ask("POST", "/artifacts/filter", json={"artifacts": {"key": {"any_": ["sweep-pool"]}}})
     finally:
         room.stop()
 
     assert done.returncode == 0, done.stderr
     assert len(runs) == 2
     assert set(errors_in(home / "pool")) == {"operator.width=8", "operator.width=16"}
+    assert {row["point"] for row in json.loads(artifact["data"])} == {"operator.width=8", "operator.width=16"}
 
 
 def test_a_pool_that_nobody_deployed_for_is_named(home):

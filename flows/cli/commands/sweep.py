@@ -42,6 +42,10 @@ def run(arguments: argparse.Namespace) -> int:
     table = table_of(rows)
     echo("\n".join(aligned([table.columns, *table.rows])))
     echo(f"Leaderboard: {_written(root, rows)}")
+    if arguments.workers != HERE:
+        from flows.prefect.sweep import show_leaderboard
+
+        show_leaderboard(root, rows)
     if any(one.missing for one in rows):
         raise UPSError("some points have no result, see the last column; the same command tries them again")
     return 0

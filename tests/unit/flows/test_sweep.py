@@ -158,6 +158,17 @@ def test_what_is_trained_already_is_only_compared(sweep, here, finished_run, ups
     assert "seed=0" in (here / "s" / "leaderboard.html").read_text()
 
 
+def test_all_runs_of_a_sweep_can_be_compared(sweep, here, finished_run, ups):
+    path = sweep("grid: {seed: [0]}")
+    shutil.copytree(finished_run, here / "s" / "seed=0" / "seed0")
+    assert ups("sweep", str(path), "--out", "s").returncode == 0
+
+    done = ups("compare", "s")
+
+    assert done.returncode == 0, done.stderr
+    assert "s/seed=0/seed0" in done.stdout
+
+
 def test_a_point_that_cannot_be_trained_is_shown_and_the_others_are_compared(sweep, here, finished_run, ups):
     path = sweep("grid: {data.files: [[], [nowhere.hdf5]]}")
     good, bad = (here / "s" / name_of({"data.files": files}) / "seed0" for files in ([], ["nowhere.hdf5"]))
