@@ -196,6 +196,19 @@ class SteadyGenerateConfig(Section):
     parameters: tuple[Parameter, ...] = Field((1.0,), min_length=1, description="One file for each beta, the force.")
 
 
+class KnownConfig(Section):
+    """What is known of a coefficient; by default all of it, and then the state is a point, which a regression finds."""
+
+    coarse: Count = Field(1, ge=1, le=256, description="Points along each axis of which only the mean is known.")
+    hidden: Number = Field(0.0, ge=0, lt=1, description="Share of these squares of which nothing is known.")
+    noise: Number = Field(0.0, ge=0, le=10, description="Standard deviation of an error in ln a.")
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether nothing is left to be uncertain of."""
+        return self == KnownConfig()
+
+
 class SteadyDataConfig(Section):
     """Pairs of coefficient and steady state for the steady prior (2D Darcy flow)."""
 
@@ -209,3 +222,10 @@ class SteadyDataConfig(Section):
     test: Count = Field(64, ge=1, le=1_000_000, description="Rows of each file held out for the full evaluation.")
     val: Count = Field(32, ge=1, le=1_000_000, description="Rows of each file for validation.")
     limit: Limit | None = Field(None, description="Read at most this many rows of each file; null: all.")
+    known: KnownConfig = Field(default_factory=KnownConfig, description="What networks are shown of the coefficient.")
+
+    @model_validator(mode="after")
+    def _can_be_shown(self) -> Self:
+        if self.size % self.known.coarse:
+            raise ValueError(f"known.coarse={self.known.coarse} does not divide size={self.size}")
+        return self

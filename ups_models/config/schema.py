@@ -13,7 +13,7 @@ from ups_models.config.stages import BATCH_SIZES, StagesConfig
 Tokens = Annotated[int | tuple[int, ...], Sizes(4, 4096)]
 Processes = Annotated[int, Field(ge=1, le=256), BeforeValidator(no_bool)]
 StudentSteps = Annotated[int, Field(ge=1, le=4), BeforeValidator(no_bool)]
-PeerName = Literal["fno", "unet", "dilresnet"]
+PeerName = Literal["fno", "unet", "dilresnet", "regression"]
 
 
 class LatentConfig(Section):

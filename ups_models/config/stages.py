@@ -1,7 +1,7 @@
 """How each stage is trained: its budget, its optimiser, and what its loss has of its own."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field
 
@@ -100,6 +100,10 @@ class DistillStageConfig(UnrolledStageConfig):
 
 class PriorStageConfig(StageConfig):
     """Flow matching for the steady prior."""
+
+    objective: Literal["flow", "regression"] = Field(
+        "flow", description="flow: a distribution of states; regression: their mean, by the same network, to compare."
+    )
 
     lr: Number = Field(2e-3, gt=0, le=1, description="Peak learning rate of AdamW; falls to zero as a cosine.")
     batch_size: Count = Field(32, ge=1, le=65536, description="Samples in a batch.")

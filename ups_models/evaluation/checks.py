@@ -152,6 +152,13 @@ CHECKS = (
         0.8,
         over=(DARCY, "steady_prior", "mae_of_mean"),
     ),
+    CheckRow(
+        "steady prior CRPS / error of a regression",
+        (DARCY, "steady_prior", "crps"),
+        0.85,
+        over=(DARCY, "regression", "mae"),
+        stretch_goal=0.75,
+    ),
     CheckRow("steady prior coverage of 90 %", (DARCY, "steady_prior", "coverage/90"), 0.97, lower=0.8),
 )
 

@@ -20,6 +20,7 @@ MODELS: Mapping[str, str] = {
     "steady_prior": "Steady prior",
     "mean_field": "Mean field",
     "inverse_coefficient": "1 / mean(a)",
+    "regression": "Regression",
 }
 """Every model and baseline by its key in a result, in the order in which they are shown."""
 DETERMINISTIC = ("operator", "persistence", "constant_mean", "zero")
@@ -29,7 +30,7 @@ DEFAULT_SAMPLERS = ("consistency_1", "diffusion")
 """Of the samplers that there are, the first of these is used where nobody chooses, and drawn."""
 HORIZONS = (1, 4, 10, 20, 40)
 """Numbers of steps after which ensembles of rollouts are looked at."""
-STEADY = ("steady_prior", "mean_field", "inverse_coefficient")
+STEADY = ("steady_prior", "regression", "mean_field", "inverse_coefficient")
 
 
 @dataclass(frozen=True)

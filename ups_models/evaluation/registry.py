@@ -70,7 +70,7 @@ ERRORS: tuple[Metric[Any], ...] = (
         "mae",
         "mean absolute error",
         lambda it: metrics.mae(it.prediction, it.target, it.dim).mean().item(),
-        (ONE_STEP, ENSEMBLES, ROLLOUT_ENSEMBLES),
+        (ONE_STEP, ENSEMBLES, ROLLOUT_ENSEMBLES, DARCY),
         "u",
         headline=(ONE_STEP,),
     ),

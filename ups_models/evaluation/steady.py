@@ -1,5 +1,6 @@
 """The prior of steady states, beside guesses that need no network."""
 
+import torch
 from torch import Tensor
 
 from ups_models.data.fields import SteadyFields
@@ -7,8 +8,9 @@ from ups_models.evaluation.ensembles import ensemble_scores
 from ups_models.evaluation.inputs import Arrays, row_arrays
 from ups_models.evaluation.parts import DARCY
 from ups_models.evaluation.registry import measure
-from ups_models.evaluation.result import Darcy
+from ups_models.evaluation.result import Darcy, Scores
 from ups_models.evaluation.samples import Ensemble, Forecast
+from ups_models.nn.prior import Prior, at_start
 
 SPACE = (-2, -1)
 PANELS, PANEL_SAMPLES = 3, 3
@@ -35,6 +37,14 @@ def steady_errors(
         "darcy_samples": members[:PANEL_SAMPLES, :PANELS].transpose(0, 1).numpy(),
     }
     return found, row_arrays(ensemble.member_errors.mean(0), target) | arrays
+
+
+def regression_errors(prior: Prior, data: SteadyFields) -> Scores:
+    """Of a network that was trained as a regression: one forecast for each coefficient."""
+    device = next(prior.parameters()).device
+    with torch.no_grad():
+        found = prior(*at_start(data.a.to(device))) * prior.unit * data.beta.to(device)[:, None, None]
+    return measure(DARCY, Forecast(found.cpu(), data.u, SPACE))
 
 
 def _guesses(data: SteadyFields, train: SteadyFields) -> dict[str, Tensor]:

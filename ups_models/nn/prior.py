@@ -35,6 +35,11 @@ class Prior(nn.Module):
     unit: Tensor
 
 
+def at_start(a: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """What a regression gives the network: no noise, no time, and the coefficient (B, H, W)."""
+    return torch.zeros_like(a), a.new_zeros(len(a)), a, a.new_ones(len(a))
+
+
 class OwnPrior(Prior):
     """A velocity of the user's."""
 

@@ -9,7 +9,7 @@ from ups_models.config.schema import PipelineConfig
 from ups_models.data.batches import steady_batch
 from ups_models.data.fields import SteadyFields
 from ups_models.nn.own import own_prior
-from ups_models.nn.prior import OwnPrior, Prior, SteadyPrior
+from ups_models.nn.prior import OwnPrior, Prior, SteadyPrior, at_start
 from ups_models.nn.sampling import noise
 from ups_models.stages.spec import SPECS
 from ups_models.stages.stage import Batch, Data, Loss, LossInput, Stage, expect
@@ -24,7 +24,9 @@ def build(cfg: PipelineConfig) -> Prior:
 
 
 def build_loss(cfg: PipelineConfig) -> Loss:
-    """`flow_matching_loss` with the config's dropout of the coefficient."""
+    """`flow_matching_loss` with the config's dropout of the coefficient, or `regression_loss`."""
+    if cfg.stages.steady_prior.objective == "regression":
+        return regression_loss
     return partial(flow_matching_loss, coefficient_dropout=cfg.stages.steady_prior.hide_coefficient)
 
 
@@ -47,6 +49,14 @@ def flow_matching_loss(step: LossInput, *, coefficient_dropout: float) -> Tensor
     known = (torch.rand(len(u), generator=step.rng, device=u.device) >= coefficient_dropout).float()
     velocity: Tensor = net(x, t, step.batch["a"], known)
     return (velocity - (u - start)).square().mean()
+
+
+def regression_loss(step: LossInput) -> Tensor:
+    """|v(0, 0; a) - u|, whose least is the median of u given what is known of a. Batch as above."""
+    net = expect(step.net, Prior)
+    u = step.batch["u"] / (net.unit * step.batch["beta"][:, None, None])
+    found: Tensor = net(*at_start(step.batch["a"]))
+    return (found - u).abs().mean()
 
 
 def fit_normaliser(net: nn.Module, data: Data) -> None:

@@ -151,8 +151,10 @@ def _read_once(data: str, files: tuple[Path, ...], _fingerprint: str | None) -> 
 def _read_steady(data: SteadyDataConfig, files: tuple[Path, ...], _fingerprint: str | None) -> SteadyFields:
     """The same for steady states."""
     from ups_models.data.layouts.pdebench import load_steady
+    from ups_models.data.partly_known import as_known
 
-    return load_steady(files, reduced_resolution=data.reduced_resolution, limit=data.limit)
+    found = load_steady(files, reduced_resolution=data.reduced_resolution, limit=data.limit)
+    return as_known(found, data.known)
 
 
 def require_size(key: str, wanted: tuple[int, ...], found: tuple[int, ...], path: Path) -> None:

@@ -13,6 +13,7 @@ from tasks.services.stages.inputs import load_stage
 from ups_models.config.schema import EvalConfig, PipelineConfig
 from ups_models.data.layouts.pdebench import load_steady
 from ups_models.data.layouts.reading import problem_in
+from ups_models.data.partly_known import as_known
 from ups_models.data.split import Split, split_rows
 from ups_models.errors import BadInput, CheckpointError
 from ups_models.evaluation.inputs import EvalData, Models
@@ -70,6 +71,7 @@ def data_from(cfg: PipelineConfig, path: Path, models: Models) -> EvalData:
                 f"{path}: holds Darcy flow, which only a steady prior is evaluated on; give one with --prior"
             )
         fields = load_steady([path], reduced_resolution=cfg.steady_data.reduced_resolution)
+        fields = as_known(fields, cfg.steady_data.known)
         require_size("steady_data.size", (cfg.steady_data.size,), fields.a.shape[-1:], path)
         return EvalData(steady=fields)
     if models.operator is None:

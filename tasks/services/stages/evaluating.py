@@ -28,7 +28,7 @@ from tasks.services.stages.descent import require_one_origin, trained_config
 from tasks.services.stages.evaluated import data_from, data_of, models_from, models_of
 from tasks.services.stages.evaluators import evaluators
 from tasks.services.stages.inputs import select_device
-from tasks.services.stages.peers import evaluate_peers
+from tasks.services.stages.peers import REGRESSION, evaluate_peers, evaluate_regression
 from tasks.services.stages.plan import evaluation_inputs, usable_stages
 from tasks.services.stages.processes import processes_for
 from tasks.services.stages.snapshot import read_snapshot
@@ -38,7 +38,7 @@ from ups_models.evaluation.checks import check
 from ups_models.evaluation.evaluate import evaluate
 from ups_models.evaluation.inputs import EvalData
 from ups_models.evaluation.parts import main_error
-from ups_models.evaluation.result import CheckpointFile, EvaluationResult
+from ups_models.evaluation.result import CheckpointFile, Darcy, EvaluationResult
 from ups_models.files import FileDigest, known_digest, write_atomically, write_text
 from ups_models.report.html import render_html
 from ups_models.report.markdown import render_markdown
@@ -112,10 +112,14 @@ def _with_peers(
     result: EvaluationResult, cfg: PipelineConfig, settings: EvalConfig, run: OwnedRun, device: torch.device
 ) -> EvaluationResult:
     """The result with those that were asked for, and what they are checked against."""
-    if not settings.peers or result.rollout is None:
-        return result
-    found = result.model_copy(update={"peers": evaluate_peers(cfg, settings, run, device)})
-    return found.model_copy(update={"checks": check(found)})
+    more: dict[str, Any] = {}
+    if settings.peers and result.rollout is not None:
+        more["peers"] = evaluate_peers(cfg, settings, run, device)
+    if REGRESSION in settings.peers and result.darcy is not None:
+        found = {REGRESSION: evaluate_regression(cfg, settings, run, device)}
+        more["darcy"] = Darcy.model_validate(result.darcy.model_dump() | found)
+    result = result.model_copy(update=more)
+    return result.model_copy(update={"checks": check(result)})
 
 
 @contextmanager

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from tasks.services.data.datasets import trajectory_files
+from tasks.services.data.datasets import steady_files, trajectory_files
 from tasks.services.run.lock import owned
 from tasks.services.run.paths import RunDir
 from tasks.services.run.status import read_status
@@ -25,11 +25,13 @@ from tasks.services.stages.training import train_stage_files
 from ups_models.config.schema import EvalConfig, PipelineConfig
 from ups_models.errors import BadInput
 from ups_models.evaluation.evaluate import evaluate
-from ups_models.evaluation.result import PeerResult
+from ups_models.evaluation.inputs import evenly_spaced
+from ups_models.evaluation.result import PeerResult, Scores
+from ups_models.evaluation.steady import regression_errors
 from ups_models.files import write_text
 from ups_models.nn.codec import means_of
 from ups_models.nn.own import as_operator
-from ups_models.peers import require_peer
+from ups_models.peers import PEERS, require_peer
 from ups_models.peers.flops import fft_flops
 from ups_models.reading import parse_json, read_text
 from ups_models.stages.registry import STAGES
@@ -39,7 +41,7 @@ from ups_models.training.steps import Steps
 
 logger = logging.getLogger(__name__)
 
-FOLDER, BUDGET, OPERATOR = "peers", "budget.json", "operator"
+FOLDER, BUDGET, OPERATOR, PRIOR, REGRESSION = "peers", "budget.json", "operator", "steady_prior", "regression"
 TIMED, WARM = 5, 2
 """Steps of each part of the unroll that are timed, and those before them that are not."""
 
@@ -51,8 +53,40 @@ def evaluate_peers(
 
     Raises what training raises, Preempted where it was stopped.
     """
+    names = [name for name in settings.peers if name in PEERS]
+    if not names:
+        return {}
     own = flops_of_step(cfg, models_of(cfg, run, {OPERATOR: None}, device).networks()[OPERATOR], device)
-    return {name: _evaluated(name, cfg, settings, run, device, own) for name in settings.peers}
+    return {name: _evaluated(name, cfg, settings, run, device, own) for name in names}
+
+
+def evaluate_regression(cfg: PipelineConfig, settings: EvalConfig, run: RunDir, device: torch.device) -> Scores:
+    """Of the steady prior's own network, trained for as many steps to say the state itself."""
+    there = RunDir.of(run.root / FOLDER / REGRESSION, Path("checkpoints"))
+    there.checkpoints.mkdir(parents=True, exist_ok=True)
+    its = regression_config(cfg, steady_files(cfg, run))
+    if read_status(there.status).stage(PRIOR).status != "completed":
+        logger.info("%s: trains for as many steps as the prior did", REGRESSION)
+        with owned(there) as held:
+            train_stage_files(PRIOR, its, held, fresh=False)
+    models = models_of(its, there, {PRIOR: None}, device)
+    steady = data_of(its, settings, there, models).steady
+    if models.steady_prior is None or steady is None:
+        raise BadInput(f"{REGRESSION}: there is nothing to evaluate it on")
+    return regression_errors(models.steady_prior, steady.select(evenly_spaced(settings.steady_samples, len(steady.a))))
+
+
+def regression_config(cfg: PipelineConfig, files: Mapping[Path, Any]) -> PipelineConfig:
+    """The config of its run: the steady prior alone, on the same files, with another objective."""
+    values = cfg.model_dump()
+    for stage, section in values["stages"].items():
+        section |= {"init_from": None, **({} if stage == PRIOR else {"epochs": 0})}
+    values["stages"][PRIOR]["objective"] = REGRESSION
+    if not cfg.steady_data.files:
+        values["steady_data"] |= {"files": tuple(path.absolute() for path in files), "downloads": ()}
+    values["runtime"]["threads"] = torch.get_num_threads()
+    values["evaluations"] = {}
+    return PipelineConfig.model_validate(values)
 
 
 def peer_config(cfg: PipelineConfig, name: str, files: Mapping[Path, Any], *, steps: int) -> PipelineConfig:

@@ -1,0 +1,83 @@
+"""A coefficient that is known in part: what networks are shown of it, and the regression beside the prior."""
+
+import json
+
+import pytest
+import torch
+from pydantic import ValidationError
+
+from ups_models.config.data import KnownConfig, SteadyDataConfig
+from ups_models.data.fields import SteadyFields
+from ups_models.data.partly_known import NOTHING, as_known
+from ups_models.evaluation.steady import regression_errors
+from ups_models.nn.prior import Prior
+
+
+@pytest.fixture
+def fields():
+    generator = torch.Generator().manual_seed(0)
+    a = torch.where(torch.rand(6, 8, 8, generator=generator) > 0.5, 1.0, 0.1)
+    return SteadyFields(a, torch.rand(6, 8, 8, generator=generator), torch.ones(6), torch.arange(6))
+
+
+def test_the_whole_coefficient_is_shown_as_it_is(fields):
+    assert as_known(fields, KnownConfig()) is fields
+
+
+def test_of_squares_only_the_mean_is_known(fields):
+    shown = as_known(fields, KnownConfig(coarse=4)).a
+
+    assert torch.allclose(shown[:, :4, 4:], fields.a[:, :4, 4:].mean((1, 2), keepdim=True).expand(-1, 4, 4))
+    assert torch.allclose(shown.mean((1, 2)), fields.a.mean((1, 2)))
+
+
+def test_hidden_squares_are_the_same_whichever_rows_are_asked_for(fields):
+    known = KnownConfig(hidden=0.4, noise=0.1)
+
+    shown = as_known(fields, known).a
+    some = as_known(fields.select(torch.tensor([4, 1])), known).a
+
+    assert torch.equal(some, shown[[4, 1]])
+    assert 0.2 < (shown == torch.tensor(NOTHING)).float().mean() < 0.6
+    assert torch.equal(as_known(fields, known).u, fields.u)
+
+
+def test_noise_is_a_factor(fields):
+    shown = as_known(fields, KnownConfig(noise=0.3)).a
+
+    assert (shown > 0).all()
+    assert (shown / fields.a).log().std() == pytest.approx(0.3, rel=0.15)
+
+
+def test_squares_that_do_not_fit_are_refused():
+    with pytest.raises(ValidationError, match=r"known\.coarse=5 does not divide size=32"):
+        SteadyDataConfig(known=KnownConfig(coarse=5))
+
+
+def test_a_regression_is_measured_as_one_forecast(fields):
+    class Exact(Prior):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("unit", torch.tensor(2.0))
+            self.weight = torch.nn.Parameter(torch.zeros(()))
+
+        def forward(self, x, t, a, known):
+            assert not x.any()
+            assert not t.any()
+            assert known.all()
+            return fields.u / 2.0
+
+    assert regression_errors(Exact(), fields) == {"nrmse": 0.0, "mae": 0.0}
+
+
+def test_the_pipeline_trains_a_regression_beside_the_prior(train, here):
+    train(set=("evaluations.peers=[regression]", "steady_data.known.coarse=2", "stages.operator.epochs=0",
+               "stages.diff_residual.epochs=0", "stages.consistency_distill.epochs=0"))  # fmt: skip
+
+    result = json.loads((here / "reports" / "full_eval.json").read_text())
+    assert result["darcy"]["regression"]["mae"] > 0
+    check = next(one for one in result["checks"] if one["name"] == "steady prior CRPS / error of a regression")
+    assert check["value"] == pytest.approx(
+        result["darcy"]["steady_prior"]["crps"] / result["darcy"]["regression"]["mae"]
+    )
+    assert "Regression" in (here / "reports" / "full_eval.md").read_text()
