@@ -174,6 +174,10 @@ chaos-uploads: $(STAMP) ## Kill tracked runs while they upload to W&B (on loopba
 chaos-ranks: $(STAMP) ## Several processes train together: their number changes, and N times one of them is killed
 	@PYTHONPATH=tests $(VPY) -m harness.chaos.ranks --kills $(N) $(ARGS)
 
+.PHONY: chaos-sweep
+chaos-sweep: $(STAMP) ## A sweep over two workers, N times one of its processes killed: the table of one that is not disturbed
+	@PYTHONPATH=tests $(VPY) -m harness.chaos.sweep --kills $(N) $(ARGS)
+
 .PHONY: chaos-retries
 chaos-retries: $(STAMP) ## Kill runs of a deployment, its worker and its server; each time another attempt must follow
 	@PYTHONPATH=tests $(VPY) -m harness.chaos.retries $(ARGS)

@@ -69,10 +69,11 @@ class ControlRoom:
         except httpx.HTTPError:
             return False
 
-    def start_worker(self) -> subprocess.Popen[bytes]:
-        """One more worker."""
-        self.workers.append(self._start("prefect", "worker", "start", "--pool", "ups", "--type", "process"))
-        return self.workers[-1]
+    def start_worker(self, folder: Path | None = None) -> subprocess.Popen[bytes]:
+        """One more worker, in a folder of its own, if one is given."""
+        started = self._start("prefect", "worker", "start", "--pool", "ups", "--type", "process", folder=folder)
+        self.workers.append(started)
+        return started
 
     def start_watch(self) -> None:
         """`ups watch`, which `make server` starts as well."""
@@ -165,11 +166,11 @@ class ControlRoom:
         """What server and workers said."""
         return (self.home / "log").read_text("utf-8", "replace")
 
-    def _start(self, *command: str) -> subprocess.Popen[bytes]:
+    def _start(self, *command: str, folder: Path | None = None) -> subprocess.Popen[bytes]:
         with (self.home / "log").open("ab") as log:
             return subprocess.Popen(
                 [sys.executable, "-m", *command],
-                cwd=self.home,
+                cwd=folder or self.home,
                 env=self.environment,
                 stdout=log,
                 stderr=log,
