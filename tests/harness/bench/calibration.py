@@ -10,6 +10,7 @@ its row is kept as JSON in --out/rows.
 import argparse
 import json
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -31,7 +32,7 @@ from ups_models.evaluation.parts import HORIZONS
 from ups_models.evaluation.result import EvaluationResult
 from ups_models.evaluation.rollout import rollout
 
-CPU, SHARED, MATCHED = torch.device("cpu"), "shared", "matched"
+CPU, SHARED, MATCHED, CPU_SECONDS = torch.device("cpu"), "shared", "matched", "cpu-seconds.json"
 STUDENT = "stages.consistency_distill"
 CANDIDATES: Mapping[str, Sequence[str]] = {
     "distilled": (f"{STUDENT}.tuned_share=0",),
@@ -78,7 +79,7 @@ def rows_of(seed: int, arguments: argparse.Namespace) -> dict[str, Mapping[str, 
                 shutil.copytree(shared, run)
             train(config, seed, run, "consistency_distill", *CANDIDATES[name])
             result = evaluated(run, arguments)
-            for sampler, figures in by_sampler(result, seconds_of(run)).items():
+            for sampler, figures in by_sampler(result, cpu_seconds(run, "consistency_distill")).items():
                 write(kept / f"{config.stem}-{slug(own(name, sampler))}-seed{seed}.json", figures, arguments, seed)
         for one in sorted(kept.glob(f"{config.stem}-*-seed{seed}.json")):
             found[one.stem.removeprefix(f"{config.stem}-").removesuffix(f"-seed{seed}")] = read(one)
@@ -98,9 +99,8 @@ def matched(seed: int, arguments: argparse.Namespace, found: Mapping[str, Mappin
     if not path.is_file():
         shared = out / f"{config.stem}-seed{seed}-{SHARED}"
         cfg = load_config(shared / "config.yaml", schema=PipelineConfig)
-        seconds = read_status(run_in(shared).status).stage("operator").seconds or 1.0
-        tuning = max(row["tuning, s"] for row in found.values() if "tuning, s" in row)
-        steps = round(cfg.stages.operator.total_steps * (1 + tuning / seconds))
+        tuning = max(row["tuning, CPU s"] for row in found.values() if "tuning, CPU s" in row)
+        steps = round(cfg.stages.operator.total_steps * (1 + tuning / cpu_seconds(shared, "operator")))
         run = out / f"{config.stem}-seed{seed}-{MATCHED}"
         run.mkdir(parents=True, exist_ok=True)
         shutil.copytree(shared / "data", run / "data", dirs_exist_ok=True)
@@ -167,7 +167,7 @@ def by_sampler(result: EvaluationResult, seconds: float) -> dict[str, dict[str, 
             "correlation time 0.8": rollout.correlation_time["0.8"],
         }
         if name == "consistency_1":
-            found[name]["tuning, s"] = seconds
+            found[name]["tuning, CPU s"] = seconds
         for steps in HORIZONS:
             if str(steps) in sampler.horizons:
                 at = sampler.horizons[str(steps)].scores
@@ -183,9 +183,9 @@ def with_matched(row: Mapping[str, float], other: Mapping[str, float]) -> Mappin
     return {**row, "CRPS / MAE of the matched operator": row["CRPS"] / other["MAE of one forecast"]}
 
 
-def seconds_of(run: Path) -> float:
-    """What the student's training took."""
-    return read_status(run_in(run).status).stage("consistency_distill").seconds or 0.0
+def cpu_seconds(run: Path, stage: str) -> float:
+    """What a stage's training took, start and data included."""
+    return float(json.loads((run / CPU_SECONDS).read_text("utf-8"))[stage])
 
 
 def train(config: Path, seed: int, run: Path, stage: str, *settings: str) -> None:
@@ -194,9 +194,14 @@ def train(config: Path, seed: int, run: Path, stage: str, *settings: str) -> Non
     command += ["--skip-small-eval", "--skip-full-eval", "--run-dir", str(run)]
     command += [argument for setting in (f"seed={seed}", *settings) for argument in ("--set", setting)]
     environment = os.environ | {"WANDB_MODE": "disabled", "PYTHONPATH": str(ROOT)}
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run(command, env=environment, check=False, stdout=subprocess.DEVNULL)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
     if done.returncode:
         raise SystemExit(f"{run}: {stage}: exit code {done.returncode}; the same command resumes it")
+    path = run / CPU_SECONDS
+    known = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+    path.write_text(json.dumps({stage: after.ru_utime - before.ru_utime} | known), "utf-8")
 
 
 def write(path: Path, figures: Mapping[str, float], arguments: argparse.Namespace, seed: int) -> None:
