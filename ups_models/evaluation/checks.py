@@ -97,9 +97,10 @@ KNOWN = ("burgers1d", "advection1d")
 STUDENT = "consistency_1"
 """The sampler that is used where nobody chooses."""
 CORRELATED = "0.8"
-SPREAD = (0.85, 1.2)
-COVERED = {50: (0.42, 0.60), 80: (0.72, 0.87), 90: (0.86, 0.93)}
-"""Per cent, and what may be covered."""
+SPREAD = (0.4, 1.6)
+COVERED = {50: (0.45, 0.7), 80: (0.75, 0.92), 90: (0.84, 0.96)}
+"""Per cent, and what may be covered. Measured (docs/results.md): seeds spread by a half of spread over skill, which few
+trajectories carry, and by .03 of the coverage."""
 CHECKS = (
     CheckRow("rollout nRMSE, mean", (ROLLOUT, "operator", "mean"), 0.030, stretch_goal=0.015, absolute=True),
     CheckRow("one-step nRMSE", (ONE_STEP, "operator", "nrmse"), 0.015, absolute=True),
@@ -128,9 +129,8 @@ CHECKS = (
     CheckRow(
         "CRPS of a rollout / error of one forecast",
         (ROLLOUT_ENSEMBLES, STUDENT, "crps"),
-        0.75,
+        0.65,
         over=(ROLLOUT_ENSEMBLES, "operator", "mae"),
-        stretch_goal=0.65,
     ),
     CheckRow(
         "nRMSE of the ensemble's mean / of one forecast",
@@ -141,7 +141,7 @@ CHECKS = (
     CheckRow(
         "CRPS of one step / error of one forecast",
         (ENSEMBLES, STUDENT, "crps"),
-        0.75,
+        0.65,
         over=(ENSEMBLES, "operator", "mae"),
     ),
     *(row for steps in HORIZONS for row in _calibration(steps)),
