@@ -60,7 +60,7 @@ def row_of(run: RunDir, figures: Mapping[str, float], *, command: str, machine: 
         commit=code_version(),
         machine=machine,
         figures=dict(figures),
-        config=read_text(run.root / CONFIG),
+        config=_without_comments(read_text(run.root / CONFIG)),
         exactness=exactness(cfg, select_device(cfg)),
         digests=_digests(run),
         numbers=numbers_of(read_result(run.result(EVALUATION, ".json"))),
@@ -98,6 +98,11 @@ def compare(row: ResultRow, run: RunDir, path: Path) -> Comparison:
     why = f"not the machine of the row ({other}): figures are compared, not bits"
     lines, is_same = _by_figures(row, numbers, _siblings(path))
     return Comparison((why, *lines), is_same)
+
+
+def _without_comments(text: str) -> str:
+    """A config without its head, which names folders of the machine."""
+    return "".join(line for line in text.splitlines(keepends=True) if not line.startswith("#"))
 
 
 def _by_digests(row: ResultRow, found: Mapping[str, str]) -> Comparison:

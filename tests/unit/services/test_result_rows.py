@@ -43,6 +43,7 @@ def test_a_row_is_read_as_it_was_written_and_holds_what_made_it(path, row):
     assert "operator_ema.pt" in found.digests
     assert found.numbers["rollout/summary/operator/mean"] > 0
     assert "steps_per_epoch" in found.config
+    assert "#" not in found.config
 
 
 def test_the_same_run_has_the_same_bits(path, row, run):

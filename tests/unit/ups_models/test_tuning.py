@@ -50,7 +50,7 @@ def batch_of(cfg, steps=2, n=4):
 
 
 def loss_of(cfg, net, frozen, batch):
-    return forecast_loss(LossInput(net, net, frozen, batch, 0.9, rng(1)), members=2, sigma_max=20.0, alpha=0.95)
+    return forecast_loss(LossInput(net, net, frozen, batch, 0.9, rng(1)), members=2, sigma_max=20.0, alpha=1.0)
 
 
 @pytest.mark.parametrize("members", [2, 5])
