@@ -90,7 +90,7 @@ def train_by_workers(trials: Iterable[Trial], root: Path, pool: str) -> dict[str
 def show_leaderboard(root: Path, rows: Sequence[LeaderboardRow]) -> None:
     """As an artifact of the server, whose versions are kept. Raises UPSError where it does not answer."""
     table = table_of(rows)
-    cells = [dict(zip(("place", *table.columns[1:]), row, strict=True)) for row in table.rows]
+    cells = [dict(zip(("rank", *table.columns[1:]), row, strict=True)) for row in table.rows]
     key = f"sweep-{re.sub('[^a-z0-9]+', '-', root.name.lower()).strip('-')}"
     with server_client() as client:
         description = f"Leaderboard of the sweep in {root.absolute()}. {table.note}"
