@@ -60,7 +60,7 @@ def main() -> None:
     for name, value in figures.items():
         print(f"{name}: {value:.4g}")
     if arguments.to is not None:
-        row = ResultRow(command="make bench-speed", commit=code_version(), machine=machine(), figures=figures)
+        row = ResultRow(command="make bench-speed ARGS=RUN", commit=code_version(), machine=machine(), figures=figures)
         write_row(arguments.to, row)
 
 
