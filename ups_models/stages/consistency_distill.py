@@ -25,6 +25,8 @@ from ups_models.stages.spec import SPECS
 from ups_models.stages.stage import Batch, Data, Loss, LossInput, Stage, expect, part_at
 
 SPEC = SPECS["consistency_distill"]
+SMALLEST_SQUARE = 1e-8
+"""Of a field that has decayed, whose size is a unit of its error."""
 
 
 def build(cfg: PipelineConfig) -> ResidualDiffusion:
@@ -107,9 +109,6 @@ def forecast_loss(step: LossInput, *, members: int, sigma_max: float, alpha: flo
         error = almost_fair_crps(u.unflatten(0, (members, -1)) / scale, truth, alpha).flatten(1).mean(-1)
         loss = loss + (error / (size * size.mean()).sqrt()).mean() / targets.shape[1]
     return loss
-
-
-SMALLEST_SQUARE = 1e-8
 
 
 def almost_fair_crps(members: Tensor, truth: Tensor, alpha: float) -> Tensor:
