@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 from harness.bench.problems import ROOT, cell, machine, run_in, train
-from tasks.services.data.datasets import trajectory_files
+from tasks.services.data.datasets import load_data, trajectory_files
 from tasks.services.run.lock import owned
 from tasks.services.run.paths import RunDir
 from tasks.services.run.status import read_status
@@ -120,6 +120,7 @@ def tuned(arguments: argparse.Namespace) -> str:
     cfg = load_config(arguments.config, [f"seed={seed}"], schema=PipelineConfig)
     scratch = run_in(arguments.out / f"{arguments.config.stem}-timed")
     (scratch.root / "data").mkdir(parents=True, exist_ok=True)
+    load_data(cfg, scratch)
     lines = ["| peer | " + " | ".join(f"{rate:g}" for rate in RATES) + " |", "|---" * (1 + len(RATES)) + "|"]
     for name in arguments.peers:
         cells = [f"{error_with(name, rate, budget, cfg, scratch, arguments.out):.4g}" for rate in RATES]
