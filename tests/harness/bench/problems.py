@@ -48,6 +48,7 @@ BARS: tuple[tuple[str, str], ...] = (
     ("member nRMSE", "<= 0.15"),
     ("CRPS / MAE of the mean", "<= 0.8"),
     ("coverage of 90 %", "0.85 to 0.95"),
+    ("CRPS / error of a regression", "<= 0.85"),
 )
 
 
@@ -171,7 +172,10 @@ def metrics_of(run: Path) -> dict[str, float]:
 def _steady(darcy: Mapping[str, Any]) -> dict[str, float]:
     """Of the steady prior: a member's error, and how well the members stand for it."""
     prior = darcy["steady_prior"]
+    beside = darcy.get("regression", {}).get("mae")
+    more = {} if beside is None else {"CRPS / error of a regression": prior["crps"] / beside}
     return {
+        **more,
         "member nRMSE": prior["member_nrmse"],
         "of the mean field": darcy["mean_field"]["nrmse"],
         "CRPS / MAE of the mean": prior["crps"] / prior["mae_of_mean"],
