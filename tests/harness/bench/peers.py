@@ -32,7 +32,6 @@ from ups_models.evaluation.result import read_result
 from ups_models.peers import PEERS
 
 CPU, OPERATOR = torch.device("cpu"), "operator"
-RATES = (5e-4, 1e-3, 2e-3)
 ALONE = tuple(f"stages.{stage}.epochs=0" for stage in ("diff_residual", "consistency_distill", "steady_prior"))
 
 
@@ -44,6 +43,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--peers", nargs="+", choices=[*PEERS], default=[*PEERS])
     parser.add_argument("--tune", action="store_true", help="learning rates of the peers, at the first budget and seed")
+    parser.add_argument("--rates", type=float, nargs="+", default=[1e-3, 2e-3, 4e-3], help="learning rates to try")
     parser.add_argument("--out", type=Path, default=Path("bench-peers"), help="folder of the runs and rows")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -121,9 +121,10 @@ def tuned(arguments: argparse.Namespace) -> str:
     scratch = run_in(arguments.out / f"{arguments.config.stem}-timed")
     (scratch.root / "data").mkdir(parents=True, exist_ok=True)
     load_data(cfg, scratch)
-    lines = ["| peer | " + " | ".join(f"{rate:g}" for rate in RATES) + " |", "|---" * (1 + len(RATES)) + "|"]
+    rates: list[float] = arguments.rates
+    lines = ["| peer | " + " | ".join(f"{rate:g}" for rate in rates) + " |", "|---" * (1 + len(rates)) + "|"]
     for name in arguments.peers:
-        cells = [f"{error_with(name, rate, budget, cfg, scratch, arguments.out):.4g}" for rate in RATES]
+        cells = [f"{error_with(name, rate, budget, cfg, scratch, arguments.out):.4g}" for rate in rates]
         lines.append(f"| {name} | {' | '.join(cells)} |")
         print(lines[-1], file=sys.stderr, flush=True)
     return "\n".join(lines)
