@@ -1,5 +1,6 @@
 """Rows of a committed table of results: what made each, and whether a run that was made again is the same."""
 
+import hashlib
 import json
 import math
 import statistics
@@ -7,7 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from pydantic import Field, ValidationError
+from torch import Tensor
 
 from tasks.services.run.code_version import code_version
 from tasks.services.run.paths import RunDir
@@ -22,6 +25,7 @@ from ups_models.evaluation.registry import numbers_of
 from ups_models.evaluation.result import read_result
 from ups_models.files import write_text
 from ups_models.reading import parse_json, read_text
+from ups_models.training.checkpoint import load_payload
 from ups_models.training.conditions import exactness
 
 CONFIG, EVALUATION = "config.yaml", "full_eval"
@@ -39,7 +43,7 @@ class ResultRow(Record):
     exactness: dict[str, str] = Field(default_factory=dict)
     """What the bits depend on beside config, seed and data."""
     digests: dict[str, str] = Field(default_factory=dict)
-    """SHA-256 of each checkpoint's content, by file."""
+    """SHA-256 of the weights in each checkpoint, by file; the file itself also names the commit that wrote it."""
     numbers: dict[str, float] = Field(default_factory=dict)
     """What the full evaluation measured, by name."""
 
@@ -91,9 +95,9 @@ def compare(row: ResultRow, run: RunDir, path: Path) -> Comparison:
     cfg = load_config(run.root / CONFIG, schema=PipelineConfig)
     here = exactness(cfg, select_device(cfg))
     differences = [name for name in here if row.exactness.get(name) != here[name]]
-    if not differences:
-        return _by_digests(row, _digests(run))
     numbers = numbers_of(read_result(run.result(EVALUATION, ".json")))
+    if not differences:
+        return _by_digests(row, _digests(run)) if row.digests else _by_numbers(row, numbers)
     other = ", ".join(f"{name}: {row.exactness.get(name, '-')}, here {here[name]}" for name in differences)
     why = f"not the machine of the row ({other}): figures are compared, not bits"
     lines, is_same = _by_figures(row, numbers, _siblings(path))
@@ -110,6 +114,15 @@ def _by_digests(row: ResultRow, found: Mapping[str, str]) -> Comparison:
     other = [name for name in names if row.digests.get(name) != found.get(name)]
     lines = tuple(f"{name}: {'DIFFERS' if name in other else 'the same bits'}" for name in names)
     return Comparison(lines, not other and bool(names))
+
+
+def _by_numbers(row: ResultRow, found: Mapping[str, float]) -> Comparison:
+    """Where a row has no digests: what the same weights must measure, to the bit."""
+    measured = {name: value for name, value in row.numbers.items() if not name.startswith(FACTS)}
+    other = [
+        f"{name}: {found.get(name)}, in the row {value}" for name, value in measured.items() if found.get(name) != value
+    ]
+    return Comparison((*other, f"{len(measured) - len(other)} of {len(measured)} numbers are the same"), not other)
 
 
 def _by_figures(
@@ -146,6 +159,17 @@ def _siblings(path: Path) -> dict[Path, ResultRow]:
 
 
 def _digests(run: RunDir) -> dict[str, str]:
-    """Of the averaged weights, whose files hold nothing but what their bits depend on."""
-    files = [one for record in read_status(run.status).stages.values() for one in (record.files or {}).items()]
-    return {name: known.sha256 for name, known in files if known.sha256}
+    """Of the weights of every completed stage."""
+    records = read_status(run.status).stages.values()
+    names = [name for record in records if record.status == "completed" for name in record.files or {}]
+    return {name: _digest_of(load_payload(run.checkpoint(name))["state_dict"]) for name in sorted(names)}
+
+
+def _digest_of(weights: Mapping[str, Tensor]) -> str:
+    found = hashlib.sha256()
+    for name, value in sorted(weights.items()):
+        found.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        found.update(
+            value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes() if value.numel() else b""
+        )
+    return found.hexdigest()

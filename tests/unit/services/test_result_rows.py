@@ -1,6 +1,9 @@
 """Rows of results: what made them is in them, and a run that is made again is compared with its row."""
 
+import shutil
+
 import pytest
+import torch
 
 from tasks.services.run.paths import RunDir
 from tasks.services.stages.result_rows import compare, read_row, row_of, write_row
@@ -51,6 +54,25 @@ def test_the_same_run_has_the_same_bits(path, row, run):
 
     assert found.is_same
     assert "operator_ema.pt: the same bits" in found.lines
+
+
+def test_without_digests_every_number_must_be_the_same(path, row, run):
+    same = compare(other(row, digests={}), run, path)
+    changed = compare(other(row, digests={}, numbers=row.numbers | {"one_step/operator/nrmse": 7.0}), run, path)
+
+    assert same.is_same, same.lines
+    assert not changed.is_same
+    assert changed.lines[0].startswith("one_step/operator/nrmse: ")
+
+
+def test_a_digest_is_of_the_weights_whatever_wrote_them(run, row, tmp_path):
+    copy = shutil.copytree(run.root, tmp_path / "copy")
+    path = copy / "checkpoints" / "operator_ema.pt"
+    torch.save(torch.load(path), path)
+
+    again = row_of(RunDir.of(copy, copy / "checkpoints"), {}, command="make it", machine="here")
+
+    assert again.digests == row.digests
 
 
 def test_other_weights_are_named(path, row, run):
