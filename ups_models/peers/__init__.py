@@ -28,7 +28,7 @@ class Peer:
 
 
 PEERS: Mapping[str, Peer] = {
-    "fno": Peer("FNO (neuraloperator)", "fno.py", 4e-3, {"modes": 24, "width": 32, "layers": 4}, "neuralop"),
+    "fno": Peer("FNO (neuraloperator)", "fno.py", 8e-3, {"modes": 24, "width": 32, "layers": 4}, "neuralop"),
     "unet": Peer("U-Net", "unet.py", 2e-3, {"width": 32, "levels": 3}),
     "dilresnet": Peer("Dil-ResNet", "dilresnet.py", 4e-3, {"width": 48, "blocks": 3}),
 }
