@@ -12,7 +12,7 @@ FOLDER = Path(__file__).resolve().parent
 
 @dataclass(frozen=True)
 class Peer:
-    """A network of one step, the options that it is made with, and the peak learning rate that suited it best."""
+    """A network of one step, its options, and the peak learning rate that was best on validation rows (bench-peers)."""
 
     label: str
     file: str
