@@ -65,7 +65,7 @@ def row_of(run: RunDir, figures: Mapping[str, float], *, command: str, machine: 
         machine=machine,
         figures=dict(figures),
         config=_without_comments(read_text(run.root / CONFIG)),
-        exactness=exactness(cfg, select_device(cfg)),
+        exactness=_exactness(cfg, run),
         digests=_digests(run),
         numbers=numbers_of(read_result(run.result(EVALUATION, ".json"))),
     )
@@ -93,7 +93,7 @@ def write_row(path: Path, row: ResultRow) -> None:
 def compare(row: ResultRow, run: RunDir, path: Path) -> Comparison:
     """By digests where the machine computes alike; elsewhere by figures, within what other seeds of the row spread."""
     cfg = load_config(run.root / CONFIG, schema=PipelineConfig)
-    here = exactness(cfg, select_device(cfg))
+    here = _exactness(cfg, run)
     differences = [name for name in here if row.exactness.get(name) != here[name]]
     numbers = numbers_of(read_result(run.result(EVALUATION, ".json")))
     if not differences:
@@ -102,6 +102,11 @@ def compare(row: ResultRow, run: RunDir, path: Path) -> Comparison:
     why = f"not the machine of the row ({other}): figures are compared, not bits"
     lines, is_same = _by_figures(row, numbers, _siblings(path))
     return Comparison((why, *lines), is_same)
+
+
+def _exactness(cfg: PipelineConfig, run: RunDir) -> dict[str, str]:
+    """What the bits of a run depend on: this machine, with the threads that the run was trained with."""
+    return exactness(cfg, select_device(cfg, read_status(run.status).threads))
 
 
 def _without_comments(text: str) -> str:
