@@ -6,6 +6,7 @@ from typing import Literal
 
 from ups_models.evaluation.parts import (
     DARCY,
+    DEFAULT_SAMPLERS,
     ENSEMBLE_HORIZON,
     ENSEMBLES,
     HORIZONS,
@@ -94,7 +95,7 @@ def _calibration(steps: int) -> tuple[CheckRow, ...]:
 
 KNOWN = ("burgers1d", "advection1d")
 """Problems that bounds of the error as such were measured for; others are held against the trivial forecasts."""
-STUDENT = "consistency_1"
+STUDENT = DEFAULT_SAMPLERS[0]
 """The sampler that is used where nobody chooses."""
 CORRELATED = "0.8"
 SPREAD = (0.4, 1.6)

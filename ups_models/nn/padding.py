@@ -12,6 +12,6 @@ def padded(x: Tensor, by: int, periodic: tuple[bool, ...]) -> Tensor:
             before, after = x.narrow(axis, size - by, by), x.narrow(axis, 0, by)
         else:
             shape = (*x.shape[:axis], by, *x.shape[axis + 1 :])
-            before, after = (x.narrow(axis, place, 1).expand(shape) for place in (0, size - 1))
+            before, after = (x.narrow(axis, edge, 1).expand(shape) for edge in (0, size - 1))
         x = torch.cat([before, x, after], axis)
     return x

@@ -112,7 +112,7 @@ def forecast_loss(step: LossInput, *, members: int, sigma_max: float, alpha: flo
 
 
 def almost_fair_crps(members: Tensor, truth: Tensor, alpha: float) -> Tensor:
-    """Of members (M, ...) and truth (...), at every place.
+    """Of members (M, ...) and truth (...), point by point.
 
     mean_i |x_i - y| - (1 - (1 - alpha) / M) / (2 M (M - 1)) sum_ij |x_i - x_j|: fair for alpha = 1; a little less keeps
     members from drifting apart unpunished where all but one are exact. Lang et al. 2024 (AIFS-CRPS), eq. 4.

@@ -6,11 +6,10 @@ from pathlib import Path
 from flows.cli.arguments import add_path, require_writable
 from flows.cli.views.compare import comparison, comparison_tables
 from flows.cli.views.console import echo
+from tasks.services.stages import leaderboard
 from tasks.services.stages.runs import RunSummary, evaluated_run, runs_below
 from ups_models.errors import BadInput
 from ups_models.files import write_text
-
-LEADERBOARD = "leaderboard.json"
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -36,7 +35,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _runs_of(path: Path) -> list[RunSummary]:
     """The run in a directory, or those of a sweep that were evaluated. Raises BadInput where there is none."""
-    if not (path / LEADERBOARD).is_file():
+    if not (path / leaderboard.FILE).is_file():
         return [evaluated_run(path)]
     found = [run for run in runs_below(path) if run.result is not None]
     if not found:

@@ -20,9 +20,9 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Train as the row's config and seed say, resuming what is there; 1 where the run is another."""
-    from tasks.services.stages.result_rows import compare, read_row
+    from tasks.services.stages.result_rows import compare, reproducible_row
 
-    row = read_row(arguments.row)
+    row = reproducible_row(arguments.row)
     root = arguments.run_dir or Path("runs") / "reproduced" / arguments.row.stem
     config = root / "row.yaml"
     root.mkdir(parents=True, exist_ok=True)

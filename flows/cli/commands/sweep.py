@@ -11,7 +11,7 @@ from flows.cli.views.console import echo
 from flows.cli.views.tables import aligned
 from flows.requests.sweep import Trial, find_sweep, trials_of
 from flows.sweep import leaderboard_of, train_here
-from tasks.services.stages.leaderboard import LeaderboardRow, table_of, write_leaderboard
+from tasks.services.stages.leaderboard import FILE, LeaderboardRow, table_of, write_leaderboard
 from ups_models.errors import Preempted, UPSError
 from ups_models.files import write_text
 
@@ -55,7 +55,7 @@ def _written(root: Path, rows: list[LeaderboardRow]) -> Path:
     """As JSON and as a page, which is returned."""
     from ups_models.report.html import render_tables
 
-    write_leaderboard(root / "leaderboard.json", rows)
+    write_leaderboard(root / FILE, rows)
     page = root / "leaderboard.html"
     write_text(page, render_tables(f"Sweep {root.name}", (table_of(rows),)))
     return page

@@ -11,6 +11,8 @@ from tasks.services.stages.runs import RunSummary
 from ups_models.files import write_text
 from ups_models.report.model import Table
 
+FILE = "leaderboard.json"
+"""In the folder of a sweep."""
 LEVEL = 0.95
 """Of the intervals."""
 

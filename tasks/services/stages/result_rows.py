@@ -29,6 +29,9 @@ from ups_models.training.checkpoint import load_payload
 from ups_models.training.conditions import exactness
 
 CONFIG, EVALUATION = "config.yaml", "full_eval"
+ROUNDING = 1e-9
+FACTS = ("schema_version", "seed", "members", "trajectories", "steps", "data/", "network/")
+"""Beginnings of the names of numbers that measure no network."""
 
 
 class ResultRow(Record):
@@ -72,13 +75,18 @@ def row_of(run: RunDir, figures: Mapping[str, float], *, command: str, machine: 
 
 
 def read_row(path: Path) -> ResultRow:
-    """Raises BadInput for what is no row, and for one that does not hold its config."""
+    """A row, also one that does not hold its config. Raises BadInput for what is none."""
     try:
-        row = ResultRow.model_validate(parse_json(read_text(path)))
+        return ResultRow.model_validate(parse_json(read_text(path)))
     except FileNotFoundError:
         raise BadInput(f"{path}: no such file; name a row, as docs/results/problems/ks1d-seed0.json") from None
     except ValidationError as error:
         raise BadInput(f"{path}: is no row of results: {fault_of(error).message}") from None
+
+
+def reproducible_row(path: Path) -> ResultRow:
+    """A row that can be made again. Raises BadInput for one that does not hold its config."""
+    row = read_row(path)
     if not row.config:
         raise BadInput(f"{path}: was made before rows held their config; make it again: {row.command}")
     return row
@@ -149,17 +157,10 @@ def _by_figures(
     return lines or ["every figure lies within the spread of the seeds"], is_same
 
 
-ROUNDING = 1e-9
-FACTS = ("schema_version", "seed", "members", "trajectories", "steps", "data/", "network/")
-
-
 def _siblings(path: Path) -> dict[Path, ResultRow]:
     """The row, and those of other seeds beside it that hold their numbers."""
     stem = path.stem.rpartition("-seed")[0]
-    rows = {
-        other: ResultRow.model_validate(parse_json(read_text(other)))
-        for other in path.parent.glob(f"{stem}-seed*.json")
-    }
+    rows = {other: read_row(other) for other in path.parent.glob(f"{stem}-seed*.json")}
     return {other: row for other, row in rows.items() if row.numbers}
 
 

@@ -24,7 +24,7 @@ from tasks.services.data.datasets import load_data
 from tasks.services.run.code_version import code_version
 from tasks.services.run.status import read_status
 from tasks.services.stages.evaluated import data_of, models_of
-from tasks.services.stages.result_rows import ResultRow, write_row
+from tasks.services.stages.result_rows import ResultRow, read_row, write_row
 from ups_models.config.loading import load_config
 from ups_models.config.schema import EvalConfig, PipelineConfig
 from ups_models.evaluation.evaluate import evaluate
@@ -215,8 +215,7 @@ def write(path: Path, figures: Mapping[str, float], arguments: argparse.Namespac
 
 def read(path: Path) -> Mapping[str, float]:
     """Its figures."""
-    found: Mapping[str, float] = json.loads(path.read_text("utf-8"))["figures"]
-    return found
+    return read_row(path).figures
 
 
 def slug(name: str) -> str:

@@ -23,7 +23,7 @@ from tasks.services.run.paths import RunDir
 from tasks.services.run.status import read_status
 from tasks.services.stages.evaluated import data_of, models_of
 from tasks.services.stages.peers import peer_config, seconds_per_step
-from tasks.services.stages.result_rows import row_of, write_row
+from tasks.services.stages.result_rows import read_row, row_of, write_row
 from tasks.services.stages.training import train_stage_files
 from ups_models.config.loading import load_config
 from ups_models.config.schema import EvalConfig, PipelineConfig
@@ -71,8 +71,7 @@ def row(budget: int, seed: int, arguments: argparse.Namespace) -> Mapping[str, f
         train(config, seed, run, *settings)
         command = f'make bench-peers ARGS="--config {config} --budgets {budget} --seeds {seed}"'
         write_row(kept, row_of(run_in(run), figures_of(run), command=command, machine=machine()))
-    found: Mapping[str, float] = json.loads(kept.read_text("utf-8"))["figures"]
-    return found
+    return read_row(kept).figures
 
 
 def seconds_of_a_step(arguments: argparse.Namespace) -> float:

@@ -24,7 +24,7 @@ import torch
 from tasks.services.data.datasets import load_data
 from tasks.services.run.paths import RunDir
 from tasks.services.run.status import read_status
-from tasks.services.stages.result_rows import row_of, write_row
+from tasks.services.stages.result_rows import read_row, row_of, write_row
 from ups_models.config.loading import load_config
 from ups_models.config.schema import PipelineConfig
 from ups_models.data.fields import Fields
@@ -101,8 +101,7 @@ def row(config: Path, seed: int, out: Path, parameter: float | None = None) -> R
         run = out / name
         train(config, seed, run, *([] if parameter is None else [f"data.generate.parameters=[{parameter}]"]))
         write_row(kept, row_of(run_in(run), metrics_of(run), **origin(config, seed)))
-    found: Row = json.loads(kept.read_text("utf-8"))["figures"]
-    return found
+    return read_row(kept).figures
 
 
 def origin(config: Path, seed: int) -> dict[str, str]:

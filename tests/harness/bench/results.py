@@ -2,13 +2,11 @@
 
 import sys
 from collections.abc import Mapping
-from pathlib import Path
 
 from harness.bench.problems import ROOT, cell, table
-from tasks.services.stages.result_rows import ResultRow
+from tasks.services.stages.result_rows import ResultRow, read_row
 from ups_models.evaluation.checks import CHECKS, CheckRow
 from ups_models.evaluation.result import Check
-from ups_models.reading import parse_json, read_text
 from ups_models.report.words import bound, bounds
 
 ROWS, PAGE, README = ROOT / "docs" / "results", ROOT / "docs" / "results.md", ROOT / "README.md"
@@ -92,13 +90,8 @@ def by_name(kind: str) -> dict[str, dict[int, ResultRow]]:
     found: dict[str, dict[int, ResultRow]] = {}
     for path in sorted((ROWS / kind).glob("*-seed*.json")):
         name, _, seed = path.stem.rpartition("-seed")
-        found.setdefault(name, {})[int(seed)] = read(path)
+        found.setdefault(name, {})[int(seed)] = read_row(path)
     return found
-
-
-def read(path: Path) -> ResultRow:
-    """A row, also one that does not hold its config."""
-    return ResultRow.model_validate(parse_json(read_text(path)))
 
 
 def _problem(name: str, rows: Mapping[int, ResultRow]) -> str:

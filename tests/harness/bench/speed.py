@@ -101,7 +101,7 @@ def of_surrogate(surrogate: Surrogate, test: Fields) -> tuple[float, float, floa
     """Its error; seconds of a trajectory alone, of one of a batch, and of a member of an ensemble."""
     steps = test.shape[1] - 1
     known: dict[str, Any] = {
-        name: test.parameters[:, place].numpy() for place, name in enumerate(test.problem.defaults)
+        name: test.parameters[:, column].numpy() for column, name in enumerate(test.problem.defaults)
     }
     found = torch.from_numpy(surrogate.rollout(test.u[:, 0], steps=steps, **known).u)
     first: dict[str, Any] = {name: values[:1] for name, values in known.items()}

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from flows import ROOT
-from harness.chaos.prefect_stack import ControlRoom, prefect_stack
+from harness.chaos.prefect_stack import ControlRoom, prefect_stack, trainer_of
 
 SWEEP = """config: smoke
 set: [data.generate.n=24, stages.steady_prior.epochs=0]
@@ -108,10 +108,10 @@ class Disturbed:
             self.sweep.wait()
             self.sweep = self._sweep()
         elif what == "worker":
-            place = self.dice.randrange(len(self.workers))
-            self.workers[place].kill()
-            self.workers[place].wait()
-            self.workers[place] = self._worker(self.folders[place])
+            index = self.dice.randrange(len(self.workers))
+            self.workers[index].kill()
+            self.workers[index].wait()
+            self.workers[index] = self._worker(self.folders[index])
         else:
             owners = [owner for owner in map(owner_of, self.home.glob("two/*/*")) if owner is not None]
             if not owners:
@@ -137,7 +137,7 @@ class Disturbed:
 def owner_of(root: Path) -> int | None:
     """The living process that owns a run directory."""
     try:
-        pid = int(json.loads((root / "checkpoints" / ".owner").read_text("utf-8"))["pid"])
+        pid = trainer_of(root)
         os.kill(pid, 0)
     except (OSError, ValueError, KeyError):
         return None

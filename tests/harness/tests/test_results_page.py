@@ -1,6 +1,7 @@
 """The page of results, and the README's table, say what the committed rows say."""
 
-from harness.bench.results import PAGE, README, ROWS, by_name, page, quickstart_table, read, readme
+from harness.bench.results import PAGE, README, ROWS, by_name, page, quickstart_table, readme
+from tasks.services.stages.result_rows import read_row
 
 
 def test_the_page_is_that_of_the_rows():
@@ -26,7 +27,7 @@ def test_every_row_says_how_it_was_made_and_is_on_the_page():
     text = PAGE.read_text("utf-8")
 
     for path in ROWS.rglob("*.json"):
-        row = read(path)
+        row = read_row(path)
         assert row.command.startswith("make bench-")
         assert row.commit
         assert row.machine

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tasks.services.run.paths import RunDir
-from tasks.services.stages.result_rows import compare, read_row, row_of, write_row
+from tasks.services.stages.result_rows import compare, read_row, reproducible_row, row_of, write_row
 from ups_models.errors import BadInput
 
 ELSEWHERE = {"machine": "arm64, NEON, accelerator none"}
@@ -121,7 +121,7 @@ def test_what_cannot_be_reproduced_is_one_sentence(tmp_path, content, said):
         path.write_text(content, "utf-8")
 
     with pytest.raises(BadInput, match=said):
-        read_row(path)
+        reproducible_row(path)
 
 
 def test_the_command_makes_the_run_again_and_says_that_it_is_the_same(ups, path, here):
