@@ -44,29 +44,23 @@ def residual_samplers(net: DenoiserConfig, settings: EvalConfig, models: Models)
 def teacher_sampler(teacher: ResidualDiffusion, sigmas: Tensor, draw: Draw) -> SampleFields:
     """Corrected by Heun's sampler on the diffusion."""
 
-    def sample(operator: Operator, u: Tensor, z: Tensor, z_hat: Tensor, mean: Tensor) -> Tensor:
-        context = teacher.context(z, z_hat, teacher.space.lost(operator, u, z, mean))
-        scale = teacher.scale(z, z_hat)
+    def draw_x0(scale: Tensor, context: Tensor) -> Tensor:
         start = draw(tuple(scale.shape))
-        x0 = sample_edm(lambda x, s: in_batches(teacher.denoise, x, s, context), start, sigmas)
-        return teacher.space.corrected(operator, z_hat, scale * x0, mean)
+        return sample_edm(lambda x, s: in_batches(teacher.denoise, x, s, context), start, sigmas)
 
-    return sample
+    return partial(teacher.corrected, draw=draw_x0)
 
 
 def student_sampler(student: ResidualDiffusion, sigmas: Tensor, draw: Draw) -> SampleFields:
     """Corrected by the consistency student, one evaluation for each noise level."""
 
-    def sample(operator: Operator, u: Tensor, z: Tensor, z_hat: Tensor, mean: Tensor) -> Tensor:
-        context = student.context(z, z_hat, student.space.lost(operator, u, z, mean))
-        scale = student.scale(z, z_hat)
+    def draw_x0(scale: Tensor, context: Tensor) -> Tensor:
         start = draw(tuple(scale.shape))
-        x0 = sample_consistency(
+        return sample_consistency(
             lambda x, s: in_batches(student.consistency, x, s, context), start, sigmas, student.sigma_min, draw
         )
-        return student.space.corrected(operator, z_hat, scale * x0, mean)
 
-    return sample
+    return partial(student.corrected, draw=draw_x0)
 
 
 def gaussian_sampler(teacher: ResidualDiffusion, draw: Draw) -> SampleFields:

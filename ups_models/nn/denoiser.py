@@ -1,10 +1,13 @@
 """The distribution of the operator's residual: a learned scale, and a denoiser of the whitened residual."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
 from ups_models.config.constants import DENOISER_COND_WIDTH, DENOISER_OCTAVES, HIGHEST_LOG_SCALE, LOWEST_LOG_SCALE
 from ups_models.nn.blocks import LogFourierFeatures, MixingBlock, Mlp, NeighbourConv, TokenGrid
+from ups_models.nn.own import Operator
 from ups_models.nn.residual import LatentResidual, ResidualSpace
 
 SMALL_CHANGE = 0.01
@@ -106,6 +109,14 @@ class ResidualDiffusion(nn.Module):
         return torch.cat(
             [z, change.sign() * change.abs().log1p(), scale.log() / 4, lost / scale[..., : self.space.unseen]], -1
         )
+
+    def corrected(
+        self, operator: Operator, u: Tensor, z: Tensor, z_hat: Tensor, mean: Tensor, draw: Callable[..., Tensor]
+    ) -> Tensor:
+        """The forecast with a residual: `draw(scale, context)` gives x_0 (B, S, R). Fields (B, C, *space)."""
+        context = self.context(z, z_hat, self.space.lost(operator, u, z, mean))
+        scale = self.scale(z, z_hat)
+        return self.space.corrected(operator, z_hat, scale * draw(scale, context), mean)
 
     def denoise(self, x: Tensor, sigma: Tensor, context: Tensor) -> Tensor:
         """D(x; sigma), the expected x_0. Karras et al. 2022, eq. 7 and table 1 with sigma_data = 1."""

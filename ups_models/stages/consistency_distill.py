@@ -15,7 +15,7 @@ from ups_models.config.constants import PSEUDO_HUBER
 from ups_models.config.schema import PipelineConfig
 from ups_models.nn.codec import means_of
 from ups_models.nn.denoiser import ResidualDiffusion
-from ups_models.nn.own import Operator, as_operator, unit_of
+from ups_models.nn.own import as_operator, unit_of
 from ups_models.nn.sampling import heun_step, karras_sigmas, noise
 from ups_models.nn.weights import weights_of
 from ups_models.stages import diff_residual, operator
@@ -102,8 +102,15 @@ def forecast_loss(step: LossInput, *, members: int, sigma_max: float, alpha: flo
     targets, scale = step.batch["u"][:, 1:], unit_of(net)
     u, parameters = (_each(members, one) for one in (step.batch["u"][:, 0], step.batch["parameters"]))
     mean, loss = means_of(u), torch.zeros((), device=u.device)
+    sigma = torch.full((len(u),), sigma_max, device=u.device)
+
+    def sample(scale: Tensor, context: Tensor) -> Tensor:
+        """By one evaluation, from the highest noise level."""
+        return student.consistency(sigma_max * noise(tuple(scale.shape), step.rng), sigma, context)
+
     for target in targets.unbind(1):
-        u = _sampled(student, net, u, parameters, mean, sigma_max, step.rng)
+        z = net.encode(u)
+        u = student.corrected(net, u, z, net.advance(z, parameters), mean, sample)
         truth = target / scale
         size = truth.flatten(1).square().mean(-1).clamp_min(SMALLEST_SQUARE).sqrt()
         error = almost_fair_crps(u.unflatten(0, (members, -1)) / scale, truth, alpha).flatten(1).mean(-1)
@@ -121,24 +128,6 @@ def almost_fair_crps(members: Tensor, truth: Tensor, alpha: float) -> Tensor:
     skill = (members - truth).abs().mean(0)
     apart = torch.stack([(members - one).abs().mean(0) for one in members]).sum(0) / (2 * (count - 1))
     return skill - (1 - (1 - alpha) / count) * apart
-
-
-def _sampled(
-    student: ResidualDiffusion,
-    net: Operator,
-    u: Tensor,
-    parameters: Tensor,
-    mean: Tensor,
-    sigma_max: float,
-    rng: torch.Generator,
-) -> Tensor:
-    """u_{t+1} for every u_t (B, C, *space), by one evaluation."""
-    z = net.encode(u)
-    z_hat = net.advance(z, parameters)
-    context, scale = student.context(z, z_hat, student.space.lost(net, u, z, mean)), student.scale(z, z_hat)
-    start = sigma_max * noise(tuple(scale.shape), rng)
-    x0 = student.consistency(start, torch.full((len(u),), sigma_max, device=u.device), context)
-    return student.space.corrected(net, z_hat, scale * x0, mean)
 
 
 def _each(members: int, one: Tensor) -> Tensor:

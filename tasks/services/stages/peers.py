@@ -36,6 +36,7 @@ from ups_models.peers.flops import fft_flops
 from ups_models.reading import parse_json, read_text
 from ups_models.stages.registry import STAGES
 from ups_models.stages.spec import SPECS
+from ups_models.stages.stage import field_grid
 from ups_models.training.state import TrainState, start_state
 from ups_models.training.steps import Steps
 
@@ -62,13 +63,8 @@ def evaluate_peers(
 
 def evaluate_regression(cfg: PipelineConfig, settings: EvalConfig, run: RunDir, device: torch.device) -> Scores:
     """Of the steady prior's own network, trained for as many steps to say the state itself."""
-    there = RunDir.of(run.root / FOLDER / REGRESSION, Path("checkpoints"))
-    there.checkpoints.mkdir(parents=True, exist_ok=True)
-    its = regression_config(cfg, steady_files(cfg, run))
-    if read_status(there.status).stage(PRIOR).status != "completed":
-        logger.info("%s: trains for as many steps as the prior did", REGRESSION)
-        with owned(there) as held:
-            train_stage_files(PRIOR, its, held, fresh=False)
+    there, its = _run_of(REGRESSION, run), regression_config(cfg, steady_files(cfg, run))
+    _train(REGRESSION, PRIOR, its, there)
     models = models_of(its, there, {PRIOR: None}, device)
     steady = data_of(its, settings, there, models).steady
     if models.steady_prior is None or steady is None:
@@ -78,30 +74,20 @@ def evaluate_regression(cfg: PipelineConfig, settings: EvalConfig, run: RunDir, 
 
 def regression_config(cfg: PipelineConfig, files: Mapping[Path, Any]) -> PipelineConfig:
     """The config of its run: the steady prior alone, on the same files, with another objective."""
-    values = cfg.model_dump()
-    for stage, section in values["stages"].items():
-        section |= {"init_from": None, **({} if stage == PRIOR else {"epochs": 0})}
+    values = _values_of_one(PRIOR, cfg)
     values["stages"][PRIOR]["objective"] = REGRESSION
     if not cfg.steady_data.files:
-        values["steady_data"] |= {"files": tuple(path.absolute() for path in files), "downloads": ()}
-    values["runtime"]["threads"] = torch.get_num_threads()
-    values["evaluations"] = {}
+        values["steady_data"] |= _named(files)
     return PipelineConfig.model_validate(values)
 
 
 def peer_config(cfg: PipelineConfig, name: str, files: Mapping[Path, Any], *, steps: int) -> PipelineConfig:
     """The config of a peer's run: its network as the operator, on the same files, with the same recipe."""
-    peer, values = require_peer(name), cfg.model_dump()
-    points = [n // m for n, m in zip(cfg.data.grid, cfg.tokens, strict=True)]
-    size = len(cfg.data.problem.channels)
-    for one in points:
-        size *= one
-    values["latent"]["dim"] = size
+    peer, values = require_peer(name), _values_of_one(OPERATOR, cfg)
+    values["latent"]["dim"] = field_grid(cfg).values
     values["operator"] |= {"network": peer.reference, "options": dict(peer.options)}
     values["denoiser"] |= {"network": None, "options": {}, "scale_groups": 1}
     values["prior"] |= {"network": None, "options": {}}
-    for stage, section in values["stages"].items():
-        section |= {"init_from": None, **({} if stage == OPERATOR else {"epochs": 0})}
     values["stages"][OPERATOR] |= {
         "epochs": 1,
         "steps_per_epoch": steps,
@@ -110,25 +96,48 @@ def peer_config(cfg: PipelineConfig, name: str, files: Mapping[Path, Any], *, st
         "consistency_weight": 0.0,
     }
     if not cfg.data.files:
-        values["data"] |= {"files": tuple(path.absolute() for path in files), "downloads": ()}
+        values["data"] |= _named(files)
+    return PipelineConfig.model_validate(values)
+
+
+def _values_of_one(stage: str, cfg: PipelineConfig) -> dict[str, Any]:
+    """The config with one stage, from its beginning, and with the threads that there are."""
+    values = cfg.model_dump()
+    for name, section in values["stages"].items():
+        section |= {"init_from": None, **({} if name == stage else {"epochs": 0})}
     values["runtime"]["threads"] = torch.get_num_threads()
     values["evaluations"] = {}
-    return PipelineConfig.model_validate(values)
+    return values
+
+
+def _named(files: Mapping[Path, Any]) -> dict[str, Any]:
+    """The files of the run, in the place of what it would fetch or solve for."""
+    return {"files": tuple(path.absolute() for path in files), "downloads": ()}
+
+
+def _run_of(name: str, run: RunDir) -> RunDir:
+    """Where a peer is trained."""
+    there = RunDir.of(run.root / FOLDER / name, Path("checkpoints"))
+    there.checkpoints.mkdir(parents=True, exist_ok=True)
+    return there
+
+
+def _train(name: str, stage: str, cfg: PipelineConfig, run: RunDir) -> None:
+    """The one stage of a peer, to its end, if it is not there yet."""
+    if read_status(run.status).stage(stage).status == "completed":
+        return
+    logger.info("%s: trains %d steps", name, cfg.stages.of(stage).total_steps)
+    with owned(run) as held:
+        train_stage_files(stage, cfg, held, fresh=False)
 
 
 def _evaluated(
     name: str, cfg: PipelineConfig, settings: EvalConfig, run: RunDir, device: torch.device, own_flops: float
 ) -> PeerResult:
-    root = run.root / FOLDER / name
-    there = RunDir.of(root, Path("checkpoints"))
-    there.checkpoints.mkdir(parents=True, exist_ok=True)
-    files = trajectory_files(cfg, run)
-    budget = _budget(name, cfg, run, root / BUDGET, files, device)
+    there, files = _run_of(name, run), trajectory_files(cfg, run)
+    budget = _budget(name, cfg, run, there.root / BUDGET, files, device)
     its = peer_config(cfg, name, files, steps=int(budget["steps"]))
-    if read_status(there.status).stage(OPERATOR).status != "completed":
-        logger.info("peer %s: trains %d steps, for as long as the operator did", name, budget["steps"])
-        with owned(there) as held:
-            train_stage_files(OPERATOR, its, held, fresh=False)
+    _train(name, OPERATOR, its, there)
     models = models_of(its, there, {OPERATOR: None}, device)
     alone = settings.model_copy(update={"ensemble_trajectories": 0, "peers": ()})
     result, _ = evaluate(its, alone, models, data_of(its, alone, there, models), device=device)
