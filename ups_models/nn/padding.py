@@ -1,7 +1,7 @@
 """More points at both ends of each axis, for convolutions that keep the size of a field."""
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def padded(x: Tensor, by: int, periodic: tuple[bool, ...]) -> Tensor:
@@ -15,3 +15,17 @@ def padded(x: Tensor, by: int, periodic: tuple[bool, ...]) -> Tensor:
             before, after = (x.narrow(axis, edge, 1).expand(shape) for edge in (0, size - 1))
         x = torch.cat([before, x, after], axis)
     return x
+
+
+class PaddedConv(nn.Module):
+    """A convolution over three points of each axis, `dilation` apart; round a periodic axis, at an edge it repeats."""
+
+    def __init__(self, width_in: int, width_out: int, periodic: tuple[bool, ...], dilation: int = 1) -> None:
+        super().__init__()
+        self.dilation, self.periodic = dilation, periodic
+        self.conv = (nn.Conv1d, nn.Conv2d)[len(periodic) - 1](width_in, width_out, 3, dilation=dilation)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, H_in, *space) -> (B, H_out, *space)."""
+        found: Tensor = self.conv(padded(x, self.dilation, self.periodic))
+        return found

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from ups_models import OneStep, Shapes
 from ups_models.nn.codec import zeroed
-from ups_models.nn.padding import padded
+from ups_models.nn.padding import PaddedConv
 
 DILATIONS = (1, 2, 4, 8, 4, 2, 1)
 
@@ -17,9 +17,9 @@ class Net(OneStep):
         super().__init__(shapes)
         channels, *space = shapes.fields
         periodic = shapes.grid.tokens.periodic
-        self.lift = _Conv(channels + shapes.parameters, width, 1, periodic)
+        self.lift = PaddedConv(channels + shapes.parameters, width, periodic)
         self.blocks = nn.ModuleList(
-            nn.ModuleList(_Conv(width, width, dilation, periodic) for dilation in DILATIONS) for _ in range(blocks)
+            nn.ModuleList(PaddedConv(width, width, periodic, dilation) for dilation in DILATIONS) for _ in range(blocks)
         )
         self.project = zeroed((nn.Conv1d, nn.Conv2d)[len(space) - 1](width, channels, 1))
 
@@ -34,16 +34,3 @@ class Net(OneStep):
             x = x + y
         found: Tensor = self.project(x)
         return u + found
-
-
-class _Conv(nn.Module):
-    """A convolution over three points of each axis, `dilation` apart; round a periodic axis, at an edge it repeats."""
-
-    def __init__(self, width_in: int, width_out: int, dilation: int, periodic: tuple[bool, ...]) -> None:
-        super().__init__()
-        self.dilation, self.periodic = dilation, periodic
-        self.conv = (nn.Conv1d, nn.Conv2d)[len(periodic) - 1](width_in, width_out, 3, dilation=dilation)
-
-    def forward(self, x: Tensor) -> Tensor:
-        found: Tensor = self.conv(padded(x, self.dilation, self.periodic))
-        return found

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from ups_models import OneStep, Shapes
 from ups_models.nn.codec import zeroed
-from ups_models.nn.padding import padded
+from ups_models.nn.padding import PaddedConv
 
 
 class Net(OneStep):
@@ -16,7 +16,7 @@ class Net(OneStep):
         channels, *space = shapes.fields
         self.periodic = shapes.grid.tokens.periodic
         dimensions, widths = len(space), [width * 2**level for level in range(levels)]
-        self.lift = _Conv(channels + shapes.parameters, width, self.periodic)
+        self.lift = PaddedConv(channels + shapes.parameters, width, self.periodic)
         self.down = nn.ModuleList(_Block(one, self.periodic) for one in widths)
         self.shrink = nn.ModuleList(_conv(dimensions)(one, 2 * one, 2, stride=2) for one in widths[:-1])
         self.grow = nn.ModuleList(
@@ -46,24 +46,11 @@ class _Block(nn.Module):
 
     def __init__(self, width: int, periodic: tuple[bool, ...]) -> None:
         super().__init__()
-        self.first, self.second = _Conv(width, width, periodic), _Conv(width, width, periodic)
+        self.first, self.second = PaddedConv(width, width, periodic), PaddedConv(width, width, periodic)
 
     def forward(self, x: Tensor) -> Tensor:
         found: Tensor = self.second(nn.functional.gelu(self.first(nn.functional.gelu(x))))
         return x + found
-
-
-class _Conv(nn.Module):
-    """A convolution over three points of each axis, which goes round a periodic one and repeats the edge of another."""
-
-    def __init__(self, width_in: int, width_out: int, periodic: tuple[bool, ...]) -> None:
-        super().__init__()
-        self.periodic = periodic
-        self.conv = _conv(len(periodic))(width_in, width_out, 3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        found: Tensor = self.conv(padded(x, 1, self.periodic))
-        return found
 
 
 def _conv(dimensions: int, *, transposed: bool = False) -> type[nn.Module]:
