@@ -33,22 +33,36 @@ def train_here(trials: Iterable[Trial], root: Path) -> Failures:
     failed = {}
     for trial in trials:
         try:
-            _wait_for_owner(trial)
-            if not require_feasible(trial.job()):
-                logger.info("%s: done", trial.name)
-                continue
+            reason = _trained(trial, root)
+        except Preempted:
+            raise
         except UPSError as error:
-            failed[trial.name] = str(error)
-            logger.warning("%s: %s", trial.name, error)
-            continue
+            reason = str(error)
+        if reason:
+            failed[trial.name] = reason
+            logger.warning("%s: %s", trial.name, reason)
+    return failed
+
+
+def _trained(trial: Trial, root: Path) -> str:
+    """Train until nothing is left; returns why not, or nothing.
+
+    A trainer that a killed sweep left behind owns its run only some seconds after it started, so that the one of here
+    may be refused in favour of it: then that one is waited for, as if it had been seen at once.
+    """
+    while True:
+        _wait_for_owner(trial)
+        if not require_feasible(trial.job()):
+            logger.info("%s: done", trial.name)
+            return ""
         logger.info("%s: trains; its log is %s", trial.name, trial.request.run_dir / LOG)
         code, said = _train(trial, root)
         if code == Preempted.exit_code:
             raise Preempted("stopped, and what was done is kept; the same command goes on with the sweep")
-        if code:
-            failed[trial.name] = f"exit code {code}: {said}"
-            logger.warning("%s: %s", trial.name, failed[trial.name])
-    return failed
+        if code == 0:
+            return ""
+        if not is_owned(trial.job().run) and require_feasible(trial.job()):
+            return f"exit code {code}: {said}"
 
 
 def _wait_for_owner(trial: Trial) -> None:
