@@ -71,8 +71,7 @@ def train_by_workers(trials: Iterable[Trial], root: Path, pool: str) -> dict[str
     """
     failed: dict[str, str] = {}
     with server_client() as client:
-        deployment = deployment_in(client, pool)
-        chains = [Chain(trial, _run_of(client, deployment, trial, root)) for trial in _undone(trials, failed)]
+        chains = list(_chains(client, pool, trials, root, failed))
         while chains:
             for chain in list(chains):
                 ended = chain.ending(client)
@@ -107,22 +106,31 @@ def deployment_in(client: SyncPrefectClient, pool: str) -> DeploymentResponse:
     return found
 
 
-def _undone(trials: Iterable[Trial], failed: dict[str, str]) -> Iterator[Trial]:
-    """What is to be trained, and what is being trained, since its run is waited for as well."""
+def _chains(
+    client: SyncPrefectClient, pool: str, trials: Iterable[Trial], root: Path, failed: dict[str, str]
+) -> Iterator[Chain]:
+    """Of what is to be trained, and of what is being trained, since its run is waited for as well."""
+    deployment = deployment_in(client, pool)
     for trial in trials:
         try:
-            job = trial.job()
-            if is_owned(job.run) or require_feasible(job):
-                yield trial
-            else:
-                logger.info("%s: done", trial.name)
+            run = _run_of(client, deployment, trial, root) if _is_undone(trial) else None
         except UPSError as error:
             failed[trial.name] = str(error)
             logger.warning("%s: %s", trial.name, error)
+            continue
+        if run is None:
+            logger.info("%s: done", trial.name)
+        else:
+            yield Chain(trial, run)
 
 
-def _run_of(client: SyncPrefectClient, deployment: DeploymentResponse, trial: Trial, root: Path) -> FlowRun:
-    """The run that tries it: one that was made before and has not ended in vain, or a new one."""
+def _is_undone(trial: Trial) -> bool:
+    job = trial.job()
+    return is_owned(job.run) or require_feasible(job)
+
+
+def _run_of(client: SyncPrefectClient, deployment: DeploymentResponse, trial: Trial, root: Path) -> FlowRun | None:
+    """The run that tries it: one that was made before and goes on, or a new one; None if the trial is done by now."""
     request = trial.request.model_copy(update={"run_dir": trial.request.run_dir.absolute()})
     given = {"request": request.model_dump(mode="json", exclude_unset=True)}
     for number in range(1000):
@@ -135,4 +143,6 @@ def _run_of(client: SyncPrefectClient, deployment: DeploymentResponse, trial: Tr
         )
         if any(run.state is None or not run.state.is_final() for run in Chain(trial, found).runs(client)):
             return found
+        if not _is_undone(trial):
+            return None
     raise UPSError(f"{trial.name}: ended in vain 1000 times; look at its runs on the server")
