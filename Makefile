@@ -114,6 +114,10 @@ bench-calibration: $(STAMP) ## Ensembles of every candidate sampler beside an op
 bench-peers: $(STAMP) ## The operator beside an FNO, a U-Net and a Dil-ResNet at equal CPU seconds (ARGS="--budgets 80 --seeds 0")
 	@PYTHONPATH=tests $(VPY) -m harness.bench.peers $(ARGS)
 
+.PHONY: bench-apebench
+bench-apebench: $(STAMP) ## KS, KdV and Burgers in APEBench's protocol, beside its published medians (ARGS="--only ks --seeds 0")
+	@PYTHONPATH=tests $(VPY) -m harness.bench.apebench $(ARGS)
+
 .PHONY: bench-speed
 bench-speed: $(STAMP) ## A trained run beside the solver at the resolution of equal error, and when it has paid (ARGS="runs/a")
 	@PYTHONPATH=tests $(VPY) -m harness.bench.speed $(ARGS)

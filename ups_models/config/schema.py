@@ -147,7 +147,13 @@ class EvalConfig(Section):
 
     split: Literal["val", "test"] = Field("val", description="Validation rows for every choice; test rows once.")
     trajectories: Count = Field(16, ge=1, le=1_000_000, description="Trajectories of the rollout metrics, at most.")
-    rollout_steps: Count = Field(40, ge=1, le=10_000, description="Steps from u0, at most those in the data.")
+    given_frames: Count = Field(
+        1,
+        ge=1,
+        le=1000,
+        description="Known frames of a trajectory: forecasts start from the last one. PDEBench: 10.",
+    )
+    rollout_steps: Count = Field(40, ge=1, le=10_000, description="Steps from there, at most those in the data.")
     members: Count = Field(16, ge=2, le=1024, description="Members of an ensemble.")
     one_step_pairs: Count = Field(
         384, ge=1, le=1_000_000, description="Pairs (u_t, u_{t+1}) of the one-step ensemble metrics."

@@ -46,6 +46,13 @@ class Fields:
         stored = self.stored[rows] if isinstance(self.stored, Tensor) else self.stored.select(rows)
         return replace(self, stored=stored, parameters=self.parameters[rows], row=self.row[rows])
 
+    def after(self, frames: int) -> Self:
+        """The trajectories without their first `frames` times, of which at least two are left; t begins at 0 again."""
+        if not frames:
+            return self
+        stored = self.u[:, frames:]
+        return replace(self, stored=stored, t=self.t[frames:] - self.t[frames])
+
     @property
     def u(self) -> Tensor:
         """(N, T, C, *space) in memory: of few rows, where they are kept on the disk."""

@@ -27,8 +27,8 @@ def evaluate(
 ) -> tuple[EvaluationResult, Arrays]:
     """Everything measured in one evaluation, and the arrays that its plots are drawn from.
 
-    Trajectories are evaluated from u0 for `rollout_steps`; ensembles on pairs and, if asked for, in rollouts. `ask`
-    has other processes answer for the networks, with the same digits.
+    Trajectories are evaluated for `rollout_steps` from the last of the `given_frames`; ensembles on pairs and, if asked
+    for, in rollouts. `ask` has other processes answer for the networks, with the same digits.
     """
     forecasts = Forecasts(cfg, settings, models, data, device)
     result = EvaluationResult(

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ups_models.config.schema import EvalConfig, PipelineConfig
 from ups_models.data.fields import SteadyFields
+from ups_models.errors import BadInput
 from ups_models.evaluation.inputs import EvalData, Models, OperatorCase, evenly_spaced
 from ups_models.evaluation.rollout import in_batches, one_step_members, rollout, rollout_members
 from ups_models.evaluation.samplers import residual_samplers
@@ -197,6 +198,9 @@ def _case(
     chosen, total = data.trajectories, len(data.trajectories.row)
     if settings.trajectories < total:
         chosen = chosen.select(evenly_spaced(settings.trajectories, total))
+    if (times := chosen.shape[1]) <= settings.given_frames:
+        raise BadInput(f"given_frames={settings.given_frames} leaves nothing to forecast: the data have {times} times")
+    chosen = chosen.after(settings.given_frames - 1)
     steps = min(settings.rollout_steps, chosen.shape[1] - 1)
     u, parameters = chosen.u.to(device), chosen.conditioning().to(device)
     return OperatorCase(models.operator, chosen, u, parameters, steps, cfg.operator.reencode_every)

@@ -1,5 +1,6 @@
 """The methods are the real ones: each test fails for a degenerate stage that a pipeline could still call trained."""
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -8,6 +9,7 @@ import torch
 
 from ups_models.config.schema import EvalConfig, PipelineConfig
 from ups_models.data.fields import Fields, SteadyFields
+from ups_models.errors import BadInput
 from ups_models.evaluation.evaluate import evaluate
 from ups_models.evaluation.forecasts import sample_steady
 from ups_models.evaluation.inputs import EvalData, Models
@@ -223,6 +225,27 @@ def test_every_metric_stands_beside_the_trivial_baselines(result):
 
 def untimed(result):
     return result.model_copy(update={"network": result.network.model_copy(update={"seconds": 0.0})})
+
+
+def test_frames_that_are_given_are_where_forecasts_start_and_are_not_scored(trained):
+    cfg, models, data = trained
+    settings = EvalConfig(trajectories=4, given_frames=10, members=2, one_step_pairs=8, student_steps=(1,))
+    later, whole = (
+        replace(data, trajectories=data.trajectories.after(9)),
+        settings.model_copy(update={"given_frames": 1}),
+    )
+
+    found = evaluate(cfg, settings, models, data, device=CPU)[0]
+
+    assert found.steps == data.trajectories.shape[1] - 10
+    assert untimed(found) == untimed(evaluate(cfg, whole, models, later, device=CPU)[0])
+
+
+def test_more_given_frames_than_the_data_have_are_refused(trained):
+    cfg, models, data = trained
+
+    with pytest.raises(BadInput, match="given_frames=21 leaves nothing to forecast: the data have 21 times"):
+        evaluate(cfg, EvalConfig(given_frames=21), models, data, device=CPU)
 
 
 def test_an_evaluation_is_a_function_of_its_seed(trained, result):
