@@ -171,6 +171,9 @@ class EvalConfig(Section):
     peers: tuple[PeerName, ...] = Field(
         (), description="Networks of others, trained on the same data for as long as the operator, to stand beside it."
     )
+    solver_trajectories: Count = Field(
+        0, ge=0, le=1000, description="Trajectories that the solver computes again, to compare seconds; 0: none."
+    )
     student_steps: tuple[StudentSteps, ...] = Field(
         (1, 2, 4), description="Network evaluations of the student to report."
     )
@@ -223,6 +226,12 @@ class PipelineConfig(Section):
             )
         if not self.data.files and not self.data.downloads:
             self.check_times((self.data.generate.nt - 1) // self.data.reduced_resolution_t + 1)
+        full = EvalConfig.model_validate(self.evaluations.full_eval)
+        if full.solver_trajectories and self.data.problem.solver is None:
+            raise ValueError(
+                f"evaluations.full_eval.solver_trajectories={full.solver_trajectories} needs a solver, and "
+                f"{self.data.problem.name} has none here; leave it out"
+            )
         _check_names(self.data.downloads + self.steady_data.downloads)
         _check_rows("data", self.data)
         _check_rows("steady_data", self.steady_data)

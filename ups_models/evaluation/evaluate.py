@@ -1,6 +1,7 @@
 """One evaluation: every metric of the trained networks beside the trivial predictions that they must beat."""
 
 import platform
+from typing import Any
 
 import numpy as np
 import torch
@@ -51,9 +52,10 @@ def _with_fields(
 ) -> tuple[EvaluationResult, Arrays]:
     """One step, rollouts, and ensembles where there is a sampler."""
     rollouts, arrays = rollout_errors(case, forecasts.all(Question("rollout"), ask), forecasts.seed)
-    found = {
+    found: dict[str, Any] = {
         "trajectories": len(case.u),
         "steps": case.steps,
+        "given_frames": forecasts.settings.given_frames if forecasts.settings.given_frames > 1 else None,
         "data": data_facts(case.data),
         "network": network_facts(case),
         "one_step": one_step_errors(case, forecasts.all(Question("one_step"), ask)),

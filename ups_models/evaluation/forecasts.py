@@ -64,7 +64,7 @@ class Forecasts:
     ) -> None:
         self.settings, self.models, self.device, self.seed = settings, models, device, settings.seed
         self.samplers = residual_samplers(cfg.denoiser, settings, models)
-        self.case = _case(cfg, settings, models, data, device)
+        self.case = case_of(cfg, settings, models, data, device)
         self.steady = data.steady and data.steady.select(evenly_spaced(settings.steady_samples, len(data.steady.a)))
         self.flow_steps = cfg.prior.sampler_steps
 
@@ -190,9 +190,10 @@ def sample_steady(prior: Prior, data: SteadyFields, *, members: int, steps: int,
     return torch.stack(samples) * prior.unit * beta[:, None, None]
 
 
-def _case(
+def case_of(
     cfg: PipelineConfig, settings: EvalConfig, models: Models, data: EvalData, device: torch.device
 ) -> OperatorCase | None:
+    """The operator with the trajectories that it is evaluated on; None without either. Raises BadInput."""
     if models.operator is None or data.trajectories is None:
         return None
     chosen, total = data.trajectories, len(data.trajectories.row)

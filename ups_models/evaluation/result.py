@@ -193,6 +193,41 @@ class PeerResult(Record):
     """Of a forecast of one field by one step, the FFT by its formula."""
 
 
+class Solved(Record):
+    """The solver on one grid: points along the first axis, seconds of a trajectory, mean nRMSE."""
+
+    points: int
+    seconds: Number
+    error: Number
+
+
+class Speed(Record):
+    """Seconds of a rollout beside the solver's, and whether data and training ever pay."""
+
+    trajectories: int
+    error: Number
+    """Mean nRMSE of the operator on these trajectories."""
+    alone: Number
+    batched: Number
+    batch: int
+    """Seconds of one rollout alone, and of one in a batch of so many."""
+    solver: tuple[Solved, ...]
+    """On grids from coarse to fine."""
+    data_seconds: Number
+    training_seconds: Number
+
+    @property
+    def equal(self) -> Solved | None:
+        """The solver on the coarsest grid on which it errs no more than the operator."""
+        return next((one for one in self.solver if one.error <= self.error), None)
+
+    @property
+    def breakeven(self) -> float:
+        """Forecasts after which data, training and inference have cost less than the solver; infinite if never."""
+        saved = self.equal.seconds - self.batched if self.equal else math.nan
+        return (self.data_seconds + self.training_seconds) / saved if saved > 0 else math.inf
+
+
 class CheckpointFile(Record):
     """Weights that were evaluated."""
 
@@ -211,6 +246,8 @@ class EvaluationResult(Record):
     members: int | None = None
     trajectories: int | None = None
     steps: int | None = None
+    given_frames: int | None = None
+    """Where more than one frame of a trajectory is known, and forecasts start from the last of them."""
     data: DataFacts | None = None
     network: NetworkFacts | None = None
     """Of the operator; absent in files of earlier versions."""
@@ -220,6 +257,7 @@ class EvaluationResult(Record):
     probabilistic_rollout: Ensembles | None = None
     darcy: Darcy | None = None
     peers: dict[str, PeerResult] = {}
+    speed: Speed | None = None
     checks: tuple[Check, ...] = ()
     checkpoints: dict[str, CheckpointFile] = {}
     unknown_descents: tuple[str, ...] | None = None

@@ -17,7 +17,7 @@ WITHOUT_TABLES: Mapping[str, tuple[str, str]] = {
     "members": ("One ensemble", "no ensemble was stored; diff_residual may be disabled"),
     "motion": ("A rollout in motion", "no ensemble rollout was stored; this evaluation made none"),
 }
-ORDER = ("panels", "motion", "horizon", "field", "spectrum", "ensemble", "members", "darcy")
+ORDER = ("panels", "motion", "horizon", "field", "spectrum", "ensemble", "members", "darcy", "speed")
 
 
 def render_html(report: ReportInput) -> str:

@@ -21,11 +21,21 @@ from ups_models.evaluation.parts import (
 from ups_models.evaluation.registry import metrics_in
 from ups_models.evaluation.result import EvaluationResult, Rollout
 from ups_models.report.model import Section, Table
-from ups_models.report.tables import Row, by_horizon, by_model, compare, correlation_table, peer_table, row_of
+from ups_models.report.tables import (
+    Row,
+    by_horizon,
+    by_model,
+    compare,
+    correlation_table,
+    peer_table,
+    row_of,
+    speed_table,
+)
 from ups_models.report.words import interval, number
 
 OF_ONE_MEMBER = "The prior's nRMSE is that of one member."
 NO_ROLLOUTS = ("Not evaluated: ensemble rollouts; this evaluation asked for none (ensemble_trajectories: 0).",)
+NO_SOLVER = ("Not measured: the solver's seconds; this evaluation asked for none (solver_trajectories: 0).",)
 Status = Mapping[str, str]
 """Of each stage, so that what is missing can be given its reason."""
 
@@ -38,6 +48,7 @@ def sections(result: EvaluationResult, status: Status) -> tuple[Section, ...]:
         field_section(result, status),
         ensemble_section(result, status),
         steady_section(result, status),
+        speed_section(result),
     )
 
 
@@ -114,6 +125,12 @@ def steady_section(result: EvaluationResult, status: Status) -> Section:
     )
     missing = _missing(status, steady_prior=result.darcy is not None)
     return Section("darcy", "Steady states (Darcy flow)", "", _filled(tables), missing)
+
+
+def speed_section(result: EvaluationResult) -> Section:
+    """Seconds of the operator beside the solver's."""
+    missing = NO_SOLVER if result.speed is None else ()
+    return Section("speed", "Speed", "", _filled([speed_table(result)]), missing)
 
 
 def _headline(result: EvaluationResult, *parts: Part) -> list[Row]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from ups_models.evaluation.parts import CORRELATION, MODELS, Part
 from ups_models.evaluation.registry import Metric, metrics_in
-from ups_models.evaluation.result import EvaluationResult
+from ups_models.evaluation.result import EvaluationResult, Speed
 from ups_models.peers import PEERS
 from ups_models.report.model import Table, Timing
 from ups_models.report.words import DASH, bound, bounds, interval, number, seconds
@@ -150,6 +150,31 @@ def peer_table(result: EvaluationResult) -> Table:
         for name, it in result.peers.items()
     ]
     return Table("Rollout of peers at equal compute", columns, tuple(rows), note=PEER_NOTE)
+
+
+def speed_table(result: EvaluationResult) -> Table:
+    """The operator alone and in batches, the solver on each grid, and what follows from both."""
+    title, columns = "Seconds of one trajectory, on one thread", ("", "nRMSE, mean", "s", "Of the operator in batches")
+    found = result.speed
+    if found is None:
+        return Table(title, columns, ())
+
+    def row(label: str, error: float, spent: float) -> tuple[str, ...]:
+        return label, number(error), number(spent), number(spent / found.batched)
+
+    rows = [
+        row("Operator, alone", found.error, found.alone),
+        row(f"Operator, in batches of {found.batch}", found.error, found.batched),
+        *(row(f"Solver, {one.points} points along an axis", one.error, one.seconds) for one in found.solver),
+    ]
+    return Table(title, columns, tuple(rows), note=_breakeven(found))
+
+
+def _breakeven(found: Speed) -> str:
+    equal = "no grid of the solver" if found.equal is None else f"the solver on {found.equal.points} points"
+    cost = f"{seconds(found.data_seconds)} of data and {seconds(found.training_seconds)} of training"
+    pays = "never pay" if math.isinf(found.breakeven) else f"have paid after {found.breakeven:.0f} forecasts in batches"
+    return f"{found.trajectories} trajectories. It is {equal} that errs no more than the operator; {cost} {pays}."
 
 
 def checkpoint_table(result: EvaluationResult) -> Table:

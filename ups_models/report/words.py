@@ -15,9 +15,9 @@ CAVEATS = (
         "seed gives another model, and its metrics can lie outside."
     ),
     (
-        "The formulas are PDEBench's, the protocol is not, unless the data files named above are PDEBench's own: PDEBench "
-        "feeds ten frames and scores what follows, here one frame goes in and every step counts. Published FNO results may "
-        "stand beside these; they must not be quoted as beaten."
+        "The formulas are PDEBench's, the protocol is not, unless ten frames are known and the data files named above are "
+        "PDEBench's own: PDEBench feeds ten frames and scores what follows; with one, every step counts. Published FNO "
+        "results may stand beside these; they must not be quoted as beaten."
     ),
     (
         "Boundary RMSE (bRMSE) has no meaning on a periodic domain, where no point is a boundary. It is listed because "
@@ -103,6 +103,7 @@ def describe(result: EvaluationResult) -> tuple[str, ...]:
         ("{} split", result.split),
         ("{} trajectories", result.trajectories),
         ("{} steps", result.steps),
+        ("from the last of {} known frames", result.given_frames),
         ("{} members per ensemble", result.members),
         ("seed {}", result.seed),
         ("{}", data and data.family),

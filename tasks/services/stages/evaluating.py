@@ -36,9 +36,11 @@ from ups_models.config.schema import EvalConfig, PipelineConfig
 from ups_models.errors import Preempted
 from ups_models.evaluation.checks import check
 from ups_models.evaluation.evaluate import evaluate
-from ups_models.evaluation.inputs import EvalData
+from ups_models.evaluation.forecasts import case_of
+from ups_models.evaluation.inputs import EvalData, OperatorCase
 from ups_models.evaluation.parts import main_error
 from ups_models.evaluation.result import CheckpointFile, Darcy, EvaluationResult
+from ups_models.evaluation.speed import measure_speed
 from ups_models.files import FileDigest, known_digest, write_atomically, write_text
 from ups_models.report.html import render_html
 from ups_models.report.markdown import render_markdown
@@ -70,7 +72,8 @@ def evaluate_run(name: str, cfg: PipelineConfig, settings: EvalConfig, run: Owne
         trained, n_processes = [*models.networks()], processes_for(cfg, device)
         with _left_if_stopped(name), evaluators(name, cfg, settings, run, trained, n_processes) as ask:
             result, arrays = evaluate(cfg, settings, models, data, device=device, ask=ask)
-        result = _with_peers(result, cfg, settings, run, device)
+        case = case_of(cfg, settings, models, data, device)
+        result = _with_speed(_with_peers(result, cfg, settings, run, device), case, cfg, settings, run)
         inputs = evaluation_inputs(cfg, settings, snapshot, usable)
     except Preempted:  # as after a kill: it is in progress, and runs again
         raise
@@ -120,6 +123,18 @@ def _with_peers(
         more["darcy"] = Darcy.model_validate(result.darcy.model_dump() | found)
     result = result.model_copy(update=more)
     return result.model_copy(update={"checks": check(result)})
+
+
+def _with_speed(
+    result: EvaluationResult, case: OperatorCase | None, cfg: PipelineConfig, settings: EvalConfig, run: OwnedRun
+) -> EvaluationResult:
+    """The result with the operator's seconds beside the solver's; data that were given have cost nothing here."""
+    if case is None or not settings.solver_trajectories:
+        return result
+    samples = 0 if cfg.data.files or cfg.data.downloads else cfg.data.generate.n
+    spent = read_status(run.status).stage("operator").seconds or 0.0
+    found = measure_speed(case, settings.solver_trajectories, samples=samples, training_seconds=spent)
+    return result.model_copy(update={"speed": found})
 
 
 @contextmanager

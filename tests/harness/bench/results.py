@@ -117,6 +117,7 @@ KINDS: Mapping[str, str] = {
     "quickstart": "Quickstart",
     "calibration": "Calibration of rollouts",
     "peers": "Peers at equal compute",
+    "apebench": "APEBench's protocol",
     "speed": "Speed",
 }
 
