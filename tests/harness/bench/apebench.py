@@ -8,14 +8,14 @@ own, float32 fields from random numbers of our own; and of the size `free` also 
 """
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from harness.bench.problems import cell, machine, run_in, train
+from harness.bench.problems import figure_table, machine, run_in, train
 from tasks.services.run.status import read_status
 from tasks.services.stages.result_rows import read_row, row_of, write_row
 from ups_models.config.loading import load_config
@@ -44,7 +44,7 @@ def main() -> None:
     for size in arguments.sizes:
         for name in arguments.only:
             rows = [row(name, size, seed, arguments.out) for seed in arguments.seeds]
-            print(table(name, size, rows), flush=True)
+            print(f"### {name}, {size}\n\n{figure_table({f'{len(rows)} seeds': rows})}\n", flush=True)
 
 
 def row(name: str, size: str, seed: int, out: Path) -> Mapping[str, float]:
@@ -88,12 +88,6 @@ def mean_errors(run: Path) -> Tensor:
 def gmean(errors: Tensor) -> float:
     """The geometric mean over the steps. Koehler et al. 2024, sec. 3."""
     return float(errors.log().mean().exp())
-
-
-def table(name: str, size: str, rows: Sequence[Mapping[str, float]]) -> str:
-    """Figures down: mean over seeds, and range."""
-    lines = [f"### APEBench: {name}, {size}", "", f"| figure | {len(rows)} seeds |", "|---|---|"]
-    return "\n".join([*lines, *(f"| {figure} | {cell([one[figure] for one in rows])} |" for figure in rows[0]), ""])
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 
-from harness.bench.problems import ROOT, cell, machine, run_in
+from harness.bench.problems import ROOT, figure_table, machine, run_in
 from tasks.services.data.datasets import load_data
 from tasks.services.run.code_version import code_version
 from tasks.services.run.status import read_status
@@ -61,7 +61,7 @@ def main() -> None:
     for seed in arguments.seeds:
         for name, row in rows_of(seed, arguments).items():
             rows.setdefault(name, []).append(row)
-    print(table(rows), flush=True)
+    print(figure_table(rows), flush=True)
 
 
 def rows_of(seed: int, arguments: argparse.Namespace) -> dict[str, Mapping[str, float]]:
@@ -221,16 +221,6 @@ def read(path: Path) -> Mapping[str, float]:
 def slug(name: str) -> str:
     """For a file."""
     return name.lower().replace(",", "").replace(" ", "-")
-
-
-def table(rows: Mapping[str, Sequence[Mapping[str, float]]]) -> str:
-    """Candidates across, figures down: the mean over seeds, and their range."""
-    figures = list(dict.fromkeys(figure for found in rows.values() for row in found for figure in row))
-    lines = [f"| figure | {' | '.join(rows)} |", "|---" * (len(rows) + 1) + "|"]
-    for figure in figures:
-        cells = [cell([row[figure] for row in found if figure in row]) for found in rows.values()]
-        lines.append(f"| {figure} | {' | '.join(cells)} |")
-    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -244,6 +244,16 @@ def cell(values: Sequence[float]) -> str:
     return f"{statistics.fmean(values):.3g}{around}"
 
 
+def figure_table(columns: Mapping[str, Sequence[Row]]) -> str:
+    """Columns of rows of several seeds across, figures down: the mean over seeds, and their range."""
+    figures = list(dict.fromkeys(figure for rows in columns.values() for row in rows for figure in row))
+    lines = [f"| figure | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
+    for figure in figures:
+        cells = [cell([row[figure] for row in rows if figure in row]) for rows in columns.values()]
+        lines.append(f"| {figure} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def table(name: str, seeds: Sequence[int], rows: Sequence[Row]) -> str:
     """One problem as Markdown: each seed, the mean, the range, and the bar where there is one."""
     bars = {figure: bar.partition(" (")[0] for figure, bar in BARS if "(" not in bar or f"({name})" in bar}

@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Mapping
 
-from harness.bench.problems import ROOT, cell, table
+from harness.bench.problems import ROOT, figure_table, table
 from tasks.services.stages.result_rows import ResultRow, read_row
 from ups_models.evaluation.checks import CHECKS, CheckRow
 from ups_models.evaluation.result import Check
@@ -101,11 +101,8 @@ def _problem(name: str, rows: Mapping[int, ResultRow]) -> str:
 
 def _kind(kind: str, title: str, name: str, rows: Mapping[int, ResultRow]) -> str:
     """Figures down; the mean over seeds and its range."""
-    figures = list(dict.fromkeys(figure for row in rows.values() for figure in row.figures))
-    lines = [f"### {title}: {name}", "", f"| figure | {len(rows)} seeds |", "|---|---|"]
-    of_figure = {name: [row.figures[name] for row in rows.values() if name in row.figures] for name in figures}
-    lines += [f"| {name} | {cell(values)} |" for name, values in of_figure.items()]
-    return "\n".join([*lines, "", _made(rows), ""])
+    found = figure_table({f"{len(rows)} seeds": [row.figures for row in rows.values()]})
+    return f"### {title}: {name}\n\n{found}\n\n{_made(rows)}\n"
 
 
 def _made(rows: Mapping[int, ResultRow]) -> str:
