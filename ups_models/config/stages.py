@@ -99,11 +99,14 @@ class DistillStageConfig(UnrolledStageConfig):
 
 
 class PriorStageConfig(StageConfig):
-    """Flow matching for the steady prior."""
+    """Training of the steady prior."""
 
-    objective: Literal["flow", "regression"] = Field(
-        "flow", description="flow: a distribution of states; regression: their mean, by the same network, to compare."
+    objective: Literal["flow", "crps", "regression"] = Field(
+        "flow",
+        description="flow: samples by flow matching; crps: samples of one evaluation, trained by their CRPS; "
+        "regression: the median, by the same network, to compare.",
     )
+    members: Count = Field(2, ge=2, le=64, description="Samples whose CRPS is lowered (objective: crps).")
 
     lr: Number = Field(2e-3, gt=0, le=1, description="Peak learning rate of AdamW; falls to zero as a cosine.")
     batch_size: Count = Field(32, ge=1, le=65536, description="Samples in a batch.")

@@ -41,7 +41,7 @@ def evaluate(
     if models.steady_prior is not None and forecasts.steady is not None:
         members = forecasts.all(Question("steady"), ask)
         darcy, more = steady_errors(
-            members, forecasts.steady, data.steady_train, nfe=forecasts.flow_steps, seed=settings.seed
+            members, forecasts.steady, data.steady_train, nfe=forecasts.flow_steps or 1, seed=settings.seed
         )
         result, arrays = result.model_copy(update={"darcy": darcy}), more | arrays
     return result.model_copy(update={"checks": check(result)}), arrays

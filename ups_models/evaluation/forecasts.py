@@ -66,7 +66,7 @@ class Forecasts:
         self.samplers = residual_samplers(cfg.denoiser, settings, models)
         self.case = case_of(cfg, settings, models, data, device)
         self.steady = data.steady and data.steady.select(evenly_spaced(settings.steady_samples, len(data.steady.a)))
-        self.flow_steps = cfg.prior.sampler_steps
+        self.flow_steps = None if cfg.stages.steady_prior.objective == "crps" else cfg.prior.sampler_steps
 
     def all(self, question: Question, ask: Ask | None = None) -> Tensor:
         """The answer for all rows: fields (N, ...), or members (M, N, ...); computed here, or by whom `ask` asks."""
@@ -181,13 +181,20 @@ def pieces(n: int) -> list[Rows]:
     return list(pairwise(n * piece // count for piece in range(count + 1)))
 
 
-def sample_steady(prior: Prior, data: SteadyFields, *, members: int, steps: int, draw: Draw) -> Tensor:
-    """Samples of the steady state for each coefficient: (M, N, H, W)."""
+def sample_steady(prior: Prior, data: SteadyFields, *, members: int, steps: int | None, draw: Draw) -> Tensor:
+    """Samples of the steady state for each coefficient, (M, N, H, W): by a flow of so many steps; None: at once."""
     device = next(prior.parameters()).device
     a, beta = data.a.to(device), data.beta.to(device)
-    known = torch.ones(len(a), device=device)
-    samples = [sample_flow(lambda x, t: prior(x, t, a, known), draw(tuple(a.shape)), steps) for _ in range(members)]
-    return torch.stack(samples) * prior.unit * beta[:, None, None]
+    known, start = torch.ones(len(a), device=device), torch.zeros(len(a), device=device)
+
+    def sample() -> Tensor:
+        drawn = draw(tuple(a.shape))
+        if steps is None:
+            found: Tensor = prior(drawn, start, a, known)
+            return found
+        return sample_flow(lambda x, t: prior(x, t, a, known), drawn, steps)
+
+    return torch.stack([sample() for _ in range(members)]) * prior.unit * beta[:, None, None]
 
 
 def case_of(

@@ -19,6 +19,7 @@ from ups_models.nn.own import as_operator, unit_of
 from ups_models.nn.sampling import heun_step, karras_sigmas, noise
 from ups_models.nn.weights import weights_of
 from ups_models.stages import diff_residual, operator
+from ups_models.stages.crps import almost_fair_crps
 from ups_models.stages.diff_residual import sample_pairs, whitened_residual
 from ups_models.stages.operator import sample_windows
 from ups_models.stages.spec import SPECS
@@ -116,18 +117,6 @@ def forecast_loss(step: LossInput, *, members: int, sigma_max: float, alpha: flo
         error = almost_fair_crps(u.unflatten(0, (members, -1)) / scale, truth, alpha).flatten(1).mean(-1)
         loss = loss + (error / (size * size.mean()).sqrt()).mean() / targets.shape[1]
     return loss
-
-
-def almost_fair_crps(members: Tensor, truth: Tensor, alpha: float) -> Tensor:
-    """Of members (M, ...) and truth (...), point by point.
-
-    mean_i |x_i - y| - (1 - (1 - alpha) / M) / (2 M (M - 1)) sum_ij |x_i - x_j|: fair for alpha = 1; a little less keeps
-    members from drifting apart unpunished where all but one are exact. Lang et al. 2024 (AIFS-CRPS), eq. 4.
-    """
-    count = len(members)
-    skill = (members - truth).abs().mean(0)
-    apart = torch.stack([(members - one).abs().mean(0) for one in members]).sum(0) / (2 * (count - 1))
-    return skill - (1 - (1 - alpha) / count) * apart
 
 
 def _each(members: int, one: Tensor) -> Tensor:

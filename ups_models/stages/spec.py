@@ -104,8 +104,13 @@ def _student_arch(cfg: PipelineConfig) -> Arch:
 
 
 def _prior_arch(cfg: PipelineConfig) -> Arch:
-    net = cfg.prior
-    return {"size": cfg.steady_data.size, "channels": net.channels, "levels": net.levels} | _own(net)
+    net, objective = cfg.prior, cfg.stages.steady_prior.objective
+    return {
+        "size": cfg.steady_data.size,
+        "channels": net.channels,
+        "levels": net.levels,
+        **({"objective": objective} if objective != "flow" else {}),  # says how it is sampled
+    } | _own(net)
 
 
 SPECS: dict[str, StageSpec] = {

@@ -1,4 +1,4 @@
-"""Stage steady_prior: a flow from noise to steady states, given a coefficient field or not."""
+"""Stage steady_prior: steady states from noise, given a coefficient field or not: by a flow, or in one evaluation."""
 
 from functools import partial
 
@@ -11,6 +11,7 @@ from ups_models.data.fields import SteadyFields
 from ups_models.nn.own import own_prior
 from ups_models.nn.prior import OwnPrior, Prior, SteadyPrior, at_start
 from ups_models.nn.sampling import noise
+from ups_models.stages.crps import almost_fair_crps
 from ups_models.stages.spec import SPECS
 from ups_models.stages.stage import Batch, Data, Loss, LossInput, Stage, expect
 
@@ -24,10 +25,15 @@ def build(cfg: PipelineConfig) -> Prior:
 
 
 def build_loss(cfg: PipelineConfig) -> Loss:
-    """`flow_matching_loss` with the config's dropout of the coefficient, or `regression_loss`."""
-    if cfg.stages.steady_prior.objective == "regression":
-        return regression_loss
-    return partial(flow_matching_loss, coefficient_dropout=cfg.stages.steady_prior.hide_coefficient)
+    """What the config's objective lowers; the coefficient is hidden from a part of the samples of a prior."""
+    settings = cfg.stages.steady_prior
+    match settings.objective:
+        case "regression":
+            return regression_loss
+        case "crps":
+            return partial(crps_loss, members=settings.members, coefficient_dropout=settings.hide_coefficient)
+        case "flow":
+            return partial(flow_matching_loss, coefficient_dropout=settings.hide_coefficient)
 
 
 def sample_batch(cfg: PipelineConfig, data: Data, progress: float, rng: torch.Generator) -> Batch:
@@ -49,6 +55,20 @@ def flow_matching_loss(step: LossInput, *, coefficient_dropout: float) -> Tensor
     known = (torch.rand(len(u), generator=step.rng, device=u.device) >= coefficient_dropout).float()
     velocity: Tensor = net(x, t, step.batch["a"], known)
     return (velocity - (u - start)).square().mean()
+
+
+def crps_loss(step: LossInput, *, members: int, coefficient_dropout: float) -> Tensor:
+    """Fair CRPS, point by point, of samples v(n, 0; a) of one evaluation each. Batch as above.
+
+    A network of noise trained by a scoring rule, as in Pacchiardi et al. 2024 (JMLR 25).
+    """
+    net, batch = expect(step.net, Prior), step.batch
+    u = batch["u"] / (net.unit * batch["beta"][:, None, None])
+    known = (torch.rand(len(u), generator=step.rng, device=u.device) >= coefficient_dropout).float()
+    start = noise((members * len(u), *u.shape[1:]), step.rng)
+    a, is_known = batch["a"].repeat(members, 1, 1), known.repeat(members)
+    samples: Tensor = net(start, is_known.new_zeros(len(start)), a, is_known)
+    return almost_fair_crps(samples.unflatten(0, (members, -1)), u, 1.0).mean()
 
 
 def regression_loss(step: LossInput) -> Tensor:

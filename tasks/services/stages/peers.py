@@ -74,8 +74,9 @@ def evaluate_regression(cfg: PipelineConfig, settings: EvalConfig, run: RunDir, 
 
 def regression_config(cfg: PipelineConfig, files: Mapping[Path, Any]) -> PipelineConfig:
     """The config of its run: the steady prior alone, on the same files, with another objective."""
-    values = _values_of_one(PRIOR, cfg)
-    values["stages"][PRIOR]["objective"] = REGRESSION
+    values, prior = _values_of_one(PRIOR, cfg), cfg.stages.steady_prior
+    size = prior.batch_size * (prior.members if prior.objective == "crps" else 1)  # as many evaluations of the network
+    values["stages"][PRIOR] |= {"objective": REGRESSION, "batch_size": size}
     if not cfg.steady_data.files:
         values["steady_data"] |= _named(files)
     return PipelineConfig.model_validate(values)

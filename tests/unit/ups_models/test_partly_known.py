@@ -6,11 +6,17 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from tasks.services.stages.peers import regression_config
 from ups_models.config.data import KnownConfig, SteadyDataConfig
+from ups_models.config.schema import PipelineConfig
 from ups_models.data.fields import SteadyFields
 from ups_models.data.partly_known import NOTHING, as_known
+from ups_models.errors import ArchitectureMismatch
 from ups_models.evaluation.steady import regression_errors
 from ups_models.nn.prior import Prior
+from ups_models.stages.spec import SPECS, check_architecture
+from ups_models.stages.stage import LossInput
+from ups_models.stages.steady_prior import crps_loss
 
 
 @pytest.fixture
@@ -81,3 +87,60 @@ def test_the_pipeline_trains_a_regression_beside_the_prior(train, here):
         result["darcy"]["steady_prior"]["crps"] / result["darcy"]["regression"]["mae"]
     )
     assert "Regression" in (here / "reports" / "full_eval.md").read_text()
+
+
+TRAINS_BY_CRPS = (
+    "stages.steady_prior.objective=crps", "evaluations.peers=[regression]", "steady_data.known.coarse=2",
+    "stages.operator.epochs=0", "stages.diff_residual.epochs=0", "stages.consistency_distill.epochs=0",
+)  # fmt: skip
+
+
+def test_a_prior_that_is_trained_by_its_crps_samples_in_one_evaluation(train, here):
+    train(set=TRAINS_BY_CRPS)
+
+    result = json.loads((here / "reports" / "full_eval.json").read_text())
+    assert result["darcy"]["steady_prior"]["nfe"] == 1
+
+
+def test_a_regression_has_as_many_evaluations_of_the_network_as_the_samples():
+    def of(**settings):
+        cfg = PipelineConfig.model_validate({"stages": {"steady_prior": {"batch_size": 8, **settings}}})
+        return regression_config(cfg, {}).stages.steady_prior
+
+    assert (of().objective, of().batch_size) == ("regression", 8)
+    assert of(objective="crps", members=3).batch_size == 24
+
+
+def test_a_prior_is_not_sampled_in_a_way_that_it_was_not_trained_for():
+    flow, crps = (
+        SPECS["steady_prior"].arch(
+            PipelineConfig.model_validate({"stages": {"steady_prior": {"objective": objective}}})
+        )
+        for objective in ("flow", "crps")
+    )
+
+    with pytest.raises(ArchitectureMismatch, match="objective"):
+        check_architecture("steady_prior_ema.pt", flow, crps)
+
+
+def test_samples_that_are_all_alike_have_a_higher_crps_than_samples_that_spread_like_the_truth():
+    class Noisy(Prior):
+        def __init__(self, width):
+            super().__init__()
+            self.register_buffer("unit", torch.ones(()))
+            self.width = width
+
+        def forward(self, x, t, a, known):
+            assert not t.any()
+            return self.width * x
+
+    truth = torch.randn(512, 4, 4, generator=torch.Generator().manual_seed(3))
+    batch = {"u": truth, "a": torch.ones_like(truth), "beta": torch.ones(512)}
+
+    def loss(width):
+        net, rng = Noisy(width), torch.Generator().manual_seed(4)
+        step = LossInput(net, net, {}, batch, 0.0, rng)
+        return float(crps_loss(step, members=2, coefficient_dropout=0.0))
+
+    assert loss(1.0) < 0.75 * loss(0.0)
+    assert loss(1.0) < loss(2.0)

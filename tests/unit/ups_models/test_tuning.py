@@ -13,7 +13,8 @@ from ups_models.nn.denoiser import ResidualDiffusion
 from ups_models.nn.operator import LatentOperator
 from ups_models.problems.registry import BURGERS
 from ups_models.stages import consistency_distill, diff_residual, operator
-from ups_models.stages.consistency_distill import almost_fair_crps, forecast_loss, start_from_teacher
+from ups_models.stages.consistency_distill import forecast_loss, start_from_teacher
+from ups_models.stages.crps import almost_fair_crps
 from ups_models.stages.spec import SPECS
 from ups_models.stages.stage import LossInput, expect
 
