@@ -15,6 +15,7 @@ from torch import Tensor
 from ups_models.children import quiet_child
 from ups_models.problems.finding import problem_named
 from ups_models.problems.problem import Values
+from ups_models.problems.solving import SolverFailed
 
 WORTH_IT_S = 30.0
 """Work of so many seconds is shared out: a process needs 3 to start."""
@@ -34,13 +35,20 @@ class Order:
     seed: int
 
     def solve(self, start: int, stop: int) -> Array:
-        """Rows start..stop as they are stored, (stop - start, T, C, *space)."""
+        """Rows start..stop as they are stored, (stop - start, T, C, *space). Raises SolverFailed."""
         problem = problem_named(self.problem)
         how = problem.how()
         rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence(self.seed, n_children_spawned=start)))
         u0 = how.initial(stop - start, (self.solved,) * problem.dimensions, self.values, rng)
         u = how.solve(u0, self.values, self.times, None)
-        return np.ascontiguousarray(thinned(u, self.solved // self.points, problem.periodic).to(torch.float32).numpy())
+        stored = thinned(u, self.solved // self.points, problem.periodic).to(torch.float32)
+        if not (finite := stored.isfinite().flatten(1).all(1)).all():
+            row = start + int(finite.logical_not().nonzero()[0])
+            raise SolverFailed(
+                f"{self.problem}: the solution of sample {row} is not finite; use more points, less time or other "
+                "parameters, and where the problem is your own, look at its solver"
+            )
+        return np.ascontiguousarray(stored.numpy())
 
 
 def thinned(u: Tensor, factor: int, periodic: Sequence[bool]) -> Tensor:

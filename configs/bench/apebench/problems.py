@@ -16,16 +16,15 @@ from ups_models.problems.problem import Progress, Symmetry, Values, mirrored
 from ups_models.problems.solving import in_chunks
 from ups_models.problems.spectral import PeriodicGrid, convection
 
-POINTS, WAVES, CIRCLE = 160, 5, 16
+POINTS, WAVES, CIRCLE, LONGEST = 160, 5, 16, 200
 
 
-def initial(n: int, points: tuple[int, ...], _parameters: Values, rng: np.random.Generator) -> Tensor:
-    """The five lowest waves, amplitudes U(-1, 1), phases U(0, 2 pi), scaled to a maximum of one: (N, 1, X) float64."""
-    x = np.arange(points[0]) / points[0]
-    k = np.arange(1, WAVES + 1)
-    draws = [(child.uniform(-1, 1, WAVES), child.uniform(0, 2 * np.pi, WAVES)) for child in rng.spawn(n)]
-    u = np.stack([np.sin(2 * np.pi * np.outer(x, k) + phase) @ amplitude for amplitude, phase in draws])
-    return torch.from_numpy(u / np.abs(u).max(-1, keepdims=True))[:, None]
+def waves(points: int, rng: np.random.Generator) -> Tensor:
+    """The five lowest waves, amplitudes U(-1, 1), phases U(0, 2 pi), scaled to a maximum of one: (1, X) float64."""
+    phase = 2 * np.pi * np.outer(np.arange(points) / points, np.arange(1, WAVES + 1))
+    amplitude, shift = rng.uniform(-1, 1, WAVES), rng.uniform(0, 2 * np.pi, WAVES)
+    u = np.sin(phase + shift) @ amplitude
+    return torch.from_numpy(u / np.abs(u).max())[None]
 
 
 def solver(delta: float, gammas: Mapping[int, float], warm_up: int = 0) -> Solver:
@@ -52,10 +51,18 @@ def solver(delta: float, gammas: Mapping[int, float], warm_up: int = 0) -> Solve
 
         return in_chunks(rows, u0, times, on_progress)
 
-    def warmed_up(n: int, points: tuple[int, ...], parameters: Values, rng: np.random.Generator) -> Tensor:
-        return solve(initial(n, points, parameters, rng), parameters, [0.0, float(warm_up)])[:, -1]
+    def initial(n: int, points: tuple[int, ...], parameters: Values, rng: np.random.Generator) -> Tensor:
+        """Waves after the warm-up, (N, 1, X); drawn again if their solution has no bound (KdV: 1 of 2000)."""
+        children = rng.spawn(n)
+        u, bad = torch.empty(n, 1, *points, dtype=torch.float64), torch.ones(n, dtype=torch.bool)
+        while bad.any():
+            drawn = torch.stack([waves(points[0], children[row]) for row in bad.nonzero().flatten()])
+            found = solve(drawn, parameters, [float(time) for time in sorted({0, warm_up, warm_up + LONGEST})])
+            u[bad] = found[:, -2]
+            bad[bad.clone()] = ~found[:, -1].isfinite().flatten(1).all(1)
+        return u
 
-    return Solver(warmed_up if warm_up else initial, solve)
+    return Solver(initial, solve)
 
 
 def etdrk2(linear: Tensor) -> tuple[Tensor, Tensor, Tensor]:
