@@ -1,7 +1,9 @@
 """The page of what was reached, and the README's table, made from the rows that were committed: `make results`."""
 
+import statistics
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 from harness.bench.problems import ROOT, figure_table, table
 from tasks.services.stages.result_rows import ResultRow, read_row
@@ -15,7 +17,7 @@ HEAD = """# What was reached
 Made by `make results` from the rows in `docs/results/`, each the figures of one run; nothing here is typed by hand. A
 bar that is missed stands beside its figure. One seed is one run: no spread is known where there is one.
 """
-BEGIN, END = "<!-- make results -->\n", "<!-- end -->"
+END = "<!-- end -->"
 QUICKSTART: Mapping[str, tuple[str, str]] = {
     "rollout nRMSE, mean": ("rollout nRMSE, mean", ""),
     "rollout nRMSE, median": ("rollout nRMSE, median", ""),
@@ -36,6 +38,32 @@ QUICKSTART: Mapping[str, tuple[str, str]] = {
 """Figures of the README's table: what they are called there, and their bar where it is no check's."""
 
 
+@dataclass(frozen=True)
+class Contest:
+    """A figure of ours beside the least of others', in rows of one kind and name."""
+
+    label: str
+    kind: str
+    name: str
+    ours: str
+    theirs: tuple[str, ...]
+
+
+PEERS = ("fno, nRMSE", "unet, nRMSE", "dilresnet, nRMSE")
+CONTESTS = (
+    *(
+        Contest(f"APEBench, {label}: GMean100 beside the best published median", "apebench", f"{name}-published",
+                "GMean100", ("GMean100, best published",))
+        for name, label in (("ks", "Kuramoto–Sivashinsky"), ("kdv", "Korteweg–de Vries"), ("burgers", "Burgers"))
+    ),
+    *(
+        Contest(f"Burgers, {seconds} CPU seconds: rollout nRMSE beside the best of FNO, U-Net, Dil-ResNet", "peers",
+                f"quickstart-{seconds}s", "operator, nRMSE", PEERS)
+        for seconds in (80, 200, 400, 800)
+    ),
+)  # fmt: skip
+
+
 def main() -> int:
     """Write the page, and the README's table."""
     PAGE.write_text(page(), "utf-8")
@@ -53,11 +81,26 @@ def page() -> str:
 
 
 def readme() -> str:
-    """The README with the table of the quickstart's rows."""
+    """The README with the tables of the rows."""
     text = README.read_text("utf-8")
-    before, _, rest = text.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    return before + BEGIN + quickstart_table() + END + after
+    for begin, table_of in TABLES.items():
+        before, _, rest = text.partition(begin)
+        _, _, after = rest.partition(END)
+        text = before + begin + table_of() + END + after
+    return text
+
+
+def contest_table() -> str:
+    """A line for each contest of which there are rows: means over seeds, and the ratio of both."""
+    lines = ["| beside others | ours | theirs | ratio | seeds |", "|---" * 5 + "|"]
+    for contest in CONTESTS:
+        rows = [row.figures for row in by_name(contest.kind).get(contest.name, {}).values()]
+        if not rows:
+            continue
+        ours = statistics.fmean(row[contest.ours] for row in rows)
+        theirs = statistics.fmean(min(row[name] for name in contest.theirs if name in row) for row in rows)
+        lines.append(f"| {contest.label} | {ours:.3g} | {theirs:.3g} | {ours / theirs:.2g} | {len(rows)} |")
+    return "\n".join(lines) + "\n"
 
 
 def quickstart_table() -> str:
@@ -117,6 +160,12 @@ KINDS: Mapping[str, str] = {
     "apebench": "APEBench's protocol",
     "speed": "Speed",
 }
+
+TABLES: Mapping[str, Callable[[], str]] = {
+    "<!-- make results -->\n": quickstart_table,
+    "<!-- make results: others -->\n": contest_table,
+}
+"""By the marker in the README before each."""
 
 if __name__ == "__main__":
     sys.exit(main())
