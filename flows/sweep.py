@@ -10,7 +10,8 @@ from pathlib import Path
 from flows.requests.job import require_feasible
 from flows.requests.sweep import Trial
 from tasks.services.run import environment
-from tasks.services.run.lock import is_owned, owner_message
+from tasks.services.run.lock import RunOwned
+from tasks.services.run.turns import turn
 from tasks.services.stages.leaderboard import LeaderboardRow, leaderboard
 from tasks.services.stages.runs import RunSummary, evaluated_run
 from ups_models.errors import BadInput, Preempted, UPSError
@@ -45,35 +46,35 @@ def train_here(trials: Iterable[Trial], root: Path) -> Failures:
 
 
 def _trained(trial: Trial, root: Path) -> str:
-    """Train until nothing is left; returns why not, or nothing.
+    """Train what is left of a trial; returns why in vain, or nothing.
 
-    A trainer that a killed sweep left behind owns its run only some seconds after it started, so that the one of here
-    may be refused in favour of it: then that one is waited for, as if it had been seen at once.
+    A trainer that a killed sweep left behind has its turn until it ends.
     """
-    while True:
-        _wait_for_owner(trial)
-        if not require_feasible(trial.job()):
+    with turn(trial.request.run_dir, trial.name) as lock:
+        if not _has_work(trial):
             logger.info("%s: done", trial.name)
             return ""
         logger.info("%s: trains; its log is %s", trial.name, trial.request.run_dir / LOG)
-        code, said = _train(trial, root)
-        if code == Preempted.exit_code:
-            raise Preempted("stopped, and what was done is kept; the same command goes on with the sweep")
-        if code == 0:
-            return ""
-        if not is_owned(trial.job().run) and require_feasible(trial.job()):
-            return f"exit code {code}: {said}"
+        code, said = _train(trial, root, lock)
+    if code == Preempted.exit_code:
+        raise Preempted("stopped, and what was done is kept; the same command goes on with the sweep")
+    return f"exit code {code}: {said}" if code else ""
 
 
-def _wait_for_owner(trial: Trial) -> None:
-    run = trial.job().run
-    if is_owned(run):
-        logger.info("%s: %s", trial.name, owner_message(run))
-    while is_owned(run):
-        time.sleep(LOOK_S)
+def _has_work(trial: Trial) -> bool:
+    """Whether anything is left to do, once nobody else works on it."""
+    is_told = False
+    while True:
+        try:
+            return require_feasible(trial.job())
+        except RunOwned as owner:
+            if not is_told:
+                logger.info("%s: %s", trial.name, owner)
+            is_told = True
+            time.sleep(LOOK_S)
 
 
-def _train(trial: Trial, root: Path) -> tuple[int, str]:
+def _train(trial: Trial, root: Path, lock: int) -> tuple[int, str]:
     """The exit code, and the last line that it said. A signal that ends this process is passed on, and waited for."""
     folder = trial.request.run_dir
     folder.mkdir(parents=True, exist_ok=True)
@@ -84,6 +85,7 @@ def _train(trial: Trial, root: Path) -> tuple[int, str]:
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
+            pass_fds=[lock],
         )
         try:
             code = process.wait()

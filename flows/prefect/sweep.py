@@ -18,7 +18,7 @@ from flows.prefect.chain import ID_LENGTH
 from flows.prefect.client import deployments_of, server_client
 from flows.requests.job import require_feasible
 from flows.requests.sweep import Trial
-from tasks.services.run.lock import is_owned
+from tasks.services.run.lock import RunOwned
 from tasks.services.run.uninterrupted import pause_unless_stopped
 from tasks.services.stages.leaderboard import LeaderboardRow, table_of
 from ups_models.errors import BadInput, UPSError
@@ -125,8 +125,10 @@ def _chains(
 
 
 def _is_undone(trial: Trial) -> bool:
-    job = trial.job()
-    return is_owned(job.run) or require_feasible(job)
+    try:
+        return require_feasible(trial.job())
+    except RunOwned:
+        return True
 
 
 def _run_of(client: SyncPrefectClient, deployment: DeploymentResponse, trial: Trial, root: Path) -> FlowRun | None:

@@ -6,7 +6,7 @@ from flows import shipped
 from flows.requests.train import TrainRequest
 from tasks.services.data.datasets import require_named_files
 from tasks.services.run.config_file import checkpoint_dir_of, kept_config, require_own_folder
-from tasks.services.run.lock import is_owned, owner_message
+from tasks.services.run.lock import RunOwned, is_owned, owner_message
 from tasks.services.run.own_files import trust_code
 from tasks.services.run.paths import RunDir
 from tasks.services.run.status import EVALUATIONS
@@ -27,6 +27,11 @@ def parse(request: TrainRequest) -> Job:
     """The job that a request asks for; no file of the run is opened. Raises BadInput, in one line, for bad input."""
     cfg, evaluations = configs_of(request)
     require_device(cfg)
+    if cfg.stages.steady_prior.objective == "regression":
+        raise BadInput(
+            "stages.steady_prior.objective=regression gives one state, not a distribution: "
+            "evaluations.peers=[regression] trains it beside the prior; use flow or crps"
+        )
     path, source = source_of(request, cfg), None
     if path is not None:
         source = Source(path, request.resume_mode, request.force)
@@ -66,6 +71,10 @@ def settings_of(cfg: PipelineConfig, name: str, path: Path) -> EvalConfig:
     for peer in settings.peers:
         if peer in PEERS:
             require_peer(peer)
+    try:
+        cfg.check_evaluation(settings)
+    except ValueError as error:
+        raise BadInput(f"{name}: {error}") from None
     return settings
 
 
@@ -93,12 +102,12 @@ def require_feasible(job: Job) -> bool:
     """Refuse what can be refused without a server, before one is started; returns whether there is anything to do.
 
     Nothing is written; what was read of the run and of named data files is remembered for the work itself. Raises
-    BadInput, ArchitectureMismatch, CheckpointError, DataError.
+    RunOwned, BadInput, ArchitectureMismatch, CheckpointError, DataError.
     """
     job.run.require_writable()
     require_own_folder(job.run, job.cfg)
     if is_owned(job.run):
-        raise BadInput(owner_message(job.run))
+        raise RunOwned(owner_message(job.run))
     if job.source is not None:  # what there is to do shows when the checkpoints are here
         require_named_files(job.cfg, job.run, SPECS)
         return True

@@ -226,12 +226,8 @@ class PipelineConfig(Section):
             )
         if not self.data.files and not self.data.downloads:
             self.check_times((self.data.generate.nt - 1) // self.data.reduced_resolution_t + 1)
-        full = EvalConfig.model_validate(self.evaluations.full_eval)
-        if full.solver_trajectories and self.data.problem.solver is None:
-            raise ValueError(
-                f"evaluations.full_eval.solver_trajectories={full.solver_trajectories} needs a solver, and "
-                f"{self.data.problem.name} has none here; leave it out"
-            )
+        for settings in (self.evaluations.small_eval, self.evaluations.full_eval):
+            self.check_evaluation(EvalConfig.model_validate(settings))
         _check_names(self.data.downloads + self.steady_data.downloads)
         _check_rows("data", self.data)
         _check_rows("steady_data", self.steady_data)
@@ -284,6 +280,19 @@ class PipelineConfig(Section):
                 size = getattr(settings, name, 0)
                 if size % shards:
                     raise ValueError(f"stages.{stage}.{name}={size} is not divisible by training.shards={shards}")
+
+    def check_evaluation(self, settings: EvalConfig) -> None:
+        """Raise ValueError for settings that the data, as far as they are known, do not allow."""
+        if settings.solver_trajectories and self.data.problem.solver is None:
+            raise ValueError(
+                f"solver_trajectories={settings.solver_trajectories} needs a solver, and {self.data.problem.name} has "
+                "none here; leave it out"
+            )
+        times = (self.data.generate.nt - 1) // self.data.reduced_resolution_t + 1
+        if not self.data.files and not self.data.downloads and times <= settings.given_frames:
+            raise ValueError(
+                f"given_frames={settings.given_frames} leaves nothing to forecast: the data have {times} times"
+            )
 
     def check_times(self, times: int) -> None:
         """Raise ValueError when trajectories of so many times are too short for the unroll."""

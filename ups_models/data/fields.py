@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ups_models.data.on_disk import OnDisk
-from ups_models.problems.problem import Problem, Symmetry
+from ups_models.problems.problem import Problem, Symmetry, Values
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,10 @@ class Fields:
         """The trajectories of a boolean mask (N,) or of an index tensor."""
         stored = self.stored[rows] if isinstance(self.stored, Tensor) else self.stored.select(rows)
         return replace(self, stored=stored, parameters=self.parameters[rows], row=self.row[rows])
+
+    def values(self, row: int) -> Values:
+        """The parameters of one trajectory, by name."""
+        return dict(zip(self.problem.defaults, self.parameters[row].tolist(), strict=True))
 
     def after(self, frames: int) -> Self:
         """The trajectories without their first `frames` times, of which at least two are left; t begins at 0 again."""

@@ -56,7 +56,7 @@ def _with_fields(
         "trajectories": len(case.u),
         "steps": case.steps,
         "given_frames": forecasts.settings.given_frames if forecasts.settings.given_frames > 1 else None,
-        "data": data_facts(case.data),
+        "data": data_facts(case.data, forecasts.settings.given_frames),
         "network": network_facts(case),
         "one_step": one_step_errors(case, forecasts.all(Question("one_step"), ask)),
         "rollout": rollouts,

@@ -23,14 +23,14 @@ TIMED = 64
 """Trajectories of which the time of a step is taken."""
 
 
-def data_facts(data: Fields) -> DataFacts:
-    """What kind of trajectories they are."""
+def data_facts(data: Fields, given_frames: int = 1) -> DataFacts:
+    """What kind of trajectories they are, of which `data` begin with the last frame that is given."""
     values = [tuple(sorted({float(f"{value:.6g}") for value in column.tolist()})) for column in data.parameters.T]
     names = [one.name for one in data.problem.parameters]
     return DataFacts(
         family=data.problem.name,
         nx=data.shape[-1],
-        nt=data.shape[1],
+        nt=data.shape[1] + given_frames - 1,
         dt=round(data.dt, 9),
         parameter=values[0] if values else (),
         parameters=dict(zip(names, values, strict=True)) if len(names) > 1 else None,

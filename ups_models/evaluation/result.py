@@ -197,7 +197,7 @@ class Solved(Record):
     """The solver on one grid: points along the first axis, seconds of a trajectory, mean nRMSE."""
 
     points: int
-    seconds: Number
+    trajectory_s: Number
     error: Number
 
 
@@ -205,16 +205,18 @@ class Speed(Record):
     """Seconds of a rollout beside the solver's, and whether data and training ever pay."""
 
     trajectories: int
+    device: str
+    """Where the operator was timed; the solver always runs on the CPU."""
     error: Number
     """Mean nRMSE of the operator on these trajectories."""
-    alone: Number
-    batched: Number
+    alone_s: Number
+    batched_s: Number
     batch: int
-    """Seconds of one rollout alone, and of one in a batch of so many."""
+    """Of one rollout alone, and of one in a batch of so many."""
     solver: tuple[Solved, ...]
     """On grids from coarse to fine."""
-    data_seconds: Number
-    training_seconds: Number
+    data_s: Number
+    training_s: Number
 
     @property
     def equal(self) -> Solved | None:
@@ -224,8 +226,8 @@ class Speed(Record):
     @property
     def breakeven(self) -> float:
         """Forecasts after which data, training and inference have cost less than the solver; infinite if never."""
-        saved = self.equal.seconds - self.batched if self.equal else math.nan
-        return (self.data_seconds + self.training_seconds) / saved if saved > 0 else math.inf
+        saved = self.equal.trajectory_s - self.batched_s if self.equal else math.nan
+        return (self.data_s + self.training_s) / saved if saved > 0 else math.inf
 
 
 class CheckpointFile(Record):

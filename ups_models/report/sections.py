@@ -35,7 +35,7 @@ from ups_models.report.words import interval, number
 
 OF_ONE_MEMBER = "The prior's nRMSE is that of one member."
 NO_ROLLOUTS = ("Not evaluated: ensemble rollouts; this evaluation asked for none (ensemble_trajectories: 0).",)
-NO_SOLVER = ("Not measured: the solver's seconds; this evaluation asked for none (solver_trajectories: 0).",)
+NO_SOLVER = ("Not measured: seconds beside the solver's (solver_trajectories of an evaluation of a run's operator).",)
 Status = Mapping[str, str]
 """Of each stage, so that what is missing can be given its reason."""
 

@@ -154,27 +154,32 @@ def peer_table(result: EvaluationResult) -> Table:
 
 def speed_table(result: EvaluationResult) -> Table:
     """The operator alone and in batches, the solver on each grid, and what follows from both."""
-    title, columns = "Seconds of one trajectory, on one thread", ("", "nRMSE, mean", "s", "Of the operator in batches")
+    title, columns = "Seconds of one trajectory", ("", "nRMSE, mean", "s", "Of the operator in batches")
     found = result.speed
     if found is None:
         return Table(title, columns, ())
 
     def row(label: str, error: float, spent: float) -> tuple[str, ...]:
-        return label, number(error), number(spent), number(spent / found.batched)
+        return label, number(error), number(spent), number(spent / found.batched_s)
 
     rows = [
-        row("Operator, alone", found.error, found.alone),
-        row(f"Operator, in batches of {found.batch}", found.error, found.batched),
-        *(row(f"Solver, {one.points} points along an axis", one.error, one.seconds) for one in found.solver),
+        row("Operator, alone", found.error, found.alone_s),
+        row(f"Operator, in batches of {found.batch}", found.error, found.batched_s),
+        *(row(f"Solver, {one.points} points along an axis", one.error, one.trajectory_s) for one in found.solver),
     ]
     return Table(title, columns, tuple(rows), note=_breakeven(found))
 
 
 def _breakeven(found: Speed) -> str:
+    where = (
+        "both on one thread" if found.device == "cpu" else f"the operator on {found.device}, the solver on one thread"
+    )
     equal = "no grid of the solver" if found.equal is None else f"the solver on {found.equal.points} points"
-    cost = f"{seconds(found.data_seconds)} of data and {seconds(found.training_seconds)} of training"
+    cost = f"{seconds(found.data_s)} of data and {seconds(found.training_s)} of training"
     pays = "never pay" if math.isinf(found.breakeven) else f"have paid after {found.breakeven:.0f} forecasts in batches"
-    return f"{found.trajectories} trajectories. It is {equal} that errs no more than the operator; {cost} {pays}."
+    return (
+        f"{found.trajectories} trajectories, {where}. It is {equal} that errs no more than the operator; {cost} {pays}."
+    )
 
 
 def checkpoint_table(result: EvaluationResult) -> Table:

@@ -104,13 +104,8 @@ def _student_arch(cfg: PipelineConfig) -> Arch:
 
 
 def _prior_arch(cfg: PipelineConfig) -> Arch:
-    net, objective = cfg.prior, cfg.stages.steady_prior.objective
-    return {
-        "size": cfg.steady_data.size,
-        "channels": net.channels,
-        "levels": net.levels,
-        **({"objective": objective} if objective != "flow" else {}),  # says how it is sampled
-    } | _own(net)
+    net, how = cfg.prior, {"objective": "crps"} if cfg.stages.steady_prior.objective == "crps" else {}  # to sample it
+    return {"size": cfg.steady_data.size, "channels": net.channels, "levels": net.levels} | how | _own(net)
 
 
 SPECS: dict[str, StageSpec] = {

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ups_models import Axis, Problem, Sampling, Solver
 from ups_models.problems.problem import Progress, Symmetry, Values, mirrored
-from ups_models.problems.solving import in_chunks
+from ups_models.problems.solving import SolverFailed, in_chunks
 from ups_models.problems.spectral import PeriodicGrid, convection
 
 POINTS, WAVES, CIRCLE, LONGEST = 160, 5, 16, 200
@@ -41,6 +41,8 @@ def solver(delta: float, gammas: Mapping[int, float], warm_up: int = 0) -> Solve
         slope, (decay, first, second) = convection(grid, -delta / POINTS), etdrk2(linear)
 
         def rows(u: Tensor) -> Tensor:
+            if any(time != round(time) for time in times):
+                raise SolverFailed(f"{times[1]:g} is no whole number of steps; use t_end = nt - 1")
             v, found = grid.modes(u), []
             for _ in range(round(times[-1]) + 1):
                 found.append(v)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import logging
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Collection, Sequence
+from contextlib import nullcontext
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +18,8 @@ from tasks.services.run.lock import OwnedRun
 from tasks.services.run.paths import RunDir
 from tasks.services.run.phase import announce
 from tasks.services.run.progress import progress_of
-from tasks.services.run.uninterrupted import leave_if_stopped, pause_unless_stopped
+from tasks.services.run.turns import turn
+from tasks.services.run.uninterrupted import leave_if_stopped
 from ups_models.config.data import DataConfig, SteadyDataConfig
 from ups_models.config.schema import PipelineConfig
 from ups_models.errors import BadInput
@@ -28,7 +28,6 @@ from ups_models.problems.registry import DARCY
 from ups_models.stages.spec import SPECS
 
 GIGABYTE = 1_000_000_000
-WRITER_LOOK_S = 0.5
 logger = logging.getLogger(__name__)
 
 if TYPE_CHECKING:  # PyTorch and h5py are imported only where data is read
@@ -176,20 +175,6 @@ def data_folder(run: RunDir) -> Path:
     return environment.path(environment.DATA, "") if environment.is_set(environment.DATA) else run.data
 
 
-@contextmanager
-def _only_writer(path: Path) -> Iterator[None]:
-    """Within the block, no other process solves for this file; one that does is waited for."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.with_name(f".{path.name}.lock").open("ab") as handle:
-        while True:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                pause_unless_stopped(WRITER_LOOK_S, f"data {path.name}")
-        yield
-
-
 def _files(
     data: DataConfig | SteadyDataConfig,
     values: Sequence[Values],
@@ -212,7 +197,7 @@ def _files(
 def _generate(family: str, files: dict[Path, Values], *, n: int, **options: Any) -> None:
     for path, values in files.items():
         is_shared = environment.is_set(environment.DATA)
-        with _only_writer(path) if is_shared and not path.exists() else nullcontext():
+        with turn(path, f"data {path.name}") if is_shared and not path.exists() else nullcontext():
             _generate_one(family, path, values, n=n, **options)
 
 

@@ -30,6 +30,10 @@ OWNER_PATIENCE_S = 3600.0
 OWNER_BYTES = 100_000
 
 
+class RunOwned(BadInput):
+    """Another living process works on the run."""
+
+
 @dataclass(frozen=True)
 class OwnedRun(RunDir):
     """A run that this process owns while the block of `owned` lasts: whoever writes to a run asks for one."""
@@ -61,7 +65,7 @@ def owned(run: RunDir, *, patience_s: float = 0.0) -> Iterator[OwnedRun]:
     """Own the run until the block ends; the kernel releases the lock when the process dies.
 
     Another living process that owns it is waited for as long as it writes at least that often; then, and at once
-    without patience, raises BadInput naming pid and host.
+    without patience, raises RunOwned naming pid and host.
     """
     try:
         run.checkpoints.mkdir(parents=True, exist_ok=True)
@@ -88,7 +92,7 @@ def _held_lock(run: RunDir, patience_s: float) -> int:
         os.close(handle)
         # of several that wait, one has it now, and is waited for in its turn
         if not patience_s or not wait_until_free(run, patience_s):
-            raise BadInput(owner_message(run))
+            raise RunOwned(owner_message(run))
 
 
 def open_lock(path: Path) -> int:

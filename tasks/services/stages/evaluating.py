@@ -3,7 +3,7 @@
 import io
 import logging
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -72,8 +72,10 @@ def evaluate_run(name: str, cfg: PipelineConfig, settings: EvalConfig, run: Owne
         trained, n_processes = [*models.networks()], processes_for(cfg, device)
         with _left_if_stopped(name), evaluators(name, cfg, settings, run, trained, n_processes) as ask:
             result, arrays = evaluate(cfg, settings, models, data, device=device, ask=ask)
-        case = case_of(cfg, settings, models, data, device)
-        result = _with_speed(_with_peers(result, cfg, settings, run, device), case, cfg, settings, run)
+        result = _with_speed(
+            _with_peers(result, cfg, settings, run, device),
+            partial(case_of, cfg, settings, models, data, device), cfg, settings, run,
+        )  # fmt: skip
         inputs = evaluation_inputs(cfg, settings, snapshot, usable)
     except Preempted:  # as after a kill: it is in progress, and runs again
         raise
@@ -126,14 +128,25 @@ def _with_peers(
 
 
 def _with_speed(
-    result: EvaluationResult, case: OperatorCase | None, cfg: PipelineConfig, settings: EvalConfig, run: OwnedRun
+    result: EvaluationResult,
+    case_of_it: Callable[[], OperatorCase | None],
+    cfg: PipelineConfig,
+    settings: EvalConfig,
+    run: OwnedRun,
 ) -> EvaluationResult:
-    """The result with the operator's seconds beside the solver's; data that were given have cost nothing here."""
-    if case is None or not settings.solver_trajectories:
+    """The result with the operator's seconds beside the solver's, where that was asked for."""
+    case = case_of_it() if settings.solver_trajectories else None
+    if case is None:
         return result
-    samples = 0 if cfg.data.files or cfg.data.downloads else cfg.data.generate.n
     spent = read_status(run.status).stage("operator").seconds or 0.0
-    found = measure_speed(case, settings.solver_trajectories, samples=samples, training_seconds=spent)
+    with _left_if_stopped("speed"):
+        found = measure_speed(
+            case,
+            settings.solver_trajectories,
+            cfg.data,
+            training_s=spent,
+            on_progress=lambda _: leave_if_stopped("speed"),
+        )
     return result.model_copy(update={"speed": found})
 
 

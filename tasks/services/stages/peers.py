@@ -124,12 +124,14 @@ def _run_of(name: str, run: RunDir) -> RunDir:
 
 
 def _train(name: str, stage: str, cfg: PipelineConfig, run: RunDir) -> None:
-    """The one stage of a peer, to its end, if it is not there yet."""
-    if read_status(run.status).stage(stage).status == "completed":
+    """The one stage of a peer, to its end, if it is not there yet, or was trained by another config."""
+    record = read_status(run.status).stage(stage)
+    is_same = record.config_hash is None or SPECS[stage].is_config_hash(record.config_hash, cfg)
+    if record.status == "completed" and is_same:
         return
     logger.info("%s: trains %d steps", name, cfg.stages.of(stage).total_steps)
     with owned(run) as held:
-        train_stage_files(stage, cfg, held, fresh=False)
+        train_stage_files(stage, cfg, held, fresh=not is_same)
 
 
 def _evaluated(
@@ -162,16 +164,17 @@ def _evaluated(
 
 def _budget(
     name: str, cfg: PipelineConfig, run: RunDir, path: Path, files: Mapping[Path, Any], device: torch.device
-) -> dict[str, float]:
-    """How many steps take the peer as long as all steps took the operator; timed once, then kept."""
-    if path.is_file():
-        kept: dict[str, float] = parse_json(read_text(path))
+) -> dict[str, Any]:
+    """How many steps take the peer as long as all steps took this operator; timed once, then kept."""
+    kept: dict[str, Any] = parse_json(read_text(path)) if path.is_file() else {}
+    of = SPECS[OPERATOR].config_hash(cfg)
+    if kept.get("of", of) == of and kept:
         return kept
     own = cfg.stages.operator
     mine = seconds_per_step(cfg, run, device)
     theirs = seconds_per_step(peer_config(cfg, name, files, steps=own.total_steps), run, device)
     steps = max(1, round(own.total_steps * mine / theirs))
-    found = {"steps": steps, "seconds_per_step": theirs, "operator_seconds_per_step": mine}
+    found = {"steps": steps, "seconds_per_step": theirs, "operator_seconds_per_step": mine, "of": of}
     write_text(path, json.dumps(found, indent=1) + "\n")
     return found
 

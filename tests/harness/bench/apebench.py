@@ -3,8 +3,9 @@
     make bench-apebench ARGS="--only ks --sizes published --seeds 0"
 
 Training rows, test rows, steps and batches are theirs; a row is one training, and is kept as JSON in --out/rows. What
-is not their protocol: our optimiser (AdamW, whose averaged weights are evaluated), our losses beside the forecast's
-own, float32 fields from random numbers of our own; and of the size `free` also the unroll and the network's size.
+is not their protocol: our optimiser (AdamW, whose averaged weights are evaluated); our losses beside the forecast's
+own; windows shifted and, where the equation allows, mirrored at random; the mean kept exactly; fields from random
+numbers of our own; and of the size `free` also the unroll and the network's size.
 """
 
 import argparse

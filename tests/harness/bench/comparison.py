@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 EVALUATIONS = ("small_eval", "full_eval")
-UNCOMPARED = frozenset({"schema_version", "created_at", "seconds"})
+UNCOMPARED = frozenset({"schema_version", "created_at", "seconds", "speed"})
 """Numbers of the reports and the history that say in which format, when and how fast, and nothing of the result."""
 RENAMED = {"checks": "gates", "stretch_goal": "goal"}
 """Today's key of a report -> its key in the first edition, where a key was renamed: both are compared by the second."""

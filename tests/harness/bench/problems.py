@@ -222,7 +222,7 @@ def lyapunov_time(test: Fields) -> float:
     noise = torch.randn(u0.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     if problem.conserved:
         noise -= noise.flatten(2).mean(-1).view(*noise.shape[:2], *[1] * problem.dimensions)
-    parameters = dict(zip(problem.defaults, test.parameters[0].tolist(), strict=True))
+    parameters = test.values(0)
     times = torch.linspace(0, end, GROWTH_TIMES).tolist()
     one, other = (problem.how().solve(start, parameters, times, None) for start in (u0, u0 + SMALL * noise))
     growth = (other - one).flatten(2).norm(dim=-1).log().mean(0)

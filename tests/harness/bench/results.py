@@ -91,14 +91,15 @@ def readme() -> str:
 
 
 def contest_table() -> str:
-    """A line for each contest of which there are rows: means over seeds, and the ratio of both."""
-    lines = ["| beside others | ours | theirs | ratio | seeds |", "|---" * 5 + "|"]
+    """A line for each contest of which there are rows: medians over seeds, and the ratio of both."""
+    lines = ["| beside others, medians | ours | theirs | ratio | our seeds |", "|---" * 5 + "|"]
     for contest in CONTESTS:
         rows = [row.figures for row in by_name(contest.kind).get(contest.name, {}).values()]
+        rows = [row for row in rows if row.keys() >= set(contest.theirs)]
         if not rows:
             continue
-        ours = statistics.fmean(row[contest.ours] for row in rows)
-        theirs = statistics.fmean(min(row[name] for name in contest.theirs if name in row) for row in rows)
+        ours = statistics.median(row[contest.ours] for row in rows)
+        theirs = statistics.median(min(row[name] for name in contest.theirs) for row in rows)
         lines.append(f"| {contest.label} | {ours:.3g} | {theirs:.3g} | {ours / theirs:.2g} | {len(rows)} |")
     return "\n".join(lines) + "\n"
 

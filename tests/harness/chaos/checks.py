@@ -18,7 +18,7 @@ from ups_models.files import TEMPORARY_SUFFIX, digest_of
 from ups_models.stages.spec import SPECS
 from ups_models.training.checkpoint import load_payload
 
-VOLATILE = re.compile(r'"(created_at|seconds)": [^,\n]+')
+VOLATILE = re.compile(r'"(created_at|seconds|\w+_s)": [^,\n]+')
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,13 @@ from tasks.services.data.datasets import trajectory_files
 from tasks.services.run.paths import RunDir
 from tasks.services.run.status import read_status
 from tasks.services.stages import peers
-from tasks.services.stages.peers import evaluate_peers, flops_of_step, peer_config, seconds_per_step
+from tasks.services.stages.peers import (
+    evaluate_peers,
+    evaluate_regression,
+    flops_of_step,
+    peer_config,
+    seconds_per_step,
+)
 from ups_models import peers as known_peers
 from ups_models.config.schema import EvalConfig, PipelineConfig
 from ups_models.errors import BadInput, Preempted
@@ -37,6 +43,11 @@ def run(finished_run, smoke, tmp_path):
         budget = {"steps": 3, "seconds_per_step": 0.2, "operator_seconds_per_step": 0.02}
         (folder / "budget.json").write_text(json.dumps(budget))
     return RunDir.of(root, smoke.checkpoint.dir)
+
+
+def with_stage(cfg, stage, **update):
+    changed = cfg.stages.of(stage).model_copy(update=update)
+    return cfg.model_copy(update={"stages": cfg.stages.model_copy(update={stage: changed})})
 
 
 def grids(smoke):
@@ -122,6 +133,27 @@ def test_the_budget_is_timed_once_and_kept(smoke, run):
     expected = smoke.stages.operator.total_steps * kept["operator_seconds_per_step"] / kept["seconds_per_step"]
     assert kept["steps"] == max(1, round(expected))
     assert seconds_per_step(smoke, run, CPU) > 0
+
+
+def test_another_operator_gets_its_peers_another_budget(smoke, run):
+    path, files = run.root / "peers" / "unet" / "budget.json", trajectory_files(smoke, run)
+    path.unlink()
+    budget = peers._budget("unet", smoke, run, path, files, CPU)
+    longer = with_stage(smoke, "operator", epochs=50 * smoke.stages.operator.epochs)
+
+    assert peers._budget("unet", smoke, run, path, files, CPU) == budget
+    assert peers._budget("unet", longer, run, path, files, CPU)["steps"] > 5 * budget["steps"]
+
+
+def test_a_regression_of_another_config_is_trained_again(smoke, run):
+    settings = EvalConfig(split="test", steady_samples=4, peers=("regression",))
+    status = RunDir.of(run.root / "peers" / "regression", smoke.checkpoint.dir).status
+    trained = []
+    for size in (4, 8, 8):
+        evaluate_regression(with_stage(smoke, "steady_prior", batch_size=size), settings, run, CPU)
+        trained.append(read_status(status).stage("steady_prior").config_hash)
+
+    assert trained[0] != trained[1] == trained[2]
 
 
 def test_operations_are_counted_with_the_ffts(smoke, run):

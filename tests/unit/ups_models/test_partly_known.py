@@ -11,7 +11,7 @@ from ups_models.config.data import KnownConfig, SteadyDataConfig
 from ups_models.config.schema import PipelineConfig
 from ups_models.data.fields import SteadyFields
 from ups_models.data.partly_known import NOTHING, as_known
-from ups_models.errors import ArchitectureMismatch
+from ups_models.errors import ArchitectureMismatch, BadInput
 from ups_models.evaluation.steady import regression_errors
 from ups_models.nn.prior import Prior
 from ups_models.stages.spec import SPECS, check_architecture
@@ -144,3 +144,8 @@ def test_samples_that_are_all_alike_have_a_higher_crps_than_samples_that_spread_
 
     assert loss(1.0) < 0.75 * loss(0.0)
     assert loss(1.0) < loss(2.0)
+
+
+def test_a_regression_is_no_prior(train):
+    with pytest.raises(BadInput, match=r"objective=regression gives one state.*evaluations\.peers=\[regression\]"):
+        train(set=("stages.steady_prior.objective=regression",))
