@@ -236,9 +236,10 @@ def test_frames_that_are_given_are_where_forecasts_start_and_are_not_scored(trai
     )
 
     found = evaluate(cfg, settings, models, data, device=CPU)[0]
+    other = evaluate(cfg, whole, models, later, device=CPU)[0]
 
-    assert found.steps == data.trajectories.shape[1] - 10
-    assert untimed(found) == untimed(evaluate(cfg, whole, models, later, device=CPU)[0])
+    assert (found.steps, found.given_frames, found.data and found.data.nt) == (11, 10, 21)
+    assert untimed(found.model_copy(update={"given_frames": None, "data": other.data})) == untimed(other)
 
 
 def test_more_given_frames_than_the_data_have_are_refused(trained):
