@@ -107,6 +107,13 @@ class PriorStageConfig(StageConfig):
         "regression: the median, by the same network, to compare.",
     )
     members: Count = Field(2, ge=2, le=64, description="Samples whose CRPS is lowered (objective: crps).")
+    tuned_share: Number = Field(
+        0.4, gt=0, le=1, description="Last part of the training that lowers it; before, the median is learned."
+    )
+
+    def is_tuned(self, progress: float) -> bool:
+        """Whether samples are trained by their CRPS at this progress in [0, 1)."""
+        return self.objective == "crps" and progress >= 1 - self.tuned_share
 
     lr: Number = Field(2e-3, gt=0, le=1, description="Peak learning rate of AdamW; falls to zero as a cosine.")
     batch_size: Count = Field(32, ge=1, le=65536, description="Samples in a batch.")

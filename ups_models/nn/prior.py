@@ -81,6 +81,11 @@ class SteadyPrior(Prior):
         )
         self.project = nn.Conv2d(widths[0], 1, 3, padding=1)
 
+    def ignore_noise(self) -> None:
+        """Start without what x says; it is learned from there."""
+        with torch.no_grad():
+            self.lift.weight[:, 0].zero_()
+
     def forward(self, x: Tensor, t: Tensor, a: Tensor, known: Tensor) -> Tensor:
         """x (B, H, W), t (B,) in [0, 1], a (B, H, W), known (B,) 1 or 0 (0 hides a) -> velocity (B, H, W)."""
         phase = t[:, None] * self.frequencies

@@ -21,24 +21,35 @@ def build(cfg: PipelineConfig) -> Prior:
     net, size = cfg.prior, cfg.steady_data.size
     if net.network is not None:
         return OwnPrior(own_prior(net.network, net.options, size))
-    return SteadyPrior(size=size, channels=net.channels, levels=net.levels)
+    prior = SteadyPrior(size=size, channels=net.channels, levels=net.levels)
+    if cfg.stages.steady_prior.objective == "crps":
+        prior.ignore_noise()
+    return prior
 
 
 def build_loss(cfg: PipelineConfig) -> Loss:
-    """What the config's objective lowers; the coefficient is hidden from a part of the samples of a prior."""
+    """What the config's objective lowers; the coefficient is hidden from a part of the samples of a prior.
+
+    With objective crps the median is learned first, as a regression does, and then tuned: from there the samples have
+    only their spread to learn.
+    """
     settings = cfg.stages.steady_prior
     match settings.objective:
         case "regression":
             return regression_loss
         case "crps":
-            return partial(crps_loss, members=settings.members, coefficient_dropout=settings.hide_coefficient)
+            tune = partial(crps_loss, members=settings.members, coefficient_dropout=settings.hide_coefficient)
+            return lambda step: (tune if settings.is_tuned(step.progress) else regression_loss)(step)
         case "flow":
             return partial(flow_matching_loss, coefficient_dropout=settings.hide_coefficient)
 
 
 def sample_batch(cfg: PipelineConfig, data: Data, progress: float, rng: torch.Generator) -> Batch:
-    """Pairs of coefficient and state: the same at all progress."""
-    return steady_batch(expect(data, SteadyFields), rng, size=cfg.stages.steady_prior.batch_size)
+    """Pairs of coefficient and state, as many as the network is evaluated on at all progress."""
+    settings = cfg.stages.steady_prior
+    learns_median = settings.objective == "crps" and not settings.is_tuned(progress)
+    size = settings.batch_size * (settings.members if learns_median else 1)
+    return steady_batch(expect(data, SteadyFields), rng, size=size)
 
 
 def flow_matching_loss(step: LossInput, *, coefficient_dropout: float) -> Tensor:

@@ -16,7 +16,7 @@ from ups_models.evaluation.steady import regression_errors
 from ups_models.nn.prior import Prior
 from ups_models.stages.spec import SPECS, check_architecture
 from ups_models.stages.stage import LossInput
-from ups_models.stages.steady_prior import crps_loss
+from ups_models.stages.steady_prior import STAGE, crps_loss
 
 
 @pytest.fixture
@@ -149,3 +149,16 @@ def test_samples_that_are_all_alike_have_a_higher_crps_than_samples_that_spread_
 def test_a_regression_is_no_prior(train):
     with pytest.raises(BadInput, match=r"objective=regression gives one state.*evaluations\.peers=\[regression\]"):
         train(set=("stages.steady_prior.objective=regression",))
+
+
+def test_the_median_is_learned_first_on_as_many_evaluations_as_the_samples_take(fields):
+    values = {"objective": "crps", "batch_size": 2, "members": 3, "tuned_share": 0.25}
+    cfg = PipelineConfig.model_validate({"steady_data": {"size": 8}, "stages": {"steady_prior": values}})
+    net = STAGE.build(cfg)
+    a, rng = fields.a[:2], torch.Generator().manual_seed(0)
+    start = net(torch.zeros_like(a), torch.zeros(2), a, torch.ones(2))
+
+    sizes = [len(STAGE.sample_batch(cfg, fields, progress, rng)["u"]) for progress in (0.0, 0.74, 0.75, 0.99)]
+
+    assert sizes == [6, 6, 2, 2]
+    assert torch.equal(net(torch.ones_like(a), torch.zeros(2), a, torch.ones(2)), start)  # noise means nothing yet
