@@ -10,7 +10,7 @@ from pathlib import Path
 from flows.requests.job import require_feasible
 from flows.requests.sweep import Trial
 from tasks.services.run import environment
-from tasks.services.run.lock import RunOwned
+from tasks.services.run.lock import RunOwned, is_owned
 from tasks.services.run.turns import turn
 from tasks.services.stages.leaderboard import LeaderboardRow, leaderboard
 from tasks.services.stages.runs import RunSummary, evaluated_run
@@ -63,14 +63,13 @@ def _trained(trial: Trial, root: Path) -> str:
 
 def _has_work(trial: Trial) -> bool:
     """Whether anything is left to do, once nobody else works on it."""
-    is_told = False
     while True:
+        job = trial.job()
         try:
-            return require_feasible(trial.job())
+            return require_feasible(job)
         except RunOwned as owner:
-            if not is_told:
-                logger.info("%s: %s", trial.name, owner)
-            is_told = True
+            logger.info("%s: %s", trial.name, owner)
+        while is_owned(job.run):
             time.sleep(LOOK_S)
 
 

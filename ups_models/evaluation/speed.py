@@ -32,7 +32,7 @@ def measure_speed(
 ) -> Speed:
     """Of the first rows that have the same parameters; `data` is what the operator was trained on.
 
-    `on_progress` is told whenever the solver has done some. Raises what it raises, BadInput for a problem without a
+    `on_progress` is called as the solver goes on. Raises what it raises, BadInput for a problem without a
     solver.
     """
     test = case.data.select((case.data.parameters == case.data.parameters[0]).all(1).nonzero().flatten()[:rows])

@@ -22,14 +22,14 @@ def turn(path: Path, what: str) -> Iterator[int]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.with_name(f".{path.name}.lock").open("ab") as file:
-        is_told = False
+        is_logged = False
         while True:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except BlockingIOError:
-                if not is_told:
+                if not is_logged:
                     logger.info("%s: another process works on it, and is waited for", what)
-                is_told = True
+                is_logged = True
                 pause_unless_stopped(LOOK_S, what)
         yield file.fileno()

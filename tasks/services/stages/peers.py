@@ -171,10 +171,10 @@ def _budget(
     if kept.get("of", of) == of and kept:
         return kept
     own = cfg.stages.operator
-    mine = seconds_per_step(cfg, run, device)
-    theirs = seconds_per_step(peer_config(cfg, name, files, steps=own.total_steps), run, device)
-    steps = max(1, round(own.total_steps * mine / theirs))
-    found = {"steps": steps, "seconds_per_step": theirs, "operator_seconds_per_step": mine, "of": of}
+    own_s = seconds_per_step(cfg, run, device)
+    peer_s = seconds_per_step(peer_config(cfg, name, files, steps=own.total_steps), run, device)
+    steps = max(1, round(own.total_steps * own_s / peer_s))
+    found = {"steps": steps, "seconds_per_step": peer_s, "operator_seconds_per_step": own_s, "of": of}
     write_text(path, json.dumps(found, indent=1) + "\n")
     return found
 
