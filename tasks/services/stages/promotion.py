@@ -1,20 +1,17 @@
 """Promotion: an alias is held by one run, and goes to another only where that one is better on the same test rows."""
 
-import fcntl
 import json
-import os
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from pydantic import Field, ValidationError
 
 from tasks.services.run.clock import utc_now
-from tasks.services.run.lock import open_lock
 from tasks.services.run.paths import RunDir
 from tasks.services.run.status import Record
+from tasks.services.run.turns import turn
 from tasks.services.stages.runs import CHECKPOINTS, RunSummary, evaluated_run
 from ups_models.arrays import read_arrays
 from ups_models.config.faults import fault_of
@@ -76,7 +73,7 @@ def promote(root: Path, alias: str, path: Path) -> tuple[Candidate, Candidate | 
     _require_alias(alias)
     summary = evaluated_run(root)
     candidate = candidate_of(summary)
-    with _alone(path):
+    with turn(path, "promotion"):
         registry = read_registry(path)
         holder = registry.holders.get(alias)
         promoted, reason = verdict(summary, candidate, holder)
@@ -152,18 +149,6 @@ def read_registry(path: Path) -> Registry:
 
 def _write(path: Path, registry: Registry) -> None:
     write_text(path, json.dumps(registry.model_dump(mode="json"), indent=1) + "\n")
-
-
-@contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """Of several that promote at once, one after the other."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle = open_lock(path.with_name(f"{path.name}.lock"))
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)
 
 
 def _require_alias(alias: str) -> None:
