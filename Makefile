@@ -44,7 +44,11 @@ test: $(STAMP) ## Run the unit tests: in process, no server (PYTEST_ARGS="-x tes
 
 .PHONY: test-e2e
 test-e2e: $(STAMP) ## Run the end-to-end tests: the real command line against real servers on loopback
-	$(VPY) $(PYTEST) tests/e2e $(PYTEST_ARGS)
+	$(VPY) $(PYTEST) tests/e2e -m 'not thorough' $(PYTEST_ARGS)
+
+.PHONY: test-thorough
+test-thorough: $(STAMP) ## Run the end-to-end tests that CI leaves out: longer forms and other values of what it tries
+	$(VPY) $(PYTEST) tests/e2e -m thorough $(PYTEST_ARGS)
 
 .PHONY: test-harness
 test-harness: $(STAMP) ## Run the tests of the harness itself: emulators and guards

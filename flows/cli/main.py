@@ -117,7 +117,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(name: str, given: list[str]) -> int:
     if environment.is_set(COMPLETION):
-        argcomplete.autocomplete(build_parser(*COMMANDS), exit_method=sys.exit)
+        typed = environment.get("COMP_LINE").split()
+        argcomplete.autocomplete(build_parser(*(word for word in typed if word in COMMANDS)), exit_method=sys.exit)
     parser = build_parser(name)
     if given in ([], [VERSION]):
         echo(f"ups-pipeline {version('ups-pipeline')}" if given else parser.format_help().rstrip())

@@ -17,7 +17,7 @@ from ups_models.errors import BadInput, UPSError
 from ups_models.wording import first_line, without_password
 
 PAGE = 200
-ANSWER = httpx.Timeout(5.0, connect=2.0)
+ANSWER = httpx.Timeout(10.0, connect=2.0)
 """How long a server may take to answer before a run, in seconds; Prefect connects up to four times."""
 
 

@@ -25,7 +25,7 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import Select, WebDriverWait
 
-WITHIN_S = 45.0
+WITHIN_S = 120.0
 CHANGING = (ElementClickInterceptedException, NoSuchElementException, StaleElementReferenceException)
 """What a page answers that moves while it is asked: it is asked again."""
 WIDTH, HEIGHT = 1280, 800

@@ -1,10 +1,12 @@
 """Fixtures of the end-to-end tier: the real command line, a Prefect server and a W&B server on loopback."""
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -41,10 +43,21 @@ def prefect_server() -> Iterator[dict[str, str]]:
     assert server.stdin is not None
     assert server.stdout is not None
     url, its_home = server.stdout.readline().split()
+    _wait_for_answer(url)
     yield {"PREFECT_API_URL": url, "PREFECT_HOME": its_home}
     server.stdin.close()
     server.stdout.close()
     server.wait(30)
+
+
+def _wait_for_answer(url: str) -> None:
+    """It listens before it can answer, and a run waits for an answer no longer than for a server that is away."""
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        with contextlib.suppress(OSError), urllib.request.urlopen(f"{url}/health", timeout=60):
+            return
+        time.sleep(0.1)
+    raise AssertionError(f"{url}: the Prefect server of the tests does not answer")
 
 
 @pytest.fixture(scope="session")
@@ -80,13 +93,13 @@ def pipeline(prefect_server: dict[str, str]) -> Cli:
 
 @pytest.fixture(scope="session")
 def stopped_pipeline(prefect_server: dict[str, str]) -> Callable[..., tuple[int, str]]:
-    """The pipeline, sent a signal once it trains: its exit code and what it said on stderr."""
+    """The pipeline, sent a signal once it trains, or where `after` says so of its pid: exit code and stderr."""
 
     def run(
         *arguments: str,
         cwd: Path,
         number: signal.Signals = signal.SIGTERM,
-        after: str | Callable[[], bool] = "reports/metrics.jsonl",
+        after: str | Callable[[int], bool] = "reports/metrics.jsonl",
         environment: dict[str, str] | None = None,
     ) -> tuple[int, str]:
         process = subprocess.Popen(
@@ -97,7 +110,10 @@ def stopped_pipeline(prefect_server: dict[str, str]) -> Callable[..., tuple[int,
             stderr=subprocess.PIPE,
             text=True,
         )
-        reached = (cwd / after).exists if isinstance(after, str) else after
+
+        def reached() -> bool:
+            return (cwd / after).exists() if isinstance(after, str) else after(process.pid)
+
         deadline = time.monotonic() + 120
         while not reached() and process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.05)

@@ -140,7 +140,7 @@ def test_a_server_that_refuses_us_is_named_and_training_goes_on(tmp_path, finish
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("point", ["in operator", "at the end of the flow"])
+@pytest.mark.parametrize("point", ["in operator", pytest.param("at the end of the flow", marks=pytest.mark.thorough)])
 def test_a_server_that_dies_in_the_middle_costs_nothing_but_its_record(tmp_path, point):
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
     run_plainly(BRIEF, tmp_path / "undisturbed")

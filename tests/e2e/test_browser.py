@@ -19,7 +19,7 @@ pytestmark = pytest.mark.slow
 WORK = [*SPECS, "small_eval", "full_eval"]
 TASKS = [*WORK, "report"]
 STATES = ("Completed", "Crashed", "Failed", "Running", "Pending", "Cancelled", "GaveUp", "Duplicate")
-A_RUN_S = 150.0
+A_RUN_S = 400.0
 A_BAR = 1000  # pixels
 SLOWED = ["stages.diff_residual.steps_per_epoch=100", "checkpoint.save_every_steps=10"]
 
@@ -220,6 +220,7 @@ def test_a_second_run_of_a_directory_says_what_it_skipped_and_why(ui, room, root
         assert re.search(rf"Skipped\('{stage}: completed at .*, files unchanged'", ui.text()), ui.text()
 
 
+@pytest.mark.thorough
 def test_the_attempts_of_a_chain_are_told_apart_by_name_and_state(ui, form, crashed):
     ui.open(crashed)
     ui.until(lambda: ui.turned("Details") and "SIGKILL" in ui.text(), "the reason of the crash")
@@ -234,6 +235,7 @@ def test_the_attempts_of_a_chain_are_told_apart_by_name_and_state(ui, form, cras
     assert [state for attempt, state in chain if attempt == 1] == ["Crashed"]
 
 
+@pytest.mark.thorough
 def test_an_attempt_tells_the_stages_it_trained_from_those_that_it_found(ui, room, crashed):
     later = [run for run in room.runs() if number_in(run["parameters"]) == 2 and run["start_time"]]
     second = min(later, key=lambda run: run["start_time"])

@@ -11,6 +11,8 @@ from harness import PYTHONPATH
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
+@pytest.mark.timeout(1800)
 def test_what_a_person_cancels_stops_and_what_a_person_suspends_waits():
     command = [sys.executable, "-m", "harness.trust.cancels", "--cancels", "2", "--suspends", "1"]
 
@@ -20,7 +22,7 @@ def test_what_a_person_cancels_stops_and_what_a_person_suspends_waits():
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=600,
+        timeout=1500,
         check=False,
     )
 

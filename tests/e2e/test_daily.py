@@ -322,6 +322,7 @@ def test_what_has_ended_is_not_stopped_again(day):
     assert "its launch has ended" in done.stderr
 
 
+@pytest.mark.thorough
 def test_a_launch_whose_controller_is_dead_is_stopped_too(day):
     day.again()
     os.kill(day.pid, signal.SIGKILL)
@@ -337,6 +338,7 @@ def test_a_launch_whose_controller_is_dead_is_stopped_too(day):
     assert day.cloud.live() == []
 
 
+@pytest.mark.thorough
 def test_a_launch_is_stopped_from_another_folder_by_its_run_and_its_controller_rents_no_more(day, tmp_path):
     day.again()
     first, machines = day.pid, len(day.cloud.instances)

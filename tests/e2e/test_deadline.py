@@ -73,6 +73,7 @@ def wait_until(condition, launch):
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_an_outbid_machine_is_bid_for_again_and_trains_to_the_end(world):
     cloud, wandb, start, scratch = world
 

@@ -18,6 +18,8 @@ from harness.emulators.sshd import lan
 from harness.emulators.vast.emulator import VastEmulator
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+LONG = ("processes.md", "ssh.md", "sweeps.md")
+"""Pages whose commands train for minutes what test_ranks.py, test_ssh_launch.py and test_sweep.py train in short."""
 BLOCK = re.compile(r"^```bash\n(.*?)^```", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\((?!https?:|#)([^)#\s]+)")
 MAKEFILE = (ROOT / "Makefile").read_text("utf-8")
@@ -117,7 +119,10 @@ def run_of(checkout):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page", PAGES, ids=[page.name for page in PAGES])
+@pytest.mark.timeout(3600)  # each command has a limit of its own
+@pytest.mark.parametrize(
+    "page", [pytest.param(page, id=page.name, marks=[pytest.mark.thorough] * (page.name in LONG)) for page in PAGES]
+)
 def test_every_command_of_a_page_works(page, checkout, environment):
     for command in commands_of(page):
         if IN_CI.fullmatch(command) or command in IN_A_TEST:

@@ -84,7 +84,7 @@ def test_a_stage_that_fails_fails_the_flow(tmp_path, pipeline, prefect_server):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_run_stopped_by_a_signal_has_crashed_and_exits_75(tmp_path, stopped_pipeline, prefect_server, number):
-    slow = ["--set", "stages.operator.steps_per_epoch=1000", "--stage", "operator"]
+    slow = ["--set", "stages.operator.steps_per_epoch=10000", "--stage", "operator"]
 
     code, stderr = stopped_pipeline("--config", "configs/smoke.yaml", *slow, cwd=tmp_path, number=number)
 
@@ -98,9 +98,9 @@ def test_a_run_stopped_by_a_signal_has_crashed_and_exits_75(tmp_path, stopped_pi
 def test_a_run_without_a_worker_that_is_cancelled_on_the_server_stops_where_it_saves(
     tmp_path, stopped_pipeline, prefect_server
 ):
-    slow = ["--set", "stages.operator.steps_per_epoch=1000", "--set", "checkpoint.save_every_steps=20"]
+    slow = ["--set", "stages.operator.steps_per_epoch=10000", "--set", "checkpoint.save_every_steps=20"]
 
-    def cancelled():
+    def cancelled(_pid):
         if not (tmp_path / "reports" / "metrics.jsonl").exists():
             return False
         newest = api(prefect_server, "/flow_runs/filter", {"sort": "START_TIME_DESC", "limit": 1})[0]

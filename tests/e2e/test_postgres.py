@@ -4,7 +4,6 @@ import getpass
 import os
 import pwd
 import shutil
-import socket
 import subprocess
 import tempfile
 from pathlib import Path
@@ -12,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from harness.chaos.prefect_stack import prefect_stack
+from harness.ports import free_port
 
 INSTALLED = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
 
@@ -31,9 +31,7 @@ def postgres():
     user, tools = unprivileged(), INSTALLED[-1].parent
     folder = Path(tempfile.mkdtemp(prefix="postgres-"))
     shutil.chown(folder, user)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
 
     def run(tool, *arguments):
         as_user = {"user": user} if os.geteuid() == 0 else {}

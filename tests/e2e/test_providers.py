@@ -32,7 +32,7 @@ KEY = "canary0key0that0nobody0must0ever0find"
 SCRIPT = '#!/usr/bin/env bash\necho "begun, generation $UPS_GENERATION"\nsleep 60\n'
 WANTED = MachineSpec(gpus=("RTX_4090",), max_usd_per_hour=0.5, disk_gb=20)
 ENV = {"WANDB_API_KEY": "wandbcanary", "UPS_GENERATION": "1", "UPS_MAX_SECONDS": "600"}
-SEEN_WITHIN_S = 20.0
+SEEN_WITHIN_S = 120.0
 
 
 @dataclass

@@ -141,12 +141,12 @@ def test_an_evaluation_goes_on_alone_where_its_processes_are_killed(undisturbed,
 
 def test_no_rank_outlives_an_owner_that_is_killed(tmp_path):
     owner = OwnerProcess(tmp_path / "run", 2, tmp_path / "log")
-    ranks = wait_until(lambda: owner.below(RANK))
+    ranks = wait_until(lambda: len(owner.below(RANK)) == 2 and owner.below(RANK))
 
     owner.process.kill()
     owner.process.wait()
 
-    wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in ranks), within_s=10)
+    wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in ranks))
 
 
 def torchrun(n_processes, root, *arguments):

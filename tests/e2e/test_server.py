@@ -3,7 +3,6 @@
 import fcntl
 import os
 import signal
-import socket
 import subprocess
 import termios
 import time
@@ -12,6 +11,7 @@ from contextlib import contextmanager, suppress
 import pytest
 
 from flows import ROOT
+from harness.ports import free_port
 from tasks.services.rental.providers.local import marked_processes
 
 STARTED = " started!"
@@ -48,10 +48,7 @@ def test_sigterm_ends_them_even_where_a_script_started_them_in_the_background(tm
 @contextmanager
 def make_server(home, **options):
     """`make server` on a port of its own, in a session of its own; the process, and the file of what it says."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    environment = {**os.environ, "PORT": port, "PREFECT_HOME": str(home), "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "PORT": str(free_port()), "PREFECT_HOME": str(home), "PYTHONPATH": str(ROOT)}
     command = ["make", "-C", str(ROOT), "--old-file", ".venv/.stamp-installed", "server"]
     said = home / "said"
     with said.open("wb") as log:

@@ -74,11 +74,12 @@ def test_a_point_that_fails_does_not_stop_the_others(home):
     assert done.stdout.count("nowhere.hdf5: no such") == 2
 
 
-def test_workers_of_a_pool_train_each_point_once(home):
+def test_workers_of_a_pool_train_each_point_once_and_a_pool_that_nobody_deployed_for_is_named(home):
     room = ControlRoom(home, {"UPS_DATA": str(home / "data")})
     arguments = command(home, "--out", str(home / "pool"), "--workers", "ups")
     try:
         room.start_server()
+        nobody = run(command(home, "--workers", "gpu"), home, room.environment)
         room.deploy()
         room.start_worker()
         killed_after(20, arguments, home, room.environment)
@@ -88,19 +89,9 @@ def test_workers_of_a_pool_train_each_point_once(home):
     finally:
         room.stop()
 
+    assert nobody.returncode == 2
+    assert "--workers gpu: no deployment of train-pipeline is for this pool (none); ups deploy" in nobody.stderr
     assert done.returncode == 0, done.stderr
     assert len(runs) == 2
     assert set(errors_in(home / "pool")) == {"operator.width=8", "operator.width=16"}
     assert {row["point"] for row in json.loads(artifact["data"])} == {"operator.width=8", "operator.width=16"}
-
-
-def test_a_pool_that_nobody_deployed_for_is_named(home):
-    room = ControlRoom(home, {})
-    try:
-        room.start_server()
-        done = run(command(home, "--workers", "gpu"), home, room.environment)
-    finally:
-        room.stop()
-
-    assert done.returncode == 2
-    assert "--workers gpu: no deployment of train-pipeline is for this pool (none); ups deploy" in done.stderr

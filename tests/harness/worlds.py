@@ -1,6 +1,5 @@
 """Several processes that train together, for tests and benchmarks: a function is called in each of them."""
 
-import socket
 from collections.abc import Callable
 from datetime import timedelta
 from multiprocessing import get_context
@@ -9,6 +8,7 @@ from typing import Any
 import torch
 from torch._C._distributed_c10d import TCPStore
 
+from harness.ports import free_port
 from ups_models.children import end_with_parent
 from ups_models.training.joining import joined
 from ups_models.training.parallel import Way, World
@@ -18,10 +18,7 @@ WITHIN_S = 180.0
 
 def in_world(world_size: int, function: Callable[..., Any], *arguments: Any) -> list[Any]:
     """What `function(world, *arguments)` returns in each of so many processes; what goes in and out is pickled."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    context = get_context("spawn")
+    context, port = get_context("spawn"), free_port()
     results = context.Queue()
     processes = [
         context.Process(target=_rank, args=(rank, world_size, port, results, function, arguments), daemon=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -21,6 +20,7 @@ from flows.prefect.automations import ENDS, RESTART_POLICIES
 from flows.prefect.chain import DUPLICATE
 from flows.prefect.server import QUIET
 from flows.requests.attempts import number_in
+from harness.ports import free_port
 
 DEPLOYMENT = "train-pipeline/train-pipeline"
 FLOWS = [policy.flow for policy in RESTART_POLICIES]
@@ -35,9 +35,7 @@ class ControlRoom:
     """Starts and ends the processes, and asks the server as the UI does."""
 
     def __init__(self, home: Path, environment: Mapping[str, str], within_s: float = 180.0) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        self.port = free_port()
         self.home, self.within_s = home, within_s
         self.url = f"http://127.0.0.1:{self.port}/api"
         self.ui = f"http://127.0.0.1:{self.port}"

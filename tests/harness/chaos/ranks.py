@@ -35,7 +35,7 @@ WORKLOAD = Workload(
     save_every_steps=20, epochs=1, steps_per_epoch=(150, 120, 100, 60), more=(f"training.shards={SHARDS}",)
 )
 TARGETS = ("rank", "torchrun", "owner")
-SOON_S, LATE_S, END_WITHIN_S = 1.0, 25.0, 240.0
+SOON_S, LATE_S, END_WITHIN_S = 1.0, 25.0, 700.0
 MAX_STARTS = 40
 """Of one run, at most."""
 BEGUN = "the owner has begun"
@@ -70,15 +70,15 @@ class OwnerProcess:
         return self.log.read_text("utf-8").count(BEGUN) > self.begun_before
 
     def below(self, name: str) -> list[int]:
-        """Pids of its torchrun, or of its ranks."""
-        return sorted(pid for pid, command in _descendants(self.process.pid) if name in command)
+        """Pids of its torchrun, or of its ranks; torchrun's command names the rank's module as well."""
+        found = _descendants(self.process.pid)
+        return sorted(pid for pid, command in found if name in command and (name == TORCHRUN) == (TORCHRUN in command))
 
     def target(self, kind: str, rng: random.Random) -> int | None:
         """A pid of the kind; None where there is none now."""
         if kind == "owner":
             return self.process.pid
-        ranks = self.below(RANK)
-        found = ranks if kind == "rank" else [pid for pid in self.below(TORCHRUN) if pid not in ranks]
+        found = self.below(RANK if kind == "rank" else TORCHRUN)
         return rng.choice(found) if found else None
 
     def end(self) -> int:

@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from harness.ports import free_port
+
 MARK = "UPS_SSH_INSTANCE"
 BINARY = "/usr/sbin/sshd"
 INSTALL = "apt-get install openssh-server"
@@ -69,9 +71,7 @@ class SshHost:
         self.daemon: subprocess.Popen[bytes] | None = None
         for folder in (self.home, self.bin):
             folder.mkdir(parents=True)
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        self.port = free_port()
         self.program("uname", UNAME.format(name=f"{name}-{self.port}"))
         self.change_key()
         self.accept()

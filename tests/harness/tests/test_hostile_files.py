@@ -10,17 +10,18 @@ from ups_models.errors import UPSError
 
 
 def test_a_traceback_a_hang_and_a_death_are_counted(tmp_path, monkeypatch):
-    monkeypatch.setattr(cases, "LIMIT_S", 0.5)
     readers = {
         "fails": lambda path: {}[path],
-        "hangs": lambda path: time.sleep(60),
         "dies": lambda path: os.kill(os.getpid(), signal.SIGKILL),
         "reads": lambda path: None,
     }
 
     count = count_of(Case(name, tmp_path, read) for name, read in readers.items())
+    monkeypatch.setattr(cases, "LIMIT_S", 0.5)
+    hanging = count_of([Case("hangs", tmp_path, lambda path: time.sleep(60))])
 
-    assert (count.files, count.hangs, len(count.tracebacks)) == (4, ["hangs"], 2)
+    assert (hanging.files, hanging.hangs, hanging.tracebacks) == (1, ["hangs"], [])
+    assert (count.files, count.hangs, len(count.tracebacks)) == (3, [], 2)
     assert count.tracebacks[0].startswith("fails: KeyError")
     assert count.tracebacks[1].startswith("dies: ")
 

@@ -60,8 +60,11 @@ def test_a_run_that_a_person_retried_is_alive_although_its_heartbeats_are_old():
     assert last_seen(run("PENDING", age_s=7200), None) == START - timedelta(hours=2)
 
 
-HOUR_S = 3600.0
-MINUTE_AGO, HOUR_AGO = ((datetime.now(UTC) - timedelta(seconds=seconds)).isoformat() for seconds in (60.0, HOUR_S))
+MINUTE_S, HOUR_S = 60.0, 3600.0
+
+
+def ago(seconds):
+    return (datetime.now(UTC) - timedelta(seconds=seconds)).isoformat()
 
 
 @pytest.fixture
@@ -80,7 +83,7 @@ def checked(patience_s=1.0, up_for_s=HOUR_S):
 
 
 def test_a_crash_that_nothing_followed_is_followed_by_one_run_with_the_next_number(watched):
-    dead = watched.add_run("Crashed", timestamp=MINUTE_AGO, request=REQUEST)
+    dead = watched.add_run("Crashed", timestamp=ago(MINUTE_S), request=REQUEST)
 
     said = checked()
 
@@ -93,8 +96,8 @@ def test_a_crash_that_nothing_followed_is_followed_by_one_run_with_the_next_numb
 
 
 def test_a_run_that_waits_has_its_name_before_a_worker_begins_it_unless_a_person_gave_it_one(watched):
-    waiting = watched.add_run("Scheduled", timestamp=MINUTE_AGO, request=REQUEST)
-    watched.add_run("Scheduled", timestamp=MINUTE_AGO, request=REQUEST)
+    waiting = watched.add_run("Scheduled", timestamp=ago(MINUTE_S), request=REQUEST)
+    watched.add_run("Scheduled", timestamp=ago(MINUTE_S), request=REQUEST)
     watched.runs[0]["name"], watched.runs[1]["name"] = "cunning-otter", "the one for the paper"
 
     assert checked() == []
@@ -102,22 +105,22 @@ def test_a_run_that_waits_has_its_name_before_a_worker_begins_it_unless_a_person
 
 
 def test_a_crash_whose_chain_went_on_is_left_alone(watched):
-    dead = watched.add_run("Crashed", timestamp=MINUTE_AGO, request=REQUEST)
-    watched.add_run("Running", timestamp=MINUTE_AGO, request=REQUEST, chain=dead[:8], attempt=2)
+    dead = watched.add_run("Crashed", timestamp=ago(MINUTE_S), request=REQUEST)
+    watched.add_run("Running", timestamp=ago(MINUTE_S), request=REQUEST, chain=dead[:8], attempt=2)
 
     assert checked() == []
     assert watched.told == []
 
 
 def test_an_automation_is_given_its_time(watched):
-    watched.add_run("Crashed", timestamp=MINUTE_AGO, request=REQUEST)
+    watched.add_run("Crashed", timestamp=ago(MINUTE_S), request=REQUEST)
 
     assert checked(patience_s=600) == []
 
 
 def test_what_its_automation_is_not_to_do_is_not_done(watched):
-    watched.add_run("Crashed", timestamp=MINUTE_AGO, request=REQUEST)
-    watched.add_run("Pending", timestamp=HOUR_AGO, request=REQUEST)
+    watched.add_run("Crashed", timestamp=ago(MINUTE_S), request=REQUEST)
+    watched.add_run("Pending", timestamp=ago(HOUR_S), request=REQUEST)
     for automation in watched.automations.values():
         automation["enabled"] = False
 
@@ -131,8 +134,8 @@ def test_a_server_without_our_deployments_is_left_alone(watched):
 
 
 def test_a_run_that_is_none_of_ours_is_told_and_the_others_are_restarted(watched):
-    watched.add_run("Crashed", timestamp=MINUTE_AGO, request=REQUEST, attempt="x")
-    watched.add_run("Crashed", timestamp=MINUTE_AGO, request=REQUEST)
+    watched.add_run("Crashed", timestamp=ago(MINUTE_S), request=REQUEST, attempt="x")
+    watched.add_run("Crashed", timestamp=ago(MINUTE_S), request=REQUEST)
 
     first, second = checked()
 
@@ -141,14 +144,14 @@ def test_a_run_that_is_none_of_ours_is_told_and_the_others_are_restarted(watched
 
 
 def test_parameters_that_the_server_refuses_are_told(watched):
-    watched.add_run("Crashed", timestamp=MINUTE_AGO, request=REQUEST, attempt=500)
+    watched.add_run("Crashed", timestamp=ago(MINUTE_S), request=REQUEST, attempt=500)
     watched.refusals["create_flow_run"] = httpx.Response(409, text="501 is greater than the maximum of 500")
 
     assert checked() == ["run-0: Crashed, and cannot be restarted: 501 is greater than the maximum of 500"]
 
 
 def test_what_else_a_server_refuses_is_an_error_of_the_server(watched):
-    watched.add_run("Crashed", timestamp=MINUTE_AGO, request=REQUEST)
+    watched.add_run("Crashed", timestamp=ago(MINUTE_S), request=REQUEST)
     watched.refusals["create_flow_run"] = httpx.Response(500, text="out of order")
 
     with pytest.raises(UPSError, match=r"refused \(out of order\); see the server's log"):
@@ -156,9 +159,9 @@ def test_what_else_a_server_refuses_is_an_error_of_the_server(watched):
 
 
 def test_a_run_whose_heartbeats_stopped_has_crashed_and_one_that_never_had_any_is_left_alone(watched):
-    silent = watched.add_run("Running", timestamp=HOUR_AGO)
-    watched.add_run("Running", timestamp=HOUR_AGO)
-    watched.heartbeats[silent] = HOUR_AGO
+    silent = watched.add_run("Running", timestamp=ago(HOUR_S))
+    watched.add_run("Running", timestamp=ago(HOUR_S))
+    watched.heartbeats[silent] = ago(HOUR_S)
 
     [said] = checked()
 
@@ -169,27 +172,27 @@ def test_a_run_whose_heartbeats_stopped_has_crashed_and_one_that_never_had_any_i
 
 
 def test_a_run_that_a_person_cancelled_is_not_restarted(watched):
-    silent = watched.add_run("Cancelling", timestamp=HOUR_AGO)
-    watched.heartbeats[silent] = HOUR_AGO
+    silent = watched.add_run("Cancelling", timestamp=ago(HOUR_S))
+    watched.heartbeats[silent] = ago(HOUR_S)
 
     assert [line.rpartition(": ")[2] for line in checked()] == ["cancelled"]
 
 
 def test_a_worker_that_took_a_run_has_ten_patiences_to_start_it(watched):
-    watched.add_run("Pending", timestamp=HOUR_AGO)
+    watched.add_run("Pending", timestamp=ago(HOUR_S))
 
     assert checked(patience_s=600.0) == []
     assert len(checked(patience_s=100.0)) == 1
 
 
 def test_a_server_that_was_away_has_heard_no_heartbeats(watched):
-    watched.heartbeats[watched.add_run("Running", timestamp=HOUR_AGO)] = HOUR_AGO
+    watched.heartbeats[watched.add_run("Running", timestamp=ago(HOUR_S))] = ago(HOUR_S)
 
     assert checked(up_for_s=60.0) == []
 
 
 def test_a_run_that_has_ended_or_is_gone_by_now_is_left_alone(watched):
-    watched.heartbeats[watched.add_run("Running", timestamp=HOUR_AGO)] = HOUR_AGO
+    watched.heartbeats[watched.add_run("Running", timestamp=ago(HOUR_S))] = ago(HOUR_S)
     watched.refusals["set_state"] = httpx.Response(404, json={"detail": "gone"})
 
     assert checked() == []
@@ -197,13 +200,13 @@ def test_a_run_that_has_ended_or_is_gone_by_now_is_left_alone(watched):
 
 def test_every_page_of_runs_is_read(watched):
     for _ in range(PAGE + 1):
-        watched.add_run("Pending", timestamp=HOUR_AGO)
+        watched.add_run("Pending", timestamp=ago(HOUR_S))
 
     assert len(checked()) == PAGE + 1
 
 
 def test_looking_once_says_what_was_done(watched):
-    watched.add_run("Crashed", timestamp=MINUTE_AGO, request=REQUEST)
+    watched.add_run("Crashed", timestamp=ago(MINUTE_S), request=REQUEST)
     said: list[str] = []
 
     watch(said.append, every_s=600, patience_s=1, once=True)

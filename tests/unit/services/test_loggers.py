@@ -9,6 +9,7 @@ import pytest
 from flows.dag import run_job
 from flows.requests.job import parse
 from flows.requests.train import TrainRequest
+from tasks.services.checkpoints import uploads
 from tasks.services.checkpoints.uploads import UploadFailed, Uploads
 from tasks.services.run.history import History
 from tasks.services.run.paths import RunDir
@@ -275,7 +276,8 @@ def test_a_machine_that_was_given_up_stops_at_the_next_save_and_does_not_try_aga
     assert tries == [("operator",)]
 
 
-def test_a_last_set_is_uploaded_when_the_process_ends_and_nothing_after_it(run):
+def test_a_last_set_is_uploaded_when_the_process_ends_and_nothing_after_it(run, monkeypatch):
+    monkeypatch.setattr(uploads, "GRACE_S", WAIT_S)
     taken = []
 
     def publish(folder, aliases):

@@ -118,7 +118,7 @@ def initial(n, points, parameters, rng):
 
 def solve(u0, parameters, times, on_progress):
     assert len(times) == 11
-    time.sleep(0.05 * parameters["Nu"])
+    time.sleep(0.2 * parameters["Nu"])
     return u0
 
 SOLVER = Solver(initial, solve)
@@ -132,7 +132,7 @@ def test_data_cost_what_each_file_takes_at_its_own_parameters_and_nothing_where_
     values = {"problem": f"{tmp_path / 'slow.py'}:SLOW", "points": 64, "reduced_resolution": 2, "generate": generate}
     data = DataConfig.model_validate({**values, "test": 1, "val": 1})
 
-    assert 0.9 < seconds_of_data(data) / (10 * (0.05 + 0.15) / 2) < 1.5
+    assert 0.9 < seconds_of_data(data) / (10 * (0.2 + 0.6) / 2) < 1.5
     assert seconds_of_data(data.model_copy(update={"files": (Path("given.h5"),)})) == 0.0
 
 
