@@ -95,6 +95,7 @@ def test_an_outbid_machine_is_bid_for_again_and_trains_to_the_end(world):
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_where_there_is_no_time_to_lose_a_machine_is_rented_on_demand(world):
     cloud, wandb, start, scratch = world
 

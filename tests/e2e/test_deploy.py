@@ -319,6 +319,7 @@ def test_a_person_is_told_when_a_chain_gives_up(worked, listener, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_bad_input_is_not_tried_again_and_the_same_error_not_a_third_time(worked, tmp_path):
     bad, diverging = tmp_path / "bad", tmp_path / "diverging"
     worked.run({"config": "configs/smoke.yaml", "run_dir": str(bad), "set": ["latent.dimm=3"]})

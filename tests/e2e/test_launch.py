@@ -30,6 +30,7 @@ def seen(tmp_path_factory):
 
 
 @pytest.mark.slow
+@pytest.mark.thorough  # CI runs make demo-preemption
 def test_a_training_that_is_outbid_cut_off_and_left_alone_ends_with_the_same_weights(seen):
     result, _ = seen
 
@@ -40,6 +41,7 @@ def test_a_training_that_is_outbid_cut_off_and_left_alone_ends_with_the_same_wei
     assert 0 < result.usd < 1
 
 
+@pytest.mark.thorough  # CI runs make demo-preemption
 def test_a_machine_that_was_given_up_and_lives_stops_writing(seen):
     result, _ = seen
 
@@ -47,22 +49,25 @@ def test_a_machine_that_was_given_up_and_lives_stops_writing(seen):
 
 
 @pytest.mark.slow
-def test_what_the_market_does_ends_as_the_matrix_says(tmp_path):
-    names = ("killed-after-create", "no-capacity-always")
-    chosen = [case for case in (*CASES, *RUNPOD_CASES) if case.name in names]
-
-    rows = list(live_through_all(chosen, tmp_path))
-
-    assert {(row.case.market, row.case.name) for row in rows if row.wrong} == set()
-    assert {(row.case.market, row.case.name) for row in rows} == {
+@pytest.mark.parametrize(
+    ("market", "name"),
+    [
         ("vast", "killed-after-create"),
-        ("runpod", "killed-after-create"),
-        ("runpod", "no-capacity-always"),
-    }
+        pytest.param("runpod", "killed-after-create", marks=pytest.mark.thorough),
+        pytest.param("runpod", "no-capacity-always", marks=pytest.mark.thorough),
+    ],
+)
+def test_what_the_market_does_ends_as_the_matrix_says(market, name, tmp_path):
+    [chosen] = [case for case in (*CASES, *RUNPOD_CASES) if (case.market, case.name) == (market, name)]
+
+    [row] = live_through_all([chosen], tmp_path)
+
+    assert not row.wrong, row
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert [path for path in files if any(key.encode() in path.read_bytes() for key in MARKET_KEYS.values())] == []
 
 
+@pytest.mark.thorough  # CI runs make demo-preemption
 def test_no_key_is_left_in_any_file_but_that_of_the_machines_environment(seen):
     _, scratch = seen
     secrets = (VAST_KEY.encode(), WANDB_KEY.encode())

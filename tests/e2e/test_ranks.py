@@ -106,6 +106,7 @@ def wait_until(condition, within_s=120.0):
     raise AssertionError(f"not within {within_s:g} s")
 
 
+@pytest.mark.thorough  # CI runs make chaos-ranks
 def test_a_run_is_stopped_with_three_processes_and_goes_on_with_two_of_which_one_is_killed(tmp_path, alone):
     root, run = tmp_path / "run", RunDir.of(tmp_path / "run", tmp_path / "run" / "checkpoints")
     owner = OwnerProcess(root, 3, tmp_path / "log")

@@ -48,6 +48,7 @@ def controllers_of(run_id):
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_a_controller_that_is_killed_goes_on_by_itself_and_its_double_rents_nothing(rented):
     room, cloud, wandb, request, root = rented
 
@@ -65,7 +66,10 @@ def test_a_controller_that_is_killed_goes_on_by_itself_and_its_double_rents_noth
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("hangs", [False, True], ids=["at once", "a controller that hangs"])
+@pytest.mark.parametrize(
+    "hangs",
+    [pytest.param(False, id="at once"), pytest.param(True, id="a controller that hangs", marks=pytest.mark.thorough)],
+)
 def test_a_cancelled_launch_gives_its_machines_back_and_nothing_rents_after_it(rented, hangs):
     room, cloud, _, request, root = rented
     first = room.run(request, FLOW)

@@ -23,7 +23,7 @@ def runs(tmp_path_factory):
 @pytest.mark.parametrize(
     ("scenario", "vanished_after_s"),
     [
-        (worker_and_flow_killed, "60"),  # two missed heartbeats
+        pytest.param(worker_and_flow_killed, "60", marks=pytest.mark.thorough),  # two missed heartbeats
         (files_elsewhere, "300"),
         (server_restarted, "300"),  # a server that is slow to come back has heard none
     ],

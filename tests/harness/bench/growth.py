@@ -15,10 +15,14 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 
+from harness.bench.problems import ROOT, machine
 from harness.bench.scale import CPU, data_for
+from tasks.services.run.code_version import code_version
+from tasks.services.stages.result_rows import ResultRow, write_row
 from ups_models.config.schema import EvalConfig, PipelineConfig
 from ups_models.data.fields import Fields
 from ups_models.evaluation.evaluate import evaluate
@@ -36,22 +40,38 @@ SIZES: Mapping[str, tuple[int, ...]] = {
 }
 BARS: Mapping[str, float] = {"trajectories": 1.05, "members": 1.05, "points": 1.25, "tokens": 1.25}
 STEPS, TIMES, POINTS = 5, 41, 256
+SECONDS, MEGABYTES = "CPU s", "MB"
+KEPT = ROOT / "docs" / "results" / "growth" / "growth-seed0.json"
 
 
 def main() -> None:
-    """Measure every case, and print the table."""
+    """Measure every case, print the table, and keep the figures where all were measured."""
     parser = argparse.ArgumentParser(prog="bench-growth", description=__doc__.splitlines()[0])
     parser.add_argument("--only", nargs="+", choices=[*SIZES], default=[*SIZES])
+    parser.add_argument("--to", type=Path, help=f"keep the figures as a row in this file ({KEPT.relative_to(ROOT)})")
     parser.add_argument("--case", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.case:
         kind, size = arguments.case
         print(json.dumps(measure(kind, int(size))))
         return
-    print("| what grows | sizes | CPU s | exponent | MB | exponent | bar |\n|---|---|---|---|---|---|---|")
+    figures: dict[str, float] = {}
     for kind in arguments.only:
-        sizes = SIZES[kind]
-        seconds, memory = zip(*(in_a_process(kind, size) for size in sizes), strict=True)
+        for size in SIZES[kind]:
+            figures[_name(kind, size, SECONDS)], figures[_name(kind, size, MEGABYTES)] = in_a_process(kind, size)
+    print(growth_table(figures), end="")
+    if arguments.to is not None and arguments.only == [*SIZES]:
+        command = "make bench-growth"
+        write_row(arguments.to, ResultRow(command=command, commit=code_version(), machine=machine(), figures=figures))
+
+
+def growth_table(figures: Mapping[str, float]) -> str:
+    """A line for each kind that was measured: its sizes, what they took, and the exponents beside their bar."""
+    lines = ["| what grows | sizes | CPU s | exponent | MB | exponent | bar |", "|---" * 7 + "|"]
+    for kind, sizes in SIZES.items():
+        if _name(kind, sizes[0], SECONDS) not in figures:
+            continue
+        seconds, memory = ([figures[_name(kind, size, unit)] for size in sizes] for unit in (SECONDS, MEGABYTES))
         ratio = math.log(sizes[-1] / sizes[0])
         times, bytes_ = (math.log(values[-1] / values[0]) / ratio for values in (seconds, memory))
         columns = (
@@ -62,7 +82,12 @@ def main() -> None:
             f"{bytes_:.2f}",
             f"{BARS[kind]:g}",
         )
-        print(f"| {kind} | {' | '.join(columns)} |", flush=True)
+        lines.append(f"| {kind} | {' | '.join(columns)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _name(kind: str, size: int, unit: str) -> str:
+    return f"{size} {kind}, {unit}"
 
 
 def in_a_process(kind: str, size: int) -> tuple[float, float]:

@@ -1,17 +1,20 @@
-"""The page of what was reached, and the README's table, made from the rows that were committed: `make results`."""
+"""The page of what was reached, and tables of other pages, from the rows that were committed: `make results`."""
 
 import statistics
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
+from harness.bench.growth import growth_table
 from harness.bench.problems import ROOT, figure_table, table
 from tasks.services.stages.result_rows import ResultRow, read_row
 from ups_models.evaluation.checks import CHECKS, CheckRow
 from ups_models.evaluation.result import Check
 from ups_models.report.words import bound, bounds
 
-ROWS, PAGE, README = ROOT / "docs" / "results", ROOT / "docs" / "results.md", ROOT / "README.md"
+ROWS, PAGE = ROOT / "docs" / "results", ROOT / "docs" / "results.md"
+README, SCALE = ROOT / "README.md", ROOT / "docs" / "scale.md"
 HEAD = """# What was reached
 
 Made by `make results` from the rows in `docs/results/`, each the figures of one run; nothing here is typed by hand. A
@@ -65,9 +68,10 @@ CONTESTS = (
 
 
 def main() -> int:
-    """Write the page, and the README's table."""
+    """Write the page, and the tables in others."""
     PAGE.write_text(page(), "utf-8")
-    README.write_text(readme(), "utf-8")
+    for path in TABLES:
+        path.write_text(with_tables(path), "utf-8")
     print(f"Page: {PAGE.relative_to(ROOT)}")
     return 0
 
@@ -80,10 +84,10 @@ def page() -> str:
     return "\n".join([HEAD, *parts])
 
 
-def readme() -> str:
-    """The README with the tables of the rows."""
-    text = README.read_text("utf-8")
-    for begin, table_of in TABLES.items():
+def with_tables(path: Path, text: str | None = None) -> str:
+    """A page, as it is or as given, with its tables made from the rows."""
+    text = path.read_text("utf-8") if text is None else text
+    for begin, table_of in TABLES[path].items():
         before, _, rest = text.partition(begin)
         _, _, after = rest.partition(END)
         text = before + begin + table_of() + END + after
@@ -102,6 +106,12 @@ def contest_table() -> str:
         theirs = statistics.median(min(row[name] for name in contest.theirs) for row in rows)
         lines.append(f"| {contest.label} | {ours:.3g} | {theirs:.3g} | {ours / theirs:.2g} | {len(rows)} |")
     return "\n".join(lines) + "\n"
+
+
+def scaling_table() -> str:
+    """How time and memory grow."""
+    [row] = by_name("growth")["growth"].values()
+    return f"{growth_table(row.figures)}\n`{row.command}` at {row.commit:.12}, {row.machine}\n"
 
 
 def quickstart_table() -> str:
@@ -162,11 +172,11 @@ KINDS: Mapping[str, str] = {
     "speed": "Speed",
 }
 
-TABLES: Mapping[str, Callable[[], str]] = {
-    "<!-- make results -->\n": quickstart_table,
-    "<!-- make results: others -->\n": contest_table,
+TABLES: Mapping[Path, Mapping[str, Callable[[], str]]] = {
+    README: {"<!-- make results -->\n": quickstart_table, "<!-- make results: others -->\n": contest_table},
+    SCALE: {"<!-- make results: growth -->\n": scaling_table},
 }
-"""By the marker in the README before each."""
+"""By page, and by the marker before each table."""
 
 if __name__ == "__main__":
     sys.exit(main())
