@@ -46,7 +46,7 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> FileDig
     except OSError as error:
         raise StorageError(
             f"{path}: cannot be written ({error.strerror or error}); what was there before is still whole. "
-            f"{(remedy(error) or 'free some space').capitalize()}, or choose another --run-dir, and resume with "
+            f"{(remedy(error) or 'check its file system').capitalize()}, or choose another --run-dir, and resume with "
             "--auto-resume"
         ) from error
 

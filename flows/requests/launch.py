@@ -300,6 +300,11 @@ def require_sound(request: LaunchRequest) -> None:
         require_same_run(request, Published.parse(unfinished, cfg.tracking), source)
 
 
+def is_new(request: LaunchRequest) -> bool:
+    """Whether the launch will rent, whatever is found: no run is resumed, and no launch goes on."""
+    return not request.train.resume_from_wandb and Journal(request.journal_path).open_job is None
+
+
 def require_found(request: LaunchRequest) -> RunPath | None:
     """Raise for what a launch refuses once it asks: no such W&B run, no such code. Changes nothing anywhere.
 

@@ -87,7 +87,7 @@ def _named_errors(path: Path) -> Iterator[None]:
         if not number and not isinstance(error, OSError):
             raise
         reason = os.strerror(number) if number else first_line(error)
-        advice = remedy(OSError(number, reason)) or "free some space, or choose another folder"
+        advice = remedy(OSError(number, reason)) or "choose another folder"
         raise StorageError(f"{path}: could not be written ({reason}); nothing of it is left; {advice}") from error
     except MemoryError as error:
         raise StorageError(

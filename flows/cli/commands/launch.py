@@ -10,7 +10,7 @@ from flows.cli.fields import add_fields, request_of
 from flows.cli.runner import run_flow
 from flows.cli.views.console import echo
 from flows.cli.views.machines import plan_of
-from flows.requests.launch import LaunchRequest, require_found, require_sound
+from flows.requests.launch import LaunchRequest, is_new, require_found, require_sound
 
 STOPPED = "stopped by a signal; the machines are destroyed; run the same command to resume"
 
@@ -37,8 +37,9 @@ def run(arguments: argparse.Namespace) -> int:
         if (complete := require_found(request)) is not None:
             echo(f"Run {complete} is complete: nothing is rented for it")
         return 0
+    if arguments.detach or is_new(request):
+        plan_of(request)  # what is wrong is said here: somebody reads it, and no server was started for it
     if arguments.detach:
-        plan_of(request)  # what is wrong is said here, where somebody reads it
         return _detach(request.run_dir)
     trained = run_flow(_flow, request, plainly=_launch_plainly, stopped=STOPPED)
     echo(f"Trained: {trained}")

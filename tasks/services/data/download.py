@@ -86,7 +86,7 @@ def _bring(download: DownloadConfig, partial: Path, tracking: TrackingConfig) ->
         raise Unreachable(f"{url}: cannot be fetched now ({plain(error)}); the same command resumes it") from error
     except OSError as error:
         raise StorageError(
-            f"{partial}: cannot be written ({error.strerror}); {remedy(error) or 'free some space'}"
+            f"{partial}: cannot be written ({error.strerror}); {remedy(error) or 'check its file system'}"
         ) from error
 
 

@@ -8,8 +8,9 @@ from pydantic import ValidationError
 from flows.cli.main import main
 from flows.requests.flat import flag_fields
 from flows.requests.job import configs_of
-from flows.requests.launch import TRAIN, LaunchRequest
+from flows.requests.launch import TRAIN, LaunchRequest, is_new
 from flows.requests.train import TrainRequest, first_fault
+from tasks.services.rental.journal import Journal
 from tasks.services.rental.limits import Limits
 from tasks.services.rental.provider import MachineSpec
 from ups_models.errors import BadInput
@@ -42,6 +43,15 @@ def test_what_users_schedule_is_sorted_into_the_training_and_its_launch():
         resume_mode="must",
     )
     assert (request.run_dir, request.machine().max_usd_per_hour) == (Path("launches"), 0.25)
+
+
+def test_a_launch_is_new_where_no_run_is_resumed_and_none_was_left_open(tmp_path):
+    request = LaunchRequest(run_dir=tmp_path)
+    resumed = LaunchRequest.model_validate({**SCHEDULED, "run_dir": tmp_path})
+
+    assert (is_new(request), is_new(resumed)) == (True, False)
+    Journal(request.journal_path).note("began", job={"run": "p/r1"})
+    assert not is_new(request)
 
 
 def test_flat_and_nested_are_the_same_request():
