@@ -1,6 +1,7 @@
 """The flow train-on-vast: rent machines, train on them to the end, destroy them."""
 
 import logging
+import math
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -15,7 +16,16 @@ from flows.prefect.server import is_temporary
 from flows.prefect.wishes import Unwanted, refusal
 from flows.requests.attempts import GROUP, Attempts, as_given
 from flows.requests.job import configs_of, require_tracking, source_of
-from flows.requests.launch import LaunchRequest, budget_of, claim_on, complete_run, provider_of, require_same_run
+from flows.requests.launch import (
+    LaunchRequest,
+    budget_of,
+    claim_on,
+    complete_run,
+    noted_of,
+    provider_of,
+    require_same_launch,
+    require_same_run,
+)
 from tasks.services.rental.bundle import onstart
 from tasks.services.rental.claims import new_claim
 from tasks.services.rental.code import code_to_send
@@ -44,7 +54,8 @@ Listener = Callable[[RemoteJob, PipelineConfig], Show]
 
 def destroy_when_cancelled(flow: Flow[Any, Any], flow_run: FlowRun, state: State[Any]) -> None:
     """Prefect's worker calls this once the process of a cancelled run is gone, however it went."""
-    destroy_rented(checked(LaunchRequest, flow_run.parameters["request"]))
+    request = checked(LaunchRequest, flow_run.parameters["request"])
+    destroy_rented(request.model_copy(update={"run_dir": below_runs(request.run_dir, flow_run.deployment_id)}))
 
 
 @flow(
@@ -93,8 +104,9 @@ def run_launch(request: LaunchRequest, listener: Listener | None = None, attempt
     """
     require_writable_journal(request.journal_path)
     provider = provider_of(request)
-    with exclusive_controller(request.journal_path, wait=attempt is not None):
+    with exclusive_controller(request.journal_path, wait_s=math.inf if attempt is not None else 0.0):
         journal = Journal(request.journal_path)
+        require_same_launch(request, journal)
         if attempt is not None:
             journal.join(attempt)
             if journal.open_job is None:
@@ -103,7 +115,7 @@ def run_launch(request: LaunchRequest, listener: Listener | None = None, attempt
         if (complete := complete_run(request, journal, cfg)) is not None:
             logger.info("run %s is complete: nothing is rented for it; bring it here with `ups pull`", complete)
             return complete
-        name_kept(provider, journal)
+        name_kept(provider, request.providers, journal)
         before = claim_on(request, journal, cfg)
         left = _left_elsewhere(before, provider, journal)
         job = job_of(request, provider, journal.open_job or left)
@@ -128,6 +140,7 @@ def controller_of(
 ) -> Controller:
     """The controller of a launch that has its job. Raises BadInput for a deadline or a budget that is none."""
     terms = request.terms(cfg, journal, time.time())
+    budget = budget_of(request, journal, str(job.path))
     return Controller(
         provider,
         request.machine(),
@@ -140,8 +153,8 @@ def controller_of(
         provider_name=request.providers,
         terms=terms,
         others=paces_beside(request.journal_path),
-        deadline={"deadline": request.deadline, "deadline_at": terms.deadline} if request.deadline else {},
-        budget=budget_of(request, journal, str(job.path)),
+        noted=noted_of(request, terms, budget),
+        budget=budget,
     )
 
 
@@ -149,17 +162,16 @@ def _left_elsewhere(before: ControllerRecord | None, provider: Provider, journal
     """The job whose machines another controller has left, or is made to leave."""
     if before is None or not before.seen_at or journal.open_job is not None or not before.job.keys() >= JOB_KEYS:
         return None
-    return before.job if provider.list_instances(label_prefix(before.job["run"].rpartition("/")[2])) else None
+    return before.job if provider.list_instances(label_prefix(before.job["run"])) else None
 
 
 def destroy_rented(request: LaunchRequest) -> None:
     """Destroy what an unfinished launch still rents; it stays open, and a later start resumes it."""
     journal = Journal(request.journal_path)
     if journal.open_job is not None:
-        cfg, _ = configs_of(request.train)
-        run_id = Published.parse(journal.open_job, cfg.tracking).path.id
+        run = journal.open_job["run"]
         with exclusive_controller(request.journal_path):
-            Fleet(provider_of(request), Journal(request.journal_path), run_id, request.limits()).destroy_all()
+            Fleet(provider_of(request), Journal(request.journal_path), run, request.limits()).destroy_all()
 
 
 def job_of(request: LaunchRequest, provider: Provider, unfinished: Mapping[str, str] | None) -> RemoteJob:

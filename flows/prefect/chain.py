@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
+from uuid import UUID
 
 import httpx
 from prefect.client.orchestration import get_client
@@ -124,10 +125,13 @@ def _request(parameters: Mapping[str, Any]) -> Mapping[str, Any]:
     return given.model_dump() if isinstance(given, BaseModel) else given if isinstance(given, Mapping) else {}
 
 
-def below_runs(run_dir: Path) -> Path:
-    """Where a run directory lies under a worker: a relative one below UPS_RUNS, if that is set."""
+def below_runs(run_dir: Path, deployment_id: UUID | None = None) -> Path:
+    """Where a run directory lies under a worker: a relative one below UPS_RUNS, if that is set.
+
+    The deployment is named where no flow run is at hand whose it is.
+    """
     runs = environment.get(environment.RUNS)
-    return Path(runs).expanduser() / run_dir if runs and is_deployed() else run_dir
+    return Path(runs).expanduser() / run_dir if runs and (deployment_id or is_deployed()) else run_dir
 
 
 @contextmanager

@@ -1,5 +1,7 @@
 """What training on rented machines may be asked for, and what the request comes to; nothing is started here."""
 
+import hashlib
+import json
 import logging
 import time
 from collections.abc import Mapping
@@ -279,8 +281,28 @@ def budget_of(request: LaunchRequest, journal: Journal, run: str) -> Budget | No
     """The budget that the launch shares, if it names one. Raises BadInput, ConfigError."""
     if request.budget_file is None:
         return None
+    if journal.budget is not None and journal.budget[0] == request.budget_file.absolute():
+        return Budget.of(*journal.budget)
     began = journal.started_at if journal.open_job is not None else time.time()
-    return Budget.of(request.budget_file, f"{run} of {at(began)}")
+    return Budget.of(request.budget_file.absolute(), f"{run} of {at(began)}")
+
+
+def noted_of(request: LaunchRequest, terms: Terms, budget: Budget | None) -> dict[str, Any]:
+    """What the journal keeps of a launch beside its job, for whoever goes on with it."""
+    noted: dict[str, Any] = {"asked": asked_by(request)}
+    if request.deadline is not None:
+        noted |= {"deadline": request.deadline, "deadline_at": terms.deadline}
+    if budget is not None:
+        noted["budget"] = {"file": str(budget.path), "launch": budget.launch}
+    return noted
+
+
+def asked_by(request: LaunchRequest) -> str:
+    """A digest of what is to be trained: the configs with all settings, the stage, and the code where one is named."""
+    cfg, evaluations = configs_of(request.train)
+    settings = [cfg.model_dump(mode="json"), {name: one.model_dump(mode="json") for name, one in evaluations.items()}]
+    text = json.dumps([settings, request.train.stage, request.code], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def require_sound(request: LaunchRequest) -> None:
@@ -293,11 +315,13 @@ def require_sound(request: LaunchRequest) -> None:
     require_writable_journal(request.journal_path)
     journal = Journal(request.journal_path)
     request.terms(cfg, journal, time.time())
-    if request.budget_file is not None:
-        Budget.of(request.budget_file, "").require()
+    budget = Budget.of(request.budget_file, "") if request.budget_file is not None else None
     unfinished = journal.open_job
     if unfinished is not None:
         require_same_run(request, Published.parse(unfinished, cfg.tracking), source)
+        require_same_launch(request, journal)
+    elif budget is not None:
+        budget.require(rents=False)
 
 
 def is_new(request: LaunchRequest) -> bool:
@@ -369,6 +393,19 @@ def complete_run(
 
 def _is_done(record: StageRecord, stage: str, cfg: PipelineConfig) -> bool:
     return record.status == "completed" and SPECS[stage].is_config_hash(record.config_hash, cfg)
+
+
+def require_same_launch(request: LaunchRequest, journal: Journal) -> None:
+    """Raise BadInput where the launch that goes on rents elsewhere, or trains something else, than what is asked."""
+    if journal.open_job is None:
+        return
+    before, advice = f"{request.journal_path}: the launch that was stopped before its end", "or end it first: ups stop"
+    if journal.provider not in ("", request.providers):
+        raise BadInput(f"{before} rents from {journal.provider}: launch with that --provider and --also, {advice}")
+    if journal.asked not in ("", asked_by(request)):
+        raise BadInput(
+            f"{before} trains another config, stage or code than this command asks for: launch with the same, {advice}"
+        )
 
 
 def require_same_run(request: LaunchRequest, unfinished: Published, source: RunPath | None) -> None:

@@ -8,6 +8,7 @@ from flows.cli.views.machines import instance_table
 from tasks.services.rental.fleet import LABEL
 from tasks.services.rental.launches import Place
 from tasks.services.rental.providers.registry import provider_of
+from tasks.services.rental.stopping import destroy_each
 from ups_models.errors import BadInput
 
 
@@ -33,8 +34,10 @@ def run(arguments: argparse.Namespace) -> int:
     if not (arguments.yes or (chosen and agreed("Destroy?"))):
         return 0
     place = Place(arguments.run_dir)
-    for one in chosen:
-        provider.destroy(one.id)
-        place.note_destroyed(one.id)
-        echo(f"{one.id}: destroyed")
+
+    def tell(instance_id: str) -> None:
+        place.note_destroyed(instance_id)
+        echo(f"{instance_id}: destroyed")
+
+    destroy_each(provider, [one.id for one in chosen], tell)
     return 0

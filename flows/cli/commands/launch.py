@@ -11,8 +11,9 @@ from flows.cli.runner import run_flow
 from flows.cli.views.console import echo
 from flows.cli.views.machines import plan_of
 from flows.requests.launch import LaunchRequest, is_new, require_found, require_sound
-
-STOPPED = "stopped by a signal; the machines are destroyed; run the same command to resume"
+from tasks.services.rental.journal import Journal
+from tasks.services.rental.notices import stopped
+from ups_models.errors import Preempted
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -41,7 +42,10 @@ def run(arguments: argparse.Namespace) -> int:
         plan_of(request)  # what is wrong is said here: somebody reads it, and no server was started for it
     if arguments.detach:
         return _detach(request.run_dir)
-    trained = run_flow(_flow, request, plainly=_launch_plainly, stopped=STOPPED)
+    try:
+        trained = run_flow(_flow, request, plainly=_launch_plainly, stopped="")
+    except Preempted:
+        raise Preempted(stopped(Journal(request.journal_path))) from None
     echo(f"Trained: {trained}")
     return 0
 
@@ -58,13 +62,18 @@ def _launch_plainly(request: LaunchRequest) -> str:
     return str(run_launch(request))
 
 
+def _is_detach(word: str) -> bool:
+    """The flag, or a beginning of it that is no other's: argparse takes that as well."""
+    return len(word) > len("--de") and "--detach".startswith(word)
+
+
 def _detach(run_dir: Path) -> int:
     """Start the same command once more, in a session of its own."""
     run_dir.mkdir(parents=True, exist_ok=True)
     log_path = run_dir / "launch.log"
     with log_path.open("ab") as log:
         child = subprocess.Popen(
-            [sys.executable, "-m", "flows.cli", *(word for word in sys.argv[1:] if word != "--detach")],
+            [sys.executable, "-m", "flows.cli", *(word for word in sys.argv[1:] if not _is_detach(word))],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,

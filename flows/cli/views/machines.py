@@ -43,13 +43,13 @@ def plan_of(request: LaunchRequest) -> str:
         return f"Nothing is rented yet: {decision.why}"
     first = decision.prospect.offer
     CreditWatch(provider).require_hour(first.usd_per_hour)
-    most = min(request.max_total_cost, request.max_hours * first.usd_per_hour)
+    most = min(request.max_total_cost, request.max_hours * request.machine().max_usd_per_hour)
     return "\n".join(
         [
             f"Offer {plain(first.id)}: {first.num_gpus} x {plain(first.gpu)}, {plain(first.region)}",
             f"Price: {first.usd_per_hour:.3f} USD/h ({'bid' if first.is_bid else 'on demand'})",
             f"Expected: {decision.why}",
-            f"At most: {most:.2f} USD in {request.max_hours:g} h",
+            f"At most: {most:.2f} USD in {request.max_hours:g} h, on this machine or others",
             f"Image: {request.wishes.image}, {request.wishes.disk:g} GB",
             "Script:",
             onstart(),

@@ -1,8 +1,10 @@
 """A budget that several launches share, in all and a day: a file of limits, and beside it what was spent."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from pydantic import Field
 
@@ -58,8 +60,11 @@ class Budget:
             entry = {"launch": self.launch, "usd": more, "at": utc_now()}
             jsonl.append(self.ledger, entry, flush=True)
 
-    def require(self, spent_usd: float = 0.0) -> None:
-        """Raise BudgetSpent where a limit is reached by all launches together; this one has spent so much in all."""
+    def require(self, spent_usd: float = 0.0, *, rents: bool = True) -> None:
+        """Raise BudgetSpent where a limit is reached by all launches together; this one has spent so much in all.
+
+        Of one that rents nothing yet, it is not said that its machines are given back.
+        """
         unnoted = max(0.0, spent_usd - self._sum(of_launch=True))
         today = f"{datetime.now(UTC):%Y-%m-%d}"
         for limit, spent, what in (
@@ -68,15 +73,22 @@ class Budget:
         ):
             if limit is not None and spent >= limit:
                 raise BudgetSpent(
-                    f"{self.path}: its {limit:g} USD {what} are spent ({spent:.2f} USD, see {self.ledger}); all "
-                    "machines are given back, and W&B holds the last upload. Launch again with a higher limit"
+                    f"{self.path}: its {limit:g} USD {what} are spent ({spent:.2f} USD, see {self.ledger})"
+                    + ("; all machines are given back, and W&B holds the last upload" if rents else "")
+                    + ". Launch again with a higher limit"
                     + ("" if limit == self.limits.usd else ", or tomorrow")
                 )
 
     def _sum(self, *, of_launch: bool = False, day: str = "") -> float:
         entries = jsonl.read(self.ledger, optional=False)
         return sum(
-            float(entry["usd"])
+            self._usd(entry)
             for entry in entries
             if (not of_launch or entry.get("launch") == self.launch) and str(entry.get("at", "")).startswith(day)
         )
+
+    def _usd(self, entry: Mapping[str, Any]) -> float:
+        try:
+            return float(entry["usd"])
+        except (KeyError, TypeError, ValueError):
+            raise BadInput(f"{self.ledger}: a line holds no usd; correct it, or remove the line") from None

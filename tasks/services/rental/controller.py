@@ -39,6 +39,7 @@ from tasks.services.rental.provider import (
     UnknownOutcome,
 )
 from tasks.services.run.retry import retrying
+from tasks.services.run.uninterrupted import uninterrupted
 from tasks.services.tracking.protocols import RemoteProgress, TrackingUnavailable
 from ups_models.errors import UPSError
 from ups_models.files import write_text
@@ -78,8 +79,8 @@ class Controller:
     adopt_unknown: bool = False
     """Whether a machine of the run that another controller rented is gone on with."""
     terms: Terms = NO_TERMS
-    deadline: Mapping[str, Any] = field(default_factory=dict)
-    """As the journal keeps it, so that it means the same when the launch is gone on with."""
+    noted: Mapping[str, Any] = field(default_factory=dict)
+    """What the journal keeps beside the job, so that it means the same when the launch is gone on with."""
     budget: Budget | None = None
     others: tuple[PaceSeen, ...] = ()
     """What machines of other launches reached."""
@@ -101,14 +102,14 @@ class Controller:
         exhausted = partial(self.journal.note, "market exhausted")
         market = Market(self.provider, self.spec, self.journal, self._endure, exhausted)
         self.buyer = Buyer(market, self.journal, self.terms, self.others)
-        self.fleet = Fleet(self.provider, self.journal, self.job.run_id, self.limits, self.pause)
+        self.fleet = Fleet(self.provider, self.journal, self.job.identity()["run"], self.limits, self.pause)
 
     def run(self) -> None:
         """Train to the end. Raises TrainingFailed, BudgetSpent, NoOffer, ProviderRefused; no machine is left then.
 
         Raises TakenOver where another controller has taken the run over: the machines are that one's then.
         """
-        self.journal.note("began", job=self.job.identity(), provider=self.provider_name, **self.deadline)
+        self.journal.note("began", job=self.job.identity(), provider=self.provider_name, **self.noted)
         try:
             self._train()
         finally:
@@ -116,7 +117,7 @@ class Controller:
             if isinstance(error, TakenOver):
                 self._hand_over()
             elif not self.kept:
-                self.fleet.destroy_all()
+                uninterrupted(lambda _: self.fleet.destroy_all())  # a second Ctrl-C leaves none behind
             if self.budget is not None:
                 self.budget.settle(self.journal.spent_usd(), at_end=True)
             if self.claim is not None and not isinstance(error, TakenOver):
@@ -340,9 +341,9 @@ class Controller:
         return 1 + max(self.journal.generation, progress.generation if progress is not None else 0)
 
     def _has_finished(self) -> bool:
-        """Whether the run says that the newest machine's job is complete."""
+        """Whether the run says that the job of this launch's newest machine is complete; one before proves nothing."""
         generation = self.journal.generation
-        progress = self._progress(self.limits.backoff_s) if generation else None
+        progress = self._progress(self.limits.backoff_s) if generation in self.journal.machines else None
         return progress is not None and progress.outcome == (generation, 0)
 
     def _progress(self, pauses_s: tuple[float, ...] = ()) -> RemoteProgress | None:

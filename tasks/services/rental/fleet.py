@@ -31,21 +31,27 @@ LIST_TRIES = 3
 """One empty list proves nothing: they have been wrong."""
 
 
-def label_prefix(run_id: str) -> str:
-    """What the labels of a run's machines have in common; run ids are cut, so a digest tells them apart."""
-    return f"{LABEL}{run_id[:40]}-{hashlib.sha256(run_id.encode()).hexdigest()[:8]}-g"
+def label_prefix(run: str) -> str:
+    """What the labels of a run's machines have in common: its id, cut, and a digest of its path, entity and project."""
+    run_id = run.rpartition("/")[2]
+    return f"{LABEL}{run_id[:40]}-{hashlib.sha256(run.encode()).hexdigest()[:8]}-g"
 
 
-def label_of(run_id: str, generation: int) -> str:
+def label_of(run: str, generation: int) -> str:
     """Names a machine so that it can be found again: by its run, and its generation."""
-    return f"{label_prefix(run_id)}{generation}"
+    return f"{label_prefix(run)}{generation}"
 
 
-def name_kept(provider: Provider, journal: Journal) -> None:
-    """Name the machines of earlier launches that were kept as asked, for they cost; one that is gone is noted."""
+def name_kept(provider: Provider, name: str, journal: Journal) -> None:
+    """Name the machines of earlier launches that were kept as asked, for they cost; one that is gone is noted.
+
+    Only the provider of its launch, of this name, knows what has become of a machine.
+    """
+    theirs = {id(machine): launch.provider for launch in journal.finished for machine in launch.machines}
     for machine in journal.kept_machines():
+        is_known = theirs[id(machine)] in ("", name)
         try:
-            is_gone = machine.id is None or provider.describe(machine.id) is None
+            is_gone = is_known and (machine.id is None or provider.describe(machine.id) is None)
         except UnknownOutcome:
             is_gone = False
         if is_gone:
@@ -66,7 +72,8 @@ class Fleet:
 
     provider: Provider
     journal: Journal
-    run_id: str
+    run: str
+    """The W&B run's full path."""
     limits: Limits
     pause: Callable[[float], None] = time.sleep
 
@@ -114,13 +121,15 @@ class Fleet:
         self, offer: Offer, spec: MachineSpec, generation: int, onstart: str, environment: Mapping[str, str]
     ) -> str | None:
         """Order once; after a lost reply the label says whether there is a machine. None: there is none."""
-        label, price = label_of(self.run_id, generation), offer.usd_per_hour
+        label, price = label_of(self.run, generation), offer.usd_per_hour
         self.journal.note(
             "renting", generation, label=label, offer=asdict(offer), usd_per_hour=price, disk_gb=spec.disk_gb
         )
         try:
             instance_id = self._order(offer, spec, label, onstart, environment)
-        except KeyRefused:
+        except UnknownOutcome:
+            raise
+        except (ProviderRefused, ProviderError):
             self.journal.note("given back")  # it was not rented, and must not be paid for
             raise
         if instance_id is None:
@@ -150,10 +159,19 @@ class Fleet:
             if not errors:
                 raise
             errors.append(str(error))  # what stays is named anyway
+        else:
+            self._forget_orders(found)
         for instance in found:
             self._try_to_destroy(instance.id, self._generation_of(instance), errors)
         if errors:
             raise ProviderError("; ".join(dict.fromkeys(errors)))
+
+    def _forget_orders(self, found: Sequence[Instance]) -> None:
+        """Orders whose answer was lost, and of which the list, asked again and again, shows no machine."""
+        labels = {instance.label for instance in found}
+        for machine in self.journal.not_destroyed():
+            if machine.id is None and machine.label not in labels:
+                self.journal.note("given back", machine.generation)
 
     def _destroy_found(self, instance: Instance) -> None:
         generation = self._generation_of(instance)
@@ -192,9 +210,9 @@ class Fleet:
     def _found(self) -> list[Instance]:
         """All machines with the run's label; listed repeatedly while it is not known whether an order succeeded."""
         is_unknown = any(machine.id is None for machine in self.journal.not_destroyed())
-        kept = {machine.id for machine in self.journal.kept_machines()}
-        found = self._list(label_prefix(self.run_id), LIST_TRIES if is_unknown else 1)
-        return [one for one in found if one.id not in kept]
+        kept = {_number(machine.id or "") for machine in self.journal.kept_machines()}
+        found = self._list(label_prefix(self.run), LIST_TRIES if is_unknown else 1)
+        return [one for one in found if _number(one.id) not in kept]
 
     def _list(self, prefix: str, tries: int, *, exact: bool = False) -> list[Instance]:
         """What the label finds; an empty list is asked for again."""
@@ -207,5 +225,10 @@ class Fleet:
             self.pause(self.limits.poll_s)
 
     def _generation_of(self, instance: Instance) -> int:
-        text = instance.label.removeprefix(label_prefix(self.run_id))
+        text = instance.label.removeprefix(label_prefix(self.run))
         return int(text) if text.isdecimal() else 0
+
+
+def _number(instance_id: str) -> str:
+    """An instance's id without the name of its provider, which it has where several are asked."""
+    return instance_id.rpartition(":")[2]

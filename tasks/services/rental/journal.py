@@ -128,6 +128,10 @@ class Journal:
         self.paces: list[PaceSeen] = []
         self.decision = ""
         self.deadline: tuple[str, float] | None = None
+        self.asked = ""
+        self.budget: tuple[Path, str] | None = None
+        self.idle_s = 0.0
+        self.last_at = self.started_at
         for number, entry in enumerate(jsonl.read(path, optional=False), start=1):
             try:
                 self._apply(entry)
@@ -177,8 +181,8 @@ class Journal:
         return sum(machine.usd(time.time()) for machine in self.machines.values())
 
     def hours(self) -> float:
-        """Since the launch began."""
-        return (time.time() - self.started_at) / 3600
+        """Since the launch began, without the times when it was stopped and had no machine."""
+        return (time.time() - self.started_at - self.idle_s) / 3600
 
     def launches(self) -> list[Launch]:
         """Every launch that was noted, oldest first."""
@@ -197,6 +201,10 @@ class Journal:
     def _apply(self, entry: Mapping[str, Any]) -> None:
         number = int(entry["generation"])
         self.generation = max(self.generation, number)
+        self._sort(number, entry)
+        self.last_at = _time(entry) if "time" in entry else self.last_at
+
+    def _sort(self, number: int, entry: Mapping[str, Any]) -> None:
         match entry["event"]:
             case "began":
                 self._begin(entry)
@@ -226,7 +234,12 @@ class Journal:
     def _begin(self, entry: Mapping[str, Any]) -> None:
         self.provider = str(entry.get("provider") or self.provider)
         if self.open_job != entry["job"]:
-            self.open_job, self.started_at = dict(entry["job"]), _time(entry)
+            self.open_job, self.started_at, self.idle_s = dict(entry["job"]), _time(entry), 0.0
+        elif not self.not_destroyed():
+            self.idle_s += max(0.0, _time(entry) - self.last_at)
+        self.asked = str(entry.get("asked") or "")
+        budget = entry.get("budget")
+        self.budget = (Path(budget["file"]), str(budget["launch"])) if budget else None
         if entry.get("deadline") is not None:
             self.deadline = str(entry["deadline"]), float(entry["deadline_at"])
 
@@ -234,7 +247,7 @@ class Journal:
         if self.open_job is not None:
             self.finished.append(self._launch(at))
         self.closed_chains, self.chains = self.closed_chains | self.chains, set()
-        self.deadline, self.decision = None, ""
+        self.deadline, self.decision, self.asked, self.budget = None, "", "", None
         self.machines, self.open_job, self.excluded = {}, None, set()  # the next launch has its own budget
 
     def _apply_to(self, number: int, event: Event, entry: Mapping[str, Any]) -> None:

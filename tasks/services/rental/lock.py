@@ -74,20 +74,22 @@ def require_writable_journal(path: Path) -> None:
 
 
 @contextmanager
-def exclusive_controller(journal_path: Path, *, wait: bool = False) -> Iterator[None]:
+def exclusive_controller(journal_path: Path, *, wait_s: float = 0.0) -> Iterator[None]:
     """Lock the journal: two controllers would watch, and destroy, each other's machines.
 
-    Raises BadInput where another one holds it, or waits for its end.
+    Raises BadInput where another one still holds it after so many seconds.
     """
     journal_path.parent.mkdir(parents=True, exist_ok=True)
     handle = open_lock(journal_path.with_suffix(".lock"))
     try:
         if not _is_locked_now(handle):
             message = f"{journal_path}: another launch is at work in this folder"
-            if not wait:
-                raise BadInput(f"{message}; choose another --run-dir, or end it: ups stop")
-            logger.warning("%s: waiting for its end", message)
-            fcntl.flock(handle, fcntl.LOCK_EX)
+            if wait_s > 0:
+                logger.warning("%s: waiting for its end", message)
+            until = time.monotonic() + wait_s
+            while not _is_locked_now(handle):
+                if time.monotonic() >= until:
+                    raise BadInput(f"{message}; choose another --run-dir, or end it: ups stop")
         os.ftruncate(handle, 0)
         os.pwrite(handle, json.dumps(current_owner()).encode(), 0)
         yield

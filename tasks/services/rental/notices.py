@@ -54,7 +54,7 @@ def noticed(
         alert = None if isinstance(error, TakenOver) else alert
         raise
     except BaseException:
-        event, message, alert = "stopped", "stopped by a signal; the machines are destroyed", None
+        event, message, alert = "stopped", stopped(journal), None
         raise
     finally:
         content = _content(event, run, journal, message)
@@ -62,6 +62,17 @@ def noticed(
             _notify(post, url, content)
         if alert is not None:
             _alert(alert, event, content["text"])
+
+
+def stopped(journal: Journal) -> str:
+    """What a launch came to that a signal ended: what is not known to be destroyed is named."""
+    left = [machine.id or machine.label for machine in journal.not_destroyed()]
+    if not left:
+        return "stopped by a signal; the machines are destroyed; run the same command to resume"
+    return (
+        f"stopped by a signal; not known to be destroyed, and may cost: {', '.join(left)}; run the same command to "
+        "resume, or end it: ups stop"
+    )
 
 
 def _event_of(error: Exception) -> str:

@@ -5,10 +5,12 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
+from tasks.services.rental.budget import Budget
 from tasks.services.rental.claims import new_claim
 from tasks.services.rental.fleet import Fleet
 from tasks.services.rental.journal import Journal, Machine
@@ -16,7 +18,7 @@ from tasks.services.rental.launches import Known
 from tasks.services.rental.limits import Limits
 from tasks.services.rental.lock import Owner, controller_of, exclusive_controller
 from tasks.services.rental.machine_log import last_line_of, saved_log
-from tasks.services.rental.provider import Provider
+from tasks.services.rental.provider import Provider, ProviderError
 from tasks.services.tracking.coordination import WandbCoordination
 from tasks.services.tracking.protocols import TrackingUnavailable
 from tasks.services.tracking.run_path import RunPath, tracking_mode
@@ -60,8 +62,7 @@ def stop(known: Known, run: str, provider: Provider, *, pause: Callable[[float],
         usd = _close(known.journal, known, provider, live)
     else:
         usd = None
-        for machine in live:
-            provider.destroy(machine.id or "")
+        destroy_each(provider, [machine.id or "" for machine in live])
     return Stopped(known.launch.run, told, tuple(machine.id or "" for machine in live), usd)
 
 
@@ -108,16 +109,39 @@ def _claim(run: str) -> str:
     return f"process {before.pid} on {before.host}" if before is not None and before.seen_at else ""
 
 
+def destroy_each(
+    provider: Provider, ids: Sequence[str], after: Callable[[str], None] = lambda instance_id: None
+) -> None:
+    """Destroy machines; one that stays does not keep the others from it. Raises ProviderError that names those."""
+    errors: list[str] = []
+    for instance_id in ids:
+        try:
+            provider.destroy(instance_id)
+        except ProviderError as error:
+            errors.append(str(error))
+        else:
+            after(instance_id)
+    if errors:
+        raise ProviderError("; ".join(dict.fromkeys(errors)))
+
+
+def _note_gone(journal: Journal, live: Sequence[Machine], instance_id: str) -> None:
+    for machine in live:
+        if machine.id == instance_id:
+            journal.note("given back", machine.generation, id=instance_id)
+
+
 def _close(path: Path, known: Known, provider: Provider, live: list[Machine]) -> float:
     """Destroy all machines of a launch that nobody controls any more, and close it; what it has cost, in USD."""
-    with exclusive_controller(path):
+    with exclusive_controller(path, wait_s=WITHIN_S):  # a controller elsewhere was told, and ends at its next look
         journal = Journal(path)
-        fleet = Fleet(provider, journal, known.run_id, Limits())
+        fleet = Fleet(provider, journal, known.launch.run, Limits())
         if known.is_open:
             fleet.destroy_all()
-        for machine in live:
-            if not known.is_open:
-                fleet.destroy(machine.id or "", machine.generation)
+        else:
+            destroy_each(provider, [machine.id or "" for machine in live], partial(_note_gone, journal, live))
+        if journal.budget is not None:
+            Budget.of(*journal.budget).settle(journal.spent_usd(), at_end=True)
         if journal.open_job is not None and known.is_open:
             journal.note("closed")
         now = time.time()

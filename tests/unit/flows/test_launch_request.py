@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from flows.cli.main import main
 from flows.requests.flat import flag_fields
 from flows.requests.job import configs_of
-from flows.requests.launch import TRAIN, LaunchRequest, is_new
+from flows.requests.launch import TRAIN, LaunchRequest, asked_by, is_new, require_same_launch
 from flows.requests.train import TrainRequest, first_fault
 from tasks.services.rental.journal import Journal
 from tasks.services.rental.limits import Limits
@@ -52,6 +52,19 @@ def test_a_launch_is_new_where_no_run_is_resumed_and_none_was_left_open(tmp_path
     assert (is_new(request), is_new(resumed)) == (True, False)
     Journal(request.journal_path).note("began", job={"run": "p/r1"})
     assert not is_new(request)
+
+
+def test_a_launch_that_goes_on_is_of_the_same_provider_and_trains_the_same(tmp_path):
+    given = {"config": "configs/smoke.yaml", "run_dir": tmp_path, "provider": "local"}
+    request = LaunchRequest.model_validate(given)
+    journal = Journal(request.journal_path)
+    journal.note("began", job={"run": "p/r1"}, provider="local", asked=asked_by(request))
+
+    require_same_launch(request, journal)
+    with pytest.raises(BadInput, match=r"rents from local: launch with that --provider .* or end it first: ups stop"):
+        require_same_launch(LaunchRequest.model_validate({**given, "provider": "vast"}), journal)
+    with pytest.raises(BadInput, match="trains another config, stage or code than this command asks for"):
+        require_same_launch(LaunchRequest.model_validate({**given, "set": ["seed=5"]}), journal)
 
 
 def test_flat_and_nested_are_the_same_request():

@@ -14,7 +14,7 @@ def journal(tmp_path):
     journal = Journal(tmp_path / "rented.jsonl")
     offer = {"machine_id": 7, "gpu": "RTX 4090", "disk_usd_per_gb_month": 0.1}
     journal.note("began", job={"run": "me/p/r1"}, provider="local")
-    journal.note("renting", 1, label=label_of("r1", 1), offer=offer, usd_per_hour=0.2, disk_gb=40)
+    journal.note("renting", 1, label=label_of("p/r1", 1), offer=offer, usd_per_hour=0.2, disk_gb=40)
     journal.note("rented", id=1)
     journal.note("given back", id=1)
     journal.note("closed")

@@ -13,6 +13,7 @@ from tasks.services.rental.fleet import LIST_TRIES, label_prefix
 from tasks.services.rental.journal import NOTED_BYTES, Journal
 from tasks.services.rental.limits import BudgetSpent, Limits
 from tasks.services.rental.lock import exclusive_controller
+from tasks.services.rental.notices import stopped
 from tasks.services.rental.provider import (
     Instance,
     KeyRefused,
@@ -546,7 +547,7 @@ def test_what_stays_is_named_although_the_list_is_refused(tmp_path):
 
 def test_one_machine_that_stays_does_not_keep_the_others(tmp_path):
     market = Market([["running", "done"]])
-    stubborn = Instance("5", "5", f"{label_prefix('r1')}0", "running", "", True, 0.2)
+    stubborn = Instance("5", "5", f"{label_prefix('p/r1')}0", "running", "", True, 0.2)
     destroy = market.destroy
 
     def refuse(instance_id):
@@ -682,7 +683,7 @@ def test_a_controller_that_follows_a_living_one_waits_for_its_end(tmp_path, capl
     path, followed = tmp_path / "rented.jsonl", threading.Event()
 
     def follow():
-        with exclusive_controller(path, wait=True):
+        with exclusive_controller(path, wait_s=WITHIN_S):
             followed.set()
 
     with exclusive_controller(path):
@@ -741,7 +742,7 @@ def test_a_chain_that_gives_up_leaves_no_machine(tmp_path):
 
 def test_a_machine_of_another_run_is_not_touched(tmp_path):
     market = Market([["running", "done"]])
-    market.live["7"] = Instance("7", "7", f"{label_prefix('r2')}1", "running", "", True, 0.2)
+    market.live["7"] = Instance("7", "7", f"{label_prefix('p/r2')}1", "running", "", True, 0.2)
     market.left["7"] = ["running"]
 
     rental(market, tmp_path).run()
@@ -776,3 +777,48 @@ def test_the_script_is_short_enough_to_be_sent_and_holds_no_key():
     assert len(script) < MAX_ONSTART_CHARS
     assert script.startswith("#!/usr/bin/env bash")
     assert "WANDB_API_KEY" not in script
+
+
+def test_a_launch_after_one_that_was_completed_trains_what_is_left_of_the_run(tmp_path):
+    market = Market([["running", "done"], ["running", "done"]])
+    rental(market, tmp_path).run()
+
+    rental(market, tmp_path).run()  # the outcome in W&B is still that of the first
+
+    assert (len(market.created), market.live) == (2, {})
+
+
+def test_a_refused_order_costs_nothing(tmp_path):
+    market = Market([], rent_raises=[ProviderError("HTTP 400: no")])
+
+    with pytest.raises(ProviderError, match="400"):
+        rental(market, tmp_path).run()
+
+    [launch] = Journal(tmp_path / "rented.jsonl").launches()
+    assert [machine.destroyed_at is None for machine in launch.machines] == [False]
+
+
+def test_hours_do_not_run_while_a_launch_is_stopped_and_has_no_machine(tmp_path):
+    path = tmp_path / "rented.jsonl"
+    hour, job = 3600.0, {"run": "p/r1"}
+    began = time.time() - 50 * hour
+    events = [
+        {"event": "began", "generation": 0, "time": began, "job": job},
+        {"event": "renting", "generation": 1, "time": began, "label": "l", "offer": {}, "usd_per_hour": 1.0},
+        {"event": "given back", "generation": 1, "time": began + hour},
+        {"event": "began", "generation": 1, "time": began + 49 * hour, "job": job},
+    ]
+    path.write_text("".join(json.dumps(event) + "\n" for event in events), "utf-8")
+
+    assert Journal(path).hours() == pytest.approx(2.0, abs=0.1)
+
+
+def test_what_may_still_cost_is_named_where_a_signal_ended_a_launch(tmp_path):
+    journal = Journal(tmp_path / "rented.jsonl")
+    journal.note("began", job={"run": "p/r1"})
+    journal.note("renting", 1, label="l", offer={}, usd_per_hour=1.0)
+    journal.note("rented", id="77")
+
+    assert "may cost: 77; run the same command" in stopped(journal)
+    journal.note("given back")
+    assert "the machines are destroyed" in stopped(journal)

@@ -179,7 +179,7 @@ class Cloud:
 
     def __init__(self, *generations):
         self.live = {
-            str(1000 + n): Instance(str(1000 + n), "7", label_of("r1", n), "running", "", False, 0.2)
+            str(1000 + n): Instance(str(1000 + n), "7", label_of("p/r1", n), "running", "", False, 0.2)
             for n in generations
         }
         self.controller, self.outcome, self.generation = None, None, max(generations, default=0)
@@ -220,7 +220,7 @@ def controller_on(cloud, tmp_path, **options):
 
 
 def fleet_of(cloud, journal):
-    return Fleet(cloud, journal, "r1", QUICK, lambda _: None)
+    return Fleet(cloud, journal, JOB["run"], QUICK, lambda _: None)
 
 
 def test_a_controller_that_is_taken_over_destroys_nothing_and_closes_its_launch(tmp_path):
@@ -264,7 +264,7 @@ def kept(tmp_path):
     """The journal of a launch whose machine was kept."""
     journal = Journal(tmp_path / "rented.jsonl")
     journal.note("began", job=JOB)
-    journal.note("renting", 1, label=label_of("r1", 1), offer={"id": 1, "machine_id": 7}, usd_per_hour=0.2)
+    journal.note("renting", 1, label=label_of("p/r1", 1), offer={"id": 1, "machine_id": 7}, usd_per_hour=0.2)
     journal.note("rented", id="1001")
     journal.note("kept")
     journal.note("closed")
@@ -272,7 +272,7 @@ def kept(tmp_path):
 
 
 def named(cloud, journal):
-    name_kept(cloud, journal)
+    name_kept(cloud, "", journal)
     return journal
 
 

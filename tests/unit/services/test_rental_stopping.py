@@ -19,7 +19,7 @@ RUN = "p/r1"
 
 
 def instance(number):
-    return Instance(number, "7", label_of("r1", int(number) - 1000), "running", "", True, 0.2)
+    return Instance(number, "7", label_of("p/r1", int(number) - 1000), "running", "", True, 0.2)
 
 
 class Cloud:
@@ -27,7 +27,7 @@ class Cloud:
 
     def __init__(self, *numbers):
         self.live = {
-            number: Instance(number, "7", label_of("r1", int(number) - 1000), "running", "", True, 0.2)
+            number: Instance(number, "7", label_of("p/r1", int(number) - 1000), "running", "", True, 0.2)
             for number in numbers
         }
         self.stays = False
@@ -52,7 +52,7 @@ def ended(known, cloud, **options):
 def journal(tmp_path):
     journal = Journal(tmp_path / "rented.jsonl")
     journal.note("began", job={"run": RUN}, provider="local")
-    journal.note("renting", 1, label=label_of("r1", 1), offer={"machine_id": 7}, usd_per_hour=0.2)
+    journal.note("renting", 1, label=label_of("p/r1", 1), offer={"machine_id": 7}, usd_per_hour=0.2)
     journal.note("rented", id="1001")
     return journal
 
