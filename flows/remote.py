@@ -16,13 +16,12 @@ from flows.prefect.server import is_temporary
 from flows.prefect.wishes import Unwanted, refusal
 from flows.requests.attempts import GROUP, Attempts, as_given
 from flows.requests.job import configs_of, require_tracking, source_of
-from flows.requests.launch import (
-    LaunchRequest,
+from flows.requests.launch import LaunchRequest, provider_of
+from flows.requests.launch_checks import (
     budget_of,
     claim_on,
     complete_run,
     noted_of,
-    provider_of,
     require_same_launch,
     require_same_run,
 )

@@ -65,6 +65,7 @@ def _has_work(trial: Trial) -> bool:
     """Whether anything is left to do, once nobody else works on it."""
     while True:
         job = trial.job()
+        trial.require_same_settings()
         try:
             return require_feasible(job)
         except RunOwned as owner:
@@ -85,6 +86,7 @@ def _train(trial: Trial, root: Path, lock: int) -> tuple[int, str]:
             stdout=log,
             stderr=log,
             pass_fds=[lock],
+            start_new_session=True,  # Ctrl-C reaches this process alone, which passes on one signal and waits
         )
         try:
             code = process.wait()

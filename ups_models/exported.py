@@ -45,7 +45,7 @@ def write_export(path: Path, exported: Exported) -> None:
     """Write it whole, or not at all; equal surrogates make equal files. Raises StorageError."""
     header = {
         "format": FORMAT,
-        "config": exported.cfg.model_dump(mode="json"),
+        "config": _without_files(exported.cfg),
         "trained_on": dict(exported.trained_on),
         "needs": dict(exported.needs),
         "self_contained": not exported.needs,
@@ -57,6 +57,11 @@ def write_export(path: Path, exported: Exported) -> None:
     }
     content = save(tensors, {HEADER: json.dumps(header, sort_keys=True)})
     write_atomically(path, partial(_write, content))
+
+
+def _without_files(cfg: PipelineConfig) -> dict[str, Any]:
+    """The config as a surrogate needs it: how its data were read is of no use to it, nor is the code that read them."""
+    return cfg.model_copy(update={"data": cfg.data.model_copy(update={"layout": None})}).model_dump(mode="json")
 
 
 def _write(content: bytes, file: BinaryIO) -> None:
@@ -84,6 +89,17 @@ def read_export(path: Path) -> Exported:
         ) from None
     except (SafetensorError, Unparsable, OSError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path}: is no surrogate that ups export has written ({first_line(error)})") from None
+
+
+def require_same_code(exported: Exported, path: Path) -> None:
+    """Raise CheckpointError where code of the user's that the file needs is another one here."""
+    here = needs_of(exported.cfg)
+    other = sorted(name for name, digest in exported.needs.items() if here.get(name) != digest)
+    if other:
+        raise CheckpointError(
+            f"{path}: {other[0]} is not what the surrogate was trained with; put back the file that was, or export "
+            "again from a run that was trained with this one"
+        )
 
 
 def needs_of(cfg: PipelineConfig) -> dict[str, str]:

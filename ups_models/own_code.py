@@ -117,7 +117,10 @@ def trust_kept(path: Path, names: Collection[str], trained: Mapping[str, str]) -
     try:
         kept = parse_json(read_text(path, follow_links=False))
     except FileNotFoundError:
-        raise BadInput(f"{path}: no such file: no code came with this run; leave --trust-code out") from None
+        raise BadInput(
+            f"{path}: no such file: no code came with this run; leave --trust-code out, or bring the run here first: "
+            "ups pull RUN --trust-code"
+        ) from None
     except (Unparsable, Unreadable) as error:
         raise BadInput(f"{path}: cannot be read ({error}); pull the run again") from None
     for name in names:
@@ -175,7 +178,8 @@ def _imported(tree: ast.Module, path: Path, folder: Path) -> set[str]:
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            base = ".".join(filter(None, (package if node.level else "", node.module or "")))
+            here = package.split(".")[: len(package.split(".")) - (node.level - 1)] if node.level else []
+            base = ".".join(filter(None, (*here, node.module or "")))
             names |= {base} | {f"{base}.{alias.name}" if base else alias.name for alias in node.names}
     return {".".join(name.split(".")[:depth]) for name in names for depth in range(1, name.count(".") + 2)}
 

@@ -21,7 +21,7 @@ from ups_models.evaluation.inputs import Models
 from ups_models.evaluation.parts import default_sampler
 from ups_models.evaluation.rollout import one_step_members, rollout, rollout_members
 from ups_models.evaluation.samplers import Sampler, residual_samplers
-from ups_models.exported import SUFFIX, read_export
+from ups_models.exported import SUFFIX, read_export, require_same_code
 from ups_models.files import known_digest
 from ups_models.nn.own import Operator
 from ups_models.nn.sampling import Draw, noise
@@ -31,7 +31,7 @@ from ups_models.stages.lineage import Lineage, difference, in_words, read_lineag
 from ups_models.stages.registry import STAGES
 from ups_models.stages.spec import SPECS
 from ups_models.training.checkpoint import check_shapes, load_network
-from ups_models.wording import shown
+from ups_models.wording import first_line, shown
 
 logger = logging.getLogger(__name__)
 
@@ -174,6 +174,9 @@ class Surrogate:
                 known = ", ".join(self.parameters) or "none"
                 raise BadInput(f"{self.problem.name} has no parameter {shown(name)}; its parameters: {known}")
         values = {one.name: self._values_of(one, given) for one in self.problem.parameters}
+        for name, found in values.items():
+            if found.ndim > 1 or found.numel() not in (1, n):
+                raise BadInput(f"{name} has {found.numel()} values for {n} fields; give one for all, or one for each")
         columns = [one.as_input(values[one.name].to(self.device).expand(n)) for one in self.problem.parameters]
         return torch.stack([*columns, torch.full((n,), self.dt, device=self.device).log()], -1)
 
@@ -212,9 +215,11 @@ def load_surrogate(run: str | Path, *, device: str = "cpu", trust_code: Collecti
     `trust_code` are files of code that came with the run and may be executed, as `my_net.py`: nothing else is. Raises
     BadInput for what is no run, CheckpointError where its checkpoints are missing, damaged, or of two trainings.
     """
+    _require_device(device)
     root = Path(run)
     if root.suffix == SUFFIX and root.exists():
         exported = read_export(root)
+        require_same_code(exported, root)
         nets = {stage: _filled(stage, exported.cfg, values, root) for stage, values in exported.weights.items()}
         return _surrogate(exported.cfg, nets, exported.trained_on, device)
     if not (root / CONFIG).is_file():
@@ -226,6 +231,13 @@ def load_surrogate(run: str | Path, *, device: str = "cpu", trust_code: Collecti
     operator = _lineages(cfg, files).get("operator")
     nets = {stage: _loaded(stage, cfg, path) for stage, path in files.items()}
     return _surrogate(cfg, nets, (operator.trained_on if operator is not None else None) or {}, device)
+
+
+def _require_device(device: str) -> None:
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # PyTorch without CUDA asserts that it has it
+        raise BadInput(f"device {shown(device)}: cannot be used here ({first_line(error)}); choose cpu") from None
 
 
 def _surrogate(

@@ -14,7 +14,7 @@ from prefect.client.schemas.filters import FlowRunFilter
 from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.client.schemas.responses import DeploymentResponse
 
-from flows.prefect.chain import ID_LENGTH
+from flows.prefect.chain import BAD_INPUT, ID_LENGTH
 from flows.prefect.client import deployments_of, server_client
 from flows.requests.job import require_feasible
 from flows.requests.sweep import Trial
@@ -54,7 +54,7 @@ class Chain:
         if not states or any(not state.is_final() for state in states):
             self.dead_since = None
             return None
-        if states[-1].type is StateType.CANCELLED:  # by a person, or by a chain that gives up
+        if states[-1].type is StateType.CANCELLED or states[-1].name == BAD_INPUT:  # by a person, or nobody tries again
             return f"{states[-1].name}: {states[-1].message or 'no reason is given'}"
         self.dead_since = self.dead_since or time.monotonic()
         if time.monotonic() - self.dead_since < NEXT_ATTEMPT_S:
@@ -125,6 +125,7 @@ def _chains(
 
 
 def _is_undone(trial: Trial) -> bool:
+    trial.require_same_settings()
     try:
         return require_feasible(trial.job())
     except RunOwned:
@@ -133,7 +134,8 @@ def _is_undone(trial: Trial) -> bool:
 
 def _run_of(client: SyncPrefectClient, deployment: DeploymentResponse, trial: Trial, root: Path) -> FlowRun | None:
     """The run that tries it: one that was made before and goes on, or a new one; None if the trial is done by now."""
-    request = trial.request.model_copy(update={"run_dir": trial.request.run_dir.absolute()})
+    absolute = {"run_dir": trial.request.run_dir.absolute(), "config": trial.request.config.absolute()}
+    request = trial.request.model_copy(update=absolute)
     given = {"request": request.model_dump(mode="json", exclude_unset=True)}
     for number in range(1000):
         found = client.create_flow_run_from_deployment(

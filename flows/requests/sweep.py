@@ -13,10 +13,12 @@ from pydantic import Field, model_validator
 
 from flows.requests.job import find_config, parse
 from flows.requests.train import TrainRequest
+from tasks.services.run.status import read_status
 from tasks.services.stages.job import Job
 from ups_models.config.loading import load_config
 from ups_models.config.section import Section
 from ups_models.errors import BadInput
+from ups_models.stages.spec import SPECS
 from ups_models.wording import shown
 
 LONGEST_NAME = 80
@@ -37,6 +39,9 @@ class SweepConfig(Section):
             raise ValueError("should have `grid` or `points`, one of them")
         if empty := [key for key, values in self.grid.items() if not values]:
             raise ValueError(f"grid.{empty[0]} has no value")
+        settings = [one.partition("=")[0] for one in self.set] + [key for one in self.settings for key in one]
+        if "seed" in settings:
+            raise ValueError("seed is no setting of a sweep: every point has the same seeds, --seeds N")
         return self
 
     @property
@@ -69,6 +74,16 @@ class Trial:
     def job(self) -> Job:
         """What is to be done for it. Raises BadInput."""
         return parse(self.request)
+
+    def require_same_settings(self) -> None:
+        """Raise BadInput where the run in its folder was trained with other settings than the sweep has now."""
+        job = self.job()
+        for name, record in read_status(job.run.status).stages.items():
+            if record.status == "completed" and not SPECS[name].is_config_hash(record.config_hash, job.cfg):
+                raise BadInput(
+                    f"{job.run.root}: {name} was trained with other settings than the sweep has now; choose another "
+                    "--out, or remove this folder"
+                )
 
 
 def trials_of(path: Path, root: Path, seeds: Sequence[int]) -> list[Trial]:

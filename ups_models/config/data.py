@@ -159,6 +159,18 @@ class DataConfig(Section):
         return {"points": sampling.points, **given, "generate": {**own, **generate}}
 
     @model_validator(mode="after")
+    def _names_the_parameters(self) -> Self:
+        """A number stands for the only parameter; of several each is named."""
+        names = [one.name for one in self.problem.parameters]
+        numbers = [one for one in self.generate.parameters if not isinstance(one, dict)]
+        if len(names) > 1 and numbers and not self.files and not self.downloads:
+            example = ", ".join(f"{name}: {numbers[0]:g}" for name in names)
+            raise ValueError(
+                f"generate.parameters: {numbers[0]:g} is one number, but {self.family} has several: write {{{example}}}"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _has_data(self) -> Self:
         if fault := fault_of_axes("points", self.points, self.problem):
             raise ValueError(fault)

@@ -29,6 +29,12 @@ def _problem_in(name: str, table: Mapping[str, Problem]) -> Problem:
             raise BadInput(f"{name} is a {type(found).__name__}, expected a Problem; see docs/extension.md")
         if found.name in PROBLEMS:
             raise BadInput(f"{name}: {found.name} is the name of a problem that is there already; choose another")
+        places = len(found.parameters) + 1
+        if found.pattern and found.pattern.count("{}") != places:
+            raise BadInput(
+                f"{name}: pattern {shown(found.pattern)} must have {places} places {{}}, one a parameter"
+                " and for a key that tells other data apart; or leave it out"
+            )
         return found
     if name not in table:
         near = difflib.get_close_matches(name, table, 1)

@@ -164,7 +164,8 @@ class Problem:
         symmetries: Exact ones beside shifts, used for augmentation; each is tested against the solver.
         solver: How it is solved; or where that stands, as MODULE:NAME, for then the facts are read without PyTorch;
             None where its data come from files alone.
-        pattern: The name of a file that we solve for, given the parameters' values and a key of the recipe.
+        pattern: The name of a file that we solve for: a {} for the value of each parameter, and one for a key of the
+            recipe; empty: the problem's name, and those.
         order: Of convergence of the solver in time or space, whichever dominates.
         seconds: Of one trajectory as `sampling` says, on one core; measured, and good to a factor of three.
         steady: Whether its data are pairs of a coefficient and a steady state, rather than trajectories.
@@ -182,6 +183,11 @@ class Problem:
     pattern: str = ""
     seconds: float = 0.0
     steady: bool = False
+
+    def file_name(self, numbers: Sequence[float], key: str) -> str:
+        """Of data that we solve for with these values of the parameters; the key tells one recipe from another."""
+        pattern = self.pattern or f"{self.name}{'_{}' * len(self.parameters)}_{{}}.h5"
+        return pattern.format(*numbers, key)
 
     @property
     def dimensions(self) -> int:

@@ -119,8 +119,15 @@ def require_no_batch_statistics(stage: Stage, net: nn.Module, shards: int) -> No
 
 def n_parameters(stage: Stage, cfg: PipelineConfig) -> int:
     """Of the stage's network, which is not made for that."""
-    with torch.random.fork_rng(devices=[]), torch.device("meta"):
-        return sum(value.numel() for value in stage.build(cfg).parameters())
+    with torch.random.fork_rng(devices=[]):
+        try:
+            with torch.device("meta"):
+                net = stage.build(cfg)
+        except (
+            BadInput
+        ):  # a network of the user's that looks at numbers while it is made; what else is wrong is said here
+            net = stage.build(cfg)
+    return sum(value.numel() for value in net.parameters())
 
 
 def require_disk(folder: Path, stage: Stage, cfg: PipelineConfig) -> None:

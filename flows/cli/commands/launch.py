@@ -10,7 +10,8 @@ from flows.cli.fields import add_fields, request_of
 from flows.cli.runner import run_flow
 from flows.cli.views.console import echo
 from flows.cli.views.machines import plan_of
-from flows.requests.launch import LaunchRequest, is_new, require_found, require_sound
+from flows.requests.launch import LaunchRequest
+from flows.requests.launch_checks import is_new, require_found, require_sound
 from tasks.services.rental.journal import Journal
 from tasks.services.rental.notices import stopped
 from ups_models.errors import Preempted

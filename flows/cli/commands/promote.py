@@ -3,15 +3,19 @@
 import argparse
 import logging
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from flows.cli.arguments import add_path
 from flows.cli.views.console import echo
 from flows.cli.views.tables import aligned
-from tasks.services.stages.promotion import Candidate, lines_of, promote, read_registry
+from tasks.services.stages.promotion import lines_of, note_taken, promote, read_registry
 from tasks.services.tracking.protocols import TrackingUnavailable
 from tasks.services.tracking.run_path import RunPath
 from ups_models.config.schema import TrackingConfig
 from ups_models.errors import BadInput
+
+if TYPE_CHECKING:  # W&B is imported only where a run is tracked
+    from tasks.services.tracking.store import WandbStore
 
 logger = logging.getLogger(__name__)
 
@@ -35,22 +39,27 @@ def run(arguments: argparse.Namespace) -> int:
             raise BadInput(f"{arguments.registry}: nobody was promoted yet; name a run: ups promote RUN")
         echo("\n".join(aligned([COLUMNS, *lines_of(history)])))
         return 0
-    holder, before, reason = promote(arguments.named, arguments.alias, arguments.registry)
+    holder, displaced, reason = promote(arguments.named, arguments.alias, arguments.registry)
     echo(f"{holder.run} is {arguments.alias}: {reason}")
     if holder.wandb is not None:
-        echo(f"W&B: {_in_wandb(holder.wandb, before, arguments.alias)}:{arguments.alias}")
+        echo(f"W&B: {_store_of(holder.wandb).give_alias(arguments.alias).rpartition(':')[0]}:{arguments.alias}")
+    for run in displaced:
+        _take(run, arguments.alias, arguments.registry)
     return 0
 
 
-def _in_wandb(run: str, before: Candidate | None, alias: str) -> str:
-    """Move the alias there; the set that has it now."""
+def _take(run: str, alias: str, registry: Path) -> None:
+    """Take the alias from a W&B run that held it; where that fails, the same promotion tries it again."""
+    try:
+        _store_of(run).take_alias(alias)
+    except TrackingUnavailable as error:
+        logger.warning("%s: %s is there too until the same command is given again", error, alias)
+    else:
+        note_taken(registry, alias, run)
+
+
+def _store_of(run: str) -> "WandbStore":
     from tasks.services.tracking.store import WandbStore
 
     tracking = TrackingConfig()
-    given = WandbStore(RunPath.parse(run, tracking), tracking).give_alias(alias)
-    if before is not None and before.wandb is not None and before.wandb != run:
-        try:
-            WandbStore(RunPath.parse(before.wandb, tracking), tracking).take_alias(alias)
-        except TrackingUnavailable as error:
-            logger.warning("%s: it is there too until somebody removes it", error)
-    return given.rpartition(":")[0]
+    return WandbStore(RunPath.parse(run, tracking), tracking)

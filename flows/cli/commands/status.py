@@ -7,6 +7,7 @@ from flows.cli.arguments import add_path, add_run, path_named, run_named
 from flows.cli.views.console import echo
 from flows.cli.views.status import plan_table, status_json, status_table
 from tasks.services.run.config_file import run_in
+from ups_models.errors import BadInput
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -20,6 +21,8 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the table, or JSON; then the plan."""
+    if arguments.json and (arguments.verify or arguments.plan):
+        raise BadInput("--json: shows what is recorded; ask for --verify or --plan without it")
     folder = path_named(arguments)
     run = run_in(folder) if arguments.plan else run_named(arguments)  # what would be done may be asked before a run is
     if run is not None and arguments.json:

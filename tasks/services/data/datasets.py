@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import logging
@@ -23,6 +24,8 @@ from tasks.services.run.uninterrupted import leave_if_stopped
 from ups_models.config.data import DataConfig, SteadyDataConfig
 from ups_models.config.schema import PipelineConfig
 from ups_models.errors import BadInput
+from ups_models.own_code import identity_of as identity_of_code
+from ups_models.own_code import is_reference
 from ups_models.problems.problem import Problem, Values
 from ups_models.problems.registry import DARCY
 from ups_models.stages.spec import SPECS
@@ -39,7 +42,9 @@ if TYPE_CHECKING:  # PyTorch and h5py are imported only where data is read
 def trajectory_files(cfg: PipelineConfig, run: RunDir) -> dict[Path, Values]:
     """The files to train the operator on, and the parameters that each would be generated with."""
     generate = cfg.data.generate
-    recipe = [cfg.seed, _solved_points(cfg.data), generate.n, generate.nt, generate.t_end]
+    recipe: list[object] = [cfg.seed, _solved_points(cfg.data), generate.n, generate.nt, generate.t_end]
+    if is_reference(cfg.data.family):  # another solver makes other data
+        recipe.append(identity_of_code(cfg.data.family))
     return _files(cfg.data, cfg.data.values, cfg.data.problem, recipe, run)
 
 
@@ -89,12 +94,7 @@ def require_named_files(cfg: PipelineConfig, run: RunDir, stages: Collection[str
         if path.is_symlink():
             logger.info("%s is a link to %s", path, path.resolve())
     if cfg.data.files and any(not spec.steady for spec in needed):
-        data = load_data(cfg, run)
-        _require_rows("data", cfg.data, cfg.data.files, data.row)
-        try:
-            cfg.check_times(data.shape[1])
-        except ValueError as error:
-            raise BadInput(f"{cfg.data.files[0]}: {error}") from None
+        _require_rows("data", cfg.data, cfg.data.files, load_data(cfg, run).row)
     if cfg.steady_data.files and any(spec.steady for spec in needed):
         _require_rows("steady_data", cfg.steady_data, cfg.steady_data.files, load_steady_data(cfg, run).row)
 
@@ -102,27 +102,27 @@ def require_named_files(cfg: PipelineConfig, run: RunDir, stages: Collection[str
 def load_data(cfg: PipelineConfig, run: RunDir) -> Fields:
     """All trajectories of the config; generates files that are ours to make and not there yet."""
     files = trajectory_files(cfg, run)
-    for download in cfg.data.downloads:
-        fetch(download, data_folder(run), cfg.tracking)
+    _fetch(cfg, cfg.data, run)
     if _is_solved_here(cfg.data):
         times = {"nt": cfg.data.generate.nt, "t_end": cfg.data.generate.t_end}
         nx = _solved_points(cfg.data)
         _generate(cfg.data.family, files, n=cfg.data.generate.n, seed=cfg.seed, nx=nx, **times)
     data = _read_once(cfg.data.model_dump_json(), tuple(files), _identity(cfg.data, tuple(files), run))
     require_size("data.points", cfg.data.grid, data.grid, next(iter(files)))
+    try:
+        cfg.check_times(data.shape[1])
+    except ValueError as error:
+        raise BadInput(f"{next(iter(files))}: {error}") from None
     return data
 
 
 def load_steady_data(cfg: PipelineConfig, run: RunDir) -> SteadyFields:
     """All steady states of the config; generates files that are ours to make and not there yet."""
     files, data = steady_files(cfg, run), cfg.steady_data
-    for download in data.downloads:
-        fetch(download, data_folder(run), cfg.tracking)
+    _fetch(cfg, data, run)
     if _is_solved_here(data):
         _generate(DARCY.name, files, n=data.generate.n, seed=cfg.seed, nx=data.size * data.reduced_resolution)
-    fields = _read_steady(data, tuple(files), _identity(data, tuple(files), run))
-    require_size("steady_data.size", (data.size,), fields.a.shape[-1:], next(iter(files)))
-    return fields
+    return _read_steady(data, tuple(files), _identity(data, tuple(files), run))
 
 
 def read_trajectories(cfg: DataConfig, files: Sequence[Path], *, limit: int | None = None) -> Fields:
@@ -153,6 +153,7 @@ def _read_steady(data: SteadyDataConfig, files: tuple[Path, ...], _fingerprint: 
     from ups_models.data.partly_known import as_known
 
     found = load_steady(files, reduced_resolution=data.reduced_resolution, limit=data.limit)
+    require_size("steady_data.size", (data.size,), found.a.shape[-1:], files[0])
     return as_known(found, data.known)
 
 
@@ -190,14 +191,31 @@ def _files(
     for one in values:
         numbers = [one[parameter.name] for parameter in problem.parameters]
         key = hashlib.sha256(json.dumps([*recipe, *numbers]).encode()).hexdigest()[:8]
-        files[data_folder(run) / problem.pattern.format(*numbers, key)] = one
+        files[data_folder(run) / problem.file_name(numbers, key)] = one
     return files
+
+
+def files_of_ours(cfg: PipelineConfig, run: RunDir) -> list[Path]:
+    """What lies in the run's own folder of data and is solved or fetched again, with what is kept beside each."""
+    sections = ((cfg.data, trajectory_files), (cfg.steady_data, steady_files))
+    names = [path.name for data, files_of in sections if not data.files for path in files_of(cfg, run)]
+    beside = [path for name in names for dot in ("", ".") for path in run.data.glob(f"{dot}{glob.escape(name)}.*")]
+    return [*(path for name in names if (path := run.data / name).exists()), *sorted(beside)]
+
+
+def _fetch(cfg: PipelineConfig, data: DataConfig | SteadyDataConfig, run: RunDir) -> None:
+    """Download what the config names; in a folder that runs share, one of them at a time."""
+    for download in data.downloads:
+        path = data_folder(run) / download.name
+        with turn(path, f"data {path.name}") if environment.is_set(environment.DATA) else nullcontext():
+            fetch(download, data_folder(run), cfg.tracking)
 
 
 def _generate(family: str, files: dict[Path, Values], *, n: int, **options: Any) -> None:
     for path, values in files.items():
         is_shared = environment.is_set(environment.DATA)
-        with turn(path, f"data {path.name}") if is_shared and not path.exists() else nullcontext():
+        is_made = is_shared and (not path.exists() or spoilt(path) is not None)
+        with turn(path, f"data {path.name}") if is_made else nullcontext():
             _generate_one(family, path, values, n=n, **options)
 
 

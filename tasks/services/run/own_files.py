@@ -26,8 +26,17 @@ def own_code_of(cfg: PipelineConfig) -> tuple[OwnCode, ...]:
 
 
 def code_files(cfg: PipelineConfig) -> dict[str, str]:
-    """The texts of all of it, by their paths from the folder of the file that a config names. Raises BadInput."""
-    return {name: text for one in own_code_of(cfg) for name, text in one.texts.items()}
+    """The texts of all of it, by their paths from the folder of the file that a config names.
+
+    Raises BadInput where two folders have different files of one name: elsewhere all lie in one.
+    """
+    found: dict[str, tuple[Path, str]] = {}
+    for one in own_code_of(cfg):
+        for name, text in one.texts.items():
+            folder, other = found.setdefault(name, (one.file.parent, text))
+            if other != text:
+                raise BadInput(f"{folder / name} and {one.file.parent / name} are two files of one name; rename one")
+    return {name: text for name, (_, text) in found.items()}
 
 
 def write_code(cfg: PipelineConfig, folder: Path) -> None:

@@ -57,6 +57,8 @@ def _row_of(point: str, runs: Mapping[int, RunSummary | str]) -> LeaderboardRow:
         seconds += sum(record.seconds or 0.0 for record in run.status.stages.values())
         if run.error is None:
             missing[seed] = run.state
+        elif not math.isfinite(run.error):
+            missing[seed] = "diverged: its error is not finite"
         else:
             errors[seed] = run.error
     return LeaderboardRow(point, errors, missing, seconds)
@@ -107,5 +109,10 @@ def table_of(rows: Sequence[LeaderboardRow]) -> Table:
 
 def write_leaderboard(path: Path, rows: Sequence[LeaderboardRow]) -> None:
     """As JSON, for other programs."""
-    content = [{**asdict(one), "mean": one.mean if one.errors else None} for one in rows]
-    write_text(path, json.dumps(content, indent=1) + "\n")
+    content = [{**asdict(one), "mean": one.mean if one.errors else None, "behind": _known(one.behind)} for one in rows]
+    write_text(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
+
+
+def _known(interval: tuple[float, float, float] | None) -> list[float | None] | None:
+    """With one seed the bounds are infinite, which JSON has no number for."""
+    return None if interval is None else [value if math.isfinite(value) else None for value in interval]

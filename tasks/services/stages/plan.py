@@ -14,7 +14,7 @@ from tasks.services.stages.snapshot import Snapshot, changed_input, states_of
 from ups_models.config.schema import EvalConfig, PipelineConfig
 from ups_models.errors import BadInput, CheckpointError
 from ups_models.stages.fingerprint import evaluation_hash, is_evaluation_hash
-from ups_models.stages.lineage import DATA, SEED, SPLIT, in_words
+from ups_models.stages.lineage import DATA, INIT, SEED, SPLIT, in_words
 from ups_models.stages.spec import SPECS, StageSpec, check_architecture, dependants
 
 logger = logging.getLogger(__name__)
@@ -301,6 +301,8 @@ def _require_same_origin(spec: StageSpec, job: Job, snapshot: Snapshot) -> str |
     Those are a person's doing, and training again would throw whole work away.
     """
     changed = changed_input(spec, job.cfg, snapshot)
+    if changed == INIT:  # the run that it began from may go on; what was learned since stands
+        return None
     if changed not in (SEED, SPLIT, DATA):
         return changed
     lost = {name: snapshot.records[name] for name in dependants(spec.name)}

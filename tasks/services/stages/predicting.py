@@ -37,7 +37,8 @@ def predict(
         raise BadInput(f"{source}: holds no array {FIELDS}, but {', '.join(map(shown, arrays)) or 'nothing'}")
     known = {name.lower() for name in surrogate.parameters}
     given = {name: values for name, values in arrays.items() if name.lower() in known}
-    given |= parameters
+    said = {name.lower() for name in parameters}
+    given = {name: values for name, values in given.items() if name.lower() not in said} | dict(parameters)
     found = surrogate.rollout(arrays[FIELDS], steps=steps, members=members, seed=seed, **given)
     write_atomically(target, partial(_save, {"u": found.u, "t": found.t, **found.coordinates}))
     return found.u.shape

@@ -9,10 +9,9 @@ import torch
 from pydantic import Field, ValidationError
 
 from tasks.services.run.clock import utc_now
-from tasks.services.run.paths import RunDir
 from tasks.services.run.status import Record
 from tasks.services.run.turns import turn
-from tasks.services.stages.runs import CHECKPOINTS, RunSummary, evaluated_run
+from tasks.services.stages.runs import RunSummary, evaluated_run, run_of
 from ups_models.arrays import read_arrays
 from ups_models.config.faults import fault_of
 from ups_models.errors import BadInput
@@ -25,6 +24,10 @@ from ups_models.wording import plain
 ALIAS = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,63}")
 RESERVED = re.compile(r"latest|v\d+")
 """What W&B gives by itself."""
+
+
+LEAST_ROWS = 8
+"""Of a comparison: the interval of fewer has no meaning."""
 
 
 class Refused(BadInput):
@@ -62,10 +65,12 @@ class Registry(Record):
 
     holders: dict[str, Candidate] = Field(default_factory=dict)
     history: tuple[Event, ...] = Field(())
+    displaced: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    """W&B runs that may still have an alias there which another run holds by now."""
 
 
-def promote(root: Path, alias: str, path: Path) -> tuple[Candidate, Candidate | None, str]:
-    """Give a run an alias in the registry at `path`: the new holder, the one before, and the reason.
+def promote(root: Path, alias: str, path: Path) -> tuple[Candidate, tuple[str, ...], str]:
+    """Give a run an alias in the registry at `path`: the new holder, the W&B runs that must lose it, and the reason.
 
     Raises Refused where its checks fail or it is not better than the holder, which is noted too; BadInput for a run
     that was not evaluated on test rows, and for a registry that cannot be read.
@@ -78,11 +83,29 @@ def promote(root: Path, alias: str, path: Path) -> tuple[Candidate, Candidate | 
         holder = registry.holders.get(alias)
         promoted, reason = verdict(summary, candidate, holder)
         event = Event(at=utc_now(), alias=alias, run=candidate.run, promoted=promoted, reason=reason)
-        holders = {**registry.holders, **({alias: candidate} if promoted else {})}
-        _write(path, Registry(holders=holders, history=(*registry.history, event)))
+        changed = registry.model_copy(update={"history": (*registry.history, event)})
+        changed = _given(changed, alias, candidate) if promoted else changed
+        _write(path, changed)
     if not promoted:
         raise Refused(f"{candidate.run} does not become {alias}: {reason}")
-    return candidate, holder, reason
+    return candidate, changed.displaced.get(alias, ()), reason
+
+
+def _given(registry: Registry, alias: str, new: Candidate) -> Registry:
+    """The registry once a run has the alias: those before it are to lose theirs in W&B."""
+    before = registry.holders.get(alias)
+    known = [*registry.displaced.get(alias, ()), *([before.wandb] if before is not None and before.wandb else [])]
+    lost = tuple(dict.fromkeys(run for run in known if run != new.wandb))
+    holders, displaced = {**registry.holders, alias: new}, {**registry.displaced, alias: lost}
+    return registry.model_copy(update={"holders": holders, "displaced": displaced})
+
+
+def note_taken(path: Path, alias: str, run: str) -> None:
+    """Note that a W&B run has lost the alias there."""
+    with turn(path, "promotion"):
+        registry = read_registry(path)
+        left = tuple(one for one in registry.displaced.get(alias, ()) if one != run)
+        _write(path, registry.model_copy(update={"displaced": {**registry.displaced, alias: left}}))
 
 
 def candidate_of(run: RunSummary) -> Candidate:
@@ -91,7 +114,7 @@ def candidate_of(run: RunSummary) -> Candidate:
     if result is None or result.split != "test":
         raise BadInput(f"{run.root}: was not evaluated on test rows; run its full_eval first (ups train --auto-resume)")
     try:
-        arrays = read_arrays(RunDir.of(run.root, Path(CHECKPOINTS)).result(result.name, ".npz"))
+        arrays = read_arrays(run_of(run.root).result(result.name, ".npz"))
     except FileNotFoundError:
         arrays = {}
     if ROW_ERRORS not in arrays or ROW_DIGESTS not in arrays:
@@ -123,6 +146,8 @@ def verdict(run: RunSummary, new: Candidate, holder: Candidate | None) -> tuple[
             f"{new.run} and {holder.run}, which holds the alias, were evaluated on other test rows "
             f"({len(set(new.rows) & set(holder.rows))} in common); evaluate both on the same data"
         )
+    if len(new.rows) < LEAST_ROWS:
+        return False, f"{len(new.rows)} test rows cannot tell two runs apart; evaluate at least {LEAST_ROWS}"
     return _paired(new, holder)
 
 

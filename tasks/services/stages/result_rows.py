@@ -145,9 +145,13 @@ def _by_figures(
     if len(siblings) < 2:
         return [f"no spread is known: {len(siblings)} seed of this row is kept; make others, and compare again"], False
     lines, is_same = [], True
-    for name in sorted(row.numbers.keys() & found.keys()):
+    for name in sorted(row.numbers):
         values = [one.numbers[name] for one in siblings.values() if name in one.numbers]
         if len(values) < 2 or name.startswith(FACTS):
+            continue
+        if name not in found:
+            is_same = False
+            lines.append(f"{name}: was not measured here, or is not finite; {row.numbers[name]:.4g} in the row")
             continue
         mean = statistics.fmean(values)
         half = student_t(len(values) - 1) * statistics.stdev(values) * math.sqrt(1 + 1 / len(values))

@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from tasks.services.run.paths import STATUS, RunDir
+from tasks.services.run.config_file import checkpoint_dir_of
+from tasks.services.run.paths import CONFIG, STATUS, RunDir
 from tasks.services.run.status import EVALUATIONS, Status, read_status
 from ups_models.errors import BadInput, UPSError
 from ups_models.evaluation.parts import main_error
@@ -55,32 +56,50 @@ def runs_below(folder: Path) -> list[RunSummary]:
 def evaluated_run(root: Path) -> RunSummary:
     """One run that was evaluated, by its directory or that of its checkpoints. Raises BadInput where it was not."""
     root = root.parent if root.name == CHECKPOINTS and (root / STATUS).exists() else root
-    run = _found(root) if (root / CHECKPOINTS / STATUS).exists() else None
+    run = _found(root) if run_of(root).status.exists() else None
     if run is None or run.result is None:
         raise BadInput(f"{root}: holds no run that was evaluated; name a run's directory, as `ups runs` lists them")
     return run
 
 
+def run_of(root: Path) -> RunDir:
+    """The run in a folder, wherever its config has its checkpoints."""
+    try:
+        return RunDir.of(root, checkpoint_dir_of(root))
+    except UPSError:  # told where the run is looked at
+        return RunDir.of(root, Path(CHECKPOINTS))
+
+
 def _roots(folder: Path) -> Iterator[Path]:
     for depth in range(DEPTH + 1):
-        for status in sorted(folder.glob("*/" * depth + f"{CHECKPOINTS}/{STATUS}")):
-            yield status.parent.parent
+        pattern = "*/" * depth
+        found = {path.parent.parent for path in folder.glob(f"{pattern}{CHECKPOINTS}/{STATUS}")}
+        found |= {path.parent for path in folder.glob(f"{pattern}{CONFIG}") if run_of(path.parent).status.exists()}
+        yield from sorted(found)
 
 
 def _found(root: Path) -> RunSummary | None:
-    run = RunDir.of(root, Path(CHECKPOINTS))
+    run = run_of(root)
     try:
         status = read_status(run.status)
     except UPSError as error:
         logger.warning("%s", error)
         return None
-    results = (_result(run, name) for name in reversed(EVALUATIONS) if status.evaluation(name).status == "completed")
+    results = (
+        _result(run, name, status) for name in reversed(EVALUATIONS) if status.evaluation(name).status == "completed"
+    )
     return RunSummary(root, status, next(filter(None, results), None), run.status.stat().st_mtime)
 
 
-def _result(run: RunDir, name: str) -> EvaluationResult | None:
+def _result(run: RunDir, name: str, status: Status) -> EvaluationResult | None:
     try:
-        return read_result(run.result(name, ".json"))
+        result = read_result(run.result(name, ".json"))
+        for stage, checkpoint in result.checkpoints.items():
+            known = (status.stage(stage).files or {}).get(checkpoint.file)
+            if known is None or known.sha256 != checkpoint.sha256:
+                logger.warning("%s: is of other weights of %s than there are now", run.result(name, ".json"), stage)
+                return None
+        return result
     except UPSError as error:
         logger.warning("%s", error)
         return None

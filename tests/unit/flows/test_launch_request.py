@@ -8,7 +8,8 @@ from pydantic import ValidationError
 from flows.cli.main import main
 from flows.requests.flat import flag_fields
 from flows.requests.job import configs_of
-from flows.requests.launch import TRAIN, LaunchRequest, asked_by, is_new, require_same_launch
+from flows.requests.launch import TRAIN, LaunchRequest
+from flows.requests.launch_checks import asked_by, is_new, require_same_launch
 from flows.requests.train import TrainRequest, first_fault
 from tasks.services.rental.journal import Journal
 from tasks.services.rental.limits import Limits

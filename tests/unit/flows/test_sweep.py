@@ -1,5 +1,6 @@
 """Sweeps: their points and names, what is refused, data that runs share, and the leaderboard."""
 
+import dataclasses
 import json
 import math
 import shutil
@@ -70,6 +71,8 @@ def test_a_list_has_the_points_that_it_names_over_settings_of_all(sweep, here):
             "point latent.dim=2: .*latent.dim=2 is not divisible by",
         ),
         ("girds: {}", "girds"),
+        ("grid: {seed: [0, 1]}", "seed is no setting of a sweep: every point has the same seeds, --seeds N"),
+        ("grid: {latent.dim: [4]}\nset: [seed=3]", "seed is no setting of a sweep"),
     ],
 )
 def test_a_sweep_that_cannot_be_is_refused_before_anything_is_trained(sweep, here, text, message):
@@ -146,27 +149,37 @@ def test_what_was_not_trained_has_no_standing(sweep, here):
 
 
 def test_what_is_trained_already_is_only_compared(sweep, here, finished_run, ups):
-    path = sweep("grid: {seed: [0]}")
-    shutil.copytree(finished_run, here / "s" / "seed=0" / "seed0")
+    path = sweep("grid: {runtime.threads: [1]}")
+    shutil.copytree(finished_run, here / "s" / "runtime.threads=1" / "seed0")
 
     done = ups("sweep", str(path), "--out", "s")
 
     assert done.returncode == 0, done.stderr
-    assert "seed=0/seed0: done" in done.stderr
+    assert "runtime.threads=1/seed0: done" in done.stderr
     [row] = json.loads((here / "s" / "leaderboard.json").read_text())
     assert row["errors"] == {"0": evaluated_run(finished_run).error}
-    assert "seed=0" in (here / "s" / "leaderboard.html").read_text()
+    assert "runtime.threads=1" in (here / "s" / "leaderboard.html").read_text()
+
+
+def test_a_run_of_other_settings_is_no_result_of_the_sweep(sweep, here, finished_run, ups):
+    path = sweep("grid: {runtime.threads: [1]}\nset: [stages.operator.lr=0.5]")
+    shutil.copytree(finished_run, here / "s" / "runtime.threads=1" / "seed0")
+
+    done = ups("sweep", str(path), "--out", "s")
+
+    assert done.returncode == 1
+    assert "was trained with other settings than the sweep has now; choose another --out" in done.stderr
 
 
 def test_all_runs_of_a_sweep_can_be_compared(sweep, here, finished_run, ups):
-    path = sweep("grid: {seed: [0]}")
-    shutil.copytree(finished_run, here / "s" / "seed=0" / "seed0")
+    path = sweep("grid: {runtime.threads: [1]}")
+    shutil.copytree(finished_run, here / "s" / "runtime.threads=1" / "seed0")
     assert ups("sweep", str(path), "--out", "s").returncode == 0
 
     done = ups("compare", "s")
 
     assert done.returncode == 0, done.stderr
-    assert "s/seed=0/seed0" in done.stdout
+    assert "s/runtime.threads=1/seed0" in done.stdout
 
 
 def test_a_point_that_cannot_be_trained_is_shown_and_the_others_are_compared(sweep, here, finished_run, ups):
@@ -180,3 +193,16 @@ def test_a_point_that_cannot_be_trained_is_shown_and_the_others_are_compared(swe
     assert "some points have no result" in done.stderr
     assert "nowhere.hdf5: no such" in done.stdout
     assert not bad.exists()
+
+
+def test_a_seed_that_diverged_is_missing_and_the_leaderboard_is_json(here, finished_run, monkeypatch):
+    run = evaluated_run(finished_run)
+    monkeypatch.setattr(type(run), "error", property(lambda self: float("nan") if self.root.name == "bad" else 0.1))
+    bad = dataclasses.replace(run, root=Path("bad"))
+
+    found = leaderboard({("a", 0): bad, ("a", 1): run, ("b", 0): run, ("b", 1): run, ("c", 0): bad})
+    write_leaderboard(here / "leaderboard.json", found)
+
+    assert [one.point for one in found] == ["b", "a", "c"]
+    assert found[1].missing == {0: "diverged: its error is not finite"}
+    assert json.loads((here / "leaderboard.json").read_text())[1]["behind"] == [0.0, None, None]

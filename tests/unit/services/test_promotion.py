@@ -3,11 +3,12 @@
 import json
 import shutil
 from concurrent.futures import ThreadPoolExecutor
+from hashlib import sha256
 
 import numpy as np
 import pytest
 
-from tasks.services.stages.promotion import Refused, promote, read_registry
+from tasks.services.stages.promotion import Refused, note_taken, promote, read_registry
 from ups_models.errors import BadInput
 
 GOOD, BAD = {"name": "error", "value": 0.1, "bound": 1.0}, {"name": "error", "value": 2.0, "bound": 1.0}
@@ -18,13 +19,18 @@ ERRORS = np.linspace(0.01, 0.03, 40)
 def evaluated(finished_run, tmp_path):
     """A copy of the finished run whose evaluation found these errors."""
 
-    def make(name, errors=ERRORS, *, checks=(GOOD,), rows=None, weights="a"):
+    def make(name, errors=ERRORS, *, checks=(GOOD,), rows=None, weights="a", trained="", tracked=False):
         root = shutil.copytree(finished_run, tmp_path / name)
         path = root / "reports" / "full_eval.json"
         result = json.loads(path.read_text("utf-8"))
         result["checks"] = list(checks)
-        result["checkpoints"] = {"operator": {"file": "operator_ema.pt", "sha256": weights + name}}
+        digest = sha256((weights + name).encode()).hexdigest()
+        result["checkpoints"] = {"operator": {"file": "operator_ema.pt", "sha256": digest}}
         path.write_text(json.dumps(result), "utf-8")
+        status = json.loads((root / "checkpoints" / "stage_status.json").read_text("utf-8"))
+        status["stages"]["operator"]["files"]["operator_ema.pt"]["sha256"] = trained or digest
+        status["wandb"] = {"id": name, "project": "p", "entity": "e"} if tracked else None
+        (root / "checkpoints" / "stage_status.json").write_text(json.dumps(status), "utf-8")
         digests = np.array([f"row{number}" for number in range(len(errors))] if rows is None else rows)
         np.savez(root / "reports" / "full_eval.npz", row_errors=errors, row_digests=digests)
         return root
@@ -38,9 +44,9 @@ def registry(tmp_path):
 
 
 def test_the_first_run_whose_checks_pass_gets_the_alias(evaluated, registry):
-    holder, before, reason = promote(evaluated("a"), "best", registry)
+    holder, displaced, reason = promote(evaluated("a"), "best", registry)
 
-    assert before is None
+    assert displaced == ()
     assert reason == "all of its 1 checks pass, and nobody held it"
     assert read_registry(registry).holders["best"] == holder
 
@@ -48,10 +54,9 @@ def test_the_first_run_whose_checks_pass_gets_the_alias(evaluated, registry):
 def test_a_better_run_takes_it_and_the_reason_says_by_how_much(evaluated, registry):
     promote(evaluated("a"), "best", registry)
 
-    holder, before, reason = promote(evaluated("b", 0.9 * ERRORS), "best", registry)
+    holder, _, reason = promote(evaluated("b", 0.9 * ERRORS), "best", registry)
 
-    assert before is not None
-    assert (holder.run[-2:], before.run[-2:]) == ("/b", "/a")
+    assert holder.run.endswith("/b")
     assert "error 0.018 against 0.02 of" in reason
     assert "on the same 40 rows, difference -0.002 [" in reason
     assert [event.promoted for event in read_registry(registry).history] == [True, True]
@@ -87,11 +92,34 @@ def test_runs_of_other_test_rows_cannot_be_compared(evaluated, registry):
 
 def test_to_promote_the_holder_again_changes_nothing(evaluated, registry):
     run = evaluated("a")
-    promote(run, "best", registry)
+    before, _, _ = promote(run, "best", registry)
 
-    holder, before, reason = promote(run, "best", registry)
+    holder, _, reason = promote(run, "best", registry)
 
     assert (holder, reason) == (before, "it holds it already")
+
+
+def test_who_held_it_is_to_lose_it_in_wandb_until_that_has_happened(evaluated, registry):
+    run = evaluated("b", 0.9 * ERRORS, tracked=True)
+    promote(evaluated("a", tracked=True), "best", registry)
+
+    first, again = (promote(run, "best", registry)[1] for _ in range(2))
+    note_taken(registry, "best", "e/p/a")
+
+    assert first == again == ("e/p/a",)
+    assert promote(run, "best", registry)[1] == ()
+
+
+def test_a_run_that_was_trained_again_since_its_evaluation_was_not_evaluated(evaluated, registry):
+    with pytest.raises(BadInput, match="holds no run that was evaluated"):
+        promote(evaluated("a", trained="0" * 64), "best", registry)
+
+
+def test_a_handful_of_rows_tells_no_two_runs_apart(evaluated, registry):
+    promote(evaluated("a", ERRORS[:3]), "best", registry)
+
+    with pytest.raises(Refused, match="3 test rows cannot tell two runs apart; evaluate at least 8"):
+        promote(evaluated("b", 0.5 * ERRORS[:3]), "best", registry)
 
 
 def test_two_aliases_have_two_holders(evaluated, registry):

@@ -2,7 +2,8 @@
 
 import pytest
 
-from flows.requests.launch import LaunchRequest, claim_on, complete_run
+from flows.requests.launch import LaunchRequest
+from flows.requests.launch_checks import claim_on, complete_run
 from tasks.services.rental.journal import Journal
 from tasks.services.run.status import read_status
 from tasks.services.tracking.coordination import OUTCOME, WandbCoordination

@@ -140,3 +140,15 @@ def test_the_command_fails_where_the_run_is_another(ups, path, row, here):
     assert done.returncode == 1
     assert "operator_ema.pt: DIFFERS" in done.stdout
     assert "is not the run of" in done.stderr
+
+
+def test_elsewhere_a_figure_that_is_not_finite_or_not_there_is_another_run(path, row, run):
+    seeds(path, row, [0.1, 0.2, 0.3])
+    more = row.numbers | {"rollout/summary/operator/lost": 0.1}
+    for one in path.parent.glob("*.json"):
+        write_row(one, other(read_row(one), numbers=more))
+
+    found = compare(other(row, numbers=more, exactness=row.exactness | ELSEWHERE), run, path)
+
+    assert not found.is_same
+    assert any("operator/lost: was not measured here, or is not finite" in line for line in found.lines)

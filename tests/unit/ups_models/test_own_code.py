@@ -107,3 +107,14 @@ def test_a_problem_of_ones_own_is_one_of_the_configs(here):
         evolving_problem("mine.py:NET")
     with pytest.raises(ValidationError, match="no problem is called 'kdv'; did you mean kdv1d"):
         PipelineConfig.model_validate({"data": {"problem": "kdv"}})
+
+
+def test_a_module_that_is_imported_from_a_folder_above_is_part_of_the_code(here):
+    write(here, "entry.py", "from pkg.sub.a import VALUE\n")
+    for folder in ("pkg", "pkg/sub"):
+        (here / folder).mkdir(exist_ok=True)
+        write(here, f"{folder}/__init__.py", "")
+    write(here, "pkg/sub/a.py", "from ..common import VALUE\n")
+    write(here, "pkg/common.py", "VALUE = 1\n")
+
+    assert "pkg/common.py" in own_code("entry.py:VALUE").texts
