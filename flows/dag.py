@@ -136,7 +136,9 @@ def run_job(
         snapshot, chain = read_snapshot(job.cfg, run), chain_run.chain if chain_run is not None else None
         job = resumed_in_chain(job, snapshot.status.forced_by, chain_run)
         plan = decide(job, snapshot)
-        require_named_files(job.cfg, run, SPECS if job.source is not None else plan.needs_data)
+        require_named_files(
+            job.cfg, run, SPECS if job.source is not None else plan.needs_data, job.evaluations.values()
+        )
         announce(plan)
         History(run).warn_of_strange(snapshot.status)
         _record_request(plan, run, snapshot, chain)

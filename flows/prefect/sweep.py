@@ -99,7 +99,8 @@ def show_leaderboard(root: Path, rows: Sequence[LeaderboardRow]) -> None:
 def deployment_in(client: SyncPrefectClient, pool: str) -> DeploymentResponse:
     """The deployment of train-pipeline for this pool. Raises BadInput where there is none."""
     known = deployments_of(client, FLOW)
-    found = next((one for one in known if one.work_pool_name == pool), None)
+    own = sorted(known, key=lambda one: one.name != FLOW)  # ours before those of configs and copies
+    found = next((one for one in own if one.work_pool_name == pool), None)
     if found is None:
         pools = sorted({one.work_pool_name for one in known if one.work_pool_name}) or ["none"]
         raise BadInput(f"--workers {pool}: no deployment of {FLOW} is for this pool ({', '.join(pools)}); ups deploy")

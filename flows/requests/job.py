@@ -109,14 +109,14 @@ def require_feasible(job: Job) -> bool:
     if is_owned(job.run):
         raise RunOwned(owner_message(job.run))
     if job.source is not None:  # what there is to do shows when the checkpoints are here
-        require_named_files(job.cfg, job.run, SPECS)
+        require_named_files(job.cfg, job.run, SPECS, job.evaluations.values())
         return True
     plan = plan_of(job)
     for decision in plan.stages:
         start = job.cfg.stages.of(decision.stage).init_from
         if decision.action == "train" and start is not None and not start.is_file():
             raise BadInput(f"stages.{decision.stage}.init_from: {start}: no such checkpoint; name one, or leave it out")
-    require_named_files(job.cfg, job.run, plan.needs_data)
+    require_named_files(job.cfg, job.run, plan.needs_data, job.evaluations.values())
     return not plan.idle
 
 

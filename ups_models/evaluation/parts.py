@@ -123,9 +123,10 @@ def _by_horizon(ensembles: Ensembles | None) -> ByModel:
 
 
 def _peers(peers: Mapping[str, PeerResult]) -> ByModel:
-    """Each, and the best of them."""
+    """Each, and the best of them; one that diverged is not."""
     found = {name: {"mean": it.mean, "median": it.median, "p90": it.p90} for name, it in peers.items()}
-    best = min(found.values(), key=lambda scores: scores["mean"], default=None)
+    sound = [scores for scores in found.values() if math.isfinite(scores["mean"])]
+    best = min(sound, key=lambda scores: scores["mean"], default=None)
     return {**found, "best": best} if best is not None else {}
 
 

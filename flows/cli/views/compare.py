@@ -60,11 +60,14 @@ def _groups(runs: Sequence[RunSummary]) -> list[list[RunSummary]]:
 
 
 def _config(one: RunSummary) -> dict[str, Any]:
-    """What it was trained with, less what makes no other training of it."""
-    whole = parse_yaml(one.result.config_yaml) if one.result is not None else None
-    return (
-        {key: value for key, value in whole.items() if key not in NO_OTHER_TRAINING} if isinstance(whole, dict) else {}
-    )
+    """What it was trained with, less what makes no other training of it, and what it was evaluated on."""
+    if one.result is None:
+        return {}
+    whole = parse_yaml(one.result.config_yaml)
+    trained = whole if isinstance(whole, dict) else {}
+    times = one.result.rollout.times if one.result.rollout is not None else ()
+    evaluated = {"split": one.result.split, "times": len(times), "given_frames": one.result.given_frames}
+    return {key: value for key, value in trained.items() if key not in NO_OTHER_TRAINING} | {"evaluated": evaluated}
 
 
 def _figures(result: EvaluationResult) -> Iterator[tuple[str, float]]:

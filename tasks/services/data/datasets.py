@@ -6,7 +6,7 @@ import glob
 import hashlib
 import json
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import nullcontext
 from functools import lru_cache
 from pathlib import Path
@@ -22,7 +22,7 @@ from tasks.services.run.progress import progress_of
 from tasks.services.run.turns import turn
 from tasks.services.run.uninterrupted import leave_if_stopped
 from ups_models.config.data import DataConfig, SteadyDataConfig
-from ups_models.config.schema import PipelineConfig
+from ups_models.config.schema import EvalConfig, PipelineConfig
 from ups_models.errors import BadInput
 from ups_models.own_code import identity_of as identity_of_code
 from ups_models.own_code import is_reference
@@ -84,7 +84,9 @@ def _is_solved_here(data: DataConfig | SteadyDataConfig) -> bool:
     return not data.files and not data.downloads
 
 
-def require_named_files(cfg: PipelineConfig, run: RunDir, stages: Collection[str]) -> None:
+def require_named_files(
+    cfg: PipelineConfig, run: RunDir, stages: Collection[str], evaluations: Iterable[EvalConfig] = ()
+) -> None:
     """Read the files that the config names and that `stages` will need. Raises DataError, BadInput.
 
     What was read is kept for the stages, so looking before the run begins costs nothing.
@@ -94,7 +96,14 @@ def require_named_files(cfg: PipelineConfig, run: RunDir, stages: Collection[str
         if path.is_symlink():
             logger.info("%s is a link to %s", path, path.resolve())
     if cfg.data.files and any(not spec.steady for spec in needed):
-        _require_rows("data", cfg.data, cfg.data.files, load_data(cfg, run).row)
+        data = load_data(cfg, run)
+        _require_rows("data", cfg.data, cfg.data.files, data.row)
+        for settings in evaluations:
+            if (times := data.shape[1]) <= settings.given_frames:
+                raise BadInput(
+                    f"{cfg.data.files[0]}: given_frames={settings.given_frames} leaves nothing to forecast: the data "
+                    f"have {times} times"
+                )
     if cfg.steady_data.files and any(spec.steady for spec in needed):
         _require_rows("steady_data", cfg.steady_data, cfg.steady_data.files, load_steady_data(cfg, run).row)
 

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from tasks.services.data.datasets import steady_files, trajectory_files
+from tasks.services.data.datasets import data_identities, steady_files, trajectory_files
 from tasks.services.run.lock import owned
 from tasks.services.run.paths import RunDir
-from tasks.services.run.status import read_status
+from tasks.services.run.status import StageRecord, read_status
 from tasks.services.stages.evaluated import data_of, models_of
 from tasks.services.stages.inputs import training_data
 from tasks.services.stages.training import train_stage_files
@@ -28,14 +28,15 @@ from ups_models.evaluation.evaluate import evaluate
 from ups_models.evaluation.inputs import evenly_spaced
 from ups_models.evaluation.result import PeerResult, Scores
 from ups_models.evaluation.steady import regression_errors
-from ups_models.files import write_text
+from ups_models.files import known_digest, write_text
 from ups_models.nn.codec import means_of
 from ups_models.nn.own import as_operator
 from ups_models.peers import PEERS, require_peer
 from ups_models.peers.flops import fft_flops
 from ups_models.reading import parse_json, read_text
+from ups_models.stages.lineage import DATA
 from ups_models.stages.registry import STAGES
-from ups_models.stages.spec import SPECS
+from ups_models.stages.spec import SPECS, StageSpec
 from ups_models.stages.stage import field_grid
 from ups_models.training.state import TrainState, start_state
 from ups_models.training.steps import Steps
@@ -124,14 +125,29 @@ def _run_of(name: str, run: RunDir) -> RunDir:
 
 
 def _train(name: str, stage: str, cfg: PipelineConfig, run: RunDir) -> None:
-    """The one stage of a peer, to its end, if it is not there yet, or was trained by another config."""
+    """The one stage of a peer, to its end, unless it is there: of this config, on these data, undamaged."""
     record = read_status(run.status).stage(stage)
     is_same = record.config_hash is None or SPECS[stage].is_config_hash(record.config_hash, cfg)
-    if record.status == "completed" and is_same:
-        return
+    if record.status == "completed":
+        is_same = is_same and _is_whole(record, run) and _is_of_these_data(record, SPECS[stage], cfg, run)
+        if is_same:
+            return
     logger.info("%s: trains %d steps", name, cfg.stages.of(stage).total_steps)
     with owned(run) as held:
         train_stage_files(stage, cfg, held, fresh=not is_same)
+
+
+def _is_whole(record: StageRecord, run: RunDir) -> bool:
+    """Whether the weights that were recorded are there."""
+    paths = {run.checkpoint(name): known for name, known in (record.files or {}).items()}
+    return all(path.is_file() and known_digest(path).sha256 == known.sha256 for path, known in paths.items())
+
+
+def _is_of_these_data(record: StageRecord, spec: StageSpec, cfg: PipelineConfig, run: RunDir) -> bool:
+    """Whether the files that it was trained on have the content that they had; unknown where they are gone."""
+    recorded = (record.inputs or {}).get(DATA)
+    now = data_identities(cfg, run, [recorded] if recorded else [])[spec.steady]
+    return recorded is None or not now or recorded in now
 
 
 def _evaluated(
