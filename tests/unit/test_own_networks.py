@@ -10,11 +10,13 @@ from flows import ROOT
 from flows.dag import run_job
 from flows.requests.job import parse
 from flows.requests.train import TrainRequest
+from tasks.services.data.datasets import trajectory_files
 from tasks.services.run.own_files import with_code_in
 from tasks.services.run.paths import RunDir
 from tasks.services.stages.job import Job
 from tasks.services.stages.plan import decide
 from tasks.services.stages.snapshot import read_snapshot
+from ups_models.config.data import DataConfig
 from ups_models.config.schema import PipelineConfig
 from ups_models.errors import ArchitectureMismatch, BadInput
 from ups_models.evaluation.result import read_result
@@ -222,3 +224,17 @@ def test_a_plan_made_twice_of_the_same_code_is_idle(nets, train):
     assert isinstance(job, Job)
     assert decide(job, read_snapshot(job.cfg, RunDir.of(Path(), Path("checkpoints")))).idle
     run_job(job)
+
+
+def test_another_solver_of_ones_own_makes_other_data(tmp_path, smoke):
+    names = []
+    for number in (1, 2):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        text = (ROOT / "docs" / "examples" / "heat.py").read_text("utf-8")
+        (folder / "heat.py").write_text(f"{text}\nVERSION = {number}\n", "utf-8")
+        data = {"problem": f"{folder / 'heat.py'}:HEAT", "points": 32, "test": 1, "val": 1, "generate": {"n": 4}}
+        cfg = smoke.model_copy(update={"data": DataConfig.model_validate(data)})
+        names.append([path.name for path in trajectory_files(cfg, RunDir.of(tmp_path, Path("checkpoints")))])
+
+    assert names[0] != names[1]

@@ -2,9 +2,11 @@
 
 import multiprocessing
 import os
+import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,9 +15,12 @@ import torch
 from torch import Tensor
 
 from ups_models.children import quiet_child
+from ups_models.errors import UPSError
+from ups_models.own_code import is_reference
 from ups_models.problems.finding import problem_named
 from ups_models.problems.problem import Values
 from ups_models.problems.solving import SolverFailed
+from ups_models.wording import first_line
 
 WORTH_IT_S = 30.0
 """Work of so many seconds is shared out: a process needs 3 to start."""
@@ -39,8 +44,13 @@ class Order:
         problem = problem_named(self.problem)
         how = problem.how()
         rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence(self.seed, n_children_spawned=start)))
-        u0 = how.initial(stop - start, (self.solved,) * problem.dimensions, self.values, rng)
-        u = how.solve(u0, self.values, self.times, None)
+        space = (self.solved,) * problem.dimensions
+        with _named(self.problem):
+            u0 = how.initial(stop - start, space, self.values, rng)
+            u = how.solve(u0, self.values, self.times, None)
+        wanted = (stop - start, len(self.times), len(problem.channels), *space)
+        if tuple(u.shape) != wanted:
+            raise SolverFailed(f"{self.problem}: solve returns an array of shape {tuple(u.shape)}, expected {wanted}")
         stored = thinned(u, self.solved // self.points, problem.periodic).to(torch.float32)
         if not (finite := stored.isfinite().flatten(1).all(1)).all():
             row = start + int(finite.logical_not().nonzero()[0])
@@ -49,6 +59,21 @@ class Order:
                 "parameters, and where the problem is your own, look at its solver"
             )
         return np.ascontiguousarray(stored.numpy())
+
+
+@contextmanager
+def _named(problem: str) -> Iterator[None]:
+    """What a solver of the user's raises, in one line with the place. Raises SolverFailed."""
+    try:
+        yield
+    except (UPSError, MemoryError):
+        raise
+    except Exception as error:
+        if not is_reference(problem):
+            raise
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        where = f"{place.filename}:{place.lineno}"
+        raise SolverFailed(f"{problem}: raises {type(error).__name__} at {where}: {first_line(error)}") from error
 
 
 def thinned(u: Tensor, factor: int, periodic: Sequence[bool]) -> Tensor:

@@ -11,12 +11,18 @@ from torch._C._distributed_c10d import PrefixStore, Store
 from ups_models.errors import BadInput, UPSError
 from ups_models.training.parallel import World
 
-JOIN_S, STEP_S = 120.0, 300.0
-"""So long is waited for a process that has not come, and for one that does not answer in a step."""
+JOIN_S, READ_S, STEP_S = 120.0, 7200.0, 300.0
+"""So long is waited for a process that has not come, for one that reads its data, and for one that does not answer in a
+step."""
 
 
 class ProcessMissing(UPSError):
     """A process that did not join, or does not answer any more."""
+
+
+def announce(rank: int, store: Store) -> None:
+    """Say that this process is here, and will join when it has read its data."""
+    PrefixStore("joining", store).set(f"here {rank}", "1")
 
 
 @contextmanager
@@ -35,6 +41,7 @@ def joined(
     `identity` says what a process works on: code, config, data, versions. `on_gpu`: each has a GPU of its own, and NCCL
     connects them. Raises BadInput where another works on something else, ProcessMissing where one does not come.
     """
+    announce(rank, store)
     names = PrefixStore("joining", store)
     names.set(str(rank), identity)
     for other in range(world_size):
@@ -55,10 +62,11 @@ def joined(
 
 
 def _identity(names: Store, rank: int, world_size: int, join_s: float) -> str:
-    try:
-        names.wait([str(rank)], timedelta(seconds=join_s))
-    except (RuntimeError, dist.DistError) as error:
-        raise ProcessMissing(f"process {rank} of {world_size} did not join within {join_s:g} s") from error
+    for name, within_s in ((f"here {rank}", join_s), (str(rank), READ_S)):
+        try:
+            names.wait([name], timedelta(seconds=within_s))
+        except (RuntimeError, dist.DistError) as error:
+            raise ProcessMissing(f"process {rank} of {world_size} did not join within {within_s:g} s") from error
     said: bytes = names.get(str(rank))
     return said.decode()
 

@@ -65,7 +65,7 @@ def data_of(cfg: PipelineConfig, settings: EvalConfig, run: RunDir, models: Mode
 
 def data_from(cfg: PipelineConfig, path: Path, models: Models) -> EvalData:
     """Every row of one file, of whichever family it is. Raises DataError, BadInput."""
-    if problem_in(path) == DARCY.name:
+    if cfg.data.layout is None and problem_in(path) == DARCY.name:
         if models.steady_prior is None:
             raise BadInput(
                 f"{path}: holds Darcy flow, which only a steady prior is evaluated on; give one with --prior"

@@ -21,6 +21,7 @@ from tasks.services.run.paths import RunDir
 from tasks.services.run.status import StageRecord, read_status
 from tasks.services.stages.evaluated import data_of, models_of
 from tasks.services.stages.inputs import training_data
+from tasks.services.stages.torchrun import apart
 from tasks.services.stages.training import train_stage_files
 from ups_models.config.schema import EvalConfig, PipelineConfig
 from ups_models.errors import BadInput
@@ -133,7 +134,7 @@ def _train(name: str, stage: str, cfg: PipelineConfig, run: RunDir) -> None:
         if is_same:
             return
     logger.info("%s: trains %d steps", name, cfg.stages.of(stage).total_steps)
-    with owned(run) as held:
+    with owned(run) as held, apart():
         train_stage_files(stage, cfg, held, fresh=not is_same)
 
 

@@ -7,6 +7,7 @@ for its word that a stage begins, and train it with it. All see one run director
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import cache
@@ -18,11 +19,12 @@ from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
 from tasks.services.run import environment
 from tasks.services.run.code_version import code_version
 from tasks.services.run.paths import RunDir
+from tasks.services.run.status import read_status
 from tasks.services.stages.inputs import StageInputs, read_stage_inputs, select_device
 from ups_models.config.schema import PipelineConfig
 from ups_models.errors import BadInput
 from ups_models.stages.registry import STAGES
-from ups_models.training.joining import JOIN_S, ProcessMissing, identity_of, joined
+from ups_models.training.joining import JOIN_S, ProcessMissing, announce, identity_of, joined
 from ups_models.training.loop import Hooks, fit
 from ups_models.training.parallel import World
 from ups_models.training.state import TrainState
@@ -30,6 +32,7 @@ from ups_models.training.state import TrainState
 NEXT_ORDER_S = 24 * 3600.0
 """So long the others wait for the first process, which solves data and evaluates meanwhile."""
 END = "end"
+_apart: ContextVar[bool] = ContextVar("ups_trains_apart", default=False)
 
 
 @dataclass
@@ -79,7 +82,7 @@ def require_shards(cfg: PipelineConfig) -> None:
 @contextmanager
 def world_of_torchrun(stage: str, cfg: PipelineConfig, inputs: StageInputs) -> Iterator[World]:
     """For the first process: the world that trains a stage; this process alone where there is no torchrun."""
-    given = orders()
+    given = None if _apart.get() else orders()
     if given is None:
         yield World()
         return
@@ -88,6 +91,16 @@ def world_of_torchrun(stage: str, cfg: PipelineConfig, inputs: StageInputs) -> I
     meeting, on_gpu = given.give(stage), has_own_gpu(inputs.device)
     with joined(rank, world_size, meeting, identity_in_words(inputs), on_gpu=on_gpu) as world:
         yield world
+
+
+@contextmanager
+def apart() -> Iterator[None]:
+    """Within the block the first process trains alone: what the others do not know of, such as a peer."""
+    token = _apart.set(True)
+    try:
+        yield
+    finally:
+        _apart.reset(token)
 
 
 def dismiss() -> None:
@@ -106,7 +119,8 @@ def follow(cfg: PipelineConfig, run: RunDir) -> None:
     signal.signal(signal.SIGTERM, lambda number, _frame: asked.append(number))
     while (order := given.wait())[0] != END:
         stage, meeting = order
-        inputs = read_stage_inputs(stage, cfg, run, device_of_rank(cfg))
+        announce(rank, meeting)
+        inputs = read_stage_inputs(stage, cfg, run, device_of_rank(cfg, read_status(run.status).threads))
         on_gpu = has_own_gpu(inputs.device)
         with joined(rank, world_size, meeting, identity_in_words(inputs), on_gpu=on_gpu) as world:
             train_together(stage, cfg, run, inputs, Hooks(should_stop=lambda: bool(asked)), world)
@@ -134,9 +148,9 @@ def identity_in_words(inputs: StageInputs) -> str:
     return identity_of(code_version(), inputs.lineage.config_hash, inputs.lineage.inputs)
 
 
-def device_of_rank(cfg: PipelineConfig) -> torch.device:
-    """A GPU of this process's own, where there is one."""
-    device = select_device(cfg)
+def device_of_rank(cfg: PipelineConfig, threads: int | None = None) -> torch.device:
+    """A GPU of this process's own, where there is one; on a CPU, with the threads of the run."""
+    device = select_device(cfg, threads)
     if device.type == "cuda":
         device = torch.device("cuda", (environment.number("LOCAL_RANK") or 0) % torch.cuda.device_count())
         torch.cuda.set_device(device)

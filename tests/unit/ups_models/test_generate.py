@@ -13,7 +13,7 @@ from ups_models.data import chunks
 from ups_models.data.generate import generate
 from ups_models.data.layouts.reading import load_fields
 from ups_models.data.sizes import cost_of, require_room
-from ups_models.errors import DataError, StorageError
+from ups_models.errors import DataError, StorageError, UPSError
 from ups_models.problems.initial import random_waves
 from ups_models.problems.registry import ADVECTION, BURGERS, PROBLEMS
 from ups_models.problems.solving import SolverFailed
@@ -200,3 +200,42 @@ def test_what_will_take_hours_is_said_before_it_starts(tmp_path, caplog):
 
     assert len(caplog.messages) == 1
     assert "this will take about 0.023 GB and 7.6 h on one core" in caplog.messages[0]
+
+
+OWN = """
+import torch
+from ups_models import Axis, Parameter, Problem, Sampling, Solver
+
+def initial(n, points, parameters, rng):
+    return torch.zeros(n, 1, *points)
+
+def raises(u0, parameters, times, on_progress):
+    return {}["nothing"]
+
+def forgets_the_channel(u0, parameters, times, on_progress):
+    return u0.expand(-1, len(times), -1)
+
+def own(solve, pattern=""):
+    solver = Solver(initial, solve)
+    return Problem("own", ("u",), (Parameter("Nu", 1.0),), (Axis("x"),), Sampling(16), solver, pattern=pattern)
+
+RAISES, FORGETS, PLACELESS = own(raises), own(forgets_the_channel), own(raises, "own.h5")
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("RAISES", r"own\.py:RAISES: raises KeyError at .*own\.py:9: 'nothing'"),
+        ("FORGETS", r"FORGETS: solve returns an array of shape \(2, 3, 16\), expected \(2, 3, 1, 16\)"),
+        ("PLACELESS", r"pattern 'own.h5' must have 2 places {}"),
+    ],
+)
+def test_what_is_wrong_with_a_solver_of_ones_own_is_one_line(tmp_path, name, said):
+    (tmp_path / "own.py").write_text(OWN)
+    reference = f"{tmp_path / 'own.py'}:{name}"
+
+    with pytest.raises(UPSError, match=said):
+        generate(reference, tmp_path / "a.h5", n=2, seed=0, parameters={"Nu": 1.0}, nx=16, nt=3, t_end=1.0)
+
+    assert not (tmp_path / "a.h5").exists()
