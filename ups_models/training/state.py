@@ -109,12 +109,18 @@ def start_from(net: nn.Module, path: Path, stage: str) -> None:
 
 def require_no_batch_statistics(stage: Stage, net: nn.Module, shards: int) -> None:
     """Raise BadInput for a network that keeps statistics of its batches, where these are divided into shards."""
-    kept = [type(module).__name__ for module in net.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    kept = [type(module).__name__ for module in net.modules() if _keeps_statistics(module)]
     if kept and shards > 1:
         raise BadInput(
-            f"{stage.name}: its network has a {kept[0]}, whose statistics are those of a process, but "
+            f"{stage.name}: its network has a {kept[0]}, which keeps statistics of what a process sees, but "
             f"training.shards={shards}; use GroupNorm, or training.shards=1"
         )
+
+
+def _keeps_statistics(module: nn.Module) -> bool:
+    """Whether a layer's output or buffers depend on which rows a process has seen."""
+    own = (nn.modules.batchnorm._BatchNorm, nn.utils.parametrizations._SpectralNorm)
+    return isinstance(module, own) or bool(getattr(module, "track_running_stats", False))
 
 
 def n_parameters(stage: Stage, cfg: PipelineConfig) -> int:

@@ -115,11 +115,20 @@ def test_numbers_that_do_not_fit_are_refused(raw, message):
         PipelineConfig.model_validate(raw)
 
 
-def test_statistics_of_a_batch_are_refused_where_it_is_divided():
-    net = nn.Sequential(nn.Conv1d(1, 2, 1), nn.BatchNorm1d(2))
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.BatchNorm1d(2),
+        nn.BatchNorm1d(2, track_running_stats=False),
+        nn.InstanceNorm1d(2, track_running_stats=True),
+        nn.utils.parametrizations.spectral_norm(nn.Conv1d(2, 2, 1)),
+    ],
+)
+def test_statistics_of_a_batch_are_refused_where_it_is_divided(layer):
+    net = nn.Sequential(nn.Conv1d(1, 2, 1), layer)
 
     require_no_batch_statistics(STAGES["operator"], net, shards=1)
-    with pytest.raises(BadInput, match=r"its network has a BatchNorm1d, .* training.shards=2; use GroupNorm"):
+    with pytest.raises(BadInput, match=r"its network has a \w+, .* training.shards=2; use GroupNorm"):
         require_no_batch_statistics(STAGES["operator"], net, shards=2)
 
 
