@@ -75,7 +75,7 @@ class Place:
     def everywhere(self, instances: Sequence[Instance]) -> list[Known]:
         """The same, and what only the labels of these instances tell."""
         here = self.here()
-        own = tuple(label_prefix(known.run_id) for known in here)
+        own = tuple(label_prefix(known.launch.run) for known in here)
         strangers = [one for one in instances if not one.label.startswith(own)]
         return [*here, *self._by_label(strangers)]
 

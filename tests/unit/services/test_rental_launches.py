@@ -23,7 +23,7 @@ def journal_in(folder, run="p/r1", provider="local"):
     return journal
 
 
-def rented(journal, generation, number, run="r1"):
+def rented(journal, generation, number, run="p/r1"):
     label = label_of(run, generation)
     journal.note("renting", generation, label=label, offer=OFFER, usd_per_hour=0.2, disk_gb=73)
     journal.note("rented", id=number)
@@ -78,7 +78,7 @@ def test_the_launches_of_several_folders_are_known_with_machine_and_state(tmp_pa
 def test_a_machine_that_no_journal_knows_is_listed_by_its_label(tmp_path):
     rented(journal_in(tmp_path), 1, "1000")
 
-    known = Place(tmp_path).everywhere([instance("1000", label_of("r1", 1)), instance("3000", label_of("r-g9", 2))])
+    known = Place(tmp_path).everywhere([instance("1000", label_of("p/r1", 1)), instance("3000", label_of("r-g9", 2))])
 
     assert [(one.run_id, one.state) for one in known] == [("r1", "interrupted"), ("r-g9", "elsewhere")]
     assert (newest(known[1]).id, newest(known[1]).generation) == ("3000", 2)
@@ -90,7 +90,7 @@ def test_several_launches_of_one_journal_are_told_apart(tmp_path):
     journal.note("given back", id="1000")
     journal.note("closed")
     journal.note("began", job={"run": "p/r2"}, provider="vast")
-    rented(journal, 2, "2000", "r2")
+    rented(journal, 2, "2000", "p/r2")
 
     first, second = Place(tmp_path).here()
 
