@@ -52,6 +52,16 @@ def measure_speed(
         )
 
 
+def other_domain(data: Fields) -> str:
+    """Where the data do not lie where the solver would solve, in words; empty where they do."""
+    for axis, positions in zip(data.problem.axes, data.axes, strict=True):
+        points = len(positions)
+        length = float(positions[-1] - positions[0]) * points / max(points - 1, 1)
+        if abs(length / axis.length - 1) > 1.5 / points:  # some files have both ends of an axis
+            return f"{axis.name} is {length:.4g} long in the data, and {axis.length:g} for the solver"
+    return ""
+
+
 def seconds_of_data(data: DataConfig, on_progress: Progress | None = None) -> float:
     """What the training data took to solve for, by a few trajectories of each file; 0 for data that were given."""
     if data.files or data.downloads:

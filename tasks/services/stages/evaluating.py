@@ -40,7 +40,7 @@ from ups_models.evaluation.forecasts import case_of
 from ups_models.evaluation.inputs import EvalData, OperatorCase
 from ups_models.evaluation.parts import main_error
 from ups_models.evaluation.result import CheckpointFile, Darcy, EvaluationResult
-from ups_models.evaluation.speed import measure_speed
+from ups_models.evaluation.speed import measure_speed, other_domain
 from ups_models.files import FileDigest, known_digest, write_atomically, write_text
 from ups_models.report.html import render_html
 from ups_models.report.markdown import render_markdown
@@ -137,6 +137,9 @@ def _with_speed(
     """The result with the operator's seconds beside the solver's, where that was asked for."""
     case = case_of_it() if settings.solver_trajectories else None
     if case is None:
+        return result
+    if why := other_domain(case.data):
+        logger.warning("the solver is not timed: %s", why)
         return result
     spent = read_status(run.status).stage("operator").seconds or 0.0
     with _left_if_stopped("speed"):

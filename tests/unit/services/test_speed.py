@@ -19,7 +19,7 @@ from ups_models.data.fields import Fields
 from ups_models.errors import BadInput
 from ups_models.evaluation.forecasts import case_of
 from ups_models.evaluation.result import Solved, Speed, read_result
-from ups_models.evaluation.speed import _of_solver, measure_speed, seconds_of_data
+from ups_models.evaluation.speed import _of_solver, measure_speed, other_domain, seconds_of_data
 from ups_models.problems.problem import Axis, Solver
 from ups_models.problems.registry import BURGERS
 from ups_models.report.markdown import render_markdown
@@ -166,3 +166,12 @@ def test_an_evaluation_of_a_file_of_its_own_is_held_to_the_data_too(smoke, tmp_p
 
     with pytest.raises(BadInput, match="full_eval: given_frames=11 leaves nothing to forecast"):
         settings_of(smoke, "full_eval", tmp_path / "eval.yaml")
+
+
+def test_data_of_another_domain_than_the_solvers_are_told(smoke, run):
+    data = case_in(smoke, run).data
+
+    assert other_domain(data) == ""
+    assert other_domain(replace(data, axes=(torch.linspace(0, 1, 64),))) == ""
+    longer = replace(data, axes=(22.0 * data.axes[0],))
+    assert other_domain(longer) == "x is 22 long in the data, and 1 for the solver"
