@@ -1,17 +1,22 @@
 """Ending a launch from outside: with its controller here, without one, and where only its machines are known."""
 
+import json
 import os
 import signal
+import time
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
+from tasks.services.rental.budget import Budget
 from tasks.services.rental.fleet import label_of
 from tasks.services.rental.journal import Journal
 from tasks.services.rental.launches import Known, Place
+from tasks.services.rental.limits import BudgetSpent
 from tasks.services.rental.lock import Owner, exclusive_controller
 from tasks.services.rental.provider import Instance, ProviderError
-from tasks.services.rental.stopping import stop
+from tasks.services.rental.stopping import destroy_each, stop
 from tasks.services.run.lock import current_owner
 from ups_models.errors import BadInput
 
@@ -140,3 +145,60 @@ def test_machines_of_a_launch_elsewhere_are_destroyed_and_what_cannot_be_told_is
 
     assert (stopped.machines, stopped.usd, cloud.live) == (("1001", "1002"), None, {})
     assert "a controller elsewhere may rent again" in caplog.text
+
+
+def test_a_machine_that_stays_does_not_keep_the_others_from_being_destroyed():
+    class Stubborn(Cloud):
+        def destroy(self, instance_id):
+            if instance_id == "1001":
+                raise ProviderError("1001 is not destroyed, and costs money")
+            super().destroy(instance_id)
+
+    gone: list[str] = []
+    cloud: Any = Stubborn("1001", "1002", "1003")
+
+    with pytest.raises(ProviderError, match="1001 is not destroyed"):
+        destroy_each(cloud, ["1001", "1002", "1003"], gone.append)
+
+    assert (list(cloud.live), gone) == (["1001"], ["1002", "1003"])
+
+
+def test_what_a_stopped_launch_has_cost_is_noted_in_its_budget(tmp_path):
+    budget, ago = tmp_path / "budget.yaml", time.time() - 3600.0
+    budget.write_text("usd: 50\n", "utf-8")
+    facts = {"label": label_of(RUN, 1), "offer": {"machine_id": 7}, "usd_per_hour": 0.2}
+    events = [
+        {"event": "began", "generation": 0, "job": {"run": RUN}, "budget": {"file": str(budget), "launch": "this"}},
+        {"event": "renting", "generation": 1, **facts},
+        {"event": "rented", "generation": 1, "id": "1001"},
+    ]
+    lines = [json.dumps(event | {"time": ago}) for event in events]
+    (tmp_path / "rented.jsonl").write_text("\n".join(lines) + "\n", "utf-8")
+
+    ended(known_in(tmp_path), Cloud("1001"))
+
+    [noted] = [json.loads(line) for line in Budget.of(budget, "this").ledger.read_text("utf-8").splitlines()]
+    assert (noted["launch"], noted["usd"]) == ("this", pytest.approx(0.2, abs=0.01))
+
+
+@pytest.mark.parametrize("line", ['{"launch": "a"}', '{"launch": "a", "usd": "much"}'])
+def test_a_line_of_a_ledger_without_usd_is_named(tmp_path, line):
+    (tmp_path / "budget.yaml").write_text("usd: 50\n", "utf-8")
+    budget = Budget.of(tmp_path / "budget.yaml", "this")
+    budget.ledger.write_text(f"{line}\n", "utf-8")
+
+    with pytest.raises(BadInput, match=r"spent\.jsonl: a line holds no usd; correct it"):
+        budget.require(rents=False)
+
+
+def test_before_a_launch_nothing_is_said_of_machines_that_it_has_not(tmp_path):
+    (tmp_path / "budget.yaml").write_text("usd: 5\n", "utf-8")
+    budget = Budget.of(tmp_path / "budget.yaml", "this")
+    budget.ledger.write_text('{"launch": "a", "usd": 6.0}\n', "utf-8")
+
+    with pytest.raises(BudgetSpent, match=r"its 5 USD in all are spent") as before:
+        budget.require(rents=False)
+    with pytest.raises(BudgetSpent, match="all machines are given back"):
+        budget.require()
+
+    assert "given back" not in str(before.value)
