@@ -193,6 +193,7 @@ def test_what_people_changed_of_a_deployment_stays_and_a_limit_is_lifted(room):
         room.ask("PATCH", f"{address}/schedules/{schedule['id']}", json={"active": False})
 
 
+@pytest.mark.thorough
 def test_a_copy_under_another_name_is_watched_and_runs_where_its_worker_is(worked, tmp_path):
     ours = worked.deployment()
     kept = ("flow_id", "entrypoint", "parameters", "parameter_openapi_schema", "work_pool_name", "job_variables")

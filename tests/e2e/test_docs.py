@@ -18,8 +18,8 @@ from harness.emulators.sshd import lan
 from harness.emulators.vast.emulator import VastEmulator
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-LONG = ("processes.md", "ssh.md", "sweeps.md", "vast.md")
-"""Pages whose commands train for minutes what test_ranks.py, test_ssh_launch.py and others train in short."""
+LONG = ("processes.md", "ssh.md", "sweeps.md", "vast.md", "wandb.md")
+"""Pages whose commands train for minutes what test_ranks.py, test_tracking.py and others train in short."""
 BLOCK = re.compile(r"^```bash\n(.*?)^```", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\((?!https?:|#)([^)#\s]+)")
 MAKEFILE = (ROOT / "Makefile").read_text("utf-8")

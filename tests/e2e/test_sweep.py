@@ -63,6 +63,7 @@ def test_a_sweep_that_is_killed_goes_on_to_the_table_of_one_that_is_not(home):
     assert run(command(home, "--out", "two"), home).stderr.count(": done") == 2
 
 
+@pytest.mark.thorough
 def test_a_point_that_fails_does_not_stop_the_others(home):
     (home / "sweep.yaml").write_text(FILE + "  data.files: [[], [nowhere.hdf5]]\n  operator.blocks: [1]\n")
 

@@ -142,7 +142,7 @@ def test_an_unchanged_run_sends_nothing_twice(straight, tmp_path, wandb_server, 
     assert status_of(tmp_path).upload.version == status_of(straight).upload.version
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("number", [pytest.param(signal.SIGTERM, marks=pytest.mark.thorough), signal.SIGKILL])
 def test_a_killed_run_resumes_in_the_same_wandb_run_with_every_row_once(
     tmp_path, number, wandb_server, wandb_environment, stopped_pipeline, tracked_pipeline, undisturbed
 ):
@@ -245,6 +245,7 @@ def test_must_does_not_train_anew_where_the_run_holds_no_checkpoints(tmp_path, w
     assert not (tmp_path / "second" / "checkpoints" / "stage_status.json").exists()
 
 
+@pytest.mark.thorough
 def test_names_that_a_server_makes_up_do_not_leave_the_staging_folder(
     tmp_path, straight, wandb_server, tracked_pipeline
 ):
