@@ -12,7 +12,7 @@ def runs(tmp_path_factory):
     scratch = tmp_path_factory.mktemp("retries")
     home = scratch / "home"
     home.mkdir()
-    with prefect_stack(home, within_s=300) as room:
+    with prefect_stack(home, within_s=600) as room:
         assert room.deploy("--retry-after", "1").returncode == 0
         room.start_worker()
         room.start_watch()
@@ -20,6 +20,7 @@ def runs(tmp_path_factory):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize(
     ("scenario", "vanished_after_s"),
     [
