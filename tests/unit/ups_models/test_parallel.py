@@ -1,6 +1,7 @@
 """Shards, the tree over them, and what is refused where processes meet."""
 
 import dataclasses
+import threading
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from torch._C._distributed_c10d import HashStore, PrefixStore
 from ups_models.config.schema import PipelineConfig
 from ups_models.errors import BadInput
 from ups_models.stages.registry import STAGES
-from ups_models.training.joining import ProcessMissing, joined
+from ups_models.training.joining import ProcessMissing, announce, joined
 from ups_models.training.optim import flat_gradient, put_gradient
 from ups_models.training.parallel import World, tree_sum
 from ups_models.training.state import require_no_batch_statistics
@@ -81,6 +82,7 @@ def test_the_cheapest_way_is_taken(world_size, numbers, way):
 
 def test_processes_that_work_on_different_things_refuse_each_other():
     store = HashStore()
+    announce(1, store)
     PrefixStore("joining", store).set("1", "commit b")
 
     with (
@@ -88,6 +90,18 @@ def test_processes_that_work_on_different_things_refuse_each_other():
         joined(0, 2, store, "commit a"),
     ):
         pass
+
+
+def test_a_process_that_is_here_may_read_its_data_for_longer_than_one_that_does_not_come_is_waited_for():
+    store = HashStore()
+    announce(1, store)
+    reads = threading.Timer(0.5, PrefixStore("joining", store).set, args=("1", "commit b"))
+    reads.start()
+
+    with pytest.raises(BadInput, match="process 1 works on commit b"), joined(0, 2, store, "commit a", join_s=0.05):
+        pass
+
+    reads.join()
 
 
 def test_a_process_that_does_not_come_is_named():
