@@ -71,8 +71,8 @@ def _named(problem: str) -> Iterator[None]:
     except Exception as error:
         if not is_reference(problem):
             raise
-        place = traceback.extract_tb(error.__traceback__)[-1]
-        where = f"{place.filename}:{place.lineno}"
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        where = f"{frame.filename}:{frame.lineno}"
         raise SolverFailed(f"{problem}: raises {type(error).__name__} at {where}: {first_line(error)}") from error
 
 

@@ -48,10 +48,8 @@ def _unfinished(run: RunDir) -> str | None:
     """Which stage is not completed, and is to be; None where none is left."""
     cfg = _config_of(run)
     for name, record in read_status(run.status).records().items():
-        wanted = (
-            not SPECS[name].optional if cfg is None else cfg.stages.of(name).epochs > 0 and not SPECS[name].optional
-        )
-        if record.status not in ("completed", "not_started") or (record.status == "not_started" and wanted):
+        is_needed = not SPECS[name].optional and (cfg is None or cfg.stages.of(name).epochs > 0)
+        if record.status != "completed" and (is_needed or record.status != "not_started"):
             return f"{name}: {record.status.replace('_', ' ')}"
     return None
 

@@ -35,9 +35,9 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
     place = Place(arguments.run_dir)
 
-    def tell(instance_id: str) -> None:
+    def note(instance_id: str) -> None:
         place.note_destroyed(instance_id)
         echo(f"{instance_id}: destroyed")
 
-    destroy_each(provider, [one.id for one in chosen], tell)
+    destroy_each(provider, [one.id for one in chosen], note)
     return 0

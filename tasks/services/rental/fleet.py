@@ -47,9 +47,8 @@ def name_kept(provider: Provider, name: str, journal: Journal) -> None:
 
     Only the provider of its launch, of this name, knows what has become of a machine.
     """
-    theirs = {id(machine): launch.provider for launch in journal.finished for machine in launch.machines}
     for machine in journal.kept_machines():
-        is_known = theirs[id(machine)] in ("", name)
+        is_known = any(machine in launch.machines for launch in journal.finished if launch.provider in ("", name))
         try:
             is_gone = is_known and (machine.id is None or provider.describe(machine.id) is None)
         except UnknownOutcome:

@@ -133,7 +133,7 @@ def _note_gone(journal: Journal, live: Sequence[Machine], instance_id: str) -> N
 
 def _close(path: Path, known: Known, provider: Provider, live: list[Machine]) -> float:
     """Destroy all machines of a launch that nobody controls any more, and close it; what it has cost, in USD."""
-    with exclusive_controller(path, wait_s=WITHIN_S):  # a controller elsewhere was told, and ends at its next look
+    with exclusive_controller(path, wait_s=WITHIN_S):  # a controller elsewhere ends at its next look
         journal = Journal(path)
         fleet = Fleet(provider, journal, known.launch.run, Limits())
         if known.is_open:

@@ -7,6 +7,7 @@ from pathlib import Path
 from tasks.services.run.history import History
 from tasks.services.run.paths import RunDir
 from tasks.services.run.status import EVALUATIONS, EvaluationRecord, StageRecord, Status, read_status
+from tasks.services.stages.runs import replaced_since
 from tasks.services.tracking.protocols import ReportPayload
 from ups_models.arrays import read_arrays
 from ups_models.errors import BadInput
@@ -79,10 +80,8 @@ def _current_result(name: str, run: RunDir, status: Status) -> EvaluationResult 
     if not path.exists():
         return None
     result = read_result(path)
-    for stage, checkpoint in result.checkpoints.items():
-        known = (status.stage(stage).files or {}).get(checkpoint.file)
-        if known is None or known.sha256 != checkpoint.sha256:
-            logger.warning("%s: is of other weights of %s than there are now; the report leaves it out", path, stage)
-            return None
+    if (stage := replaced_since(result, status)) is not None:
+        logger.warning("%s: is of other weights of %s than there are now; the report leaves it out", path, stage)
+        return None
     bare = [name for name, item in result.checkpoints.items() if read_lineage(run.checkpoint(item.file)) is None]
     return result.model_copy(update={"unknown_descents": tuple(bare)})

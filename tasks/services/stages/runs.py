@@ -66,7 +66,7 @@ def run_of(root: Path) -> RunDir:
     """The run in a folder, wherever its config has its checkpoints."""
     try:
         return RunDir.of(root, checkpoint_dir_of(root))
-    except UPSError:  # told where the run is looked at
+    except UPSError:  # the error is reported where the run is read
         return RunDir.of(root, Path(CHECKPOINTS))
 
 
@@ -94,12 +94,19 @@ def _found(root: Path) -> RunSummary | None:
 def _result(run: RunDir, name: str, status: Status) -> EvaluationResult | None:
     try:
         result = read_result(run.result(name, ".json"))
-        for stage, checkpoint in result.checkpoints.items():
-            known = (status.stage(stage).files or {}).get(checkpoint.file)
-            if known is None or known.sha256 != checkpoint.sha256:
-                logger.warning("%s: is of other weights of %s than there are now", run.result(name, ".json"), stage)
-                return None
-        return result
     except UPSError as error:
         logger.warning("%s", error)
         return None
+    if (stage := replaced_since(result, status)) is not None:
+        logger.warning("%s: is of other weights of %s than there are now", run.result(name, ".json"), stage)
+        return None
+    return result
+
+
+def replaced_since(result: EvaluationResult, status: Status) -> str | None:
+    """A stage whose weights are not those that were evaluated; None where all are."""
+    for stage, checkpoint in result.checkpoints.items():
+        known = (status.stage(stage).files or {}).get(checkpoint.file)
+        if known is None or known.sha256 != checkpoint.sha256:
+            return stage
+    return None
