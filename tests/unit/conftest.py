@@ -20,7 +20,8 @@ from flows.requests.train import TrainRequest
 from harness.commands import UNTRACKED, Cli
 from tasks.services.run.lock import OwnedRun, owned
 from tasks.services.run.paths import RunDir
-from tasks.services.stages.reporting import report_of
+from tasks.services.stages.reporting import report_of, report_payload
+from tasks.services.tracking.protocols import ReportPayload
 from ups_models.config.schema import PipelineConfig
 from ups_models.evaluation.result import EvaluationResult
 from ups_models.report.model import ReportInput
@@ -55,6 +56,12 @@ def smoke_result(smoke_report: ReportInput) -> EvaluationResult:
     """What the full evaluation of the finished smoke run found."""
     assert smoke_report.full is not None
     return smoke_report.full
+
+
+@pytest.fixture(scope="session")
+def smoke_payload(finished_run: Path, smoke: PipelineConfig) -> ReportPayload:
+    """What a tracker is handed of the finished smoke run: its pictures are drawn once."""
+    return report_payload(RunDir.of(finished_run, smoke.checkpoint.dir))
 
 
 @pytest.fixture

@@ -23,24 +23,28 @@ def problem_named(name: str) -> Problem:
 
 
 def _problem_in(name: str, table: Mapping[str, Problem]) -> Problem:
+    if name in table:
+        return table[name]
     if is_reference(name):
-        found = own_code(name).load()
-        if not isinstance(found, Problem):
-            raise BadInput(f"{name} is a {type(found).__name__}, expected a Problem; see docs/extension.md")
-        if found.name in PROBLEMS:
-            raise BadInput(f"{name}: {found.name} is the name of a problem that is there already; choose another")
-        places = len(found.parameters) + 1
-        if found.pattern and found.pattern.count("{}") != places:
-            raise BadInput(
-                f"{name}: pattern {shown(found.pattern)} must have {places} places {{}}, one a parameter"
-                " and for a key that tells other data apart; or leave it out"
-            )
-        return found
-    if name not in table:
-        near = difflib.get_close_matches(name, table, 1)
-        meant = f"; did you mean {near[0]}?" if near else "."
+        return _own(name)
+    near = difflib.get_close_matches(name, table, 1)
+    meant = f"; did you mean {near[0]}?" if near else "."
+    raise BadInput(
+        f"no problem is called {shown(name)}{meant} Known: {', '.join(table)}; or an object of your own, as "
+        "my_pde.py:NAME"
+    )
+
+
+def _own(name: str) -> Problem:
+    found = own_code(name).load()
+    if not isinstance(found, Problem):
+        raise BadInput(f"{name} is a {type(found).__name__}, expected a Problem; see docs/extension.md")
+    if found.name in PROBLEMS:
+        raise BadInput(f"{name}: {found.name} is the name of a problem that is there already; choose another")
+    places = len(found.parameters) + 1
+    if found.pattern and found.pattern.count("{}") != places:
         raise BadInput(
-            f"no problem is called {shown(name)}{meant} Known: {', '.join(table)}; or an object of your own, as "
-            "my_pde.py:NAME"
+            f"{name}: pattern {shown(found.pattern)} must have {places} places {{}}, one a parameter"
+            " and for a key that tells other data apart; or leave it out"
         )
-    return table[name]
+    return found

@@ -2,16 +2,19 @@
 
 import base64
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import matplotlib as mpl
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+
+from ups_models.report.model import Array
 
 WIDTH = 9.6
 STYLE: dict[Any, Any] = {
@@ -97,6 +100,40 @@ def colour_bar(figure: Figure, ax: Axes, image: AxesImage, ticks: int = 5) -> No
     """The scale of an image, beside it."""
     bar = figure.colorbar(image, cax=ax.inset_axes((1.03, 0, 0.045, 1)), ticks=MaxNLocator(ticks))
     bar.outline.set_visible(False)
+
+
+class Tiles:
+    """Square fields in rows and columns of one pair of axes: to make axes takes longer than to draw a field."""
+
+    SIZE, BAR, APART = 0.74, 0.03, 0.02
+    """Of a tile that has the width and height 1: the field, its scale, and what lies between the two."""
+
+    def __init__(self, ax: Axes, titles: Sequence[str], rows: int) -> None:
+        self.ax = ax
+        ax.set(xlim=(0, len(titles)), ylim=(rows, 0), aspect="equal", yticks=[])
+        ax.set_xticks([column + self.SIZE / 2 for column in range(len(titles))], titles)
+        ax.xaxis.set_ticks_position("top")
+        ax.tick_params(length=0)
+        ax.spines[:].set_visible(False)
+
+    def draw(self, row: int, column: int, field: Array, colours: str, low: float, high: float, *, scale: bool) -> None:
+        """A field (x, y), and where asked for its scale beside it."""
+        box = (column, column + self.SIZE, row + self.SIZE, row)
+        self._image(field, colours, low, high, box)
+        if scale:
+            left = column + self.SIZE + self.APART
+            self._image(np.linspace(low, high, 64)[:, None], colours, low, high, (left, left + self.BAR, *box[2:]))
+            for value, y, anchor in ((low, box[2], "bottom"), (high, box[3], "top")):
+                self.ax.text(left + self.BAR + self.APART, y, f"{value:.2g}", va=anchor, fontsize="small")
+
+    def _image(self, field: Array, colours: str, low: float, high: float, box: tuple[float, ...]) -> None:
+        limits = self.ax.get_xlim(), self.ax.get_ylim()
+        left, right, bottom, top = box
+        self.ax.imshow(
+            field, origin="lower", aspect="equal", extent=(left, right, bottom, top), cmap=colours, vmin=low, vmax=high,
+            interpolation="nearest",
+        )  # fmt: skip
+        self.ax.set(xlim=limits[0], ylim=limits[1])
 
 
 def log_axis(ax: Axes, which: Literal["x", "y"]) -> None:

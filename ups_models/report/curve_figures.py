@@ -12,6 +12,8 @@ from ups_models.report.canvas import COLOURS, INK, WIDTH, Picture, grid, legend_
 from ups_models.report.model import Array, History
 
 MAX_CURVE_POINTS = 600
+CELL = 0.88
+"""Of a cell that has the width and height 1: what is drawn in."""
 DASHES: Mapping[str, str] = {"persistence": "--", "constant_mean": "-.", "zero": ":"}
 
 
@@ -68,23 +70,23 @@ def ranks_by_horizon(result: EvaluationResult) -> Picture | None:
     if not shown:
         return None
     steps = list(next(iter(shown.values())))
-    height = 1.25 * len(shown) + 0.8
-    figure, axes = grid(len(shown), len(steps), height=height, gaps=(0.35, 0.12), margins=(1.5, 0.15, 0.3, 0.5))
+    figure, axes = grid(1, 1, height=1.25 * len(shown) + 0.4, margins=(1.5, 0.15, 0.3, 0.1))
+    ax = axes[0, 0]
     for row, (model, horizons) in enumerate(shown.items()):
-        for ax, step in zip(axes[row], steps, strict=True):
-            frequencies = 100 * np.asarray(horizons[step].rank_histogram)
-            ax.bar(np.arange(len(frequencies)), frequencies, width=0.9, color=COLOURS[model])
-            ax.axhline(100 / len(frequencies), color=INK, linewidth=0.9, linestyle="--")
-            ax.set(xticks=[0, len(frequencies) - 1] if row == len(shown) - 1 else [], yticks=[])
-            ax.set_ylim(0, max(frequencies.max(), 300 / len(frequencies)))
-            if row == 0:
-                ax.set_title(f"after {step} step{'s' if step != '1' else ''}")
-        axes[row, 0].set_ylabel(MODELS[model], rotation=0, ha="right", va="center")
+        for column, step in enumerate(steps):
+            _histogram_in(ax, column, -row, np.asarray(horizons[step].rank_histogram), COLOURS[model])
+    ax.set_xticks([column + CELL / 2 for column in range(len(steps))])
+    ax.set_xticklabels([f"after {step} step{'s' if step != '1' else ''}" for step in steps])
+    ax.set_yticks([CELL / 2 - row for row in range(len(shown))], [MODELS[model] for model in shown])
+    ax.set(xlim=(-0.02, len(steps)), ylim=(1 - len(shown) - 0.02, 1))
+    ax.xaxis.set_ticks_position("top")
+    ax.tick_params(length=0)
+    ax.spines[["left", "bottom"]].set_visible(False)
     return picture_of(
         figure,
         "Rank histograms of the truth among the members of ensemble rollouts, by sampler and number of steps.",
-        "How many members lie under the truth, along a rollout. Dashed: a calibrated ensemble. A valley means that "
-        "members are too alike by then, a hill that they differ too much.",
+        "How many members lie under the truth, from none at the left to all at the right, along a rollout. Dashed: a "
+        "calibrated ensemble. A valley means that members are too alike by then, a hill that they differ too much.",
     )
 
 
@@ -134,6 +136,16 @@ def loss_curves(history: History) -> Picture | None:
         "Thin: as recorded. Thick: running mean. Losses of different stages are not comparable; an axis is "
         "logarithmic where the loss is positive throughout.",
     )
+
+
+def _histogram_in(ax: Axes, left: float, bottom: float, frequencies: Array, colour: str) -> None:
+    """A histogram in a cell of axes that hold several: to make axes takes longer than all that is drawn in them."""
+    flat, width = 1 / len(frequencies), CELL / len(frequencies)
+    scale = CELL / max(float(frequencies.max()), 3 * flat)
+    edges = left + width * np.arange(len(frequencies) + 1)
+    ax.stairs(bottom + scale * frequencies, edges, baseline=bottom, fill=True, color=colour)
+    ax.plot(edges[[0, -1]], [bottom + scale * flat] * 2, color=INK, linewidth=0.9, linestyle="--")
+    ax.plot(edges[[0, -1]], [bottom] * 2, color=INK, linewidth=0.7)
 
 
 def _samplers(result: EvaluationResult) -> dict[str, EnsembleScores]:

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ups_models.report.canvas import COLOURS, INK, Picture, colour_bar, grid, log_axis, picture_of
+from ups_models.report.canvas import COLOURS, INK, Picture, Tiles, colour_bar, grid, log_axis, picture_of
 from ups_models.report.model import Array, Arrays
 
 MAX_PANELS = 3
@@ -175,19 +175,15 @@ def darcy_samples(arrays: Arrays) -> Picture | None:
     a, truth, samples = (arrays[name][:MAX_PANELS] for name in ("darcy_a", "darcy_truth", "darcy_samples"))
     rows, shown = len(a), min(samples.shape[1], 3)
     titles = ("coefficient a", "truth u", *(f"sample {i + 1}" for i in range(shown)), "std of samples")
-    figure, axes = grid(rows, len(titles), height=1.45 * rows + 0.4, margins=(0.1, 0.65, 0.3, 0.1), gaps=(0.12, 0.55))
+    figure, axes = grid(1, 1, height=1.55 * rows + 0.1, margins=(0.1, 0.1, 0.3, 0.0))
+    tiles = Tiles(axes[0, 0], titles, rows)
     for row in range(rows):
         fields = (a[row], truth[row], *samples[row, :shown], samples[row].std(0))
         top, low = float(np.nanmax(truth[row])), float(min(0.0, np.nanmin(truth[row])))
-        for column, (ax, field) in enumerate(zip(axes[row], fields, strict=True)):
-            scaled = {"vmin": low, "vmax": top} if 0 < column <= shown + 1 else {}
+        for column, field in enumerate(fields):
+            low_high = (low, top) if 0 < column <= shown + 1 else (float(np.nanmin(field)), float(np.nanmax(field)))
             colours = COEFFICIENT_MAP if column == 0 else "magma" if column == len(titles) - 1 else FIELD_MAP
-            image = ax.imshow(field, origin="lower", cmap=colours, interpolation="nearest", **scaled)
-            ax.set(xticks=[], yticks=[])
-            if row == 0:
-                ax.set_title(titles[column])
-            if column in (0, shown + 1, len(titles) - 1):
-                colour_bar(figure, ax, image, ticks=3)
+            tiles.draw(row, column, field, colours, *low_high, scale=column in (0, shown + 1, len(titles) - 1))
     return picture_of(
         figure,
         f"Coefficient, true solution, {shown} samples and their standard deviation for {rows} Darcy problems.",

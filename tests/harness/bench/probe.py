@@ -26,7 +26,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-FIRST_STEP = re.compile(r"ups_models\.train(ing\.\w+)?:_?(train|training|optimi[sz]er)_step")
+FIRST_STEP = re.compile(r"ups_models\.(train:train_step|training\.steps:Steps\.take)")
+"""Of the first edition, and of ours."""
 PACKAGES = ("flows", "tasks", "ups_models")
 FLOWS = (("prefect.flows", "Flow.__call__"), ("flows.plain", "train_plainly"))
 """Where a run begins: with Prefect, or, where there is nothing to do for a server, without."""

@@ -10,7 +10,7 @@ import torch
 from tasks.services.run.paths import RunDir
 from tasks.services.stages import evaluated, evaluating
 from tasks.services.stages.inputs import load_stage
-from tasks.services.stages.reporting import report_payload, write_report
+from tasks.services.stages.reporting import write_report
 from ups_models.config.schema import EvalConfig
 from ups_models.data.generate import generate
 from ups_models.errors import BadInput, CheckpointError
@@ -114,7 +114,7 @@ def test_a_report_leaves_out_results_of_weights_that_are_gone(run, caplog):
 
 
 def test_a_report_shows_the_config_that_was_evaluated(run):
-    assert "points: 64" in write_report(run).read_text("utf-8")
+    assert "points: 64" in run.report.read_text("utf-8")
 
 
 def test_there_is_no_report_of_a_run_that_is_not_there(tmp_path, smoke):
@@ -123,10 +123,8 @@ def test_there_is_no_report_of_a_run_that_is_not_there(tmp_path, smoke):
     assert not (tmp_path / "nowhere").exists()
 
 
-def test_a_tracker_is_handed_every_number_picture_and_the_page(run):
-    write_report(run)
-
-    payload = report_payload(run)
+def test_a_tracker_is_handed_every_number_picture_and_the_page(run, smoke_payload):
+    payload = smoke_payload
 
     assert list(payload.metrics) == ["small_eval", "full_eval"]
     assert payload.metrics["full_eval"]["rollout/summary/operator/mean"] > 0

@@ -9,7 +9,7 @@ from tasks.services.checkpoints.report_sets import RESULTS
 from tasks.services.run.config_file import kept_config
 from tasks.services.run.paths import MANIFEST, RunDir
 from tasks.services.run.status import StatusStore, read_status
-from tasks.services.stages.reporting import report_of, report_payload
+from tasks.services.stages.reporting import report_of
 from tasks.services.tracking.opening import tracked
 from tasks.services.tracking.pulling import pull
 from tasks.services.tracking.restoring import RunNotFound
@@ -23,12 +23,12 @@ RESUME = ResumeTarget(path=RUN)
 
 
 @pytest.fixture
-def uploaded(wandb, online, run):
+def uploaded(wandb, online, run, smoke_payload):
     """A finished run that W&B has: rows, checkpoints and report."""
     with tracked(online, run, RESUME, client=wandb) as tracker:
         for stage in read_status(run.status).stages:
             tracker.completed(stage)
-        tracker.report(lambda: report_payload(run))
+        tracker.report(lambda: smoke_payload)
     return run
 
 
@@ -161,9 +161,11 @@ def test_a_set_of_another_name_than_a_report_holds_is_refused(brought, wandb):
         brought()
 
 
-def test_an_unchanged_report_is_uploaded_under_one_name_and_only_the_newest_is_kept(wandb, online, uploaded):
+def test_an_unchanged_report_is_uploaded_under_one_name_and_only_the_newest_is_kept(
+    wandb, online, uploaded, smoke_payload
+):
     with tracked(online, uploaded, RESUME, client=wandb) as tracker:
-        tracker.report(lambda: report_payload(uploaded))
+        tracker.report(lambda: smoke_payload)
 
     first, second = wandb.collections["researcher/ups-pipeline/report-r1"]
     assert first.files == second.files
