@@ -135,7 +135,7 @@ class Controller:
         self.journal.note("closed")
 
     def _train(self) -> None:
-        instance_id = self.fleet.adopt(unknown=self.adopt_unknown)
+        instance_id = self.fleet.adopt(fence=self._fence() if self.adopt_unknown else None)
         if instance_id is None and self._has_finished():
             return  # while nobody was watching
         while True:
@@ -337,8 +337,12 @@ class Controller:
 
     def _next_generation(self) -> int:
         """One more than the newest that the journal or the run knows of, rented from here or from elsewhere."""
+        return 1 + max(self.journal.highest, self._fence())
+
+    def _fence(self) -> int:
+        """The generation that may write to the run, as far as W&B answers; 0 where nobody has asked yet."""
         progress = self._progress(self.limits.backoff_s)
-        return 1 + max(self.journal.generation, progress.generation if progress is not None else 0)
+        return progress.generation if progress is not None else 0
 
     def _has_finished(self) -> bool:
         """Whether the run says that the job of this launch's newest machine is complete; one before proves nothing."""

@@ -76,16 +76,17 @@ class Fleet:
     limits: Limits
     pause: Callable[[float], None] = time.sleep
 
-    def adopt(self, *, unknown: bool = False) -> str | None:
+    def adopt(self, *, fence: int | None = None) -> str | None:
         """After a restart: the newest machine, if it is of use; all others are destroyed. Raises ProviderError.
 
-        With `unknown`, a machine that only the label knows is gone on with: another controller rented it.
+        With the generation at the run's `fence`, a machine that only the label knows is gone on with where it may
+        write: another controller rented it.
         """
         pauses_s = REFUSED_AGAIN_AFTER_S if self.journal.not_destroyed() else ()
         found = retrying(pauses_s, KeyRefused, pause=self.pause)(self._found)
         newest = self.journal.machines.get(self.journal.generation)
-        if newest is None and unknown:
-            newest = self._note_unknown(found)
+        if newest is None and fence is not None:
+            newest = self._note_unknown(found, fence)
         label = newest.label if newest is not None and newest.destroyed_at is None else None
         adopted = None
         for instance in found:
@@ -103,10 +104,10 @@ class Fleet:
                 self.journal.note("given back", machine.generation)
         return adopted
 
-    def _note_unknown(self, found: Sequence[Instance]) -> Machine | None:
+    def _note_unknown(self, found: Sequence[Instance], fence: int) -> Machine | None:
         """Write the newest machine that is of use into the journal, at its price, from now on."""
         usable = [one for one in found if one.state in ("running", "booting")]
-        usable = [one for one in usable if self._generation_of(one) >= self.journal.generation]
+        usable = [one for one in usable if self._generation_of(one) >= fence]
         if not usable:
             return None
         newest = max(usable, key=self._generation_of)

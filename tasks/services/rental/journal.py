@@ -116,7 +116,7 @@ class Journal:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.machines: dict[int, Machine] = {}
-        self.generation = 0
+        self.generation = self.highest = 0  # of the newest order; of all that were ever noted
         self.started_at = time.time()
         self.open_job: dict[str, str] | None = None
         self.chains: set[str] = set()
@@ -200,7 +200,7 @@ class Journal:
 
     def _apply(self, entry: Mapping[str, Any]) -> None:
         number = int(entry["generation"])
-        self.generation = max(self.generation, number)
+        self.highest = max(self.highest, number)
         self._sort(number, entry)
         self.last_at = _time(entry) if "time" in entry else self.last_at
 
@@ -218,7 +218,7 @@ class Journal:
             case "decided" | "pace" | "market exhausted":
                 self._learn(entry)
             case "renting":
-                self.machines[number] = _ordered(number, entry)
+                self.machines[number], self.generation = _ordered(number, entry), number
             case event:
                 self._apply_to(number, event, entry)
 
@@ -250,9 +250,15 @@ class Journal:
         self.deadline, self.decision, self.asked, self.budget = None, "", "", None
         self.machines, self.open_job, self.excluded = {}, None, set()  # the next launch has its own budget
 
+    def _meant(self, number: int, instance_id: str) -> Machine | None:
+        """The machine of this number: of this launch, or one that an earlier launch kept, unless the id says which."""
+        numbered = [*filter(None, [self.machines.get(number)]), *self.kept_machines()]
+        numbered = [machine for machine in numbered if machine.generation == number]
+        named = [machine for machine in numbered if machine.id == instance_id]
+        return next(iter(named or numbered), None)
+
     def _apply_to(self, number: int, event: Event, entry: Mapping[str, Any]) -> None:
-        kept = {machine.generation: machine for machine in self.kept_machines()}  # their owner may destroy them later
-        machine = self.machines.get(number) or kept.get(number)
+        machine = self._meant(number, str(entry.get("id")))
         if machine is None:
             return
         match event:

@@ -16,8 +16,10 @@ UNCOMPARED = frozenset({"schema_version", "created_at", "seconds", "speed"})
 RENAMED = {"checks": "gates", "stretch_goal": "goal"}
 """Today's key of a report -> its key in the first edition, where a key was renamed: both are compared by the second."""
 ABSENT = "absent"
-ADDED = re.compile(r"\.json: network\.|\.json: probabilistic_rollout\.\w+\.horizons\.|\.npz: film_")
-"""What the reports of the first edition did not have: compared where both have it."""
+ADDED = re.compile(r"\.json: network\.|\.json: probabilistic_rollout\.\w+\.horizons\.|\.json: gates\.|\.npz: film_")
+"""What the reports of the first edition did not have, or had otherwise: compared where both have it."""
+CHECK = {"name", "value", "bound"}
+"""Keys of a check. It is known by its name, and its value is compared: which bound it is held against is no result."""
 
 Contents = dict[str, dict[str, Any]]
 
@@ -53,6 +55,8 @@ def leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
     if isinstance(value, dict):
         known = {str(key): item for key, item in value.items() if key not in UNCOMPARED and item is not None}
         items = [(RENAMED.get(key, key), item) for key, item in known.items()]
+    elif isinstance(value, list) and value and all(isinstance(item, dict) and item.keys() >= CHECK for item in value):
+        items = [(item["name"], item["value"]) for item in value]
     elif isinstance(value, list | tuple):
         items = [(str(index), item) for index, item in enumerate(value)]
     else:

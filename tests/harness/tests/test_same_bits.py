@@ -77,6 +77,18 @@ def test_the_smallest_difference_is_found_and_named(write, change, said):
     assert said in found[0]
 
 
+def test_checks_are_compared_by_what_was_measured_whatever_bound_and_place_they_have(write):
+    one, another, third = ({"name": name, "value": 0.5, "bound": 1.0} for name in ("one", "another", "third"))
+    there = write("there", figures={**FIGURES, "gates": [one, another]})
+    again = write("again", figures={**FIGURES, "checks": [third, {**one, "bound": 2.0}]})
+    other = write("other", figures={**FIGURES, "checks": [{**one, "value": 0.25}]})
+
+    assert differences(there, again) == []
+    assert [line for line in differences(there, other) if "small_eval" in line] == [
+        "reports/small_eval.json: gates.one: largest difference 0.25"
+    ]
+
+
 def test_nothing_to_compare_is_a_difference(write):
     empty = write("there", rows=())
 

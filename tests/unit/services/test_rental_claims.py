@@ -223,10 +223,17 @@ def fleet_of(cloud, journal):
     return Fleet(cloud, journal, JOB["run"], QUICK, lambda _: None)
 
 
+class WatchedByAnother(Cloud):
+    """Another controller takes the run over while a machine is looked at."""
+
+    def describe(self, instance_id):
+        self.controller = other(9, seen_at=NOW)
+        return super().describe(instance_id)
+
+
 def test_a_controller_that_is_taken_over_destroys_nothing_and_closes_its_launch(tmp_path):
-    cloud = Cloud(1)
+    cloud = WatchedByAnother(1)
     first = controller_on(cloud, tmp_path, adopt_unknown=True)
-    cloud.controller = other(9, seen_at=NOW)
 
     with pytest.raises(TakenOver):
         first.run()
@@ -301,13 +308,38 @@ def test_a_machine_that_its_owner_destroys_is_noted(kept, tmp_path):
     assert Journal(kept.path).kept_machines() == []
 
 
-def test_a_machine_older_than_what_the_journal_knows_is_not_gone_on_with(kept):
+def test_a_machine_that_may_not_write_any_more_is_not_gone_on_with(kept):
     cloud = Cloud(1, 2)
     kept.note("began", job=JOB)
-    kept.generation = 3
 
-    assert fleet_of(cloud, kept).adopt(unknown=True) is None
+    assert fleet_of(cloud, kept).adopt(fence=3) is None
     assert cloud.destroyed == ["1002"]
+
+
+def test_a_launch_is_taken_over_into_a_folder_that_has_seen_more_machines(tmp_path):
+    earlier = Journal(tmp_path / "rented.jsonl")
+    earlier.note("began", job={**JOB, "run": "p/other"})
+    earlier.note("renting", 2, label="ups-other-g2", offer={"id": 1, "machine_id": 7}, usd_per_hour=0.2)
+    earlier.note("rented", id="77")
+    earlier.note("kept")
+    earlier.note("closed")
+    cloud = Cloud(2)
+    cloud.outcome = (2, 0)
+
+    controller_on(cloud, tmp_path, adopt_unknown=True).run()
+
+    there, here = Journal(tmp_path / "rented.jsonl").launches()
+    assert [(machine.id, machine.destroyed_at is None) for machine in there.machines] == [("77", True)]
+    assert [(machine.id, machine.destroyed_at is None) for machine in here.machines] == [("1002", False)]
+
+
+def test_the_newest_order_counts_and_all_numbers_that_were_noted_are_known(kept):
+    kept.note("renting", 5, label="", offer={"id": 1, "machine_id": 7}, usd_per_hour=0.2)
+    kept.note("renting", 3, label="", offer={"id": 1, "machine_id": 7}, usd_per_hour=0.2)
+
+    journal = Journal(kept.path)
+
+    assert (journal.generation, journal.highest) == (3, 5)
 
 
 def test_a_controller_is_in_its_journal_before_it_names_itself_in_the_run(kept):
