@@ -70,7 +70,7 @@ def settings_of(cfg: PipelineConfig, name: str, path: Path) -> EvalConfig:
     settings = load_config(find_config(path), [f"{key}={value}" for key, value in own.items()], schema=EvalConfig)
     for peer in settings.peers:
         if peer in PEERS:
-            require_peer(peer)
+            require_peer(peer, cfg.data.grid)
     try:
         cfg.check_evaluation(settings)
     except ValueError as error:

@@ -86,7 +86,7 @@ def regression_config(cfg: PipelineConfig, files: Mapping[Path, Any]) -> Pipelin
 
 def peer_config(cfg: PipelineConfig, name: str, files: Mapping[Path, Any], *, steps: int) -> PipelineConfig:
     """The config of a peer's run: its network as the operator, on the same files, with the same recipe."""
-    peer, values = require_peer(name), _values_of_one(OPERATOR, cfg)
+    peer, values = require_peer(name, cfg.data.grid), _values_of_one(OPERATOR, cfg)
     values["latent"]["dim"] = field_grid(cfg).values
     values["operator"] |= {"network": peer.reference, "options": dict(peer.options)}
     values["denoiser"] |= {"network": None, "options": {}, "scale_groups": 1}

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from flows.requests.job import settings_of
+from flows.requests.job import parse, settings_of
+from flows.requests.train import TrainRequest
 from tasks.services.data.datasets import trajectory_files
 from tasks.services.run.paths import RunDir
 from tasks.services.run.status import read_status
@@ -20,6 +21,7 @@ from tasks.services.stages.peers import (
     seconds_per_step,
 )
 from ups_models import peers as known_peers
+from ups_models.config.loading import load_config
 from ups_models.config.schema import EvalConfig, PipelineConfig
 from ups_models.errors import BadInput, Preempted
 from ups_models.evaluation.checks import check
@@ -30,6 +32,7 @@ from ups_models.report.tables import peer_table
 from ups_models.stages.registry import STAGES
 
 CPU = torch.device("cpu")
+SMOKE = Path("configs/smoke.yaml")
 SETTINGS = EvalConfig(split="test", trajectories=4, peers=("unet",))
 
 
@@ -172,7 +175,7 @@ def test_a_package_that_is_missing_is_named_with_the_extra(monkeypatch):
     monkeypatch.setitem(known_peers.PEERS, "fno", absent)
 
     with pytest.raises(BadInput, match=r"fno needs no_such_package: pip install 'ups-pipeline\[peers\]', or leave it"):
-        require_peer("fno")
+        require_peer("fno", (64,))
 
 
 def test_the_config_asks_for_the_peers_of_the_full_evaluation(smoke):
@@ -212,3 +215,23 @@ def test_the_pipeline_trains_the_peers_that_its_config_names(train, smoke, here)
     assert result["peers"]["dilresnet"]["steps"] >= 1
     assert "Dil-ResNet" in (here / "reports" / "full_eval.md").read_text()
     assert [it["name"] for it in result["checks"]].count("rollout nRMSE / that of the best peer at equal compute") == 1
+
+
+GRID = ("latent.tokens=9", "operator.modes=5", "denoiser.modes=5")
+"""Settings that fit points which are divisible by 9."""
+
+
+def test_a_grid_that_a_peer_cannot_halve_is_refused_before_anything_is_trained():
+    request = TrainRequest(config=SMOKE, set=("data.points=54", *GRID, "evaluations.peers=[unet]"))
+
+    with pytest.raises(BadInput, match=r"unet needs a grid whose points are divisible by 4, and data.points is 54;"):
+        parse(request)
+
+
+@pytest.mark.parametrize("name", PEERS)
+def test_a_peer_takes_a_grid_that_it_is_said_to_take(name):
+    points = 18 * 2 ** PEERS[name].halvings
+    cfg = load_config(SMOKE, [f"data.points={points}", *GRID], schema=PipelineConfig)
+    net = STAGES["operator"].build(peer_config(cfg, name, {Path("a.h5"): (0.1,)}, steps=1))
+
+    assert flops_of_step(cfg, net, CPU) > 0
