@@ -57,7 +57,7 @@ def stop(known: Known, run: str, provider: Provider, *, pause: Callable[[float],
         told = str(known.controller)
         _end(known.journal, known.controller, pause)
     elif known.controller is not None or known.journal is None:
-        told = _claim(run)
+        told = _claim(run, known.controller)
     if known.journal is not None:
         usd = _close(known.journal, known, provider, live)
     else:
@@ -91,12 +91,14 @@ def _end(journal: Path | None, owner: Owner, pause: Callable[[float], None]) -> 
         pause(LOOK_S)
 
 
-def _claim(run: str) -> str:
-    """Take the run from a controller elsewhere, which stops at its next look; who that was. It may be nobody."""
+def _claim(run: str, elsewhere: Owner | None) -> str:
+    """Take the run from a controller elsewhere, which stops at its next look; who that was. It may be nobody.
+
+    Raises UPSError where that one holds the journal and cannot be told.
+    """
     cfg = TrackingConfig()
     if tracking_mode(cfg) != "online":
-        logger.warning("W&B cannot be told that run %s is stopped: a controller elsewhere may rent again", run)
-        return ""
+        return _untold(elsewhere, f"W&B cannot be told that run {run} is stopped")
     try:
         coordination = WandbCoordination(RunPath.parse(run, cfg, ""), cfg)
         before = coordination.progress().controller
@@ -104,9 +106,15 @@ def _claim(run: str) -> str:
         claim.take()
         claim.release()
     except TrackingUnavailable as error:
-        logger.warning("%s: a controller elsewhere may rent again", error)
-        return ""
+        return _untold(elsewhere, str(error))
     return f"process {before.pid} on {before.host}" if before is not None and before.seen_at else ""
+
+
+def _untold(elsewhere: Owner | None, why: str) -> str:
+    if elsewhere is not None:
+        raise UPSError(f"{elsewhere}: works on the launch, and {why}; type `ups stop` on {elsewhere.host}")
+    logger.warning("%s: a controller elsewhere may rent again", why)
+    return ""
 
 
 def destroy_each(

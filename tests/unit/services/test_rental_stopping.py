@@ -18,7 +18,7 @@ from tasks.services.rental.lock import Owner, exclusive_controller
 from tasks.services.rental.provider import Instance, ProviderError
 from tasks.services.rental.stopping import destroy_each, stop
 from tasks.services.run.lock import current_owner
-from ups_models.errors import BadInput
+from ups_models.errors import BadInput, UPSError
 
 RUN = "p/r1"
 
@@ -123,6 +123,17 @@ def test_a_controller_that_is_gone_by_then_is_no_obstacle(tmp_path, journal):
     known = replace(known_in(tmp_path), controller=gone)
 
     assert ended(known, Cloud("1001")).machines == ("1001",)
+
+
+@pytest.mark.usefixtures("journal")
+def test_a_controller_on_another_host_that_cannot_be_told_is_named_at_once(tmp_path):
+    cloud = Cloud("1001")
+    known = replace(known_in(tmp_path), controller=Owner(77, "elsewhere", "2026-11-28T12:00:00Z"))
+
+    with pytest.raises(UPSError, match=r"process 77 on elsewhere.*works on the launch.*type `ups stop` on elsewhere"):
+        ended(known, cloud, pause=lambda _: pytest.fail("it waited"))
+
+    assert list(cloud.live) == ["1001"]
 
 
 def test_what_has_ended_is_refused_and_what_was_kept_is_destroyed(tmp_path, journal):
