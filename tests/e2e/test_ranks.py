@@ -17,7 +17,7 @@ from flows import ROOT
 from harness.bench.comparison import contents, differences
 from harness.bench.scale import SMALL, prepared
 from harness.chaos.ranks import RANK, OwnerProcess
-from harness.worlds import in_world, sums
+from harness.worlds import gradients, in_world, sums
 from tasks.services.run.paths import RunDir
 from tasks.services.run.status import read_status
 from tasks.services.stages.evaluated import data_of, models_of
@@ -42,6 +42,13 @@ def test_every_number_of_processes_and_every_way_make_the_same_sum_to_the_bit(wo
 
     [alone] = sums(World(), SHARDS, NUMBERS, ("gather",))
     assert set(itertools.chain.from_iterable(found)) == {alone}
+
+
+@pytest.mark.parametrize(("world_size", "way"), [(2, None), (2, "gather"), (3, None), (4, None)])
+def test_a_gradient_that_is_sent_while_it_is_computed_has_the_same_bits(world_size, way):
+    found = in_world(world_size, gradients, SHARDS, way, 500)
+
+    assert found == [gradients(World(), SHARDS, None, 500)] * world_size
 
 
 def agreed(world):

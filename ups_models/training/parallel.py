@@ -50,6 +50,10 @@ class World:
         sent = own if self.on_gpu else [one.cpu() for one in own]
         return ways[way](sent, total).to(device)
 
+    def is_subtree(self, numbers: int, total: int) -> bool:
+        """Whether such sums are made of one partial sum of each process, which may be made of the numbers in parts."""
+        return self.group is not None and (self.way or self._cheapest(numbers, total)) == "subtree"
+
     def any_of(self, *flags: bool) -> tuple[bool, ...]:
         """Each flag, true where it is so in any of the processes."""
         if self.group is None:

@@ -16,7 +16,8 @@ from ups_models.errors import TrainingDiverged
 from ups_models.stages.stage import Batch, Data, Loss, LossInput, Stage
 from ups_models.training.conditions import uses_bfloat16
 from ups_models.training.ema import ema_update
-from ups_models.training.optim import flat_gradient, gradient, learning_rate, put_gradient, set_learning_rate
+from ups_models.training.optim import gradient, learning_rate, set_learning_rate
+from ups_models.training.overlap import GradientSum
 from ups_models.training.parallel import World
 from ups_models.training.seeds import derive_seed
 from ups_models.training.state import TrainState
@@ -44,6 +45,7 @@ class Steps:
     world: World = ALONE
     ahead: bool = False
     _made: dict[tuple[int, ...], Future[Batch]] = field(default_factory=dict)
+    _sums: dict[nn.Module, GradientSum] = field(default_factory=dict)
 
     def take(self, state: TrainState, *, check: bool = True) -> Step:
         """Take one. With `check`, raise TrainingDiverged where it is not finite, before it has touched the weights."""
@@ -54,8 +56,8 @@ class Steps:
             loss = self._loss(state)
             gradient(loss, state.net)
         else:
-            own = [flat_gradient(self._loss(state, shard), state.net) for shard in self.world.shards(shards)]
-            loss = put_gradient(self.world.sum_over_shards(own, shards) / shards, state.net)
+            gradients = self._sums.setdefault(state.net, GradientSum(state.net, self.world, shards))
+            loss = gradients.set_mean(self._loss(state, shard) for shard in self.world.shards(shards))
         grad_norm = nn.utils.clip_grad_norm_(state.net.parameters(), settings.grad_clip)
         if check:
             require_finite(self.stage.name, state.step, loss.item(), grad_norm.item())

@@ -14,8 +14,10 @@ from torch._C._distributed_c10d import HashStore, PrefixStore
 from ups_models.config.schema import PipelineConfig
 from ups_models.errors import BadInput
 from ups_models.stages.registry import STAGES
+from ups_models.training import overlap
 from ups_models.training.joining import ProcessMissing, announce, joined
 from ups_models.training.optim import flat_gradient, put_gradient
+from ups_models.training.overlap import Sending
 from ups_models.training.parallel import World, tree_sum
 from ups_models.training.state import require_no_batch_statistics
 
@@ -71,6 +73,23 @@ def test_a_process_that_has_joined_alone_sums_as_one_that_has_not(way):
 
     assert torch.equal(found, World().sum_over_shards(parts, 4))
     assert (flags, value) == ((True, False), {"a": 1})
+
+
+def test_parts_of_a_gradient_are_sent_before_the_backward_pass_has_ended(monkeypatch):
+    monkeypatch.setattr(overlap, "PART", 1)
+    first, sent = nn.Linear(3, 2), []
+    net = nn.Sequential(first, nn.Tanh(), nn.Linear(2, 1))
+    loss = net(torch.randn(5, 3)).square().mean()
+
+    with joined(0, 1, HashStore(), "commit a") as world:
+        sending = Sending(world, list(net.parameters()), [], loss.detach())
+        first.weight.register_hook(lambda _: sent.append(len(sending.sent)))
+        with sending.during_backward():
+            flat = flat_gradient(loss, net)
+        whole = sending.result()
+
+    assert sent[0] >= 2
+    assert torch.equal(whole, flat)
 
 
 @pytest.mark.parametrize(
