@@ -14,7 +14,10 @@ from ups_models.wording import first_line
 def read_arrays(path: Path) -> dict[str, Any]:
     """The arrays by name. Raises FileNotFoundError, and BadInput for what is no such file."""
     try:
-        with open_file(path) as file, np.load(file, allow_pickle=False) as archive:
+        with open_file(path) as file:
+            archive = np.load(file, allow_pickle=False)
+            if not isinstance(archive, np.lib.npyio.NpzFile):
+                raise BadInput(f"{path}: holds one array without a name; write it with numpy.savez, by its name")
             return {name: archive[name] for name in archive.files}
     except (FileNotFoundError, Unreadable):
         raise

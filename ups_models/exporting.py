@@ -1,6 +1,7 @@
 """A surrogate into one file: its weights for `load_surrogate`, or the operator's step as a program for torch.export."""
 
 import io
+import json
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -17,6 +18,8 @@ from ups_models.nn.own import Operator
 from ups_models.nn.weights import weights_of
 from ups_models.surrogate import Surrogate
 from ups_models.wording import first_line
+
+ABOUT = "about.json"
 
 
 def export(surrogate: Surrogate, path: Path) -> Mapping[str, str]:
@@ -38,6 +41,24 @@ class _Step(nn.Module):
         return self.operator.decode(self.operator.advance(self.operator.encode(u), parameters), means_of(u))
 
 
+def about_step(surrogate: Surrogate) -> dict[str, object]:
+    """What the program's inputs are, for whoever has it alone; in the file as `about.json`."""
+    problem = surrogate.problem
+    columns = [
+        f"ln {one.name}" if one.logarithmic else one.name if one.unit == 1 else f"{one.name} / {one.unit:g}"
+        for one in problem.parameters
+    ]
+    return {
+        "problem": problem.name,
+        "u": f"(B, {len(problem.channels)}, {', '.join(map(str, surrogate.cfg.data.grid))}) float32",
+        "channels": list(problem.channels),
+        "axes": [axis.name for axis in problem.axes],
+        "parameters": f"(B, {len(columns) + 1}) float32: {', '.join([*columns, 'ln dt'])}",
+        "dt": surrogate.dt,
+        "trained_on": dict(surrogate.trained_on),
+    }
+
+
 def export_step(surrogate: Surrogate, path: Path) -> None:
     """Write one step of the operator as a program that needs none of our code. Raises BadInput where it cannot be."""
     problem, grid = surrogate.problem, surrogate.cfg.data.grid
@@ -51,7 +72,7 @@ def export_step(surrogate: Surrogate, path: Path) -> None:
     except Exception as error:
         raise BadInput(f"the operator cannot be exported by torch.export ({first_line(error)})") from error
     buffer = io.BytesIO()
-    torch.export.save(program, buffer)
+    torch.export.save(program, buffer, extra_files={ABOUT: json.dumps(about_step(surrogate), indent=1)})
     write_atomically(path, partial(_write, buffer.getvalue()))
 
 

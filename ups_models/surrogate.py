@@ -97,9 +97,14 @@ class Surrogate:
     ) -> Array:
         """Members one step ahead, (M, [N,] C, *space). Raises BadInput."""
         fields, conditioning, is_alone = self._inputs(u, parameters)
+        _require_counts(members=members)
         chosen = self._sampler(sampler)
-        sample = chosen.sample(self._draw(seed))
-        found = one_step_members(chosen.operator, sample, fields, conditioning, members=members).cpu().numpy()
+        sample = chosen.sample(_draw(seed, self.device))
+        pieces = [
+            one_step_members(chosen.operator, sample, part, known, members=members).cpu()
+            for part, known in zip(fields.split(BATCH), conditioning.split(BATCH), strict=True)
+        ]
+        found = torch.cat(pieces, 1).numpy()
         return np.asarray(found[:, 0] if is_alone else found)
 
     def rollout(
@@ -119,16 +124,17 @@ class Surrogate:
         with; warns where a parameter is outside what it was trained on.
         """
         fields, conditioning, is_alone = self._inputs(u0, parameters)
-        if steps < 1 or (members is not None and members < 1):
-            raise BadInput(f"steps={steps} and members={members} are not possible; use numbers above zero")
-        every, pieces = self.cfg.operator.reencode_every, []
+        _require_counts(steps=steps, **({} if members is None else {"members": members}))
+        if members is None and sampler is not None:
+            raise BadInput(f"sampler={shown(sampler)} samples members; say how many: members=8")
+        every, pieces, draw = self.cfg.operator.reencode_every, [], _draw(seed, self.device)
         for part, known in zip(fields.split(BATCH), conditioning.split(BATCH), strict=True):
             if members is None:
                 found = rollout(self.operator, part, known, steps=steps, reencode_every=every)
                 start = part[:, None]
             else:
                 chosen = self._sampler(sampler)
-                sample = chosen.sample(self._draw(seed))
+                sample = chosen.sample(draw)
                 found = rollout_members(chosen.operator, sample, part, known, members=members, steps=steps)
                 start = part[None, :, None].expand(members, *part[:, None].shape)
             pieces.append(torch.cat([start, found], found.ndim - fields.ndim).cpu())
@@ -152,14 +158,14 @@ class Surrogate:
 
     def _inputs(self, u: npt.ArrayLike, parameters: Mapping[str, float]) -> tuple[Tensor, Tensor, bool]:
         """Fields (N, C, *space), what networks are conditioning of each, and whether one field was given alone."""
-        fields = torch.as_tensor(np.asarray(u, dtype=np.float32)).to(self.device)
+        fields = _numbers("fields", u).to(self.device)
         space = self.cfg.data.grid
         wanted, given = (len(self.problem.channels), *space), tuple(fields.shape)
         if wanted[0] == 1 and given[-len(space) :] == space and given[: -len(space)] != (1,):
             fields = fields.unsqueeze(-len(space) - 1) if fields.ndim < len(wanted) + 1 else fields
         is_alone = fields.ndim == len(wanted)
         fields = fields[None] if is_alone else fields
-        if tuple(fields.shape[1:]) != wanted or not bool(torch.isfinite(fields).all()):
+        if tuple(fields.shape[1:]) != wanted or not len(fields) or not bool(torch.isfinite(fields).all()):
             raise BadInput(
                 f"fields of shape {given} were given, but {self.problem.name} was trained on finite ones of "
                 f"(N, {', '.join(map(str, wanted))}): channels {', '.join(self.problem.channels)}, then "
@@ -169,14 +175,20 @@ class Surrogate:
 
     def _conditioning(self, given: Mapping[str, Any], n: int) -> Tensor:
         """The conditioning (N, P + 1). Raises BadInput for a parameter that is none, missing or impossible."""
+        spelt = [name.lower() for name in given]
         for name in given:
+            if spelt.count(name.lower()) > 1:
+                raise BadInput(f"{name} is given twice, in two spellings")
             if self.problem.parameter(name) is None:
                 known = ", ".join(self.parameters) or "none"
                 raise BadInput(f"{self.problem.name} has no parameter {shown(name)}; its parameters: {known}")
         values = {one.name: self._values_of(one, given) for one in self.problem.parameters}
         for name, found in values.items():
             if found.ndim > 1 or found.numel() not in (1, n):
-                raise BadInput(f"{name} has {found.numel()} values for {n} fields; give one for all, or one for each")
+                shape = tuple(found.shape)
+                raise BadInput(
+                    f"{name} has shape {shape} for {n} fields; give one number for all, or ({n},), one for each"
+                )
         columns = [one.as_input(values[one.name].to(self.device).expand(n)) for one in self.problem.parameters]
         return torch.stack([*columns, torch.full((n,), self.dt, device=self.device).log()], -1)
 
@@ -186,8 +198,10 @@ class Surrogate:
         value = next((value for name, value in given.items() if name.lower() == one.name.lower()), None)
         if value is None and low != high:
             raise BadInput(f"{one.name} is missing: give its value, as in {one.name.lower()}={one.default:g}")
-        numbers = torch.as_tensor(np.asarray(low if value is None else value, dtype=np.float32))
-        for number in (float(numbers.min()), float(numbers.max())):
+        numbers = _numbers(one.name, low if value is None else value)
+        if not numbers.numel():
+            raise BadInput(f"{one.name} has no value; give one number for all fields, or one for each")
+        for number in dict.fromkeys((float(numbers.min()), float(numbers.max()))):
             if not one.allows(number):
                 raise BadInput(f"{one.name}={number:g} is not possible for {self.problem.name}")
             if not low - SLACK * abs(low) <= number <= high + SLACK * abs(high):
@@ -197,9 +211,6 @@ class Surrogate:
                 )  # fmt: skip
         return numbers
 
-    def _draw(self, seed: int) -> Draw:
-        return partial(noise, rng=torch.Generator(self.device).manual_seed(seed))
-
     def _sampler(self, name: str | None) -> Sampler:
         known = self.samplers
         chosen = name or default_sampler(known)
@@ -207,6 +218,32 @@ class Surrogate:
             trained = ", ".join(known) or "none: the run has an operator alone"
             raise BadInput(f"there is no sampler {shown(chosen)}; trained: {trained}")
         return known[chosen]
+
+
+def _numbers(name: str, value: npt.ArrayLike) -> Tensor:
+    """As float32. Raises BadInput for what is no array of real numbers."""
+    value = value.detach().cpu() if isinstance(value, Tensor) else value
+    try:
+        found = np.asarray(value)
+        if found.dtype.kind in "fiub":
+            return torch.as_tensor(np.array(found, dtype=np.float32))
+        kind = str(found.dtype)
+    except (TypeError, ValueError, OverflowError) as error:
+        kind = first_line(error)
+    raise BadInput(f"{name}: are no real numbers ({kind}); give an array of floats")
+
+
+def _require_counts(**counts: object) -> None:
+    for name, count in counts.items():
+        if not isinstance(count, int | np.integer) or isinstance(count, bool) or count < 1:
+            raise BadInput(f"{name}={count!r} is not possible; use a whole number above zero")
+
+
+def _draw(seed: object, device: torch.device) -> Draw:
+    """Noise as a function of the seed: of all fields, however many are computed at once."""
+    if not isinstance(seed, int | np.integer) or not 0 <= seed < 2**63:
+        raise BadInput(f"seed={seed!r} is not possible; use a whole number from 0 to 2^63 - 1")
+    return partial(noise, rng=torch.Generator(device).manual_seed(int(seed)))
 
 
 def load_surrogate(run: str | Path, *, device: str = "cpu", trust_code: Collection[str] = ()) -> Surrogate:

@@ -45,6 +45,16 @@ def named_number(text: str) -> tuple[str, float]:
         raise BadInput(f"--parameter {shown(text)}: write it as NAME=VALUE, for example nu=0.01") from None
 
 
+def named_numbers(texts: Sequence[str]) -> dict[str, float]:
+    """Several of these. Raises BadInput where one is given twice, in whatever case."""
+    found: dict[str, float] = {}
+    for name, value in map(named_number, texts):
+        if name.lower() in map(str.lower, found):
+            raise BadInput(f"--parameter {shown(name)}: is given twice")
+        found[name] = value
+    return found
+
+
 def require_writable(path: Path) -> None:
     """Raise BadInput when a file cannot be written there; creates nothing."""
     if path.is_dir():

@@ -93,25 +93,26 @@ def trials_of(path: Path, root: Path, seeds: Sequence[int]) -> list[Trial]:
     """
     sweep = load_config(find_sweep(path), schema=SweepConfig)
     config = find_config(sweep.config)
-    names: dict[str, int] = {}
-    trials = []
+    known: dict[str, int] = {}
+    trials: list[Trial] = []
     for number, settings in enumerate(sweep.settings):
         name = name_of(settings)
-        if (twin := names.setdefault(name, number)) != number:
-            raise BadInput(f"{path}: point {number + 1} is point {twin + 1} again: {shown(name)}; leave one out")
         overrides = (*sweep.set, *(f"{key}={_as_yaml(value)}" for key, value in settings.items()))
         for seed in seeds:
             request = TrainRequest(
                 config=config, set=(*overrides, f"seed={seed}"), run_dir=root / name / f"seed{seed}", auto_resume=True
             )
             trials.append(Trial(name, seed, request))
-            _require_possible(path, trials[-1])
+        whole, *_ = [_config_of(path, trial) for trial in trials[-len(seeds) :]]  # each may be refused
+        if (twin := known.setdefault(whole, number)) != number:
+            raise BadInput(f"{path}: point {number + 1} is point {twin + 1} again: {shown(name)}; leave one out")
     return trials
 
 
-def _require_possible(path: Path, trial: Trial) -> None:
+def _config_of(path: Path, trial: Trial) -> str:
+    """The whole config of a trial, as text: 4 and 4.0 are the same there. Raises BadInput."""
     try:
-        trial.job()
+        return trial.job().cfg.model_dump_json()
     except BadInput as error:
         raise BadInput(f"{path}: point {trial.point}: {error}") from None
 

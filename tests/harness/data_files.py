@@ -20,7 +20,9 @@ def centres(low: float, high: float, n: int) -> Array:
     return (low + (high - low) * (np.arange(n) + 0.5) / n).astype(np.float32)
 
 
-def write_groups(path: Path, u: Array | None = None, config: str = "sim: {Du: 0.001, Dv: 0.005, k: 0.005}") -> Array:
+def write_groups(
+    path: Path, u: Array | None = None, config: str = "sim: {Du: 0.001, Dv: 0.005, k: 0.005}", reach: float = 1.0
+) -> Array:
     """PDEBench's 2D diffusion-reaction: a group for each trajectory, channels last, settings as YAML."""
     u = random_fields(4, 6, 2, (16, 16)) if u is None else u
     with h5py.File(path, "w") as file:
@@ -28,7 +30,7 @@ def write_groups(path: Path, u: Array | None = None, config: str = "sim: {Du: 0.
             group = file.create_group(f"{number:04d}")
             group.create_dataset("data", data=np.moveaxis(row, 1, -1), compression="lzf")
             for name, size in zip("xy", row.shape[2:], strict=True):
-                group[f"grid/{name}"] = centres(-1.0, 1.0, size)
+                group[f"grid/{name}"] = centres(-reach, reach, size)
             group["grid/t"] = np.linspace(0.0, 5.0, len(row), dtype=np.float32)
             group.attrs["config"] = config
     return u

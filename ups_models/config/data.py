@@ -151,6 +151,7 @@ class DataConfig(Section):
             problem = evolving_problem(str(given.get("problem", given.get("family", BURGERS.name))))
         except BadInput:  # said where the field is looked at
             return given
+        given = _spelt_out(given, problem)
         generate = given.get("generate") or {}
         if problem in (BURGERS, ADVECTION) or not isinstance(generate, dict):
             return given
@@ -174,9 +175,8 @@ class DataConfig(Section):
     def _has_data(self) -> Self:
         if fault := fault_of_axes("points", self.points, self.problem):
             raise ValueError(fault)
-        for name in self.parameters:
-            if self.problem.parameter(name) is None:
-                raise ValueError(f"parameters: {self.problem.fault_of({name: 0.0})}")
+        if fault := self.problem.fault_of({**self.problem.defaults, **self.parameters}):
+            raise ValueError(f"parameters: {fault}")
         if not self.files and not self.downloads:
             if self.problem.solver is None or isinstance(self.points, tuple):
                 raise ValueError(
@@ -184,9 +184,28 @@ class DataConfig(Section):
                     "data.downloads"
                 )
             for number, values in enumerate(self.values):
+                if values in self.values[:number]:
+                    raise ValueError(
+                        f"generate.parameters.{number}: is there twice, and would be one file; leave one out"
+                    )
                 if fault := self.problem.fault_of(values):
                     raise ValueError(f"generate.parameters.{number}: {fault}")
         return self
+
+
+def _spelt_out(given: dict[str, Any], problem: Problem) -> dict[str, Any]:
+    """The section with parameters under the problem's own names, in whatever case they are written."""
+
+    def by_name(values: Any) -> Any:
+        is_named = isinstance(values, dict) and all(isinstance(name, str) for name in values)
+        return problem.spelt_out(values) if is_named else values
+
+    found, generate = {**given}, given.get("generate")
+    if "parameters" in given:
+        found["parameters"] = by_name(given["parameters"])
+    if isinstance(generate, dict) and isinstance(generate.get("parameters"), list | tuple):
+        found["generate"] = {**generate, "parameters": [by_name(one) for one in generate["parameters"]]}
+    return found
 
 
 def along_axes(value: int | tuple[int, ...], problem: Problem) -> tuple[int, ...]:

@@ -84,7 +84,12 @@ class Fields:
             one.name: [float(values.min()), float(values.max())]
             for one, values in zip(self.problem.parameters, self.parameters.T, strict=True)
         }
-        return {"problem": self.problem.name, "points": list(self.grid), "dt": round(self.dt, 9), "parameters": ranges}
+        return {
+            "problem": self.problem.name,
+            "points": list(self.grid),
+            "dt": float(f"{self.dt:.9g}"),
+            "parameters": ranges,
+        }
 
     @property
     def symmetries(self) -> tuple[Symmetry, ...]:

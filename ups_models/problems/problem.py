@@ -223,9 +223,20 @@ class Problem:
         """The parameter of that name, however it is spelt; None where there is none."""
         return next((one for one in self.parameters if one.name.lower() == name.lower()), None)
 
+    def spelt_out(self, values: Values) -> dict[str, float]:
+        """Values under the names that parameters have here; one that is none, or is given twice, stays as it is."""
+        found: dict[str, float] = {}
+        for name, value in values.items():
+            known = self.parameter(name)
+            found[known.name if known is not None and known.name not in found else name] = value
+        return found
+
     def fault_of(self, values: Values) -> str:
         """What is wrong with these values of the parameters; empty where nothing is."""
+        spelt = [name.lower() for name in values]
         for name in values:
+            if spelt.count(name.lower()) > 1:
+                return f"{name} is given twice, in two spellings"
             if self.parameter(name) is None:
                 known = ", ".join(one.name for one in self.parameters) or "none"
                 return f"{self.name} has no parameter {name}; its parameters: {known}"

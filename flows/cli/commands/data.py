@@ -6,7 +6,7 @@ from pathlib import Path
 
 import yaml
 
-from flows.cli.arguments import count, named_number, positive, require_writable, seed
+from flows.cli.arguments import count, named_numbers, positive, require_writable, seed
 from flows.cli.views.console import echo
 from flows.cli.views.data import print_file_info
 from tasks.services.tracking.run_path import NAME
@@ -29,7 +29,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     generate.add_argument("--n", type=count, default=640, help="trajectories or samples (default: %(default)s)")
     for flag, defaults in _flags().items():
         generate.add_argument(f"--{flag}", type=float, help=f"parameter ({_listed(defaults)})")
-    text = "of a problem of your own; may be given several times"
+    text = "parameter by its name, also of a problem of your own; may be given several times"
     generate.add_argument("--parameter", action="append", default=[], metavar="NAME=VALUE", help=text)
     points = {name: problem.sampling.points for name, problem in solved_problems().items()}
     generate.add_argument("--nx", type=count, help=f"grid points stored, along each axis ({_listed(points)})")
@@ -78,7 +78,9 @@ def _parameters_of(problem: Problem, arguments: argparse.Namespace) -> dict[str,
         if value is not None and flag not in own:
             known = " and ".join(f"--{name}" for name in own) or "none"
             raise BadInput(f"--{flag}: {problem.name} has no {flag}; give {known}")
-    said = dict(map(named_number, arguments.parameter))
+    said = problem.spelt_out(named_numbers(arguments.parameter))
+    if twice := next((one for flag, one in own.items() if given.get(flag) is not None and one.name in said), None):
+        raise BadInput(f"--{twice.flag} and --parameter {twice.name}: are the same; give one of them")
     values = {one.name: one.default if given.get(flag) is None else given[flag] for flag, one in own.items()} | said
     if fault := problem.fault_of(values):
         raise BadInput(fault)
@@ -88,6 +90,10 @@ def _parameters_of(problem: Problem, arguments: argparse.Namespace) -> dict[str,
 def _generate(arguments: argparse.Namespace) -> None:
     problem = problem_named(arguments.family)
     parameters, sampling = _parameters_of(problem, arguments), problem.sampling
+    if problem.steady and (arguments.nt or arguments.t_end):
+        raise BadInput(f"{problem.name} has steady states: leave out --nt and --t-end")
+    if arguments.out.suffix == ".npz":
+        raise BadInput(f"--out {arguments.out}: data are written as HDF5; name the file *.h5")
     require_writable(arguments.out)
     from tasks.services.run.progress import progress_of
     from ups_models.data.generate import generate

@@ -43,6 +43,8 @@ def run(arguments: argparse.Namespace) -> int:
     files = {stage: path for flag, stage in STAGES.items() if (path := getattr(arguments, flag)) is not None}
     if not files:
         raise BadInput("name a checkpoint to evaluate: --operator FILE, or --prior FILE for the steady prior alone")
+    if "operator" not in files and set(files) != {"steady_prior"}:
+        raise BadInput("a diffusion or a student samples what the operator leaves out: name its --operator FILE too")
     config = _config(arguments, files)
     run = RunDir.of(config.parent, Path("checkpoints"))
     trust_code(run.code, run.status, arguments.trust_code)

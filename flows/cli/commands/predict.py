@@ -3,8 +3,9 @@
 import argparse
 from pathlib import Path
 
-from flows.cli.arguments import add_run, add_trust_code, count, named_number, path_named, require_writable, seed
+from flows.cli.arguments import add_run, add_trust_code, count, named_numbers, path_named, require_writable, seed
 from flows.cli.views.console import echo
+from ups_models.errors import BadInput
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -34,6 +35,8 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Load, roll out, write, and say what was written."""
+    if arguments.output.suffix != ".npz":
+        raise BadInput(f"--output {arguments.output}: forecasts are written by NumPy; name the file *.npz")
     require_writable(arguments.output)
     from tasks.services.stages.predicting import predict
 
@@ -45,7 +48,7 @@ def run(arguments: argparse.Namespace) -> int:
         members=arguments.members,
         seed=arguments.seed,
         device=arguments.device,
-        parameters=dict(map(named_number, arguments.parameter)),
+        parameters=named_numbers(arguments.parameter),
         trust_code=arguments.trust_code,
     )
     echo(f"{arguments.output}: u {' x '.join(map(str, shape))}")

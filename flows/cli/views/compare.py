@@ -32,7 +32,9 @@ NO_OTHER_TRAINING = frozenset({"seed", *APART})
 def comparison(runs: Sequence[RunSummary]) -> str:
     """The tables below as text."""
     metrics, *others = comparison_tables(runs)
-    text = aligned([metrics.columns, *metrics.rows])
+    problems = sorted({one.result.data.family for one in runs if one.result is not None and one.result.data})
+    text = [f"Of different problems, whose figures are no scale for each other: {', '.join(problems)}", ""]
+    text = [*(text if len(problems) > 1 else []), *aligned([metrics.columns, *metrics.rows])]
     for table in others:
         text += ["", f"{table.title}:", *aligned(table.rows)]
     return "\n".join(text)

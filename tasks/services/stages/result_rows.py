@@ -81,7 +81,10 @@ def read_row(path: Path) -> ResultRow:
     except FileNotFoundError:
         raise BadInput(f"{path}: no such file; name a row, as docs/results/problems/ks1d-seed0.json") from None
     except ValidationError as error:
-        raise BadInput(f"{path}: is no row of results: {fault_of(error).message}") from None
+        raise BadInput(
+            f"{path}: is no row of results ({fault_of(error).message}); name a file below docs/results, or one that a "
+            "benchmark wrote"
+        ) from None
 
 
 def reproducible_row(path: Path) -> ResultRow:

@@ -119,6 +119,13 @@ def test_a_choice_of_a_request_is_shown_and_anything_else_refused(field, ups, tm
         (["evaluate", "--config", "configs/smoke.yaml"], "name a checkpoint to evaluate: --operator FILE"),
         (["report", "--run-dir", "nowhere"], "holds no run; name the folder of a run"),
         (["data", "generate", "darcy2d", "--nu", "1", "--out", "u.hdf5"], "--nu: darcy2d has no nu; give --beta"),
+        (["data", "generate", "darcy2d", "--nt", "5", "--out", "u.hdf5"], "darcy2d has steady states: leave out --nt"),
+        (["data", "generate", "ks1d", "--out", "u.npz"], "--out u.npz: data are written as HDF5; name the file *.h5"),
+        (
+            ["data", "generate", "gray_scott2d", "--f", ".03", "--parameter", "F=.05", "--out", "u.h5"],
+            "--f and --parameter F: are the same; give one of them",
+        ),
+        (["evaluate", "--diffusion", "a.pt"], "samples what the operator leaves out: name its --operator FILE too"),
         (["data", "info", "u.hdf5"], "u.hdf5: no such file"),
         (["sync", "--config", "nowhere.yaml"], "nowhere.yaml: no such config file"),
     ],

@@ -66,6 +66,7 @@ def test_a_list_has_the_points_that_it_names_over_settings_of_all(sweep, here):
         ("set: [latent.dim=2]", "should have `grid` or `points`, one of them"),
         ("grid: {operator.width: []}", "grid.operator.width has no value"),
         ("points: [{latent.dim: 4}, {latent.dim: 8}, {latent.dim: 4}]", "point 3 is point 1 again: 'latent.dim=4'"),
+        ("points: [{latent.dim: 4}, {latent.dim: 4.0}]", "point 2 is point 1 again: 'latent.dim=4.0'"),
         (
             "grid: {latent.dim: [4, 2]}",
             "point latent.dim=2: .*latent.dim=2 is not divisible by",

@@ -118,7 +118,9 @@ FAULTS = {
     ),
     r"'x' has shape \(16,\), expected 16 increasing values": lambda path: rewritten(path, "x", np.arange(16.0) ** 2),
     r"'t' has shape \(4,\), expected 3 increasing values": lambda path: rewritten(path, "t", np.arange(4.0)),
-    r"dataset 'u' is missing, or no floats": lambda path: rewritten(path, "u", np.zeros((3, 3, 2, 16, 16), np.int32)),
+    r"dataset 'u' holds int32, and floats are needed": lambda path: rewritten(
+        path, "u", np.zeros((3, 3, 2, 16, 16), np.int32)
+    ),
 }
 
 
@@ -143,3 +145,74 @@ def test_a_missing_parameter_is_named(path):
 def test_a_stride_that_does_not_divide_the_grid_is_refused(made):
     with pytest.raises(DataError, match=r"reduced_resolution=3 does not divide the 16 x 16 points"):
         load_fields([made], SCHOTT, stride=3)
+
+
+def write_ks(path, *, t=None, x=None, u=None, **attrs):
+    """Four trajectories as a user writes them."""
+    values = np.random.default_rng(0).standard_normal((4, 5, 1, 32)).astype(np.float32) if u is None else u
+    with h5py.File(path, "w") as file:
+        file["u"], file["t"] = values, np.arange(5.0) if t is None else t
+        file["x"] = 2.0 * np.arange(32) if x is None else x
+        file.attrs.update({"nu": 1.0, **attrs})
+    return path
+
+
+def test_a_time_step_is_exact_however_late_the_times_and_however_small_it_is(tmp_path):
+    late = load_fields([write_ks(tmp_path / "a.h5", t=1e5 + 0.01 * np.arange(5))], EVOLVING["ks1d"])
+    small = load_fields([write_ks(tmp_path / "b.h5", t=1.4e-10 * np.arange(5))], EVOLVING["ks1d"])
+
+    assert late.dt == pytest.approx(0.01, rel=1e-6)
+    assert small.facts()["dt"] == pytest.approx(1.4e-10, rel=1e-6)
+
+
+def test_files_of_other_time_steps_are_not_put_together_however_small_the_steps(tmp_path):
+    files = [write_ks(tmp_path / f"{dt}.h5", t=dt * np.arange(5)) for dt in (1e-7, 1e-6)]
+
+    with pytest.raises(DataError, match="its t differs from that of"):
+        load_fields(files, EVOLVING["ks1d"])
+
+
+@pytest.mark.parametrize(
+    ("attrs", "message"),
+    [
+        ({"Nu": 0.5}, "nu and Nu both name nu, and differ|Nu and nu both name nu, and differ"),
+        ({}, "nu is 1, and data.parameters says 0.5"),
+    ],
+)
+def test_a_parameter_that_is_said_twice_is_not_chosen_between(tmp_path, attrs, message):
+    said = {} if attrs else {"nu": 0.5}
+
+    with pytest.raises(DataError, match=message):
+        load_fields([write_ks(tmp_path / "a.h5", **attrs)], EVOLVING["ks1d"], said=said)
+
+
+@pytest.mark.parametrize("x", [2 * np.pi * np.arange(32) / 32, np.linspace(0, 64, 32)], ids=["short", "end twice"])
+def test_a_domain_of_another_length_is_refused(tmp_path, x):
+    with pytest.raises(DataError, match=r"its x is .* long, but that of ks1d is 64.*a problem of your own"):
+        load_fields([write_ks(tmp_path / "a.h5", x=x)], EVOLVING["ks1d"])
+
+
+def test_a_name_may_be_bytes(tmp_path):
+    path = write_ks(tmp_path / "a.h5", problem=np.bytes_("ks1d"))
+
+    assert problem_in(path) == "ks1d"
+    assert len(load_fields([path], EVOLVING["ks1d"]).u) == 4
+
+
+def test_axes_of_an_unknown_problem_are_found_by_their_size(tmp_path):
+    path = write_ks(tmp_path / "a.h5", problem="heat")
+    with h5py.File(path, "a") as file:
+        file.move("x", "z")
+
+    info = inspect(path)
+
+    assert (info.problem, info.grid) == ("heat", (32,))
+    assert "z" in [one.name for one in info.datasets]
+
+
+def test_a_column_of_numbers_is_a_number_for_each(tmp_path):
+    values = np.random.default_rng(0).standard_normal((4, 5, 1, 32)).astype(np.float32)
+    column = np.full((4, 1), 2.0)
+    np.savez(tmp_path / "a.npz", u=values, t=np.arange(5.0), x=2.0 * np.arange(32), nu=column)
+
+    assert load_fields([tmp_path / "a.npz"], EVOLVING["ks1d"]).parameters.tolist() == [[2.0]] * 4

@@ -185,3 +185,24 @@ def test_an_override_replaces_a_renamed_key_by_whichever_name_the_file_has_it(tm
     cfg = load_config(path, [f"{override}=advection1d"], schema=PipelineConfig)
 
     assert cfg.data.problem.name == "advection1d"
+
+
+def test_a_parameter_is_known_in_whatever_case_it_is_written():
+    said = {"data": {"parameters": {"nu": 0.7}, "generate": {"parameters": [{"nu": 0.1}]}}}
+
+    cfg = PipelineConfig.model_validate(said)
+
+    assert (cfg.data.parameters, cfg.data.values) == ({"Nu": 0.7}, ({"Nu": 0.1},))
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ([{"Nu": 0.1, "nu": 0.2}], "Nu is given twice, in two spellings"),
+        ([0.1, 0.1], "is there twice, and would be one file"),
+        ([0.1, {"nu": 0.1}], "is there twice, and would be one file"),
+    ],
+)
+def test_data_that_are_asked_for_twice_are_refused(parameters, message):
+    with pytest.raises(ValidationError, match=message):
+        PipelineConfig.model_validate({"data": {"generate": {"parameters": parameters}}})

@@ -51,7 +51,10 @@ def test_the_operators_step_runs_without_our_code_on_any_batch(finished_run, tmp
     assert done.returncode == 0, done.stderr
     surrogate = load_surrogate(finished_run)
 
-    step = torch.export.load(tmp_path / "step.pt2").module()
+    about = {"about.json": ""}
+    step = torch.export.load(tmp_path / "step.pt2", extra_files=about).module()
+    assert json.loads(about["about.json"])["parameters"] == "(B, 2) float32: ln Nu, ln dt"
+    assert "parameters: (B, 2) float32: ln Nu, ln dt, with dt = 0.05" in done.stdout
 
     u, known = torch.randn(5, 1, 64), torch.tensor([[0.1, surrogate.dt]]).log().expand(5, 2)
     assert np.allclose(step(u, known).numpy(), surrogate.step(u, nu=0.1), atol=1e-5)

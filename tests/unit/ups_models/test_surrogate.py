@@ -69,6 +69,17 @@ def test_members_are_a_function_of_their_seed(surrogate):
     assert surrogate.sample(SINE, members=5, nu=0.1).shape == (5, 1, POINTS)
 
 
+def test_every_field_of_an_ensemble_has_noise_of_its_own_however_many_there_are(surrogate, monkeypatch):
+    monkeypatch.setattr("ups_models.surrogate.BATCH", 2)
+    same = np.stack([SINE] * 4)
+
+    forecast = surrogate.rollout(same, steps=1, members=3, nu=0.1).u
+    samples = surrogate.sample(same, members=3, nu=0.1)
+
+    assert not np.array_equal(forecast[:, :2], forecast[:, 2:])
+    assert np.allclose(forecast[:, :, 1], samples, atol=1e-6)
+
+
 def test_many_fields_may_have_a_parameter_each(surrogate, caplog):
     both = surrogate.rollout(np.stack([SINE, SINE]), steps=2, nu=[0.1, 0.2]).u
     alone = surrogate.rollout(SINE, steps=2, Nu=0.2).u
@@ -93,6 +104,15 @@ def test_the_only_value_that_it_was_trained_on_need_not_be_said(surrogate, caplo
         ({"mu": 1.0}, "burgers1d has no parameter 'mu'; its parameters: Nu"),
         ({"nu": -1.0}, "Nu=-1 is not possible for burgers1d"),
         ({"steps": 0}, "steps=0"),
+        ({"steps": 2.5}, r"steps=2\.5 is not possible; use a whole number above zero"),
+        ({"members": 0}, "members=0"),
+        ({"seed": 2**70, "members": 2}, "seed=.* is not possible"),
+        ({"nu": 0.1, "Nu": 0.2}, "is given twice, in two spellings"),
+        ({"nu": "much"}, "Nu: are no real numbers"),
+        ({"nu": []}, "Nu has no value"),
+        ({"u0": SINE + 1j}, "fields: are no real numbers"),
+        ({"u0": np.zeros((0, 1, POINTS))}, "finite ones"),
+        ({"sampler": "diffusion"}, "samples members; say how many"),
         ({"members": 2, "sampler": "guess"}, "there is no sampler 'guess'; trained: diffusion"),
     ],
 )
@@ -153,6 +173,8 @@ def test_a_prediction_goes_from_file_to_file(ups, finished_run, here, surrogate)
         ({"u0": np.array([None])}, [], "is no .npz file of plain arrays"),
         ({"u0": SINE}, ["--parameter", "nu"], "write it as NAME=VALUE"),
         ({"u0": SINE}, ["--parameter", "mu=1"], "has no parameter 'mu'"),
+        ({"u0": SINE}, ["--parameter", "nu=0.1", "--parameter", "NU=0.2"], "--parameter 'NU': is given twice"),
+        ({"u0": SINE}, ["--output", "u.h5"], "--output u.h5: forecasts are written by NumPy; name the file *.npz"),
         (None, [], "no such file; write it with numpy.savez('u0.npz', u0=...)"),
     ],
 )
@@ -165,4 +187,14 @@ def test_a_file_that_cannot_be_predicted_from_is_refused(ups, finished_run, here
     assert done.returncode == 2, done.stdout
     assert message in done.stderr
     assert done.stderr.count("\n") == 1
+    assert not (here / "u.npz").exists()
+
+
+def test_a_forecast_that_is_not_finite_is_not_written(ups, finished_run, here):
+    np.savez(here / "u0.npz", u0=np.stack([SINE, 3e38 * SINE]))
+
+    done = ups("predict", str(finished_run), "--input", "u0.npz", "--output", "u.npz", "--steps", "2", cwd=here)
+
+    assert done.returncode == 1, done.stdout
+    assert "the forecast is not finite from step 1 on, and nothing was written" in done.stderr
     assert not (here / "u.npz").exists()

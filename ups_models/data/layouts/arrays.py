@@ -51,6 +51,9 @@ def look(path: Path, file: h5py.File, wanted: Problem | None) -> Source:
 
 def look_at(path: Path, entries: Mapping[str, Any], attrs: Mapping[str, Any], wanted: Problem | None) -> Source:
     """The same of arrays by their names, and of what was said beside them."""
+    attrs = {
+        name: value.decode(errors="replace") if isinstance(value, bytes) else value for name, value in attrs.items()
+    }
     u, t = _floats(path, entries, FIELDS), _floats(path, entries, TIMES)
     if not 4 <= u.ndim <= 5 or 0 in u.shape:
         raise DataError(
@@ -59,7 +62,7 @@ def look_at(path: Path, entries: Mapping[str, Any], attrs: Mapping[str, Any], wa
         )
     says = attrs.get(PROBLEM)
     problem = wanted if says is None or (wanted and wanted.name == says) else EVOLVING.get(str(says))
-    names = AXES[: u.ndim - 3] if problem is None else tuple(axis.name for axis in problem.axes)
+    names = _axes_in(entries, u.shape[3:]) if problem is None else tuple(axis.name for axis in problem.axes)
     axes = [(name, size) for name, size in zip(names, u.shape[3:], strict=False)]
 
     def read(rows: slice, times: slice, points: slice, channels: Sequence[int]) -> Array:
@@ -89,9 +92,25 @@ def _dataset(path: Path, file: h5py.File, name: str) -> h5py.Dataset:
     return dataset
 
 
+def _axes_in(entries: Mapping[str, Any], space: Sequence[int]) -> tuple[str, ...]:
+    """Names of the axes of an unknown problem: ours, or whatever coordinates of these sizes it has, in its order."""
+    names, found = AXES[: len(space)], list[str]()
+    if all(name in entries for name in names):
+        return names
+    for size in space:
+        other = (name for name, one in entries.items() if name not in (TIMES, *found) and one.shape == (size,))
+        found.append(next(other, names[len(found)]))
+    return tuple(found)
+
+
 def _floats(path: Path, entries: Mapping[str, Any], name: str) -> Any:
     """An array of floats, on the disk or in memory. Raises DataError."""
     found = entries.get(name)
-    if getattr(getattr(found, "dtype", None), "kind", "") != "f":
-        raise DataError(f"{path}: dataset '{name}' is missing, or no floats; the file has {names_in(entries)}")
+    kind = getattr(found, "dtype", None)
+    if kind is not None and kind.kind != "f":
+        raise DataError(f"{path}: dataset '{name}' holds {kind}, and floats are needed. Write it as float32")
+    if kind is None and found is not None:
+        raise DataError(f"{path}: '{name}' is a {type(found).__name__}, and an array of floats is needed")
+    if kind is None:
+        raise DataError(f"{path}: dataset '{name}' is missing; the file has {names_in(entries)}")
     return found

@@ -38,7 +38,8 @@ def open_npz(path: Path, wanted: Problem | None) -> Iterator[Source]:
     except DAMAGES as error:
         raise DataError(f"{path}: no .npz that can be read ({first_line(error)}). Write it with numpy.savez") from None
     names = array_names(wanted)
-    said = {name: value for name, value in entries.items() if value.ndim <= 1 and name not in names}
+    flat = {name: value.reshape(-1) if value.shape[1:] == (1,) else value for name, value in entries.items()}
+    said = {name: value for name, value in flat.items() if value.ndim <= 1 and name not in names}
     yield look_at(
         path, entries, {name: value.item() if value.ndim == 0 else value for name, value in said.items()}, wanted
     )

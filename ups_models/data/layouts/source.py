@@ -86,7 +86,7 @@ def fields_of(source: Source, request: Request) -> Fields:
         problem,
         stored,
         tuple(torch.from_numpy(axis[:: request.stride].astype(np.float32)) for axis in source.axes),
-        torch.from_numpy(source.t[:: request.stride_t].astype(np.float32)),
+        torch.from_numpy((source.t - source.t[0])[:: request.stride_t].astype(np.float32)),  # dt beside a large t
         torch.stack(parameters, 1) if parameters else torch.zeros(n, 0),
         torch.tensor(seen.numbers),
     )
@@ -113,11 +113,26 @@ def require_problem(source: Source, problem: Problem) -> None:
             f"{len(problem.channels)}, {', '.join(axis.name for axis in problem.axes)}), the channels being "
             f"{', '.join(problem.channels)}. Set data.problem to what the file holds (ups data info tells what it says)"
         )
+    _require_lengths(source, problem)
     if source.periodic is not None and source.periodic != problem.periodic:
         raise DataError(
             f"{path}: its axes are {_in_words(source.periodic)}, but those of {problem.name} are "
             f"{_in_words(problem.periodic)}. Set data.problem to one with these boundaries"
         )
+
+
+def _require_lengths(source: Source, problem: Problem) -> None:
+    """Raise DataError where space is not as long as the problem's, by half a cell; walls may lie on its last points."""
+    for axis, values in zip(problem.axes, source.axes, strict=True):
+        cells = len(values)
+        step = (float(values[-1]) - float(values[0])) / max(1, cells - 1)
+        lengths = (step * cells, *(() if axis.periodic else (step * (cells - 1),)))
+        if all(abs(length - axis.length) > axis.length / (2 * cells) for length in lengths):
+            raise DataError(
+                f"{source.path}: its {axis.name} is {lengths[0]:.6g} long, but that of {problem.name} is "
+                f"{axis.length:.6g}, and parameters, spectra and coordinates would be wrong. Rescale the file, or name "
+                "a problem of your own with this length (docs/extension.md)"
+            )
 
 
 def coordinate(path: Path, name: str, values: Array, size: int) -> Array:
@@ -154,8 +169,14 @@ def _require_times_and_strides(source: Source, request: Request) -> None:
 
 def _values_of(source: Source, request: Request, one: Parameter, n: int) -> Tensor:
     """A parameter of the first n rows (n,), as the file tells it, or else the config."""
-    names = {name.lower(): name for name in source.parameters}
-    found = next((names[name.lower()] for name in (one.name, *one.aliases) if name.lower() in names), None)
+    meant = {name.lower() for name in (one.name, *one.aliases)}
+    names = [name for name in source.parameters if name.lower() in meant]
+    found = names[0] if names else None
+    for other in names[1:]:
+        if not np.array_equal(source.parameters[other], source.parameters[names[0]]):
+            raise DataError(
+                f"{source.path}: {names[0]} and {other} both name {one.name}, and differ. Remove one of them"
+            )
     if found is None and one.name not in request.said:
         raise DataError(
             f"{source.path}: attribute '{one.name}' is missing. Set it to the parameter's value, or say it in the "
@@ -170,6 +191,11 @@ def _values_of(source: Source, request: Request, one: Parameter, n: int) -> Tens
     for value in np.unique(values):
         if not one.allows(float(value)):
             raise DataError(f"{source.path}: {one.name}={value:g} is not possible for {request.problem.name}")
+    if found is not None and one.name in request.said and np.any(values != request.said[one.name]):
+        raise DataError(
+            f"{source.path}: {one.name} is {float(values.flat[0]):g}, and data.parameters says "
+            f"{request.said[one.name]:g}. Leave it out of the config, or correct the file"
+        )
     flat = values.reshape(-1).astype(np.float32)
     return torch.from_numpy((flat[:n] if len(flat) > 1 else np.repeat(flat, n)).copy())
 
