@@ -5,9 +5,7 @@ import argparse
 from flows.cli.commands import instances
 from flows.cli.views.console import agreed, echo
 from flows.cli.views.machines import instance_table
-from tasks.services.rental.fleet import LABEL
 from tasks.services.rental.launches import Place
-from tasks.services.rental.providers.registry import provider_of
 from tasks.services.rental.stopping import destroy_each
 from ups_models.errors import BadInput
 
@@ -24,20 +22,19 @@ def run(arguments: argparse.Namespace) -> int:
     """Show them, ask, and destroy them."""
     if not (arguments.all_mine or arguments.ids):
         raise BadInput("name an instance, or --all-mine; `ups instances` lists them")
-    provider = provider_of(arguments.ids, arguments.provider, arguments.run_dir)
-    ours = provider.list_instances(LABEL)
-    chosen = [one for one in ours if arguments.all_mine or one.id in arguments.ids]
-    strangers = sorted(set(arguments.ids) - {one.id for one in ours})
+    place = Place(arguments.run_dir, arguments.provider or "")
+    ours = place.machines(arguments.ids)
+    chosen = [(provider, one) for provider, one in ours if arguments.all_mine or one.id in arguments.ids]
+    strangers = sorted(set(arguments.ids) - {one.id for _, one in ours})
     if strangers:
         raise BadInput(f"instance {strangers[0]}: is none of ours; `ups instances` lists them")
-    echo(instance_table(chosen))
+    echo(instance_table([one for _, one in chosen]))
     if not (arguments.yes or (chosen and agreed("Destroy?"))):
         return 0
-    place = Place(arguments.run_dir)
 
     def note(instance_id: str) -> None:
-        place.note_destroyed(instance_id)
         echo(f"{instance_id}: destroyed")
+        place.note_destroyed(instance_id)
 
-    destroy_each(provider, [one.id for one in chosen], note)
+    destroy_each(chosen, note)
     return 0

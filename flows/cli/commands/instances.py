@@ -5,18 +5,20 @@ from pathlib import Path
 
 from flows.cli.arguments import add_path
 from flows.cli.views.console import echo
-from flows.cli.views.machines import instance_table, our_instances
+from flows.cli.views.machines import instance_table
+from tasks.services.rental.launches import Place
 from tasks.services.rental.providers import registry
 
 
 def add(parser: argparse.ArgumentParser) -> None:
     """Which machines are meant."""
-    text = "who rents them out (default: %(default)s)"
-    parser.add_argument("--provider", choices=registry.names(), default=registry.DEFAULT, help=text)
-    add_path(parser, "--run-dir", "folder of local instances", Path(), metavar="DIR")
+    text = f"who rents them out (default: those that the journals name, else {registry.DEFAULT})"
+    parser.add_argument("--provider", choices=registry.names(), help=text)
+    add_path(parser, "--run-dir", "folder of the journal, or above it", Path(), metavar="DIR")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the table."""
-    echo(instance_table(our_instances(arguments.provider, arguments.run_dir)))
+    place = Place(arguments.run_dir, arguments.provider or "")
+    echo(instance_table([one for _, one in place.machines()]))
     return 0

@@ -17,7 +17,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """End it, and say what it cost."""
     place = Place(arguments.run_dir, arguments.provider or "")
-    known = place.find(arguments.target)
+    known = place.find(arguments.target, alive=True)
     named = arguments.target if known.journal is None and known.run_id in (arguments.target or "") else None
     stopped = stop(known, named or known.launch.run, place.provider_of(known))
     machines = ", ".join(map(str, stopped.machines)) or "none"

@@ -6,8 +6,10 @@ from flows.cli.arguments import add_path, add_run, add_set, path_named, run_name
 from flows.cli.views.console import echo
 from flows.requests.job import config_of_run
 from tasks.services.run.paths import RunDir
+from tasks.services.tracking.run_path import has_key
 from ups_models.config.loading import load_config
 from ups_models.config.schema import PipelineConfig
+from ups_models.errors import BadInput
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -21,6 +23,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Upload rows, checkpoints and report."""
     cfg = load_config(config_of_run(arguments.config, path_named(arguments)), arguments.set, schema=PipelineConfig)
     root = run_named(arguments).root
+    if not has_key():
+        raise BadInput("W&B cannot be asked without a key: put it into WANDB_API_KEY, or log in with `wandb login`")
     from tasks.services.stages.sync import upload_missing
 
     echo(f"Uploaded to {upload_missing(cfg, RunDir.of(root, cfg.checkpoint.dir))}")

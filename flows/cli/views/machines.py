@@ -1,21 +1,13 @@
 """Tables of rented machines, and what a launch would do."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from flows.requests.job import configs_of
 from flows.requests.launch import LaunchRequest, buyer_of, provider_of
 from tasks.services.rental.bundle import onstart
 from tasks.services.rental.credit import CreditWatch
-from tasks.services.rental.fleet import LABEL
 from tasks.services.rental.provider import Instance
-from tasks.services.rental.providers.registry import provider_for
 from ups_models.wording import plain
-
-
-def our_instances(provider: str, run_dir: Path) -> list[Instance]:
-    """Every machine that carries our label."""
-    return provider_for(provider, run_dir).list_instances(LABEL)
 
 
 def instance_table(instances: Sequence[Instance]) -> str:

@@ -7,7 +7,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks.services.run.lock import is_owned
+from tasks.services.run.lock import is_owned, owner_in_words
 from tasks.services.run.paths import STATUS, RunDir
 from tasks.services.run.status import EVALUATIONS, Owner, StageRecord, Status, WandbRecord, read_status
 from tasks.services.stages.overview import StageRow, Upload, overview
@@ -120,10 +120,13 @@ def _remarks(row: StageRow, run: RunDir) -> list[str]:
 
 
 def _owner(owner: Owner | None, run: RunDir) -> str:
+    """Who trains it: whoever holds the run's lock, and else who did when the stage was recorded."""
+    if is_owned(run):
+        return f"owned by {owner_in_words(run.lock).rstrip(',')}, alive"
     if owner is None:
         return "its owner is not recorded"
     who = f"process {owner.pid} on {owner.host}, started {owner.started_at}"
-    return f"owned by {who}, {'alive' if is_owned(run) else 'dead: --auto-resume takes over'}"
+    return f"owned by {who}, dead: --auto-resume takes over"
 
 
 def _wandb(run: WandbRecord | None, upload: Upload) -> list[str]:

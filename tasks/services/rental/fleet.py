@@ -20,6 +20,7 @@ from tasks.services.rental.provider import (
     UnknownOutcome,
 )
 from tasks.services.run.retry import retrying
+from ups_models.errors import UPSError
 
 logger = logging.getLogger(__name__)
 
@@ -182,7 +183,7 @@ class Fleet:
     def _try_to_destroy(self, instance_id: str, generation: int, errors: list[str]) -> None:
         try:
             self.destroy(instance_id, generation)
-        except ProviderError as error:
+        except (UPSError, OSError) as error:  # it stays, or that it is gone cannot be noted
             errors.append(str(error))
 
     def _order(
@@ -198,8 +199,16 @@ class Fleet:
         return self._resolve_lost_reply(label)
 
     def _resolve_lost_reply(self, label: str) -> str | None:
-        """The machine of this label, if there is one of use; any more are destroyed."""
-        found = self._list(label, LIST_TRIES, exact=True)
+        """The machine of this label, if there is one of use; any more are destroyed.
+
+        Raises UnknownOutcome where the provider refuses to tell, however often it is asked.
+        """
+        try:
+            found = retrying(REFUSED_AGAIN_AFTER_S, KeyRefused, pause=self.pause)(
+                self._list, label, LIST_TRIES, exact=True
+            )
+        except ProviderRefused as error:
+            raise UnknownOutcome(f"{error}: whether a machine was rented is not known") from error
         for surplus in found[1:]:
             self.provider.destroy(surplus.id)
         if found and found[0].state in ("failed", "away"):

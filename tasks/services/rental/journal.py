@@ -14,6 +14,8 @@ from ups_models.errors import BadInput
 from ups_models.wording import first_line
 
 LATEST_S = 2.0**36
+ANNOUNCED = ("claims", "answers")
+"""Events before a launch begins, or goes on."""
 
 Event = Literal[
     "claims", "began", "answers", "renting", "rented", "excluded", "market exhausted", "given back", "kept",
@@ -132,7 +134,7 @@ class Journal:
         self.budget: tuple[Path, str] | None = None
         self.idle_s = 0.0
         self.last_at = self.started_at
-        for number, entry in enumerate(jsonl.read(path, optional=False), start=1):
+        for number, entry in enumerate(jsonl.read(path, optional=False, torn=0), start=1):
             try:
                 self._apply(entry)
             except (KeyError, TypeError, ValueError, OverflowError) as error:
@@ -140,6 +142,13 @@ class Journal:
                     f"{path}: entry {number} is none of a launch ({first_line(error)}); machines may still cost: look "
                     "with `ups instances`, then correct the file, or choose another --run-dir"
                 ) from None
+
+        if self.machines and self.open_job is None:
+            lost = next(iter(self.machines.values())).id
+            raise BadInput(
+                f"{path}: instance {lost} is of no launch, so a line before it is lost; it may still cost: look with "
+                "`ups instances`, then correct the file, or choose another --run-dir"
+            )
 
     def note(self, event: Event, generation: int | None = None, **values: Any) -> None:
         """Write one event, flushed to the disk, and apply it. Without a generation: the newest one."""
@@ -202,7 +211,8 @@ class Journal:
         number = int(entry["generation"])
         self.highest = max(self.highest, number)
         self._sort(number, entry)
-        self.last_at = _time(entry) if "time" in entry else self.last_at
+        if "time" in entry and entry["event"] not in ANNOUNCED:
+            self.last_at = _time(entry)
 
     def _sort(self, number: int, entry: Mapping[str, Any]) -> None:
         match entry["event"]:

@@ -3,7 +3,7 @@
 import logging
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,9 +68,26 @@ class Place:
     provider: str = ""
 
     def here(self) -> list[Known]:
-        """The launches of the journals, oldest first. Raises BadInput for a damaged journal."""
-        found = [known for path in self._journals() for known in in_journal(path)]
-        return sorted(found, key=lambda known: known.launch.started_at)
+        """The launches of the journals, oldest first; a damaged journal is told, and costs itself.
+
+        Raises BadInput where there is no other.
+        """
+        found, faults = self._read()
+        if faults and not found:
+            raise faults[0]
+        for fault in faults:
+            logger.warning("%s", fault)
+        return found
+
+    def _read(self) -> tuple[list[Known], list[BadInput]]:
+        """What the journals hold, and what is wrong with others."""
+        found, faults = list[Known](), list[BadInput]()
+        for path in self._journals():
+            try:
+                found += in_journal(path)
+            except BadInput as error:
+                faults.append(error)
+        return sorted(found, key=lambda known: known.launch.started_at), faults
 
     def everywhere(self, instances: Sequence[Instance]) -> list[Known]:
         """The same, and what only the labels of these instances tell."""
@@ -79,12 +96,15 @@ class Place:
         strangers = [one for one in instances if not one.label.startswith(own)]
         return [*here, *self._by_label(strangers)]
 
-    def find(self, text: str | None) -> Known:
-        """The launch of a run or of an instance; the newest here where none is named. Raises BadInput."""
+    def find(self, text: str | None, *, alive: bool = False) -> Known:
+        """The launch of a run or of an instance; the newest here where none is named. Raises BadInput.
+
+        One that is still at work, or costs, comes before those that do not where it is to be `alive`.
+        """
         here = self.here()
         chosen = [known for known in here if text is None or _is_meant(known, text)]
         if chosen:
-            return max(chosen, key=lambda known: (known.is_open, known.launch.started_at))
+            return max(chosen, key=lambda known: (known.is_open, alive and known.is_alive, known.launch.started_at))
         listed = self._by_label(self.provider_of(None).list_instances(LABEL))
         chosen = [known for known in listed if text is None or _is_meant(known, text)]
         if len(chosen) == 1:
@@ -96,11 +116,34 @@ class Place:
 
     def note_destroyed(self, instance_id: str) -> None:
         """Note that a machine that was kept has been destroyed by its owner, in the journal that knows it."""
-        for path in self._journals():
+        for path in {known.journal for known in self._read()[0] if known.journal is not None}:
             journal = Journal(path)
             for machine in journal.kept_machines():
                 if machine.id == instance_id:
                     journal.note("given back", machine.generation, id=instance_id)
+
+    def machines(self, ids: Collection[str] = ()) -> list[tuple[Provider, Instance]]:
+        """Instances of ours and who rents them out: of the journals that know these ids, all without ids.
+
+        Where no journal does, whoever is named is asked; damaged ones are told. Raises BadInput, ProviderRefused,
+        UnknownOutcome.
+        """
+        here, faults = self._read()
+        for fault in faults:
+            logger.warning("%s", fault)
+        own = [one for one in here if not ids or any(str(machine.id) in ids for machine in one.launch.machines)]
+        asked = dict.fromkeys((self.provider_name(one), self.folder_of(one)) for one in own)
+        found: dict[tuple[str, str], tuple[Provider, Instance]] = {}
+        for name, folder in asked or [(self.default, self.run_dir)]:
+            provider = registry.provider_of(ids, name, folder)
+            for one in provider.list_instances(LABEL):
+                found.setdefault((one.id, one.label), (provider, one))
+        return list(found.values())
+
+    @property
+    def default(self) -> str:
+        """Who is asked where no journal says who."""
+        return self.provider or registry.DEFAULT
 
     def again(self, known: Known) -> Known:
         """What has become of it. One of which only labels were known may have come to its end: no machines then."""
@@ -117,7 +160,7 @@ class Place:
 
     def provider_name(self, known: Known | None) -> str:
         """What was named, else what the journal says, else Vast.ai."""
-        return self.provider or (known.launch.provider if known is not None else "") or registry.DEFAULT
+        return self.provider or (known.launch.provider if known is not None else "") or self.default
 
     def folder_of(self, known: Known | None) -> Path:
         """Where what belongs to it is kept: beside its journal, if that is here."""

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tasks.services.run.lock import OWNER_BYTES, current_owner, open_lock
-from ups_models.errors import BadInput
-from ups_models.reading import Unreadable, open_handle, parse_json, read_text
+from ups_models.errors import BadInput, StorageError
+from ups_models.reading import Unreadable, open_handle, parse_json, read_text, remedy
 
 logger = logging.getLogger(__name__)
 
@@ -90,11 +90,18 @@ def exclusive_controller(journal_path: Path, *, wait_s: float = 0.0) -> Iterator
             while not _is_locked_now(handle):
                 if time.monotonic() >= until:
                     raise BadInput(f"{message}; choose another --run-dir, or end it: ups stop")
-        os.ftruncate(handle, 0)
-        os.pwrite(handle, json.dumps(current_owner()).encode(), 0)
+        _name_owner(handle, journal_path.with_suffix(".lock"))
         yield
     finally:
         os.close(handle)
+
+
+def _name_owner(handle: int, path: Path) -> None:
+    try:
+        os.ftruncate(handle, 0)
+        os.pwrite(handle, json.dumps(current_owner()).encode(), 0)
+    except OSError as error:
+        raise StorageError(f"{path}: cannot be written ({error.strerror}); {remedy(error)}") from None
 
 
 def _is_locked_now(handle: int) -> bool:

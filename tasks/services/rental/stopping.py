@@ -5,7 +5,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,7 +18,7 @@ from tasks.services.rental.launches import Known
 from tasks.services.rental.limits import Limits
 from tasks.services.rental.lock import Owner, controller_of, exclusive_controller
 from tasks.services.rental.machine_log import last_line_of, saved_log
-from tasks.services.rental.provider import Provider, ProviderError
+from tasks.services.rental.provider import Instance, Provider, ProviderError
 from tasks.services.tracking.coordination import WandbCoordination
 from tasks.services.tracking.protocols import TrackingUnavailable
 from tasks.services.tracking.run_path import RunPath, tracking_mode
@@ -52,26 +52,31 @@ def stop(known: Known, run: str, provider: Provider, *, pause: Callable[[float],
     if not known.is_open and not live:
         raise BadInput(f"run {known.launch.run}: its launch has ended, and none of its machines is left")
     told = ""
-    _save_logs(known, live, provider)
     if known.controller is not None and known.controller.host == socket.gethostname():
         told = str(known.controller)
         _end(known.journal, known.controller, pause)
     elif known.controller is not None or known.journal is None:
         told = _claim(run, known.controller)
-    if known.journal is not None:
-        usd = _close(known.journal, known, provider, live)
-    else:
-        usd = None
-        destroy_each(provider, [machine.id or "" for machine in live])
+    _save_logs(known, live, provider)
+    destroy_each([(provider, machine) for machine in live])  # whatever the disk of the journal is like
+    try:
+        usd = _close(known.journal, known, provider, live) if known.journal is not None else None
+    except (UPSError, OSError):
+        gone = ", ".join(str(machine.id) for machine in live) or "none that is known"
+        logger.warning("its machines are destroyed (%s), but that cannot be noted", gone)
+        raise
     return Stopped(known.launch.run, told, tuple(machine.id or "" for machine in live), usd)
 
 
 def _save_logs(known: Known, live: list[Machine], provider: Provider) -> None:
-    """Keep what the machines wrote: it goes with them."""
+    """Keep what the machines wrote, for it goes with them; where that cannot be, it is told."""
     for machine in live:
-        text = provider.logs(machine.id or "") if known.journal is not None else ""
-        if known.journal is not None and last_line_of(text):
-            write_text(saved_log(known.journal, machine.generation), text)
+        try:
+            text = provider.logs(machine.id or "") if known.journal is not None else ""
+            if known.journal is not None and last_line_of(text):
+                write_text(saved_log(known.journal, machine.generation), text)
+        except (UPSError, OSError) as error:
+            logger.warning("the log of instance %s is lost: %s", machine.id, error)
 
 
 def _end(journal: Path | None, owner: Owner, pause: Callable[[float], None]) -> None:
@@ -118,17 +123,16 @@ def _untold(elsewhere: Owner | None, why: str) -> str:
 
 
 def destroy_each(
-    provider: Provider, ids: Sequence[str], after: Callable[[str], None] = lambda instance_id: None
+    machines: Iterable[tuple[Provider, Instance | Machine]], after: Callable[[str], None] = lambda instance_id: None
 ) -> None:
-    """Destroy machines; one that stays does not keep the others from it. Raises ProviderError that names those."""
+    """Destroy machines; one that stays, or cannot be noted, keeps no other from it. Raises ProviderError of those."""
     errors: list[str] = []
-    for instance_id in ids:
+    for provider, machine in machines:
         try:
-            provider.destroy(instance_id)
-        except ProviderError as error:
+            provider.destroy(machine.id or "")
+            after(machine.id or "")
+        except (UPSError, OSError) as error:
             errors.append(str(error))
-        else:
-            after(instance_id)
     if errors:
         raise ProviderError("; ".join(dict.fromkeys(errors)))
 
@@ -140,14 +144,14 @@ def _note_gone(journal: Journal, live: Sequence[Machine], instance_id: str) -> N
 
 
 def _close(path: Path, known: Known, provider: Provider, live: list[Machine]) -> float:
-    """Destroy all machines of a launch that nobody controls any more, and close it; what it has cost, in USD."""
+    """Note that a launch has ended which nobody controls any more, and destroy what else it has; its cost in USD."""
     with exclusive_controller(path, wait_s=WITHIN_S):  # a controller elsewhere ends at its next look
         journal = Journal(path)
         fleet = Fleet(provider, journal, known.launch.run, Limits())
         if known.is_open:
             fleet.destroy_all()
         else:
-            destroy_each(provider, [machine.id or "" for machine in live], partial(_note_gone, journal, live))
+            destroy_each([(provider, machine) for machine in live], partial(_note_gone, journal, live))
         if journal.budget is not None:
             Budget.of(*journal.budget).settle(journal.spent_usd(), at_end=True)
         if journal.open_job is not None and known.is_open:

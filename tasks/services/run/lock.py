@@ -166,7 +166,7 @@ def wait_until_free(run: RunDir, patience_s: float = OWNER_PATIENCE_S) -> bool:
     """
     began = time.time()
     if is_owned(run):
-        logger.warning("%s: %s is still working on this run: waiting for its end", run.root, _owner(run.lock))
+        logger.warning("%s: %s is still working on this run: waiting for its end", run.root, owner_in_words(run.lock))
     while is_owned(run):
         if time.time() - max(began, _last_written(run)) >= patience_s:
             return False
@@ -198,7 +198,7 @@ def _is_alive(pid: int) -> bool:
 
 def owner_message(run: RunDir) -> str:
     """What is said to a process that may not have the run."""
-    return f"{run.root}: {_owner(run.lock)} is working on this run; wait for it or stop it"
+    return f"{run.root}: {owner_in_words(run.lock)} is working on this run; wait for it or stop it"
 
 
 def _name_links(run: RunDir) -> None:
@@ -234,7 +234,8 @@ def _clean(run: RunDir) -> None:
         logger.info("removed %s, left behind by a process that was killed", path)
 
 
-def _owner(lock: Path) -> str:
+def owner_in_words(lock: Path) -> str:
+    """Who wrote its name into a lock file, for the beginning of a sentence."""
     try:
         owner = parse_json(read_text(lock, limit=OWNER_BYTES, follow_links=False))
         gone = owner["host"] == socket.gethostname() and not _is_alive(int(owner["pid"]))

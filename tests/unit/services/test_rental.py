@@ -281,6 +281,27 @@ def test_a_lost_reply_is_settled_by_the_label_and_never_rents_twice(tmp_path, re
     assert (len(market.created), market.most_live, market.live) == (1, 1, {})
 
 
+class RefusesAfterALostReply(Market):
+    """The first list after an order whose reply is lost is refused with the key."""
+
+    def rent(self, offer, wanted, **options):
+        try:
+            return super().rent(offer, wanted, **options)
+        except UnknownOutcome:
+            self.refuses["list"] = 1
+            raise
+
+
+def test_a_lost_reply_and_a_list_that_is_refused_never_rent_twice(tmp_path):
+    market = RefusesAfterALostReply(
+        [["running", "done"]], rent_raises=[UnknownOutcome("no answer")], rents_all_the_same=True
+    )
+
+    rental(market, tmp_path).run()
+
+    assert (len(market.created), market.most_live, market.live) == (1, 1, {})
+
+
 def test_a_lost_reply_and_a_list_that_is_wrongly_empty_leave_nothing_behind(tmp_path):
     market = Market(
         [["running"], ["running", "done"]],

@@ -312,6 +312,9 @@ def test_a_deadline_is_the_next_such_time_or_a_date(text, hours):
     [
         ("25:00", "is no time; write 08:00"),
         ("tomorrow", "is no time; write 08:00"),
+        ("20", "is no time"),
+        ("2999-12", "is no time"),
+        ("29991201", "names a day without an hour"),
         ("2999-01-01", "names a day without an hour; write 2999-01-01T08:00"),
         ("2020-01-01T08:00", "has passed"),
     ],

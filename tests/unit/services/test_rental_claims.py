@@ -334,6 +334,7 @@ def test_a_launch_is_taken_over_into_a_folder_that_has_seen_more_machines(tmp_pa
 
 
 def test_the_newest_order_counts_and_all_numbers_that_were_noted_are_known(kept):
+    kept.note("began", job=JOB)
     kept.note("renting", 5, label="", offer={"id": 1, "machine_id": 7}, usd_per_hour=0.2)
     kept.note("renting", 3, label="", offer={"id": 1, "machine_id": 7}, usd_per_hour=0.2)
 

@@ -17,6 +17,9 @@ def path(tmp_path):
 
 
 def renting(journal, generation):
+    """Order a machine, in a launch that has begun."""
+    if journal.open_job is None:
+        journal.note("began", job={"run": "p/r1"})
     journal.note("renting", generation, label=f"ups-r1-g{generation}", offer=OFFER, usd_per_hour=0.2)
 
 
@@ -90,3 +93,30 @@ def test_where_no_journal_can_be_kept_nothing_is_rented(path):
 
     with pytest.raises(BadInput, match=r"run: cannot be written, and nothing is rented without a journal"):
         require_writable_journal(path)
+
+
+def test_a_machine_whose_launch_cannot_be_read_is_refused_and_not_forgotten(path):
+    renting(Journal(path), 1)
+    began, *rest = path.read_text("utf-8").splitlines()
+    path.write_text("\n".join([began.replace("{", "(", 1), *rest]) + "\n", encoding="utf-8")
+
+    with pytest.raises(BadInput, match=r"is of no launch, so a line before it is lost; it may still cost"):
+        Journal(path)
+
+
+def test_the_hours_of_a_launch_do_not_run_while_it_is_stopped_and_has_no_machine(path, monkeypatch):
+    now = [1_800_000_000.0]
+    monkeypatch.setattr("time.time", lambda: now[0])
+    journal = Journal(path)
+    journal.note("claims", controller="a")
+    renting(journal, 1)
+    now[0] += 3600
+    journal.note("given back", 1)
+    now[0] += 8 * 3600
+
+    again = Journal(path)
+    again.note("claims", controller="b")
+    again.note("answers", chain="c")
+    again.note("began", job={"run": "p/r1"})
+
+    assert again.hours() == pytest.approx(1.0)

@@ -250,3 +250,26 @@ def test_following_ends_where_nothing_of_the_launch_is_left(tmp_path):
     journal.note("given back", id="1000")  # by a signal: the launch stays open
 
     assert list(logs_of(tmp_path, Logs()).follow(None, pause=pytest.fail)) == ["--- machine 1 (instance 1000)"]
+
+
+def test_a_damaged_journal_is_told_and_costs_no_other(tmp_path, caplog):
+    rented(journal_in(tmp_path / "a"), 1, "1000")
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "rented.jsonl").write_text('{"event":"renting","generation":1}\n', encoding="utf-8")
+
+    assert [known.run_id for known in Place(tmp_path).here()] == ["r1"]
+    assert "b/rented.jsonl: entry 1 is none of a launch" in caplog.text
+    with pytest.raises(BadInput, match="entry 1 is none of a launch"):
+        Place(tmp_path / "b").here()
+
+
+def test_a_machine_that_was_kept_is_found_before_a_later_launch_that_left_none(tmp_path):
+    kept = journal_in(tmp_path)
+    rented(kept, 1, "1000")
+    kept.note("kept")
+    kept.note("closed")
+    kept.note("began", job={"run": "p/r1"}, provider="local")
+    kept.note("closed")
+
+    assert [machine.id for machine in Place(tmp_path).find("r1", alive=True).launch.machines] == ["1000"]
+    assert Place(tmp_path).find("r1").launch.machines == ()

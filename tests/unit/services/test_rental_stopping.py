@@ -136,6 +136,31 @@ def test_a_controller_on_another_host_that_cannot_be_told_is_named_at_once(tmp_p
     assert list(cloud.live) == ["1001"]
 
 
+@pytest.mark.usefixtures("journal")
+def test_machines_are_destroyed_although_nothing_can_be_written(tmp_path, caplog):
+    cloud, known = Cloud("1001"), known_in(tmp_path)
+    (tmp_path / "machine-1.log").mkdir()
+    (tmp_path / "rented.lock").mkdir()
+
+    with pytest.raises(BadInput, match="cannot be the lock of a run"):
+        ended(known, cloud)
+
+    assert cloud.live == {}
+    assert "the log of instance 1001 is lost" in caplog.text
+
+
+def test_a_machine_that_cannot_be_noted_keeps_no_other_from_being_destroyed():
+    cloud: Any = Cloud("1001", "1002")
+
+    def note(instance_id):
+        raise OSError(f"no space for {instance_id}")
+
+    with pytest.raises(ProviderError, match="no space for 1001; no space for 1002"):
+        destroy_each([(cloud, instance(number)) for number in ("1001", "1002")], note)
+
+    assert cloud.live == {}
+
+
 def test_what_has_ended_is_refused_and_what_was_kept_is_destroyed(tmp_path, journal):
     journal.note("kept")
     journal.note("closed")
@@ -169,7 +194,7 @@ def test_a_machine_that_stays_does_not_keep_the_others_from_being_destroyed():
     cloud: Any = Stubborn("1001", "1002", "1003")
 
     with pytest.raises(ProviderError, match="1001 is not destroyed"):
-        destroy_each(cloud, ["1001", "1002", "1003"], gone.append)
+        destroy_each([(cloud, instance(number)) for number in ("1001", "1002", "1003")], gone.append)
 
     assert (list(cloud.live), gone) == (["1001"], ["1002", "1003"])
 

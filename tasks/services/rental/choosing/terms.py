@@ -1,6 +1,7 @@
 """By when a launch must be done, and what it may come to."""
 
 import math
+import re
 from dataclasses import dataclass
 from datetime import UTC, datetime, time, timedelta
 
@@ -27,16 +28,19 @@ class Terms:
     max_usd: float = math.inf
 
 
+CLOCK = re.compile(r"([01]\d|2[0-3]):[0-5]\d(:[0-5]\d)?")
+"""A time of day."""
+
+
 def deadline_of(text: str, now: float) -> float:
     """In seconds since 1970: the next `08:00` of the local clock, or a date with a time, as in 2026-12-01T08:00.
 
     Raises BadInput for what is no time, or has passed.
     """
     here = datetime.fromtimestamp(now, UTC).astimezone()
-    try:
-        hour_minute = time.fromisoformat(text)
-    except ValueError:
+    if CLOCK.fullmatch(text) is None:
         return _date(text, now)
+    hour_minute = time.fromisoformat(text)
     moment = datetime.combine(here.date(), hour_minute).astimezone()
     if moment.timestamp() <= now:
         moment = datetime.combine(here.date() + timedelta(days=1), hour_minute).astimezone()
