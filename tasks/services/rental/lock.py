@@ -16,6 +16,7 @@ from ups_models.reading import Unreadable, open_handle, parse_json, read_text, r
 
 logger = logging.getLogger(__name__)
 
+HERE = "choose another --run-dir"
 LOCK_TRIES, LOCK_PAUSE_S = 5, 0.05
 """Whoever looks for a controller holds the lock for a moment, so a refusal counts only if it lasts."""
 
@@ -101,7 +102,7 @@ def _name_owner(handle: int, path: Path) -> None:
         os.ftruncate(handle, 0)
         os.pwrite(handle, json.dumps(current_owner()).encode(), 0)
     except OSError as error:
-        raise StorageError(f"{path}: cannot be written ({error.strerror}); {remedy(error)}") from None
+        raise StorageError(f"{path}: cannot be written ({error.strerror}); {remedy(error) or HERE}") from None
 
 
 def _is_locked_now(handle: int) -> bool:
