@@ -134,7 +134,7 @@ class Journal:
         self.budget: tuple[Path, str] | None = None
         self.idle_s = 0.0
         self.last_at = self.started_at
-        for number, entry in enumerate(jsonl.read(path, optional=False, torn=0), start=1):
+        for number, entry in enumerate(jsonl.read(path, optional=False, tolerated=0), start=1):
             try:
                 self._apply(entry)
             except (KeyError, TypeError, ValueError, OverflowError) as error:

@@ -68,7 +68,7 @@ class Place:
     provider: str = ""
 
     def here(self) -> list[Known]:
-        """The launches of the journals, oldest first; a damaged journal is told, and costs itself.
+        """The launches of the journals, oldest first; a damaged journal is logged, and costs itself.
 
         Raises BadInput where there is no other.
         """
@@ -125,14 +125,19 @@ class Place:
     def machines(self, ids: Collection[str] = ()) -> list[tuple[Provider, Instance]]:
         """Instances of ours and who rents them out: of the journals that know these ids, all without ids.
 
-        Where no journal does, whoever is named is asked; damaged ones are told. Raises BadInput, ProviderRefused,
+        Where no journal does, whoever is named is asked; damaged ones are logged. Raises BadInput, ProviderRefused,
         UnknownOutcome.
         """
         here, faults = self._read()
         for fault in faults:
             logger.warning("%s", fault)
         own = [one for one in here if not ids or any(str(machine.id) in ids for machine in one.launch.machines)]
-        asked = dict.fromkeys((self.provider_name(one), self.folder_of(one)) for one in own)
+        newest = {self.provider_name(one): one for one in own}  # a provider is not asked for each launch that has ended
+        asked = dict.fromkeys(
+            (self.provider_name(one), self.folder_of(one))
+            for one in own
+            if one.is_alive or one is newest[self.provider_name(one)]
+        )
         found: dict[tuple[str, str], tuple[Provider, Instance]] = {}
         for name, folder in asked or [(self.default, self.run_dir)]:
             provider = registry.provider_of(ids, name, folder)

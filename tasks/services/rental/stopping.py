@@ -57,19 +57,29 @@ def stop(known: Known, run: str, provider: Provider, *, pause: Callable[[float],
         _end(known.journal, known.controller, pause)
     elif known.controller is not None or known.journal is None:
         told = _claim(run, known.controller)
-    _save_logs(known, live, provider)
-    destroy_each([(provider, machine) for machine in live])  # whatever the disk of the journal is like
+    left = _left(known, live)
+    _save_logs(known, left, provider)
+    destroy_each([(provider, machine) for machine in left])  # whatever the disk of the journal is like
     try:
         usd = _close(known.journal, known, provider, live) if known.journal is not None else None
     except (UPSError, OSError):
-        gone = ", ".join(str(machine.id) for machine in live) or "none that is known"
+        gone = ", ".join(str(machine.id) for machine in left) or "none that is known"
         logger.warning("its machines are destroyed (%s), but that cannot be noted", gone)
         raise
     return Stopped(known.launch.run, told, tuple(machine.id or "" for machine in live), usd)
 
 
+def _left(known: Known, live: list[Machine]) -> list[Machine]:
+    """The machines that a controller, which has ended by now, did not destroy itself."""
+    if known.journal is None:
+        return live
+    machines = [machine for launch in Journal(known.journal).launches() for machine in launch.machines]
+    gone = {machine.id for machine in machines if machine.destroyed_at is not None}
+    return [machine for machine in live if machine.id not in gone]
+
+
 def _save_logs(known: Known, live: list[Machine], provider: Provider) -> None:
-    """Keep what the machines wrote, for it goes with them; where that cannot be, it is told."""
+    """Keep what the machines wrote, for it goes with them; where that cannot be, it is logged."""
     for machine in live:
         try:
             text = provider.logs(machine.id or "") if known.journal is not None else ""
@@ -103,7 +113,7 @@ def _claim(run: str, elsewhere: Owner | None) -> str:
     """
     cfg = TrackingConfig()
     if tracking_mode(cfg) != "online":
-        return _untold(elsewhere, f"W&B cannot be told that run {run} is stopped")
+        return _unreachable(elsewhere, f"W&B cannot be told that run {run} is stopped")
     try:
         coordination = WandbCoordination(RunPath.parse(run, cfg, ""), cfg)
         before = coordination.progress().controller
@@ -111,11 +121,11 @@ def _claim(run: str, elsewhere: Owner | None) -> str:
         claim.take()
         claim.release()
     except TrackingUnavailable as error:
-        return _untold(elsewhere, str(error))
+        return _unreachable(elsewhere, str(error))
     return f"process {before.pid} on {before.host}" if before is not None and before.seen_at else ""
 
 
-def _untold(elsewhere: Owner | None, why: str) -> str:
+def _unreachable(elsewhere: Owner | None, why: str) -> str:
     if elsewhere is not None:
         raise UPSError(f"{elsewhere}: works on the launch, and {why}; type `ups stop` on {elsewhere.host}")
     logger.warning("%s: a controller elsewhere may rent again", why)

@@ -21,11 +21,11 @@ def append(path: Path, entry: Mapping[str, Any], *, flush: bool = False) -> None
     append_line(path, json.dumps(entry), flush=flush)
 
 
-def read(path: Path, *, optional: bool = True, torn: int = 1) -> list[dict[str, Any]]:
+def read(path: Path, *, optional: bool = True, tolerated: int = 1) -> list[dict[str, Any]]:
     """All entries, oldest first; none where there is no file.
 
     A line that is no entry costs itself: half a line of a killed writer is left out, and so is a damaged one; more of
-    them than `torn` are told. A file
+    them than `tolerated` are logged. A file
     that cannot be read is told and costs itself too; raises Unreadable where it is not `optional`.
     """
     entries, damaged = [], 0
@@ -41,7 +41,7 @@ def read(path: Path, *, optional: bool = True, torn: int = 1) -> list[dict[str, 
         if not optional:
             raise
         logger.warning("%s; the run goes on without what it held", error)
-    if damaged > torn:  # one is what a killed writer leaves
+    if damaged > tolerated:  # one is what a killed writer leaves
         logger.warning("%s: %s damaged and left out", path, "1 line is" if damaged == 1 else f"{damaged} lines are")
     return entries
 
