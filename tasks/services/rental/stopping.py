@@ -52,13 +52,13 @@ def stop(known: Known, run: str, provider: Provider, *, pause: Callable[[float],
     if not known.is_open and not live:
         raise BadInput(f"run {known.launch.run}: its launch has ended, and none of its machines is left")
     told = ""
+    _save_logs(known, live, provider)  # before whoever is told destroys them
     if known.controller is not None and known.controller.host == socket.gethostname():
         told = str(known.controller)
         _end(known.journal, known.controller, pause)
     elif known.controller is not None or known.journal is None:
         told = _claim(run, known.controller)
     left = _left(known, live)
-    _save_logs(known, left, provider)
     destroy_each([(provider, machine) for machine in left])  # whatever the disk of the journal is like
     try:
         usd = _close(known.journal, known, provider, live) if known.journal is not None else None
