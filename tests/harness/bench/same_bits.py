@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.bench.comparison import contents, differences
+from harness.bench.comparison import OF_THE_DEFAULT, contents, differences
 from harness.bench.revisions import FIRST_EDITION, ROOT, checked_out
 
 STAGE = "diff_residual"
@@ -144,10 +144,10 @@ def main() -> None:
         there = Tree(arguments.base[:12], base, arguments.config)
         here = Tree("here", ROOT, arguments.config, (OTHER_SEED,) if arguments.perturb_seed else ())
         (first, reference), *others = runs_of(there, here, folder).items()
-        expected = contents(reference)
+        expected, apart = contents(reference), OF_THE_DEFAULT if FIRST_EDITION.startswith(arguments.base) else None
         print(f"{f'compared with {first}':<40}" + "".join(f"{kind:>9}" for kind in expected) + f"{'differ':>9}")
         for title, run in others:
-            found = differences(expected, contents(run))
+            found = differences(expected, contents(run), apart=apart)
             red |= bool(found)
             print(f"{title:<40}" + "".join(f"{len(expected[kind]):>9}" for kind in expected) + f"{len(found):>9}")
             more = [f"and {len(found) - SHOWN} more"] if len(found) > SHOWN else []

@@ -1,6 +1,7 @@
 """The guard of the bits: it must notice the smallest difference, and never be content with nothing."""
 
 import json
+import re
 import subprocess
 
 import numpy as np
@@ -87,6 +88,13 @@ def test_checks_are_compared_by_what_was_measured_whatever_bound_and_place_they_
     assert [line for line in differences(there, other) if "small_eval" in line] == [
         "reports/small_eval.json: gates.one: largest difference 0.25"
     ]
+
+
+def test_what_is_set_apart_is_not_compared_and_all_else_is(write):
+    there, here = write("there"), write("here", array=np.arange(3.0) + 1)
+
+    assert differences(there, here, apart=re.compile(r"\.npz: x$")) == []
+    assert len(differences(there, here, apart=re.compile(r"\.npz: y$"))) == 2
 
 
 def test_nothing_to_compare_is_a_difference(write):
