@@ -72,7 +72,7 @@ def _data_file(path: Path, kind: int) -> bytes:
 
 
 def _coordinates(file: h5py.File) -> None:
-    file["x-coordinate"] = np.arange(16, dtype=np.float32)
+    file["x-coordinate"] = (np.arange(16, dtype=np.float32) + 0.5) / 16
     file["t-coordinate"] = np.arange(6, dtype=np.float32)
 
 

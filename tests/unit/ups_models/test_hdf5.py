@@ -22,7 +22,7 @@ def path(tmp_path):
     path = tmp_path / "a.hdf5"
     with h5py.File(path, "w") as file:
         file.attrs["Nu"] = 0.1
-        file["x-coordinate"] = np.arange(16, dtype=np.float32)
+        file["x-coordinate"] = (np.arange(16, dtype=np.float32) + 0.5) / 16
         file["t-coordinate"] = np.arange(6, dtype=np.float32)
     return path
 
