@@ -215,6 +215,14 @@ def test_there_is_nothing_to_report_of_a_run_that_is_not_there(here, refusal):
     assert listing(here) == []
 
 
+@pytest.mark.usefixtures("run_dir")
+def test_a_run_is_not_uploaded_without_a_key(refusal, monkeypatch, tmp_path):
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "none"))
+
+    assert "without a key: put it into WANDB_API_KEY" in refusal("sync")
+
+
 def test_an_evaluation_needs_something_to_evaluate(here, refusal):
     assert "--operator FILE" in refusal("evaluate", "--config", SMOKE)
 

@@ -1,5 +1,6 @@
 """`ups runs` and `ups config`: which runs there are, and what a config says."""
 
+import json
 import os
 import shutil
 
@@ -107,6 +108,17 @@ def test_runs_are_compared_by_config_and_seeds_are_taken_together(seeds, ups, sm
 
 def test_one_config_differs_in_nothing(seeds, ups):
     assert "differ" not in ups("compare", "s0", "s1", cwd=seeds).stdout
+
+
+def test_runs_of_different_problems_are_compared_with_a_word_of_caution(seeds, ups):
+    path = seeds / "wide" / "reports" / "full_eval.json"
+    whole = json.loads(path.read_text("utf-8"))
+    whole["data"]["family"] = "ks1d"
+    path.write_text(json.dumps(whole), encoding="utf-8")
+
+    done = ups("compare", "s0", "wide", cwd=seeds)
+
+    assert done.stdout.startswith("Of different problems, whose figures are no scale for each other: burgers1d, ks1d")
 
 
 def test_what_was_not_evaluated_is_not_compared(runs, ups):

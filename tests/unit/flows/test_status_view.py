@@ -2,11 +2,15 @@
 
 import hashlib
 import json
+import os
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tasks.services.checkpoints.sets import signature_of
+from tasks.services.run.lock import owned
+from tasks.services.run.paths import RunDir
 from tasks.services.run.status import Status
 
 OPERATOR = {
@@ -107,6 +111,16 @@ def test_the_table_is_what_the_guide_shows(checkpoints, ups, tmp_path):
 
     assert shown.returncode == 0, shown.stderr
     assert shown.stdout == TABLE % checkpoints
+
+
+@pytest.mark.usefixtures("checkpoints")
+def test_the_process_that_is_alive_is_the_one_that_holds_the_run_whoever_trained_the_stage_before(ups, tmp_path):
+    with owned(RunDir.of(tmp_path, Path("checkpoints"))):
+        shown = ups("status", cwd=tmp_path)
+
+    assert f"owned by process {os.getpid()} on " in shown.stdout
+    assert ", alive" in shown.stdout
+    assert "process 12 on node" not in shown.stdout
 
 
 @pytest.mark.parametrize("folder", [(), ("nowhere",), ("nowhere/checkpoints",), (".",)])

@@ -1,6 +1,7 @@
 """What a user sees of launches from another terminal: which there are, where they stand, what their machines write."""
 
 import os
+from types import SimpleNamespace
 
 import pytest
 
@@ -11,6 +12,7 @@ from tasks.services.rental.lock import controller_of, exclusive_controller
 from tasks.services.rental.logs import MachineLogs
 from tasks.services.rental.machine_log import fresh_lines, whole_lines
 from tasks.services.rental.provider import Instance, UnknownOutcome
+from tasks.services.rental.providers import registry
 from tasks.services.run.lock import current_owner
 from ups_models.errors import BadInput
 
@@ -273,3 +275,34 @@ def test_a_machine_that_was_kept_is_found_before_a_later_launch_that_left_none(t
 
     assert [machine.id for machine in Place(tmp_path).find("r1", alive=True).launch.machines] == ["1000"]
     assert Place(tmp_path).find("r1").launch.machines == ()
+
+
+class Rooms:
+    """Providers by their names and folders, each with a machine."""
+
+    def __init__(self, monkeypatch):
+        self.asked: list[tuple[str, str]] = []
+        monkeypatch.setattr(registry, "provider_for", self.provider)
+
+    def provider(self, name, folder):
+        self.asked.append((name, folder.name))
+        number = str(len(self.asked))
+        return SimpleNamespace(list_instances=lambda _label: [instance(number, label_of(f"p/{folder.name}", 1))])
+
+
+def test_machines_are_asked_for_where_the_journals_say_so(tmp_path, monkeypatch):
+    rooms = Rooms(monkeypatch)
+    rented(journal_in(tmp_path / "a", "p/r1", "local"), 1, "1")
+    ended = journal_in(tmp_path / "b", "p/r2", "vast")
+    ended.note("closed")
+    last = journal_in(tmp_path / "c", "p/r3", "vast")
+    last.note("closed")
+
+    found = Place(tmp_path).machines()
+
+    assert sorted(rooms.asked) == [("local", "a"), ("vast", "c")]
+    assert len(found) == 2
+    assert [one.id for _, one in Place(tmp_path).machines(["1"])] == ["3"]
+    assert rooms.asked[2:] == [("local", "a")]
+    Place(tmp_path / "nowhere").machines()
+    assert rooms.asked[3:] == [("vast", "nowhere")]
