@@ -41,7 +41,7 @@ class _Step(nn.Module):
         return self.operator.decode(self.operator.advance(self.operator.encode(u), parameters), means_of(u))
 
 
-def about_step(surrogate: Surrogate) -> dict[str, object]:
+def _about(surrogate: Surrogate) -> dict[str, object]:
     """What the program's inputs are, for whoever has it alone; in the file as `about.json`."""
     problem = surrogate.problem
     columns = [
@@ -59,8 +59,11 @@ def about_step(surrogate: Surrogate) -> dict[str, object]:
     }
 
 
-def export_step(surrogate: Surrogate, path: Path) -> None:
-    """Write one step of the operator as a program that needs none of our code. Raises BadInput where it cannot be."""
+def export_step(surrogate: Surrogate, path: Path) -> Mapping[str, object]:
+    """Write one step of the operator as a program that needs none of our code; returns what its inputs are.
+
+    Raises BadInput where it cannot be.
+    """
     problem, grid = surrogate.problem, surrogate.cfg.data.grid
     u = torch.zeros(2, len(problem.channels), *grid, device=surrogate.device)
     parameters = torch.zeros(2, len(problem.parameters) + 1, device=surrogate.device)
@@ -71,9 +74,10 @@ def export_step(surrogate: Surrogate, path: Path) -> None:
         )
     except Exception as error:
         raise BadInput(f"the operator cannot be exported by torch.export ({first_line(error)})") from error
-    buffer = io.BytesIO()
-    torch.export.save(program, buffer, extra_files={ABOUT: json.dumps(about_step(surrogate), indent=1)})
+    about, buffer = _about(surrogate), io.BytesIO()
+    torch.export.save(program, buffer, extra_files={ABOUT: json.dumps(about, indent=1)})
     write_atomically(path, partial(_write, buffer.getvalue()))
+    return about
 
 
 def _write(content: bytes, file: BinaryIO) -> None:

@@ -26,7 +26,7 @@ from ups_models.files import known_digest
 from ups_models.nn.own import Operator
 from ups_models.nn.sampling import Draw, noise
 from ups_models.own_code import KEPT, identified, trust_kept
-from ups_models.problems.problem import Parameter, Problem
+from ups_models.problems.problem import Parameter, Problem, given_twice
 from ups_models.stages.lineage import Lineage, difference, in_words, read_lineage
 from ups_models.stages.registry import STAGES
 from ups_models.stages.spec import SPECS
@@ -175,10 +175,9 @@ class Surrogate:
 
     def _conditioning(self, given: Mapping[str, Any], n: int) -> Tensor:
         """The conditioning (N, P + 1). Raises BadInput for a parameter that is none, missing or impossible."""
-        spelt = [name.lower() for name in given]
+        if twice := given_twice(given):
+            raise BadInput(f"{twice} is given twice, in two spellings")
         for name in given:
-            if spelt.count(name.lower()) > 1:
-                raise BadInput(f"{name} is given twice, in two spellings")
             if self.problem.parameter(name) is None:
                 known = ", ".join(self.parameters) or "none"
                 raise BadInput(f"{self.problem.name} has no parameter {shown(name)}; its parameters: {known}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING
@@ -233,10 +233,9 @@ class Problem:
 
     def fault_of(self, values: Values) -> str:
         """What is wrong with these values of the parameters; empty where nothing is."""
-        spelt = [name.lower() for name in values]
+        if twice := given_twice(values):
+            return f"{twice} is given twice, in two spellings"
         for name in values:
-            if spelt.count(name.lower()) > 1:
-                return f"{name} is given twice, in two spellings"
             if self.parameter(name) is None:
                 known = ", ".join(one.name for one in self.parameters) or "none"
                 return f"{self.name} has no parameter {name}; its parameters: {known}"
@@ -246,6 +245,12 @@ class Problem:
             if not one.allows(values[one.name]):
                 return f"{one.name}={values[one.name]:g} is not possible for {self.name}; {_range_of(one)}"
         return ""
+
+
+def given_twice(names: Collection[str]) -> str | None:
+    """The first name that is there again in another case; None where none is."""
+    spelt = [name.lower() for name in names]
+    return next((name for name in names if spelt.count(name.lower()) > 1), None)
 
 
 def _range_of(one: Parameter) -> str:

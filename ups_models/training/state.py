@@ -129,7 +129,7 @@ def n_parameters(stage: Stage, cfg: PipelineConfig) -> int:
         try:
             with torch.device("meta"):
                 net = stage.build(cfg)
-        except BadInput:  # a network of the user's may look at numbers while it is made; any other fault is raised here
+        except BadInput:  # a network of the user's may look at numbers while it is made; any other error is raised here
             net = stage.build(cfg)
     return sum(value.numel() for value in net.parameters())
 

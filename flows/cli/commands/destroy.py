@@ -22,8 +22,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Show them, ask, and destroy them."""
     if not (arguments.all_mine or arguments.ids):
         raise BadInput("name an instance, or --all-mine; `ups instances` lists them")
-    place = Place(arguments.run_dir, arguments.provider or "")
-    ours = place.machines(arguments.ids)
+    launches = Place(arguments.run_dir, arguments.provider or "")
+    ours = launches.machines(arguments.ids)
     chosen = [(provider, one) for provider, one in ours if arguments.all_mine or one.id in arguments.ids]
     strangers = sorted(set(arguments.ids) - {one.id for _, one in ours})
     if strangers:
@@ -34,7 +34,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     def note(instance_id: str) -> None:
         echo(f"{instance_id}: destroyed")
-        place.note_destroyed(instance_id)
+        launches.note_destroyed(instance_id)
 
     destroy_each(chosen, note)
     return 0

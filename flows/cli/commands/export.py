@@ -27,14 +27,13 @@ def run(arguments: argparse.Namespace) -> int:
             f"--to {arguments.to}: name it *{WEIGHTS} (a whole surrogate) or *{PROGRAM} (the operator's step)"
         )
     require_writable(arguments.to)
-    from ups_models.exporting import about_step, export, export_step
+    from ups_models.exporting import export, export_step
     from ups_models.surrogate import load_surrogate
 
     surrogate = load_surrogate(path_named(arguments), trust_code=arguments.trust_code)
     if arguments.to.suffix == PROGRAM:
-        export_step(surrogate, arguments.to)
+        about = export_step(surrogate, arguments.to)
         echo(f"{arguments.to}: the operator's step, (u, parameters) -> u, for torch.export.load")
-        about = about_step(surrogate)
         echo(f"u: {about['u']}\nparameters: {about['parameters']}, with dt = {surrogate.dt:g}")
         return 0
     needs = export(surrogate, arguments.to)

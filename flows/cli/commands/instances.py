@@ -19,6 +19,6 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the table."""
-    place = Place(arguments.run_dir, arguments.provider or "")
-    echo(instance_table([one for _, one in place.machines()]))
+    machines = Place(arguments.run_dir, arguments.provider or "").machines()
+    echo(instance_table([one for _, one in machines]))
     return 0

@@ -33,8 +33,8 @@ def comparison(runs: Sequence[RunSummary]) -> str:
     """The tables below as text."""
     metrics, *others = comparison_tables(runs)
     problems = sorted({one.result.data.family for one in runs if one.result is not None and one.result.data})
-    text = [f"Of different problems, whose figures are no scale for each other: {', '.join(problems)}", ""]
-    text = [*(text if len(problems) > 1 else []), *aligned([metrics.columns, *metrics.rows])]
+    caution = [f"Of different problems, whose figures are no scale for each other: {', '.join(problems)}", ""]
+    text = [*(caution if len(problems) > 1 else []), *aligned([metrics.columns, *metrics.rows])]
     for table in others:
         text += ["", f"{table.title}:", *aligned(table.rows)]
     return "\n".join(text)

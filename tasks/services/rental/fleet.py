@@ -201,7 +201,7 @@ class Fleet:
     def _resolve_lost_reply(self, label: str) -> str | None:
         """The machine of this label, if there is one of use; any more are destroyed.
 
-        Raises UnknownOutcome where the provider refuses to tell, however often it is asked.
+        Raises UnknownOutcome where the provider refuses to list, however often it is asked.
         """
         try:
             found = retrying(REFUSED_AGAIN_AFTER_S, KeyRefused, pause=self.pause)(

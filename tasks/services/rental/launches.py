@@ -67,27 +67,27 @@ class Place:
     run_dir: Path
     provider: str = ""
 
-    def here(self) -> list[Known]:
+    def here(self, *, required: bool = True) -> list[Known]:
         """The launches of the journals, oldest first; a damaged journal is logged, and costs itself.
 
-        Raises BadInput where there is no other.
+        Raises BadInput where there is no other, and one is `required`.
         """
-        found, faults = self._read()
-        if faults and not found:
-            raise faults[0]
-        for fault in faults:
-            logger.warning("%s", fault)
+        found, errors = self._read()
+        if errors and not found and required:
+            raise errors[0]
+        for error in errors:
+            logger.warning("%s", error)
         return found
 
     def _read(self) -> tuple[list[Known], list[BadInput]]:
         """What the journals hold, and what is wrong with others."""
-        found, faults = list[Known](), list[BadInput]()
+        found, errors = list[Known](), list[BadInput]()
         for path in self._journals():
             try:
                 found += in_journal(path)
             except BadInput as error:
-                faults.append(error)
-        return sorted(found, key=lambda known: known.launch.started_at), faults
+                errors.append(error)
+        return sorted(found, key=lambda known: known.launch.started_at), errors
 
     def everywhere(self, instances: Sequence[Instance]) -> list[Known]:
         """The same, and what only the labels of these instances tell."""
@@ -128,9 +128,7 @@ class Place:
         Where no journal does, whoever is named is asked; damaged ones are logged. Raises BadInput, ProviderRefused,
         UnknownOutcome.
         """
-        here, faults = self._read()
-        for fault in faults:
-            logger.warning("%s", fault)
+        here = self.here(required=False)
         own = [one for one in here if not ids or any(str(machine.id) in ids for machine in one.launch.machines)]
         newest = {self.provider_name(one): one for one in own}  # a provider is not asked for each launch that has ended
         asked = dict.fromkeys(

@@ -5,9 +5,8 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 from tasks.services.rental.budget import Budget
@@ -51,22 +50,22 @@ def stop(known: Known, run: str, provider: Provider, *, pause: Callable[[float],
     live = [machine for machine in known.launch.machines if machine.destroyed_at is None and machine.id is not None]
     if not known.is_open and not live:
         raise BadInput(f"run {known.launch.run}: its launch has ended, and none of its machines is left")
-    told = ""
-    _save_logs(known, live, provider)  # before whoever is told destroys them
+    controller = ""
+    _save_logs(known, live, provider)  # before their controller destroys them
     if known.controller is not None and known.controller.host == socket.gethostname():
-        told = str(known.controller)
+        controller = str(known.controller)
         _end(known.journal, known.controller, pause)
     elif known.controller is not None or known.journal is None:
-        told = _claim(run, known.controller)
+        controller = _take_over(run, known.controller)
     left = _left(known, live)
     destroy_each([(provider, machine) for machine in left])  # whatever the disk of the journal is like
     try:
-        usd = _close(known.journal, known, provider, live) if known.journal is not None else None
+        usd = _close(known.journal, known, provider, left) if known.journal is not None else None
     except (UPSError, OSError):
         gone = ", ".join(str(machine.id) for machine in left) or "none that is known"
         logger.warning("its machines are destroyed (%s), but that cannot be noted", gone)
         raise
-    return Stopped(known.launch.run, told, tuple(machine.id or "" for machine in live), usd)
+    return Stopped(known.launch.run, controller, tuple(machine.id or "" for machine in live), usd)
 
 
 def _left(known: Known, live: list[Machine]) -> list[Machine]:
@@ -80,10 +79,12 @@ def _left(known: Known, live: list[Machine]) -> list[Machine]:
 
 def _save_logs(known: Known, live: list[Machine], provider: Provider) -> None:
     """Keep what the machines wrote, for it goes with them; where that cannot be, it is logged."""
+    if known.journal is None:
+        return
     for machine in live:
         try:
-            text = provider.logs(machine.id or "") if known.journal is not None else ""
-            if known.journal is not None and last_line_of(text):
+            text = provider.logs(machine.id or "")
+            if last_line_of(text):
                 write_text(saved_log(known.journal, machine.generation), text)
         except (UPSError, OSError) as error:
             logger.warning("the log of instance %s is lost: %s", machine.id, error)
@@ -106,7 +107,7 @@ def _end(journal: Path | None, owner: Owner, pause: Callable[[float], None]) -> 
         pause(LOOK_S)
 
 
-def _claim(run: str, elsewhere: Owner | None) -> str:
+def _take_over(run: str, elsewhere: Owner | None) -> str:
     """Take the run from a controller elsewhere, which stops at its next look; who that was. It may be nobody.
 
     Raises UPSError where that one holds the journal and cannot be told.
@@ -147,21 +148,16 @@ def destroy_each(
         raise ProviderError("; ".join(dict.fromkeys(errors)))
 
 
-def _note_gone(journal: Journal, live: Sequence[Machine], instance_id: str) -> None:
-    for machine in live:
-        if machine.id == instance_id:
-            journal.note("given back", machine.generation, id=instance_id)
-
-
-def _close(path: Path, known: Known, provider: Provider, live: list[Machine]) -> float:
-    """Note that a launch has ended which nobody controls any more, and destroy what else it has; its cost in USD."""
+def _close(path: Path, known: Known, provider: Provider, destroyed: list[Machine]) -> float:
+    """Note the end of a launch that nobody controls any more, and destroy what else it has; its cost in USD."""
     with exclusive_controller(path, wait_s=WITHIN_S):  # a controller elsewhere ends at its next look
         journal = Journal(path)
-        fleet = Fleet(provider, journal, known.launch.run, Limits())
+        ids = {machine.id for machine in destroyed}
+        for machine in [*journal.not_destroyed(), *journal.kept_machines()]:
+            if machine.id in ids:
+                journal.note("given back", machine.generation, id=machine.id)
         if known.is_open:
-            fleet.destroy_all()
-        else:
-            destroy_each([(provider, machine) for machine in live], partial(_note_gone, journal, live))
+            Fleet(provider, journal, known.launch.run, Limits()).destroy_all()
         if journal.budget is not None:
             Budget.of(*journal.budget).settle(journal.spent_usd(), at_end=True)
         if journal.open_job is not None and known.is_open:

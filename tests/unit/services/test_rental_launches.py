@@ -254,7 +254,7 @@ def test_following_ends_where_nothing_of_the_launch_is_left(tmp_path):
     assert list(logs_of(tmp_path, Logs()).follow(None, pause=pytest.fail)) == ["--- machine 1 (instance 1000)"]
 
 
-def test_a_damaged_journal_is_told_and_costs_no_other(tmp_path, caplog):
+def test_a_damaged_journal_is_logged_and_costs_no_other(tmp_path, caplog):
     rented(journal_in(tmp_path / "a"), 1, "1000")
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "rented.jsonl").write_text('{"event":"renting","generation":1}\n', encoding="utf-8")
