@@ -49,15 +49,15 @@ class Order:
 def evaluators(
     name: str, cfg: PipelineConfig, settings: EvalConfig, run: RunDir, stages: Sequence[str], n_processes: int
 ) -> Iterator[Ask | None]:
-    """Within the block, so many processes answer; None for one, which is this. They end with the block, and with us."""
+    """Within the block, so many processes answer, this one too; None for one. The others end with it, and with us."""
     if n_processes < 2:
         yield None
         return
     channel = Channel(Path(mkdtemp(prefix="ups-evaluators-")))
     channel.put_job(name, cfg, run, torch.get_num_threads())
     context = multiprocessing.get_context("spawn")
-    begin = (os.getpid(), context.Value("i", 0))
-    pool = ProcessPoolExecutor(n_processes, mp_context=context, initializer=_begin, initargs=begin)
+    begin = (os.getpid(), context.Value("i", 1))
+    pool = ProcessPoolExecutor(n_processes - 1, mp_context=context, initializer=_begin, initargs=begin)
     try:
         yield partial(_shared, pool, Order(channel.folder, settings, tuple(stages)), name)
     finally:
@@ -69,26 +69,38 @@ def evaluators(
 def _shared(
     pool: ProcessPoolExecutor, order: Order, name: str, answer: Answer, question: Question, parts: Sequence[Rows]
 ) -> Iterator[Tensor]:
-    """The answers of the pool; where one of its processes is killed, this process gives the rest."""
+    """The answers of the pool and of this process, which gives the rest where one of the pool's is killed."""
     asked: list[Future[Array]] = []
     try:
         asked = [pool.submit(_answer, order, question, rows) for rows in parts]
     except BrokenProcessPool:
         logger.debug("%s: the evaluating processes are gone", name)
+    own: dict[int, Tensor] = {}
     for number, rows in enumerate(parts):
         try:
-            while asked and wait([asked[number]], timeout=LOOK_S).not_done:
+            while asked and number not in own and not asked[number].done():
+                if (free := _withdrawn(asked)) is not None:
+                    own[free] = answer(question, parts[free])
+                else:
+                    wait([asked[number]], timeout=LOOK_S)
                 leave_if_stopped(name)
-            found = torch.from_numpy(asked[number].result()) if asked else answer(question, rows)
+            if number not in own:
+                own[number] = torch.from_numpy(asked[number].result()) if asked else answer(question, rows)
         except BrokenProcessPool:
             logger.warning("%s: an evaluating process was killed; this one goes on alone, to the same digits", name)
             asked = []
-            found = answer(question, rows)
-        yield found
+            own[number] = answer(question, rows)
+        yield own.pop(number)
+
+
+def _withdrawn(asked: Sequence[Future[Array]]) -> int | None:
+    """The last question that nobody has begun to answer, which is asked no more; None where there is none."""
+    numbers = reversed(range(len(asked)))
+    return next((number for number in numbers if not asked[number].cancelled() and asked[number].cancel()), None)
 
 
 def _begin(parent: int, started: Any) -> None:
-    """A process of the pool: the first has the first GPU, the second the second."""
+    """A process of the pool: the first has the second GPU, for the first is that of its parent."""
     quiet_child(parent)
     with started.get_lock():
         environment.put("LOCAL_RANK", str(started.value))
