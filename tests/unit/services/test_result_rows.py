@@ -1,6 +1,7 @@
 """Rows of results: what made them is in them, and a run that is made again is compared with its row."""
 
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -132,7 +133,8 @@ def test_the_command_makes_the_run_again_and_says_that_it_is_the_same(ups, path,
     assert done.stdout.endswith(f"runs/reproduced/smoke-seed0 is the run of {path}\n")
 
 
-def test_the_command_fails_where_the_run_is_another(ups, path, row, here):
+def test_the_command_fails_where_the_run_is_another(ups, run, path, row, here):
+    shutil.copytree(run.root, Path("runs") / "reproduced" / path.stem)  # made already, and not made again
     write_row(path, other(row, digests=row.digests | {"operator_ema.pt": "0" * 64}))
 
     done = ups("reproduce", str(path))

@@ -38,10 +38,10 @@ def config():
             "denoiser": {"width": 32, "blocks": 2, "modes": 5},
             "prior": {"channels": 16, "levels": 2},
             "stages": {
-                "operator": {"epochs": 3, "steps_per_epoch": 80, "batch_size": 32, "lr": 3e-3, "unroll": [1, 2, 4]},
-                "diff_residual": {"epochs": 3, "steps_per_epoch": 100, "batch_size": 64, "lr": 2e-3},
-                "consistency_distill": {"epochs": 2, "steps_per_epoch": 100, "batch_size": 64, "lr": 1e-3},
-                "steady_prior": {"epochs": 2, "steps_per_epoch": 100, "batch_size": 16},
+                "operator": {"epochs": 3, "steps_per_epoch": 50, "batch_size": 32, "lr": 3e-3, "unroll": [1, 2, 4]},
+                "diff_residual": {"epochs": 3, "steps_per_epoch": 60, "batch_size": 64, "lr": 2e-3},
+                "consistency_distill": {"epochs": 2, "steps_per_epoch": 60, "batch_size": 64, "lr": 1e-3},
+                "steady_prior": {"epochs": 2, "steps_per_epoch": 60, "batch_size": 16},
             },
         }
     )

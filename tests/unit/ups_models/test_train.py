@@ -175,7 +175,7 @@ def mean(values):
 
 def longer(cfg, name):
     settings = getattr(cfg.stages, name)
-    update: dict[str, object] = {"epochs": 10, "steps_per_epoch": 20}
+    update: dict[str, object] = {"epochs": 6, "steps_per_epoch": 20}
     if name == "operator":
         update["unroll"] = (1,)
     return cfg.model_copy(update={"stages": cfg.stages.model_copy(update={name: settings.model_copy(update=update)})})
