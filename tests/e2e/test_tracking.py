@@ -371,7 +371,7 @@ def test_a_server_that_dies_in_the_middle_stops_nothing(tmp_path, wandb_environm
         done = first(*SMOKE, *quick, "--set", "tracking.connect_timeout_s=3", "--auto-resume", cwd=tmp_path)
 
         assert done.returncode == 0, done.stderr
-        assert status_of(tmp_path).training_complete
+        assert status_of(tmp_path).is_trained()
         dying.faults.hang = False
         there = command("-m", "flows.cli", PYTHONPATH=str(ROOT), **environment)
         sent = there("sync", ".", "--config", "configs/smoke.yaml", cwd=tmp_path)

@@ -18,7 +18,7 @@ from ups_models.stages.lineage import Lineage
 from ups_models.stages.stage import Data, Stage
 from ups_models.training.parallel import World
 from ups_models.training.saving import Saver, copied
-from ups_models.training.state import TrainState, find_state, share_state, start_state
+from ups_models.training.state import TrainState, find_state, moving_parts, put_back, share_state, start_state
 from ups_models.training.steps import ALONE, Step, Steps
 
 READ_EVERY = 50
@@ -126,7 +126,7 @@ class Reader:
     def take(self) -> None:
         """The next step. Raises TrainingDiverged."""
         if self.every > 1 and not self.unread:
-            self.kept = copied(_moving_parts(self.state), self.kept, to_cpu=False)
+            self.kept = copied(moving_parts(self.state), self.kept, to_cpu=False)
         self.unread.append(self.steps.take(self.state, check=self.every == 1))
         if len(self.unread) >= self.every:
             self.read()
@@ -149,8 +149,7 @@ class Reader:
     def _take_again(self, first: int) -> None:
         """From the last reading to the step that was not finite."""
         state, last = self.state, self.state.step
-        for name, part in _movable(state).items():
-            part.load_state_dict(self.kept[name])
+        put_back(state, self.kept)
         state.step = first
         while state.step < last:
             self.steps.take(state)
@@ -164,14 +163,6 @@ class Reader:
         epoch = math.ceil(step / settings.steps_per_epoch)
         name = self.steps.stage.spec.name
         return Progress(name, step, settings.total_steps, epoch, settings.epochs, loss, grad_norm, lr)
-
-
-def _movable(state: TrainState) -> dict[str, Any]:
-    return {"net": state.net, "ema": state.ema, "optimiser": state.optimiser}
-
-
-def _moving_parts(state: TrainState) -> dict[str, Any]:
-    return {name: part.state_dict() for name, part in _movable(state).items()}
 
 
 def _is_due_by_number(cfg: PipelineConfig, step: int) -> bool:

@@ -36,17 +36,23 @@ def gradient(loss: Tensor, net: nn.Module) -> None:
 
 
 def flat_gradient(loss: Tensor, net: nn.Module) -> Tensor:
-    """The gradients as one vector, and the loss behind them, (P + 1,)."""
+    """The gradients as one vector of real numbers, and the loss behind them, (P + 1,)."""
     gradient(loss, net)
-    parts = [parameter.grad.flatten() for parameter in net.parameters() if parameter.grad is not None]
+    parts = [_real(parameter.grad).flatten() for parameter in net.parameters() if parameter.grad is not None]
     return torch.cat([*parts, loss.detach().float().view(1)])
 
 
 def put_gradient(flat: Tensor, net: nn.Module) -> Tensor:
     """The inverse, into the parameters that have a gradient; returns the loss, ()."""
     owners = [parameter for parameter in net.parameters() if parameter.grad is not None]
-    *parts, loss = flat.split([parameter.numel() for parameter in owners] + [1])
+    *parts, loss = flat.split([_real(parameter).numel() for parameter in owners] + [1])
     for parameter, part in zip(owners, parts, strict=True):
-        parameter.grad = part.view_as(parameter).to(parameter.dtype)
+        found = part.view_as(_real(parameter))
+        parameter.grad = (torch.view_as_complex(found.clone()) if parameter.is_complex() else found).to(parameter.dtype)
     total: Tensor = loss[0]
     return total
+
+
+def _real(numbers: Tensor) -> Tensor:
+    """Complex ones as pairs, which is how those of spectral layers are summed and sent."""
+    return torch.view_as_real(numbers) if numbers.is_complex() else numbers

@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from ups_models.training.optim import flat_gradient, put_gradient
-from ups_models.training.parallel import World, tree_sum
+from ups_models.training.parallel import World, answered, tree_sum
 
 PART = 2**20
 """Numbers that travel at once."""
@@ -77,17 +77,19 @@ class Sending:
         """Whether these parameters, and no others, got a gradient; what was sent has arrived, or is given up."""
         same = len(owners) == len(self.owners) and all(map(lambda one, other: one is other, owners, self.owners))
         if not same:
-            for work, _ in self.sent:
-                work.wait()
+            self._received()
         return same
 
     def result(self) -> Tensor:
         """The sum over the shards of all processes, (P + 1,): as of `World.sum_over_shards`."""
-        sums = []
-        for work, found in self.sent:
-            work.wait()
-            sums.append(tree_sum(found))
-        return torch.cat(sums[::-1])
+        return torch.cat([tree_sum(found) for found in self._received()][::-1])
+
+    def _received(self) -> list[list[Tensor]]:
+        """What the processes have sent of each part, once all of it is here."""
+        with answered():
+            for work, _ in self.sent:
+                work.wait()
+        return [found for _, found in self.sent]
 
     def _is_ready(self, parameter: Tensor) -> None:
         self.part_of[id(parameter)].missing -= 1
@@ -100,7 +102,9 @@ class Sending:
         end = part.begin + len(whole)
         partial = tree_sum([*(one[part.begin : end] for one in self.before), whole])
         found = [torch.empty_like(partial) for _ in range(self.world.world_size)]
-        self.sent.append((dist.all_gather(found, partial, group=self.world.group, async_op=True), found))
+        with answered():
+            work = dist.all_gather(found, partial, group=self.world.group, async_op=True)
+        self.sent.append((work, found))
 
 
 @dataclass

@@ -5,7 +5,8 @@ in one binary tree over the shards, never over the processes: any number of proc
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any, Literal
@@ -15,10 +16,27 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ups_models.config.section import is_power_of_two
+from ups_models.errors import UPSError
 
 Way = Literal["gather", "subtree", "slices"]
 LARGE = 50_000_000
 """Numbers of all gathered gradients above which no process holds them whole."""
+
+
+class ProcessLost(UPSError):
+    """A process that trains along has ended, or does not answer any more."""
+
+
+@contextmanager
+def answered() -> Iterator[None]:
+    """Within the block others answer; raises ProcessLost where gloo or NCCL say that one does not."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise ProcessLost(
+            "another process that trains along has ended, or does not answer: its own lines say why. What was saved "
+            "is kept: --auto-resume goes on, with any number of processes"
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -48,7 +66,8 @@ class World:
         ways = {"gather": self._gather, "subtree": self._subtree, "slices": self._slices}
         device = own[0].device
         sent = own if self.on_gpu else [one.cpu() for one in own]
-        return ways[way](sent, total).to(device)
+        with answered():
+            return ways[way](sent, total).to(device)
 
     def is_subtree(self, numbers: int, total: int) -> bool:
         """Whether such sums are made of one partial sum of each process, which may be made of the numbers in parts."""
@@ -59,7 +78,8 @@ class World:
         if self.group is None:
             return flags
         anywhere = torch.tensor([float(flag) for flag in flags])
-        dist.all_reduce(anywhere, dist.ReduceOp.MAX, group=self.group)
+        with answered():
+            dist.all_reduce(anywhere, dist.ReduceOp.MAX, group=self.group)
         return tuple(bool(value) for value in anywhere.tolist())
 
     def from_first(self, value: Any) -> Any:
@@ -67,7 +87,8 @@ class World:
         if self.group is None:
             return value
         holder = [value]
-        dist.broadcast_object_list(holder, src=0, group=self.group)
+        with answered():
+            dist.broadcast_object_list(holder, src=0, group=self.group)
         return holder[0]
 
     def _blocks(self, total: int) -> list[range]:

@@ -172,9 +172,7 @@ def saved_form(state: TrainState, lineage: Lineage) -> dict[str, Any]:
         "config_hash": lineage.config_hash,
         "exactness": dict(state.conditions),
         "step": state.step,
-        "state_dict": weights_of(state.net),
-        "ema": weights_of(state.ema),
-        "optimiser": state.optimiser.state_dict(),
+        **moving_parts(state),
     }
 
 
@@ -210,13 +208,26 @@ def share_state(state: TrainState, world: World) -> None:
     """Give every process of the world the first one's state."""
     if world.group is None:
         return
-    known = (state.net.state_dict(), state.ema.state_dict(), state.optimiser.state_dict(), state.step)
-    net, ema, optimiser, step = world.from_first(known if world.rank == 0 else None)
+    moving, step = world.from_first((moving_parts(state), state.step) if world.rank == 0 else None)
     if world.rank != 0:
-        state.net.load_state_dict(net)
-        state.ema.load_state_dict(ema)
-        state.optimiser.load_state_dict(optimiser)
+        put_back(state, moving)
         state.step = step
+
+
+def moving_parts(state: TrainState) -> dict[str, dict[str, Any]]:
+    """What a step changes of a state, without its number: the tensors of both networks, and the optimiser's."""
+    return {
+        "state_dict": weights_of(state.net),
+        "ema": weights_of(state.ema),
+        "optimiser": state.optimiser.state_dict(),
+    }
+
+
+def put_back(state: TrainState, moving: Mapping[str, Any]) -> None:
+    """The inverse. Raises what PyTorch does where the tensors are those of another network."""
+    state.net.load_state_dict(moving["state_dict"])
+    state.ema.load_state_dict(moving["ema"])
+    state.optimiser.load_state_dict(moving["optimiser"])
 
 
 def load_state(path: Path, state: TrainState, stage: Stage, cfg: PipelineConfig, lineage: Lineage) -> None:
@@ -235,9 +246,7 @@ def load_state(path: Path, state: TrainState, stage: Stage, cfg: PipelineConfig,
         logger.warning("%s: %s: training resumes, but not to the same bits", stage.spec.name, change)
     check_shapes(path, saved["state_dict"], state.net)
     try:
-        state.net.load_state_dict(saved["state_dict"])
-        state.ema.load_state_dict(saved["ema"])
-        state.optimiser.load_state_dict(saved["optimiser"])
+        put_back(state, saved)
         state.step = saved["step"]
     except DAMAGES as error:
         raise CheckpointError(f"{path}: is no whole saved state ({first_line(error)})") from None

@@ -26,9 +26,9 @@ def run(arguments: argparse.Namespace) -> int:
     folder = path_named(arguments)
     run = run_in(folder) if arguments.plan else run_named(arguments)  # what would be done may be asked before a run is
     if run is not None and arguments.json:
-        echo(status_json(run.checkpoints))
+        echo(status_json(run))
     elif run is not None:
-        echo(status_table(run.checkpoints, verify=arguments.verify))
+        echo(status_table(run, verify=arguments.verify))
     if arguments.plan:
         echo(_plan(folder if run is None else run.root, arguments.config))
     return 0

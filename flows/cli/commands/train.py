@@ -40,7 +40,7 @@ def run(arguments: argparse.Namespace) -> int:
         )
     finally:
         _dismiss_others()
-    echo(status_table(job.run.checkpoints))
+    echo(status_table(job.run))
     if missed := _missed_checks(job.run):
         echo(missed)
     echo(f"Report: {report}")

@@ -27,6 +27,8 @@ SHOWN: Sequence[tuple[Part, tuple[str, ...]]] = (
 """Whose headline metrics are compared, in each part of a result."""
 NO_OTHER_TRAINING = frozenset({"seed", *APART})
 """Parts of a config that make no other training of it: a seed is another sample of the same."""
+EVALUATED = ("split", "seed", "trajectories", "members", "steps", "given_frames")
+"""What makes another evaluation: its figures are no sample of the same."""
 
 
 def comparison(runs: Sequence[RunSummary]) -> str:
@@ -55,21 +57,33 @@ def comparison_tables(runs: Sequence[RunSummary]) -> tuple[Table, ...]:
 
 
 def _groups(runs: Sequence[RunSummary]) -> list[list[RunSummary]]:
-    found: dict[str, list[RunSummary]] = {}
+    """Runs of one config that were evaluated alike; the same weights once, however often they are named."""
+    found: dict[str, dict[str, RunSummary]] = {}
     for one in runs:
-        found.setdefault(json.dumps(_config(one), sort_keys=True), []).append(one)
-    return list(found.values())
+        same = found.setdefault(json.dumps(_config(one), sort_keys=True), {})
+        same.setdefault(_sample(one), one)
+    return [list(same.values()) for same in found.values()]
+
+
+def _sample(one: RunSummary) -> str:
+    """Seed and weights of a run."""
+    files = one.result.checkpoints.values() if one.result is not None else ()
+    return json.dumps([_trained(one).get("seed"), *sorted(file.sha256 for file in files)])
+
+
+def _trained(one: RunSummary) -> dict[str, Any]:
+    """The config of the weights."""
+    whole = parse_yaml(one.result.config_yaml) if one.result is not None else None
+    return whole if isinstance(whole, dict) else {}
 
 
 def _config(one: RunSummary) -> dict[str, Any]:
     """What it was trained with, less what makes no other training of it, and what it was evaluated on."""
     if one.result is None:
         return {}
-    whole = parse_yaml(one.result.config_yaml)
-    trained = whole if isinstance(whole, dict) else {}
     times = one.result.rollout.times if one.result.rollout is not None else ()
-    evaluated = {"split": one.result.split, "times": len(times), "given_frames": one.result.given_frames}
-    return {key: value for key, value in trained.items() if key not in NO_OTHER_TRAINING} | {"evaluated": evaluated}
+    evaluated = {name: getattr(one.result, name) for name in EVALUATED} | {"times": len(times)}
+    return {key: value for key, value in _trained(one).items() if key not in NO_OTHER_TRAINING} | {"evaluated": evaluated}
 
 
 def _figures(result: EvaluationResult) -> Iterator[tuple[str, float]]:

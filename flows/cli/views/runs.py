@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from flows.cli.views.tables import aligned
+from tasks.services.run.status import EVALUATIONS
 from tasks.services.stages.runs import RunSummary
 from ups_models.wording import plain
 
@@ -14,10 +15,14 @@ UNITS = (("d", 86_400), ("h", 3600), ("min", 60), ("s", 1))
 def run_table(runs: Sequence[RunSummary], folder: Path, now: float) -> str:
     """One line each: path, problem, how far, main error, and age of the last record."""
     rows = [("run", "problem", "state", "error", "age"), *(_cells(one, folder, now) for one in runs)]
-    lines = aligned(rows)
-    return "\n".join(
-        [*lines, "error: rollout nRMSE, mean, of the newest evaluation (of a steady prior alone: member nRMSE)"]
-    )
+    about = "of the full evaluation, or of the small one"
+    return "\n".join([*aligned(rows), f"error: rollout nRMSE, mean, {about} (of a steady prior alone: member nRMSE)"])
+
+
+def _error(one: RunSummary) -> str:
+    if one.error is None or one.result is None:
+        return MISSING
+    return f"{one.error:.4f}{' (small)' if one.result.name == EVALUATIONS[0] else ''}"
 
 
 def age(seconds: float) -> str:
@@ -33,6 +38,6 @@ def _cells(one: RunSummary, folder: Path, now: float) -> tuple[str, ...]:
         plain(path),
         plain(data.family) if data is not None else MISSING,
         one.state,
-        f"{one.error:.4f}" if one.error is not None else MISSING,
+        _error(one),
         age(now - one.touched_at),
     )

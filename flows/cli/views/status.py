@@ -7,8 +7,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tasks.services.run.config_file import disabled_stages
 from tasks.services.run.lock import is_owned, owner_in_words
-from tasks.services.run.paths import STATUS, RunDir
+from tasks.services.run.paths import RunDir
 from tasks.services.run.status import EVALUATIONS, Owner, StageRecord, Status, WandbRecord, read_status
 from tasks.services.stages.overview import StageRow, Upload, overview
 from ups_models.files import digest_of
@@ -19,40 +20,40 @@ if TYPE_CHECKING:
     from tasks.services.stages.plan import Plan
 
 WIDTH = 80
-MARKS = {"completed": "✅", "in_progress": "🔄", "failed": "❌", "not_started": "⏸️ "}
+MARKS = {"completed": "✅", "in_progress": "🔄", "failed": "❌", "not_started": "⏸️ ", "disabled": "⏸️ "}
 MEGABYTE = 1_000_000
 MISSING = "N/A"
 LONGEST_TEXT = 300
 
 
-def status_table(checkpoints: Path, *, verify: bool = False) -> str:
+def status_table(run: RunDir, *, verify: bool = False) -> str:
     """The guide's table as text; `verify` reads every file and compares its digest. Raises StatusError."""
-    status = _in_plain_words(read_status(checkpoints / STATUS))
-    found = overview(status)
+    status = _in_plain_words(read_status(run.status))
+    found = overview(status, disabled=disabled_stages(run.root))
     rule, line = "=" * WIDTH, "-" * WIDTH
     parts = [
         rule,
         "TRAINING PIPELINE STATUS",
         rule,
-        f"Checkpoint Directory: {plain(checkpoints.absolute())}",
+        f"Checkpoint Directory: {plain(run.checkpoints.absolute())}",
         "",
         "Training Stages:",
         line,
         f"{'Stage':<25} {'Status':<15} {'Checkpoint':<25} Completed",
         line,
         *(stage_line(row.name, row.status, row.checkpoint, row.completed_at) for row in found.stages),
-        *(remark for row in found.stages for remark in _remarks(row, RunDir(checkpoints.parent, checkpoints))),
+        *(remark for row in found.stages for remark in _remarks(row, run)),
         "",
         "Pipeline Status:",
         line,
-        f"{'Training Complete:':<25} {'✅ Yes' if status.training_complete else '❌ No'}",
+        f"{'Training Complete:':<25} {'✅ Yes' if found.trained else '❌ No'}",
         *(evaluation_line(row.name, row.status, row.completed_at, row.error) for row in found.evaluations),
         *_wandb(status.wandb, found.upload),
         "",
         "Checkpoint Files:",
         line,
         *(
-            _file_line(checkpoints / name, record, verify=verify)
+            _file_line(run.checkpoint(name), record, verify=verify)
             for stage, record in status.records().items()
             for name in SPECS[stage].files
         ),
@@ -61,16 +62,16 @@ def status_table(checkpoints: Path, *, verify: bool = False) -> str:
     return "\n".join(parts)
 
 
-def status_json(checkpoints: Path) -> str:
+def status_json(run: RunDir) -> str:
     """Every stage and evaluation, those that have not started included, as JSON."""
-    status = read_status(checkpoints / STATUS)
+    status = read_status(run.status)
     content = status.model_dump(mode="json", exclude_none=True) | {
-        "checkpoint_dir": str(checkpoints.absolute()),
+        "checkpoint_dir": str(run.checkpoints.absolute()),
         "stages": {name: row.model_dump(mode="json", exclude_none=True) for name, row in status.records().items()},
         "evaluations": {
             name: status.evaluation(name).model_dump(mode="json", exclude_none=True) for name in EVALUATIONS
         },
-        "training_complete": status.training_complete,
+        "training_complete": status.is_trained(disabled_stages(run.root)),
     }
     return json.dumps(content, indent=2, ensure_ascii=False)
 
@@ -116,6 +117,7 @@ def _remarks(row: StageRow, run: RunDir) -> list[str]:
     saved = f"saved at step {row.step}, epoch {row.epoch}{epochs}" if row.step else "nothing is saved yet"
     position = f"  {row.name}: {saved}; {_owner(row.owner, run)}"
     error = [f"  {row.name}: last error: {row.error}"] if row.error else []
+    error += [f"  {row.name}: is to be trained again: {row.again}"] if row.again else []
     return [position, *error] if row.status == "in_progress" else error
 
 

@@ -57,6 +57,16 @@ def checkpoint_dir_of(root: Path) -> Path:
         raise ConfigError(f"{kept}: is not the config of a run any more ({first_line(error)}); put it back") from None
 
 
+def disabled_stages(root: Path) -> frozenset[str]:
+    """Stages without epochs in the config of the run in a folder; none where it keeps no config that can be read."""
+    kept = kept_config(RunDir.of(root, Path()))
+    try:
+        stages = (parse_yaml(_text(kept)) or {}).get("stages", {}) if kept is not None else {}
+        return frozenset(name for name, settings in stages.items() if settings.get("epochs") == 0)
+    except (Unparsable, AttributeError, TypeError):
+        return frozenset()
+
+
 def run_in(folder: Path) -> RunDir | None:
     """The run that is named by its own folder, or by that of its checkpoints; None where there is none.
 

@@ -2,7 +2,7 @@
 
 import json
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -156,10 +156,13 @@ class Status(Record):
         """An evaluation's record."""
         return self.evaluations.get(name, EvaluationRecord())
 
-    @property
-    def training_complete(self) -> bool:
-        """Whether every stage that is not optional is completed."""
-        return all(spec.optional or self.stage(name).status == "completed" for name, spec in SPECS.items())
+    def is_trained(self, disabled: Collection[str] = ()) -> bool:
+        """Whether every stage that is neither optional nor disabled is completed, and none is to be trained again."""
+        return all(
+            record.retrain is None and (record.status == "completed" or SPECS[name].optional)
+            for name, record in self.records().items()
+            if name not in disabled
+        )
 
 
 class StatusStore:
@@ -183,7 +186,7 @@ class StatusStore:
         seed: int,
         inputs: dict[str, str],
     ) -> StageRecord:
-        """A stage begins from nothing (`fresh`) or resumes; an old error stays visible until it completes."""
+        """A stage begins from nothing (`fresh`) or resumes; an old error stays visible until it has come further."""
         record = self.read().stage(stage)
         unfinished = record.status in ("in_progress", "failed")
         return self._move(
@@ -209,7 +212,7 @@ class StatusStore:
 
     def progress(self, stage: str, *, epoch: int, step: int, seconds: float) -> None:
         """A stage in progress has saved its state at this step, after so many seconds in all its attempts."""
-        self._move(stage, "in_progress", epoch=epoch, step=step, seconds=round(seconds, 1))
+        self._move(stage, "in_progress", epoch=epoch, step=step, seconds=round(seconds, 1), error_message=None)
 
     def complete(
         self,

@@ -1,6 +1,6 @@
 """A run at a glance, for whoever shows it: rows of plain values, and its report as Markdown."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from tasks.services.checkpoints.sets import signature_of
@@ -32,6 +32,8 @@ class StageRow:
     seconds: float | None
     loss: float | None
     error: str | None
+    again: str | None
+    """Why it is to be trained again, though it may be completed."""
     owner: Owner | None
 
     @property
@@ -64,9 +66,10 @@ class Upload:
 
 @dataclass(frozen=True)
 class Overview:
-    """Every stage, every evaluation, and the last upload."""
+    """Every stage, every evaluation, and the last upload. `trained`: no stage has anything left to do."""
 
     stages: tuple[StageRow, ...]
+    trained: bool
     evaluations: tuple[EvaluationRow, ...]
     upload: Upload
 
@@ -76,11 +79,18 @@ def overview(
     cfg: PipelineConfig | None = None,
     losses: Mapping[str, float] | None = None,
     errors: Mapping[str, float] | None = None,
+    *,
+    disabled: Collection[str] = (),
 ) -> Overview:
-    """From a status; `losses` of stages and `errors` of evaluations are shown where they are given."""
-    stages = [_stage_row(name, status.stage(name), cfg, (losses or {}).get(name)) for name in SPECS]
+    """From a status; `losses` of stages and `errors` of evaluations are shown where they are given.
+
+    Which stages are disabled is known by the config, or else given.
+    """
+    if cfg is not None:
+        disabled = [name for name in SPECS if not cfg.stages.of(name).total_steps]
+    stages = [_stage_row(name, status.stage(name), cfg, (losses or {}).get(name), disabled) for name in SPECS]
     evaluations = [_evaluation_row(name, status, (errors or {}).get(name)) for name in EVALUATIONS]
-    return Overview(tuple(stages), tuple(evaluations), _upload(status))
+    return Overview(tuple(stages), status.is_trained(disabled), tuple(evaluations), _upload(status))
 
 
 def overview_of(run: RunDir, cfg: PipelineConfig) -> Overview:
@@ -115,13 +125,14 @@ def _pictures(run: RunDir) -> list[str]:
     return lines
 
 
-def _stage_row(name: str, record: StageRecord, cfg: PipelineConfig | None, loss: float | None) -> StageRow:
+def _stage_row(
+    name: str, record: StageRecord, cfg: PipelineConfig | None, loss: float | None, disabled: Collection[str]
+) -> StageRow:
     settings = cfg.stages.of(name) if cfg is not None else None
     done = record.status == "completed"
-    disabled = settings is not None and not settings.total_steps and not done
     return StageRow(
         name=name,
-        status="disabled" if disabled else record.status,
+        status="disabled" if name in disabled and not done else record.status,
         checkpoint=record.checkpoint if done else None,
         completed_at=record.completed_at,
         step=record.step or 0,
@@ -131,6 +142,7 @@ def _stage_row(name: str, record: StageRecord, cfg: PipelineConfig | None, loss:
         seconds=record.seconds,
         loss=loss if record.status != "not_started" else None,
         error=record.error_message,
+        again=record.retrain if done else None,
         owner=record.owner,
     )
 

@@ -30,7 +30,11 @@ from ups_models.children import end_with_parent
 from ups_models.errors import Preempted, UPSError
 from ups_models.training.joining import joined
 from ups_models.training.loop import Hooks, Progress
+from ups_models.training.parallel import ProcessLost
 from ups_models.training.state import save_state
+from ups_models.wording import first_line
+
+logger = logging.getLogger(__name__)
 
 ORPHANED = 1
 """Process that adopts those whose parent has ended."""
@@ -50,8 +54,13 @@ def main() -> None:
         train(channel, rank, world_size, lambda: bool(asked) or (rank == 0 and channel.is_asked_to_stop()))
     except Preempted as error:
         channel.send(rank, STOPPED, message=str(error))
+    except ProcessLost:  # torchrun starts all again
+        raise
     except UPSError as error:
         channel.send(rank, FAILED, kind=type(error).__name__, message=str(error))
+    except Exception as error:
+        logger.exception("it cannot go on")
+        channel.send(rank, FAILED, kind=UPSError.__name__, message=f"{type(error).__name__}: {first_line(error)}")
 
 
 def train(channel: Channel, rank: int, world_size: int, should_stop: Callable[[], bool]) -> None:

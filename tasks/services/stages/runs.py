@@ -1,11 +1,11 @@
 """The runs below a folder: how far each is, and how good."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from tasks.services.run.config_file import checkpoint_dir_of
+from tasks.services.run.config_file import checkpoint_dir_of, disabled_stages
 from tasks.services.run.paths import CONFIG, STATUS, RunDir
 from tasks.services.run.status import EVALUATIONS, Status, read_status
 from ups_models.errors import BadInput, UPSError
@@ -26,22 +26,38 @@ class RunSummary:
 
     root: Path
     status: Status
-    result: EvaluationResult | None
+    results: Mapping[str, EvaluationResult | None]
+    """Of the evaluations that are completed; None for one that cannot be used."""
     touched_at: float
     """When anything was recorded last, in seconds since 1970."""
+    disabled: frozenset[str] = frozenset()
+    """Stages that its config has no epochs for."""
+
+    @property
+    def result(self) -> EvaluationResult | None:
+        """The full evaluation; the small one where that is not there, or cannot be used."""
+        return next((found for name in reversed(EVALUATIONS) if (found := self.results.get(name)) is not None), None)
 
     @property
     def state(self) -> str:
-        """How far it is: `complete`, or the stage that is next or at fault."""
+        """How far it is: `complete`, or the stage or evaluation that is next or at fault."""
         for name, record in self.status.records().items():
-            if record.status != "completed" and not (SPECS[name].optional and record.status == "not_started"):
+            if record.status == "completed" and record.retrain is not None:
+                return f"{name} to be trained again"
+            left_out = name in self.disabled or (SPECS[name].optional and record.status == "not_started")
+            if record.status != "completed" and not left_out:
                 step = f" at step {record.step}" if record.step else ""
                 return f"{name} {record.status.replace('_', ' ')}{step}"
+        for name in EVALUATIONS:
+            if (status := self.status.evaluation(name).status) not in ("completed", "not_started"):
+                return f"{name} {status.replace('_', ' ')}"
+            if name in self.results and self.results[name] is None:
+                return f"{name} to be made again"
         return "complete" if self.result is not None else "trained, not evaluated"
 
     @property
     def error(self) -> float | None:
-        """The main figure of the newest evaluation: the rollout's nRMSE, or the prior's where there is no operator."""
+        """The main figure of `result`: the rollout's nRMSE, or the prior's where there is no operator."""
         return None if self.result is None else main_error(self.result)
 
 
@@ -85,10 +101,9 @@ def _found(root: Path) -> RunSummary | None:
     except UPSError as error:
         logger.warning("%s", error)
         return None
-    results = (
-        _result(run, name, status) for name in reversed(EVALUATIONS) if status.evaluation(name).status == "completed"
-    )
-    return RunSummary(root, status, next(filter(None, results), None), run.status.stat().st_mtime)
+    done = [name for name in EVALUATIONS if status.evaluation(name).status == "completed"]
+    results = {name: _result(run, name, status) for name in done}
+    return RunSummary(root, status, results, run.status.stat().st_mtime, disabled_stages(run.root))
 
 
 def _result(run: RunDir, name: str, status: Status) -> EvaluationResult | None:

@@ -150,7 +150,7 @@ def _to_its_end(root: Path, rng: random.Random, strikes: Counter[str], kills: in
         leftover = [pid for pid in owner.below(RANK) if Path(f"/proc/{pid}").exists()]
         if leftover:
             return [f"{root.name}, start {number}: ranks {leftover} outlived their owner"]
-        if code == 0 and read_status(_run_in(root).status).training_complete:
+        if code == 0 and read_status(_run_in(root).status).is_trained():
             return []
         if code not in (0, STOPPED, -signal.SIGKILL):
             return [

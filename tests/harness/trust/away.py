@@ -53,7 +53,7 @@ def _trial(room: ControlRoom, workload: Workload, root: Path, seconds: float) ->
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         time.sleep(1.0)
-        if not is_owned(run) and not read_status(run.status).training_complete:
+        if not is_owned(run) and not read_status(run.status).is_trained():
             return [f"it stopped training {seconds - (until - time.monotonic()):.0f} s after the server"]
     room.start_server()
     if room.workers[-1].poll() is not None:

@@ -177,8 +177,9 @@ def _read_journal(path: Path) -> None:
 
 def _read_status(path: Path) -> None:
     text_of(read_status(path))
-    status_json(path.parent).encode()
-    table = status_table(path.parent)
+    run = RunDir(path.parent.parent, path.parent)
+    status_json(run).encode()
+    table = status_table(run)
     if len(table) > 20_000 or "\x1b" in table:
         raise AssertionError("the table shows values in full")
 

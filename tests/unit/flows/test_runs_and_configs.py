@@ -45,6 +45,59 @@ def test_runs_are_listed_with_state_error_and_age(runs, ups, smoke_result):
     assert len(lines) == 4
 
 
+def line_of(ups, root):
+    """What `ups runs` says of the one run in a folder."""
+    return ups("runs", cwd=root).stdout.splitlines()[1]
+
+
+def edit_status(root, change):
+    path = root / "checkpoints" / "stage_status.json"
+    status = json.loads(path.read_text("utf-8"))
+    change(status)
+    path.write_text(json.dumps(status), encoding="utf-8")
+
+
+def test_an_evaluation_that_failed_is_the_state_of_a_run_and_the_error_is_called_that_of_the_small_one(run_dir, ups):
+    edit_status(run_dir, lambda status: status["evaluations"]["full_eval"].update(status="failed"))
+
+    line = line_of(ups, run_dir)
+
+    assert "full_eval failed" in line
+    assert "(small)" in line
+
+
+def test_an_evaluation_that_cannot_be_read_is_to_be_made_again(run_dir, ups):
+    (run_dir / "reports" / "full_eval.json").write_text("garbage", encoding="utf-8")
+
+    assert "full_eval to be made again" in line_of(ups, run_dir)
+
+
+def test_a_stage_without_epochs_is_disabled_wherever_a_run_is_shown(run_dir, ups):
+    config = run_dir / "config.yaml"
+    whole = yaml.safe_load(config.read_text("utf-8"))
+    whole["stages"]["consistency_distill"]["epochs"] = 0
+    config.write_text(config.read_text("utf-8").splitlines()[0] + "\n" + yaml.safe_dump(whole), encoding="utf-8")
+    edit_status(run_dir, lambda status: status["stages"].pop("consistency_distill"))
+
+    shown = ups("status", cwd=run_dir).stdout
+    (line,) = (line for line in shown.splitlines() if line.startswith("consistency_distill"))
+
+    assert "disabled" in line
+    assert "✅ Yes" in shown
+    assert json.loads(ups("status", "--json", cwd=run_dir).stdout)["training_complete"] is True
+    assert "small_eval to be made again" in line_of(ups, run_dir)
+
+
+def test_a_stage_that_is_to_be_trained_again_is_no_completed_training(run_dir, ups):
+    edit_status(run_dir, lambda status: status["stages"]["consistency_distill"].update(retrain="its input runs again"))
+
+    shown = ups("status", cwd=run_dir).stdout
+
+    assert "consistency_distill: is to be trained again: its input runs again" in shown
+    assert "❌ No" in shown
+    assert "consistency_distill to be trained again" in line_of(ups, run_dir)
+
+
 def test_a_run_is_listed_from_within_too(runs, ups):
     assert ups("runs", cwd=runs / "sweep" / "a").stdout.splitlines()[1].startswith(". ")
 
@@ -104,6 +157,20 @@ def test_runs_are_compared_by_config_and_seeds_are_taken_together(seeds, ups, sm
     assert row.split()[-4:] == [error, f"[{error},", f"{error}]", error]
     below = lines[lines.index("The configs differ in:") + 1 :]
     assert [line.split() for line in below] == [["latent.dim", "4", "8"]]
+
+
+def test_one_sample_is_counted_once(seeds, ups):
+    assert "more" not in ups("compare", "s0", "./s0", "s0/checkpoints", cwd=seeds).stdout
+
+
+def test_other_evaluations_of_one_config_are_no_seeds_of_it(seeds, ups):
+    path = seeds / "s1" / "reports" / "full_eval.json"
+    path.write_text(path.read_text("utf-8").replace('"trajectories": 4', '"trajectories": 3'), encoding="utf-8")
+
+    shown = ups("compare", "s0", "s1", cwd=seeds).stdout
+
+    assert shown.splitlines()[0].split() == ["s0", "s1"]
+    assert "evaluated.trajectories" in shown
 
 
 def test_one_config_differs_in_nothing(seeds, ups):

@@ -78,7 +78,7 @@ def test_a_verified_set_makes_a_run_that_is_complete(run, folder, tmp_path, smok
     install_set(verify_set(folder, smoke, "ckpt:v0"), new, RECORD)
 
     status = read_status(new.status)
-    assert status.training_complete
+    assert status.is_trained()
     assert status.wandb == RECORD
     assert {name: digest_of(new.checkpoint(name)) for name in WEIGHTS} == {
         name: digest_of(run.checkpoint(name)) for name in WEIGHTS

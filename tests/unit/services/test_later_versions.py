@@ -52,5 +52,5 @@ def test_a_published_set_is_restored_and_a_run_is_uploaded(run, smoke, tmp_path)
     take_snapshot(run, tmp_path / "set")
     write_manifest(tmp_path / "set")
 
-    assert verify_set(tmp_path / "set", later(smoke), "ckpt:v0").status.training_complete
+    assert verify_set(tmp_path / "set", later(smoke), "ckpt:v0").status.is_trained()
     require_its_config(later(smoke), run)

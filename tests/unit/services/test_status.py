@@ -135,7 +135,7 @@ def test_training_is_complete_without_the_optional_stage(store):
             start(store, name)
             complete(store, name)
 
-    assert store.read().training_complete
+    assert store.read().is_trained()
     assert store.read().stage("steady_prior").status == "not_started"
 
 

@@ -165,7 +165,7 @@ def test_only_the_newest_sets_are_kept_and_those_of_completed_stages(wandb, stor
         store.publish(folder, aliases)
 
     assert [version.deleted for version in wandb.sets_of("r1")] == [False, True, True, False]
-    assert store.status().training_complete
+    assert store.status().is_trained()
 
 
 def test_old_sets_that_cannot_be_deleted_are_a_warning(wandb, store, folder, monkeypatch, caplog):
@@ -388,7 +388,7 @@ def test_an_installed_set_names_its_run_unless_another_is_to_be_tracked(online, 
     assert put_in_place(verify_set(folder, online, "ckpt-r1:v0"), found(), mode, new, force=False)
 
     status = read_status(new.status)
-    assert status.training_complete
+    assert status.is_trained()
     assert (status.wandb.id if status.wandb else None) == run_id
 
 

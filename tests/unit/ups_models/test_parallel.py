@@ -61,6 +61,20 @@ def test_a_flat_gradient_goes_back_into_its_parameters():
             assert torch.equal(wanted, parameter.grad if parameter.grad is not None else torch.empty(0))
 
 
+def test_complex_gradients_of_a_spectral_layer_are_summed_like_all_others():
+    torch.manual_seed(0)
+    net = nn.ParameterDict({"real": torch.randn(3), "modes": torch.randn(2, 2, dtype=torch.complex64)})
+    loss = (net["modes"] * net["real"][:2]).abs().square().mean() + net["real"].sum()
+
+    flat = flat_gradient(loss, net)
+    expected = {name: 2 * one.grad for name, one in net.items()}
+    total = put_gradient(2 * flat, net)
+
+    assert not flat.is_complex()
+    assert total.item() == pytest.approx(2 * loss.item())
+    assert all(torch.equal(one.grad, expected[name]) for name, one in net.items())
+
+
 @pytest.mark.parametrize("way", ["gather", "subtree", "slices", None])
 def test_a_process_that_has_joined_alone_sums_as_one_that_has_not(way):
     torch.manual_seed(0)
