@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,6 +24,10 @@ from ups_models.wording import shown
 
 LONGEST_NAME = 80
 """Of a point; a longer one ends in a digest."""
+MOST = 10_000
+"""Runs of a sweep."""
+UNCHANGED = "unchanged"
+"""Name of the point that overrides nothing."""
 
 
 class SweepConfig(Section):
@@ -39,10 +44,21 @@ class SweepConfig(Section):
             raise ValueError("should have `grid` or `points`, one of them")
         if empty := [key for key, values in self.grid.items() if not values]:
             raise ValueError(f"grid.{empty[0]} has no value")
-        settings = [one.partition("=")[0] for one in self.set] + [key for one in self.settings for key in one]
+        if self.n_points > MOST:
+            raise ValueError(f"has {self.n_points} points; a sweep has at most {MOST} runs")
+        listed = [pair for point in self.points for pair in point.items()]
+        given = listed or [(key, value) for key, values in self.grid.items() for value in values]
+        if wrong := next((pair for pair in given if not _is_json(pair[1])), None):
+            raise ValueError(f"{wrong[0]}: {shown(wrong[1])} is no value of a config: write a number, a text or a list")
+        settings = [one.partition("=")[0] for one in self.set] + [key for key, _ in given]
         if "seed" in settings:
             raise ValueError("seed is no setting of a sweep: every point has the same seeds, --seeds N")
         return self
+
+    @property
+    def n_points(self) -> int:
+        """How many there are."""
+        return len(self.points) or math.prod(map(len, self.grid.values()))
 
     @property
     def settings(self) -> list[Mapping[str, Any]]:
@@ -93,6 +109,8 @@ def trials_of(path: Path, root: Path, seeds: Sequence[int]) -> list[Trial]:
     """
     sweep = load_config(find_sweep(path), schema=SweepConfig)
     config = find_config(sweep.config)
+    if (n_runs := sweep.n_points * len(seeds)) > MOST:
+        raise BadInput(f"{path}: would make {n_runs} runs, with {len(seeds)} seeds; a sweep has at most {MOST}")
     known: dict[str, int] = {}
     trials: list[Trial] = []
     for number, settings in enumerate(sweep.settings):
@@ -125,10 +143,18 @@ def find_sweep(path: Path) -> Path:
 def name_of(settings: Mapping[str, Any]) -> str:
     """`operator.width=64,latent.dim=4`, as a folder can be called."""
     whole = ",".join(f"{key}={_as_yaml(value)}" for key, value in settings.items())
-    name = re.sub(r"[^\w.,=+-]+", "_", whole)
-    if name == whole and len(name) <= LONGEST_NAME:
+    name = re.sub(r"[^\w.,=+-]+", "_", whole) or UNCHANGED
+    if name in (whole, UNCHANGED) and len(name) <= LONGEST_NAME:
         return name
     return f"{name[:LONGEST_NAME]}-{sha256(whole.encode()).hexdigest()[:8]}"
+
+
+def _is_json(value: object) -> bool:
+    try:
+        json.dumps(value)
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 def _as_yaml(value: object) -> str:

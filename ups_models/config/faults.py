@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
-from ups_models.wording import shortened
+from ups_models.wording import first_line, shortened
 
 
 class Fault(NamedTuple):
@@ -15,6 +15,11 @@ class Fault(NamedTuple):
     given: Any
     is_unknown_key: bool
     others: int
+
+
+def reason_of(error: ValueError) -> str:
+    """What a model or a parser finds wrong, first of all."""
+    return fault_of(error).message if isinstance(error, ValidationError) else first_line(error)
 
 
 def fault_of(error: ValidationError) -> Fault:

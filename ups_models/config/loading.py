@@ -108,5 +108,6 @@ def _keys_at(schema: type[Section], loc: Sequence[str]) -> dict[str, str]:
             continue  # a place in a list, whose items are all alike
         annotation = model.model_fields[name].annotation
         options = get_args(annotation) or (annotation,)
-        model = next(option for option in options if isinstance(option, type) and issubclass(option, Section))
+        sections = (option for option in options if isinstance(option, type) and issubclass(option, Section))
+        model = next(sections, None) or model.settings
     return {name: field.validation_alias or name for name, field in model.model_fields.items()}

@@ -2,9 +2,9 @@
 
 import math
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from ups_models.config.data import DataConfig, DownloadConfig, OwnCode, SteadyDataConfig, along_axes, fault_of_axes
 from ups_models.config.section import Count, Number, Section, Sizes, is_power_of_two, no_bool
@@ -183,15 +183,18 @@ class EvalConfig(Section):
 class EvaluationsConfig(Section):
     """What the two evaluations of this config have otherwise than small_eval.yaml and full_eval.yaml."""
 
-    small_eval: dict[str, int | str | list[int]] = Field({}, description="Settings of the small evaluation.")
-    full_eval: dict[str, int | str | list[int]] = Field({}, description="Settings of the full evaluation.")
+    settings: ClassVar[type[Section]] = EvalConfig
+    """Whose keys the mappings have."""
+
+    small_eval: dict[str, Any] = Field({}, description="Settings of the small evaluation.")
+    full_eval: dict[str, Any] = Field({}, description="Settings of the full evaluation.")
     peers: tuple[PeerName, ...] = Field((), description="Peers of the full evaluation.")
 
-    @model_validator(mode="after")
-    def _are_settings(self) -> Self:
-        for settings in (self.small_eval, self.full_eval):
-            EvalConfig.model_validate(settings)
-        return self
+    @field_validator("small_eval", "full_eval")
+    @classmethod
+    def _are_settings(cls, values: dict[str, Any]) -> dict[str, Any]:
+        EvalConfig.model_validate(values)
+        return values
 
 
 class PipelineConfig(Section):

@@ -188,6 +188,8 @@ class PeerResult(Record):
     seconds_per_step: Number
     """Of CPU, or of a GPU, as the operator's below: steps are as many as took the operator's training as long."""
     operator_seconds_per_step: Number
+    operator_steps: int | None = None
+    """Absent in files of earlier versions."""
     gflops: Number
     operator_gflops: Number
     """Of a forecast of one field by one step, the FFT by its formula."""

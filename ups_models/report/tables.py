@@ -132,12 +132,12 @@ def peer_table(result: EvaluationResult) -> Table:
         return Table("Rollout of peers at equal compute", columns, ())
     own, one_step = result.rollout.summary["operator"], result.one_step["operator"]["nrmse"]
     first = next(iter(result.peers.values()))
-    steps = round(first.steps * first.seconds_per_step / first.operator_seconds_per_step)
     rows = [
         (
             MODELS["operator"],
             *(number(own.mean), interval(own.ci95), number(own.median), number(one_step)),
-            *(f"{result.network.parameters:,}", number(steps)),
+            f"{result.network.parameters:,}",
+            DASH if first.operator_steps is None else number(first.operator_steps),
             *(number(first.operator_seconds_per_step), number(first.operator_gflops)),
         )
     ]

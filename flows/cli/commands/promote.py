@@ -5,7 +5,7 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flows.cli.arguments import add_path
+from flows.cli.arguments import add_path, require_writable
 from flows.cli.views.console import echo
 from flows.cli.views.tables import aligned
 from tasks.services.stages.promotion import lines_of, note_taken, promote, read_registry
@@ -39,6 +39,7 @@ def run(arguments: argparse.Namespace) -> int:
             raise BadInput(f"{arguments.registry}: nobody was promoted yet; name a run: ups promote RUN")
         echo("\n".join(aligned([COLUMNS, *lines_of(history)])))
         return 0
+    require_writable(arguments.registry)
     holder, displaced, reason = promote(arguments.named, arguments.alias, arguments.registry)
     echo(f"{holder.run} is {arguments.alias}: {reason}")
     if holder.wandb is not None:

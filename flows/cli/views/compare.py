@@ -83,7 +83,9 @@ def _config(one: RunSummary) -> dict[str, Any]:
         return {}
     times = one.result.rollout.times if one.result.rollout is not None else ()
     evaluated = {name: getattr(one.result, name) for name in EVALUATED} | {"times": len(times)}
-    return {key: value for key, value in _trained(one).items() if key not in NO_OTHER_TRAINING} | {"evaluated": evaluated}
+    return {key: value for key, value in _trained(one).items() if key not in NO_OTHER_TRAINING} | {
+        "evaluated": evaluated
+    }
 
 
 def _figures(result: EvaluationResult) -> Iterator[tuple[str, float]]:

@@ -4,7 +4,6 @@ Each is a run of its own below the run, with one stage: it is saved and resumed 
 How many steps it gets is found once, by timing steps of both, and kept.
 """
 
-import json
 import logging
 import time
 from collections.abc import Mapping
@@ -12,17 +11,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import Field, ValidationError
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from tasks.services.data.datasets import data_identities, steady_files, trajectory_files
 from tasks.services.run.lock import owned
 from tasks.services.run.paths import RunDir
-from tasks.services.run.status import StageRecord, read_status
+from tasks.services.run.status import Record, StageRecord, read_status
 from tasks.services.stages.evaluated import data_of, models_of
 from tasks.services.stages.inputs import training_data
 from tasks.services.stages.torchrun import apart
 from tasks.services.stages.training import train_stage_files
+from ups_models.config.faults import reason_of
 from ups_models.config.schema import EvalConfig, PipelineConfig
 from ups_models.errors import BadInput
 from ups_models.evaluation.evaluate import evaluate
@@ -34,7 +35,7 @@ from ups_models.nn.codec import means_of
 from ups_models.nn.own import as_operator
 from ups_models.peers import PEERS, require_peer
 from ups_models.peers.flops import fft_flops
-from ups_models.reading import parse_json, read_text
+from ups_models.reading import Unparsable, parse_json, read_text
 from ups_models.stages.lineage import DATA
 from ups_models.stages.registry import STAGES
 from ups_models.stages.spec import SPECS, StageSpec
@@ -47,6 +48,16 @@ logger = logging.getLogger(__name__)
 FOLDER, BUDGET, OPERATOR, PRIOR, REGRESSION = "peers", "budget.json", "operator", "steady_prior", "regression"
 TIMED, WARM = 5, 2
 """Steps of each part of the unroll that are timed, and those before them that are not."""
+
+
+class Budget(Record):
+    """How many steps a peer is trained, and why: seconds of one of its steps and of one of the operator's."""
+
+    steps: int = Field(gt=0)
+    seconds_per_step: float = Field(gt=0)
+    operator_seconds_per_step: float = Field(gt=0)
+    of: str | None = None
+    """The config of the operator; absent in files of earlier versions."""
 
 
 def evaluate_peers(
@@ -156,7 +167,7 @@ def _evaluated(
 ) -> PeerResult:
     there, files = _run_of(name, run), trajectory_files(cfg, run)
     budget = _budget(name, cfg, run, there.root / BUDGET, files, device)
-    its = peer_config(cfg, name, files, steps=int(budget["steps"]))
+    its = peer_config(cfg, name, files, steps=budget.steps)
     _train(name, OPERATOR, its, there)
     models = models_of(its, there, {OPERATOR: None}, device)
     alone = settings.model_copy(update={"ensemble_trajectories": 0, "peers": ()})
@@ -171,9 +182,10 @@ def _evaluated(
         ci95=summary.ci95,
         one_step=result.one_step[OPERATOR]["nrmse"],
         parameters=result.network.parameters,
-        steps=int(budget["steps"]),
-        seconds_per_step=budget["seconds_per_step"],
-        operator_seconds_per_step=budget["operator_seconds_per_step"],
+        steps=budget.steps,
+        seconds_per_step=budget.seconds_per_step,
+        operator_seconds_per_step=budget.operator_seconds_per_step,
+        operator_steps=cfg.stages.operator.total_steps,
         gflops=flops_of_step(its, models.networks()[OPERATOR], device) / 1e9,
         operator_gflops=own_flops / 1e9,
     )
@@ -181,19 +193,29 @@ def _evaluated(
 
 def _budget(
     name: str, cfg: PipelineConfig, run: RunDir, path: Path, files: Mapping[Path, Any], device: torch.device
-) -> dict[str, Any]:
+) -> Budget:
     """How many steps take the peer as long as all steps took this operator; timed once, then kept."""
-    kept: dict[str, Any] = parse_json(read_text(path)) if path.is_file() else {}
-    of = SPECS[OPERATOR].config_hash(cfg)
-    if kept.get("of", of) == of and kept:
+    kept, of = _kept_budget(path), SPECS[OPERATOR].config_hash(cfg)
+    if kept is not None and kept.of in (None, of):
         return kept
     own = cfg.stages.operator
     own_s = seconds_per_step(cfg, run, device)
     peer_s = seconds_per_step(peer_config(cfg, name, files, steps=own.total_steps), run, device)
     steps = max(1, round(own.total_steps * own_s / peer_s))
-    found = {"steps": steps, "seconds_per_step": peer_s, "operator_seconds_per_step": own_s, "of": of}
-    write_text(path, json.dumps(found, indent=1) + "\n")
+    found = Budget(steps=steps, seconds_per_step=peer_s, operator_seconds_per_step=own_s, of=of)
+    write_text(path, found.model_dump_json(indent=1) + "\n")
     return found
+
+
+def _kept_budget(path: Path) -> Budget | None:
+    """What was timed before; nothing where that is damaged."""
+    try:
+        return Budget.model_validate(parse_json(read_text(path)))
+    except FileNotFoundError:
+        return None
+    except (ValidationError, Unparsable) as error:
+        logger.warning("%s: is not what was timed (%s): steps are timed again", path, reason_of(error))
+        return None
 
 
 def seconds_per_step(cfg: PipelineConfig, run: RunDir, device: torch.device) -> float:

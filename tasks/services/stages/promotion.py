@@ -4,21 +4,22 @@ import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Self
 
 import torch
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from tasks.services.run.clock import utc_now
 from tasks.services.run.status import Record
 from tasks.services.run.turns import turn
 from tasks.services.stages.runs import RunSummary, evaluated_run, run_of
 from ups_models.arrays import read_arrays
-from ups_models.config.faults import fault_of
+from ups_models.config.faults import reason_of
 from ups_models.errors import BadInput
 from ups_models.evaluation.inputs import ROW_DIGESTS, ROW_ERRORS
 from ups_models.evaluation.metrics import bootstrap_ci
 from ups_models.files import write_text
-from ups_models.reading import parse_json, read_text
+from ups_models.reading import Unparsable, parse_json, read_text
 from ups_models.wording import plain
 
 ALIAS = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,63}")
@@ -43,6 +44,12 @@ class Candidate(Record):
     checkpoints: dict[str, str] = Field(default_factory=dict)
     errors: tuple[float, ...]
     rows: tuple[str, ...]
+
+    @model_validator(mode="after")
+    def _has_an_error_of_each_row(self) -> Self:
+        if len(self.errors) != len(self.rows):
+            raise ValueError(f"{self.run} has {len(self.errors)} errors of {len(self.rows)} rows")
+        return self
 
     @property
     def error(self) -> float:
@@ -72,8 +79,8 @@ class Registry(Record):
 def promote(root: Path, alias: str, path: Path) -> tuple[Candidate, tuple[str, ...], str]:
     """Give a run an alias in the registry at `path`: the new holder, the W&B runs that must lose it, and the reason.
 
-    Raises Refused where its checks fail or it is not better than the holder, which is noted too; BadInput for a run
-    that was not evaluated on test rows, and for a registry that cannot be read.
+    Raises Refused where its checks fail or it is not better than the holder on the same rows, which is noted too;
+    BadInput for a run that was not evaluated on test rows, and for a registry that cannot be read.
     """
     _require_alias(alias)
     summary = evaluated_run(root)
@@ -131,7 +138,7 @@ def candidate_of(run: RunSummary) -> Candidate:
 
 
 def verdict(run: RunSummary, new: Candidate, holder: Candidate | None) -> tuple[bool, str]:
-    """Whether a run gets the alias, and why. Raises BadInput where both were evaluated on other rows."""
+    """Whether a run gets the alias, and why."""
     checks = run.result.checks if run.result is not None else ()
     missed = [one.name for one in checks if not one.reached]
     if missed or not checks:
@@ -142,9 +149,10 @@ def verdict(run: RunSummary, new: Candidate, holder: Candidate | None) -> tuple[
     if holder is None:
         return True, f"all of its {len(checks)} checks pass, and nobody held it"
     if new.rows != holder.rows:
-        raise BadInput(
-            f"{new.run} and {holder.run}, which holds the alias, were evaluated on other test rows "
-            f"({len(set(new.rows) & set(holder.rows))} in common); evaluate both on the same data"
+        common = len(set(new.rows) & set(holder.rows))
+        return False, (
+            f"it and {holder.run}, which holds the alias, were evaluated on other test rows ({common} in common); "
+            "evaluate both on the same data"
         )
     if len(new.rows) < LEAST_ROWS:
         return False, f"{len(new.rows)} test rows cannot tell two runs apart; evaluate at least {LEAST_ROWS}"
@@ -168,8 +176,8 @@ def read_registry(path: Path) -> Registry:
         return Registry.model_validate(parse_json(read_text(path)))
     except FileNotFoundError:
         return Registry()
-    except ValidationError as error:
-        raise BadInput(f"{path}: is no registry: {fault_of(error).message}; choose another --registry") from None
+    except (ValidationError, Unparsable) as error:
+        raise BadInput(f"{path}: is no registry: {reason_of(error)}; choose another --registry") from None
 
 
 def _write(path: Path, registry: Registry) -> None:

@@ -17,14 +17,14 @@ from tasks.services.run.paths import RunDir
 from tasks.services.run.status import Record, read_status
 from tasks.services.stages.inputs import select_device
 from tasks.services.stages.leaderboard import student_t
-from ups_models.config.faults import fault_of
+from ups_models.config.faults import reason_of
 from ups_models.config.loading import load_config
 from ups_models.config.schema import PipelineConfig
 from ups_models.errors import BadInput
 from ups_models.evaluation.registry import numbers_of
 from ups_models.evaluation.result import read_result
 from ups_models.files import write_text
-from ups_models.reading import parse_json, read_text
+from ups_models.reading import Unparsable, parse_json, read_text
 from ups_models.training.checkpoint import load_payload
 from ups_models.training.conditions import exactness
 
@@ -79,19 +79,21 @@ def read_row(path: Path) -> ResultRow:
     try:
         return ResultRow.model_validate(parse_json(read_text(path)))
     except FileNotFoundError:
-        raise BadInput(f"{path}: no such file; name a row, as docs/results/problems/ks1d-seed0.json") from None
-    except ValidationError as error:
+        raise BadInput(f"{path}: no such file; name a row, as docs/results/quickstart/quickstart-seed0.json") from None
+    except (ValidationError, Unparsable) as error:
         raise BadInput(
-            f"{path}: is no row of results ({fault_of(error).message}); name a file below docs/results, or one that a "
+            f"{path}: is no row of results ({reason_of(error)}); name a file below docs/results, or one that a "
             "benchmark wrote"
         ) from None
 
 
 def reproducible_row(path: Path) -> ResultRow:
-    """A row that can be made again. Raises BadInput for one that does not hold its config."""
+    """A row that can be made again and compared. Raises BadInput for one that does not hold what that takes."""
     row = read_row(path)
     if not row.config:
         raise BadInput(f"{path}: was made before rows held their config; make it again: {row.command}")
+    if not row.digests and not _measured(row):
+        raise BadInput(f"{path}: holds neither digests nor numbers to compare; make it again: {row.command}")
     return row
 
 
@@ -134,11 +136,15 @@ def _by_digests(row: ResultRow, found: Mapping[str, str]) -> Comparison:
 
 def _by_numbers(row: ResultRow, found: Mapping[str, float]) -> Comparison:
     """Where a row has no digests: what the same weights must measure, to the bit."""
-    measured = {name: value for name, value in row.numbers.items() if not name.startswith(FACTS)}
+    measured = _measured(row)
     other = [
         f"{name}: {found.get(name)}, in the row {value}" for name, value in measured.items() if found.get(name) != value
     ]
     return Comparison((*other, f"{len(measured) - len(other)} of {len(measured)} numbers are the same"), not other)
+
+
+def _measured(row: ResultRow) -> dict[str, float]:
+    return {name: value for name, value in row.numbers.items() if not name.startswith(FACTS)}
 
 
 def _by_figures(
@@ -147,11 +153,12 @@ def _by_figures(
     """Every number within the interval in which 95 % of further seeds lie, as far as seeds can tell."""
     if len(siblings) < 2:
         return [f"no spread is known: {len(siblings)} seed of this row is kept; make others, and compare again"], False
-    lines, is_same = [], True
-    for name in sorted(row.numbers):
+    lines, is_same, compared = [], True, 0
+    for name in sorted(_measured(row)):
         values = [one.numbers[name] for one in siblings.values() if name in one.numbers]
-        if len(values) < 2 or name.startswith(FACTS):
+        if len(values) < 2:
             continue
+        compared += 1
         if name not in found:
             is_same = False
             lines.append(f"{name}: was not measured here, or is not finite; {row.numbers[name]:.4g} in the row")
@@ -161,7 +168,9 @@ def _by_figures(
         if abs(found[name] - mean) > half + ROUNDING * abs(mean):
             is_same = False
             lines.append(f"{name}: {found[name]:.4g} is outside {mean - half:.4g} to {mean + half:.4g}")
-    return lines or ["every figure lies within the spread of the seeds"], is_same
+    if not compared:
+        return ["no number is that of other seeds too; make others, and compare again"], False
+    return lines or [f"all {compared} figures lie within the spread of the seeds"], is_same
 
 
 def _siblings(path: Path) -> dict[Path, ResultRow]:

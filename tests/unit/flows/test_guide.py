@@ -221,7 +221,12 @@ def test_epochs_zero_disables_a_stage_without_holding_up_the_rest(here, train, u
 
     train(set=off, skip_full_eval=True)
 
-    assert "Training Complete:        ❌ No" in ups("status").stdout
+    shown = ups("status").stdout
+    assert [line.split()[:3] for line in shown.splitlines() if "disabled" in line] == [
+        ["consistency_distill", "⏸️", "disabled"],
+        ["steady_prior", "⏸️", "disabled"],
+    ]
+    assert "Training Complete:        ✅ Yes" in shown
     assert set(status_of(here)["stages"]) == {"operator", "diff_residual"}
 
 

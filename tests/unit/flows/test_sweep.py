@@ -58,6 +58,17 @@ def test_a_list_has_the_points_that_it_names_over_settings_of_all(sweep, here):
     assert {trial.job().cfg.operator.width for trial in trials} == {8}
 
 
+def test_more_runs_than_anybody_waits_for_are_refused_at_once(sweep, here):
+    with pytest.raises(BadInput, match="would make 1000000000 runs"):
+        trials_of(sweep("points: [{latent.dim: 4}]"), here, range(10**9))
+
+
+def test_a_point_that_changes_nothing_has_a_name(sweep, here):
+    trials = trials_of(sweep("points: [{}, {latent.dim: 8}]"), here, [0])
+
+    assert [trial.name for trial in trials] == ["unchanged/seed0", "latent.dim=8/seed0"]
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -74,6 +85,9 @@ def test_a_list_has_the_points_that_it_names_over_settings_of_all(sweep, here):
         ("girds: {}", "girds"),
         ("grid: {seed: [0, 1]}", "seed is no setting of a sweep: every point has the same seeds, --seeds N"),
         ("grid: {latent.dim: [4]}\nset: [seed=3]", "seed is no setting of a sweep"),
+        ("points: [{operator.width: 2020-01-01}]", "operator.width: .* is no value of a config"),
+        ("grid: {operator.width: [8], latent.dim: [!!binary aGk=]}", "latent.dim: .* is no value of a config"),
+        (f"grid: {{latent.dim: {[4] * 200}, latent.tokens: {[8] * 200}}}", "has 40000 points; a sweep has at most"),
     ],
 )
 def test_a_sweep_that_cannot_be_is_refused_before_anything_is_trained(sweep, here, text, message):

@@ -138,6 +138,16 @@ def test_the_budget_is_timed_once_and_kept(smoke, run):
     assert seconds_per_step(smoke, run, CPU) > 0
 
 
+@pytest.mark.parametrize("text", ["{", '{"steps": 5}', "[]", '{"steps": 0, "seconds_per_step": 1}'])
+def test_a_budget_that_is_damaged_is_timed_again(smoke, run, caplog, text):
+    path, files = run.root / "peers" / "unet" / "budget.json", trajectory_files(smoke, run)
+    path.write_text(text)
+
+    assert peers._budget("unet", smoke, run, path, files, CPU).seconds_per_step > 0
+    assert "budget.json: is not what was timed" in caplog.text
+    assert json.loads(path.read_text())["steps"] >= 1
+
+
 def test_another_operator_gets_its_peers_another_budget(smoke, run):
     path, files = run.root / "peers" / "unet" / "budget.json", trajectory_files(smoke, run)
     path.unlink()
@@ -145,7 +155,7 @@ def test_another_operator_gets_its_peers_another_budget(smoke, run):
     longer = with_stage(smoke, "operator", epochs=50 * smoke.stages.operator.epochs)
 
     assert peers._budget("unet", smoke, run, path, files, CPU) == budget
-    assert peers._budget("unet", longer, run, path, files, CPU)["steps"] > 5 * budget["steps"]
+    assert peers._budget("unet", longer, run, path, files, CPU).steps > 5 * budget.steps
 
 
 def test_a_regression_of_another_config_is_trained_again(smoke, run):
@@ -189,7 +199,7 @@ def test_the_config_asks_for_the_peers_of_the_full_evaluation(smoke):
 def test_the_best_peer_is_what_the_operator_is_checked_against():
     def peer(error):
         errors = {"mean": error, "median": error, "p90": error, "one_step": error, "ci95": (error, error)}
-        times = {"steps": 3, "seconds_per_step": 0.1, "operator_seconds_per_step": 0.05}
+        times = {"steps": 3, "seconds_per_step": 0.1, "operator_seconds_per_step": 0.05, "operator_steps": 7}
         return PeerResult.model_validate({**errors, **times, "parameters": 10, "gflops": 1, "operator_gflops": 2})
 
     summary = {"operator": {"mean": 0.02, "median": 0.02, "ci95": [0.01, 0.03]}}
@@ -203,7 +213,7 @@ def test_the_best_peer_is_what_the_operator_is_checked_against():
 
     assert found.value == pytest.approx(0.5)
     assert [row[0] for row in rows] == ["Operator", "FNO (neuraloperator)", "U-Net"]
-    assert rows[0][6] == "6"  # steps: as long as three of the first peer
+    assert rows[0][6] == "7"
     assert EvaluationResult.model_validate_json(result.to_json()).peers == result.peers
 
 

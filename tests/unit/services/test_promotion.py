@@ -86,8 +86,22 @@ def test_runs_of_other_test_rows_cannot_be_compared(evaluated, registry):
     promote(evaluated("a"), "best", registry)
     other = evaluated("b", 0.1 * ERRORS, rows=[f"row{number}" for number in range(20, 60)])
 
-    with pytest.raises(BadInput, match=r"were evaluated on other test rows \(20 in common\)"):
+    with pytest.raises(Refused, match=r"were evaluated on other test rows \(20 in common\)"):
         promote(other, "best", registry)
+
+    assert [event.promoted for event in read_registry(registry).history] == [True, False]
+
+
+SHORT = '{"holders": {"best": {"run": "a", "errors": [1], "rows": []}}}'
+
+
+@pytest.mark.parametrize("text", ["hello", "", "[]", '{"holders": 3}', SHORT])
+def test_what_is_no_registry_is_one_sentence(evaluated, registry, text):
+    registry.parent.mkdir()
+    registry.write_text(text, "utf-8")
+
+    with pytest.raises(BadInput, match=r"registry\.json: is no registry: .*choose another --registry"):
+        promote(evaluated("a"), "best", registry)
 
 
 def test_to_promote_the_holder_again_changes_nothing(evaluated, registry):
@@ -158,14 +172,6 @@ def test_an_evaluation_of_an_earlier_version_must_be_made_again(evaluated, regis
 
     with pytest.raises(BadInput, match="does not say how each row did; evaluate it again"):
         promote(run, "best", registry)
-
-
-def test_what_is_no_registry_is_named(evaluated, registry):
-    registry.parent.mkdir()
-    registry.write_text('{"holders": 3}')
-
-    with pytest.raises(BadInput, match=r"registry\.json: is no registry"):
-        promote(evaluated("a"), "best", registry)
 
 
 def test_the_command_promotes_refuses_and_shows_what_happened(ups, evaluated, here):

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tasks.services.run.paths import RunDir
-from tasks.services.stages.result_rows import compare, read_row, reproducible_row, row_of, write_row
+from tasks.services.stages.result_rows import _measured, compare, read_row, reproducible_row, row_of, write_row
 from ups_models.errors import BadInput
 
 ELSEWHERE = {"machine": "arm64, NEON, accelerator none"}
@@ -96,7 +96,7 @@ def test_elsewhere_figures_must_lie_within_the_spread_of_the_seeds(path, row, ru
     far = compare(elsewhere, run, path)
 
     assert near.is_same, near.lines
-    assert near.lines[-1] == "every figure lies within the spread of the seeds"
+    assert near.lines[-1] == f"all {len(_measured(row))} figures lie within the spread of the seeds"
     assert not far.is_same
     assert any(line.startswith("rollout/summary/operator/mean: ") for line in far.lines)
 
@@ -113,7 +113,13 @@ def test_elsewhere_one_seed_tells_no_spread(path, row, run):
     [
         (None, "no such file; name a row"),
         ("{}", "is no row of results"),
+        ("hello", "is no row of results"),
+        ("", "is no row of results"),
         ('{"command": "make x", "commit": "a", "machine": "b", "figures": {}}', "make it again: make x"),
+        (
+            '{"command": "make x", "commit": "a", "machine": "b", "figures": {}, "config": "seed: 0"}',
+            "holds neither digests nor numbers to compare; make it again: make x",
+        ),
     ],
 )
 def test_what_cannot_be_reproduced_is_one_sentence(tmp_path, content, said):

@@ -97,6 +97,22 @@ def test_an_unknown_key_is_never_accepted(tmp_path_factory, key):
         load_config(path, schema=PipelineConfig)
 
 
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("trajectories=0", r"evaluations\.full_eval\.trajectories: input should be greater than or equal to 1"),
+        (
+            "trajectoires=4",
+            r"unknown key evaluations\.full_eval\.trajectoires; did you mean .*full_eval\.trajectories\?",
+        ),
+        ("peers=[fnoo]", r"evaluations\.full_eval\.peers\.0: input should be 'fno'"),
+    ],
+)
+def test_settings_of_an_evaluation_are_named_where_they_stand(setting, said):
+    with pytest.raises(ConfigError, match=said):
+        load_config(ROOT / "configs" / "smoke.yaml", [f"evaluations.full_eval.{setting}"], schema=PipelineConfig)
+
+
 def test_an_unknown_key_in_a_list_of_sections_is_named(tmp_path):
     path = tmp_path / "c.yaml"
     path.write_text(f"data: {{downloads: [{{url: http://host/u.hdf5, sha: {'a' * 64}}}]}}", encoding="utf-8")
