@@ -147,6 +147,43 @@ def test_an_evaluation_goes_on_alone_where_its_processes_are_killed(undisturbed,
     assert without_seconds[0] == without_seconds[1]
 
 
+BROKEN = """
+import os
+import torch
+from ups_models.nn.own import OneStep
+
+class Net(OneStep):
+    def __init__(self, shapes):
+        super().__init__(shapes)
+        self.factor, self.calls = torch.nn.Parameter(torch.ones(())), 0
+
+    def step(self, u, parameters):
+        self.calls += 1
+        if os.environ.get("RANK") == "1" and self.calls > 30:
+            raise ValueError("only here")
+        return self.factor * u
+"""
+
+
+def test_an_error_in_one_rank_is_that_of_the_stage_and_is_not_tried_again(tmp_path):
+    (tmp_path / "net.py").write_text(BROKEN, "utf-8")
+    command = [sys.executable, "-m", "flows.cli", "train", "--config", str(ROOT / "configs" / "smoke.yaml")]
+    settings = ["training.shards=2", "operator.network=net.py:Net", "latent.dim=8"]
+    settings = [argument for one in settings for argument in ("--set", one)]
+
+    done = subprocess.run(
+        [*command, *settings, "--processes", "2", "--stage", "operator"],
+        cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=300,
+        check=False,
+    )  # fmt: skip
+
+    assert done.returncode == 1
+    assert "ValueError: only here" in done.stderr.splitlines()[-1]
+    assert "died" not in done.stderr
+    record = read_status(tmp_path / "checkpoints" / "stage_status.json").stage("operator")
+    assert (record.status, record.error_message) == ("failed", "ValueError: only here")
+
+
 def test_no_rank_outlives_an_owner_that_is_killed(tmp_path):
     owner = OwnerProcess(tmp_path / "run", 2, tmp_path / "log")
     ranks = wait_until(lambda: len(owner.below(RANK)) == 2 and owner.below(RANK))

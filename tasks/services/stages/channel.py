@@ -44,6 +44,10 @@ class Channel:
         }
         write_text(self.folder / JOB, json.dumps(job))
 
+    def in_words_of_the_run(self, message: str) -> str:
+        """What a rank says, with the user's code called by its name and not by where its copy for the ranks lies."""
+        return message.replace(f"{self.folder / CODE}/", "")
+
     def job(self) -> tuple[str, PipelineConfig, RunDir, int]:
         """Stage, config, run and CPU threads of a process."""
         job: dict[str, Any] = parse_json(read_text(self.folder / JOB))

@@ -65,7 +65,7 @@ def train_in_processes(stage: str, cfg: PipelineConfig, run: RunDir, n_processes
             channel.put_job(stage, cfg, run, torch.get_num_threads())
             last = _Torchrun(channel, n_processes, hooks).run()
             if last is not None:
-                _raise_unless_done(last)
+                _raise_unless_done(last, channel)
                 return
             logger.warning("%s: torchrun ended without a word; %s", stage, _last_line(channel))
         raise RanksFailed(
@@ -148,12 +148,12 @@ class _Torchrun:
         self.process.wait()
 
 
-def _raise_unless_done(last: Mapping[str, Any]) -> None:
+def _raise_unless_done(last: Mapping[str, Any], channel: Channel) -> None:
     if last["event"] == STOPPED:
         raise Preempted(last["message"])
     if last["event"] == FAILED:
         kind = getattr(errors, last["kind"], UPSError)
-        raise kind(last["message"])
+        raise kind(channel.in_words_of_the_run(last["message"]))
 
 
 def _last_line(channel: Channel) -> str:
