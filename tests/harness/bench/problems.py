@@ -73,7 +73,7 @@ def main() -> None:
         rows = [row(config, seed, arguments.out) for seed in arguments.seeds]
         if arguments.alone:
             pairs = zip(arguments.seeds, rows, strict=True)
-            rows = [{**found, **beside_those_alone(config, seed, arguments.out, found)} for seed, found in pairs]
+            rows = [beside_those_alone(config, seed, arguments.out, found) for seed, found in pairs]
         print(table(config.stem, arguments.seeds, rows), flush=True)
 
 
@@ -82,24 +82,37 @@ def chosen(path: Path, only: Sequence[str] | None) -> bool:
     return only is None or path.stem in only
 
 
-def beside_those_alone(config: Path, seed: int, out: Path, together: Row) -> dict[str, float]:
-    """The error of one model of several parameters over that of a model of each alone: the same steps and rows."""
+def beside_those_alone(config: Path, seed: int, out: Path, together: Row) -> Row:
+    """The figures of a model of several parameters, and its errors over those of models of each alone, which are kept.
+
+    All take the same steps, on the same number of rows.
+    """
     values = load_config(config, schema=PipelineConfig).data.generate.parameters
     numbers = [value for value in values if isinstance(value, float)]
-    found = {}
+    found: dict[str, float] = {}
     for value in numbers if len(numbers) > 1 else ():
-        alone = row(config, seed, out, value)
-        found[f"error at {value:g} / alone"] = together[f"error at {value:g}"] / alone[f"error at {value:g}"]
-    return found
+        alone = row(config, seed, out, value)[f"error at {value:g}"]
+        found |= {
+            f"error at {value:g}, alone": alone,
+            f"error at {value:g} / alone": together[f"error at {value:g}"] / alone,
+        }
+    kept = kept_row(out, config, seed)
+    whole = read_row(kept)
+    write_row(kept, whole.model_copy(update={"figures": {**whole.figures, **found}}))
+    return {**together, **found}
+
+
+def kept_row(out: Path, config: Path, seed: int, parameter: float | None = None) -> Path:
+    """Where the row of a run is kept."""
+    alone = "" if parameter is None else f"-alone{parameter:g}"
+    return out / "rows" / f"{config.stem}{alone}-seed{seed}.json"
 
 
 def row(config: Path, seed: int, out: Path, parameter: float | None = None) -> Row:
     """The figures of one run, made or resumed where they are not there yet; of one parameter alone, if given."""
-    alone = "" if parameter is None else f"-alone{parameter:g}"
-    name = f"{config.stem}{alone}-seed{seed}"
-    kept = out / "rows" / f"{name}.json"
+    kept = kept_row(out, config, seed, parameter)
     if not kept.is_file():
-        run = out / name
+        run = out / kept.stem
         train(config, seed, run, *([] if parameter is None else [f"data.generate.parameters=[{parameter}]"]))
         write_row(kept, row_of(run_in(run), metrics_of(run), **origin(config, seed)))
     return read_row(kept).figures
