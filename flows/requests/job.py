@@ -122,10 +122,10 @@ def require_feasible(job: Job) -> bool:
 
 def find_config(path: Path) -> Path:
     """The path itself, or, where it does not exist, the config that we ship: `configs/smoke.yaml`, or just `smoke`."""
-    if path.exists():
+    if path.exists() or path.is_absolute():
         return path
-    names = [path, Path("configs") / path, Path("configs") / f"{path}.yaml"]
-    return next((shipped(name) for name in names if not path.is_absolute() and shipped(name).is_file()), path)
+    ours = (shipped(name) for name in (path, Path("configs") / path, Path("configs") / f"{path}.yaml"))
+    return next((one for one in ours if one.is_file()), path)
 
 
 def config_of_run(given: Path | None, run_dir: Path) -> Path:

@@ -34,8 +34,6 @@ from ups_models.training.parallel import ProcessLost
 from ups_models.training.state import save_state
 from ups_models.wording import first_line
 
-logger = logging.getLogger(__name__)
-
 ORPHANED = 1
 """Process that adopts those whose parent has ended."""
 
@@ -58,9 +56,9 @@ def main() -> None:
         raise
     except UPSError as error:
         channel.send(rank, FAILED, kind=type(error).__name__, message=str(error))
-    except Exception as error:
-        logger.exception("it cannot go on")
+    except Exception as error:  # the owner ends torchrun
         channel.send(rank, FAILED, kind=UPSError.__name__, message=f"{type(error).__name__}: {first_line(error)}")
+        raise
 
 
 def train(channel: Channel, rank: int, world_size: int, should_stop: Callable[[], bool]) -> None:
