@@ -5,13 +5,22 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ups_models.nn.own import OneStep, Operator, Shapes
-    from ups_models.problems.problem import Axis, Parameter, Problem, Sampling, Solver, Symmetry
+    from ups_models.problems.problem import Axis, Parameter, Problem, Sampling, Solver, Symmetry, mirrored, transposed
     from ups_models.surrogate import Prediction, Surrogate, load_surrogate
 
 _HOMES = {
     "ups_models.surrogate": ("Prediction", "Surrogate", "load_surrogate"),
     "ups_models.nn.own": ("OneStep", "Operator", "Shapes"),
-    "ups_models.problems.problem": ("Axis", "Parameter", "Problem", "Sampling", "Solver", "Symmetry"),
+    "ups_models.problems.problem": (
+        "Axis",
+        "Parameter",
+        "Problem",
+        "Sampling",
+        "Solver",
+        "Symmetry",
+        "mirrored",
+        "transposed",
+    ),
 }
 __all__ = [
     "Axis",
@@ -26,6 +35,8 @@ __all__ = [
     "Surrogate",
     "Symmetry",
     "load_surrogate",
+    "mirrored",
+    "transposed",
 ]
 
 

@@ -1,5 +1,6 @@
 """One file that holds a trained surrogate: safetensors with a JSON header, nothing in it is executed."""
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from ups_models.config.faults import fault_of
 from ups_models.config.schema import PipelineConfig
 from ups_models.errors import CheckpointError
 from ups_models.files import write_atomically
+from ups_models.nn.weights import digest_of
 from ups_models.own_code import is_reference, own_code
 from ups_models.reading import Unparsable, parse_json, require_regular
 from ups_models.stages.spec import SPECS
@@ -55,8 +57,15 @@ def write_export(path: Path, exported: Exported) -> None:
         for stage, weights in exported.weights.items()
         for name, value in weights.items()
     }
+    header["sha256"] = _digest(header, tensors)
     content = save(tensors, {HEADER: json.dumps(header, sort_keys=True)})
     write_atomically(path, partial(_write, content))
+
+
+def _digest(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
+    """Of all that the file holds."""
+    facts = {name: value for name, value in header.items() if name != "sha256"}
+    return hashlib.sha256(f"{json.dumps(facts, sort_keys=True)}{digest_of(tensors)}".encode()).hexdigest()
 
 
 def _without_files(cfg: PipelineConfig) -> dict[str, Any]:
@@ -77,6 +86,8 @@ def read_export(path: Path) -> Exported:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
         if header["format"] != FORMAT:
             raise CheckpointError(f"{path}: was exported in format {shortened(header['format'])}, expected {FORMAT}")
+        if header.get("sha256") not in (None, _digest(header, tensors)):  # earlier versions wrote none
+            raise CheckpointError(f"{path}: is damaged (its sha256 differs); export it again")
         weights: dict[str, dict[str, Tensor]] = {}
         for name, value in tensors.items():
             stage, _, inner = name.partition("/")

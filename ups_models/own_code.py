@@ -119,7 +119,7 @@ def trust_kept(path: Path, names: Collection[str], trained: Mapping[str, str]) -
     except FileNotFoundError:
         raise BadInput(
             f"{path}: no such file: no code came with this run; leave --trust-code out, or bring the run here first: "
-            "ups pull RUN --trust-code"
+            f"ups pull RUN --trust-code {min(names)}"
         ) from None
     except (Unparsable, Unreadable) as error:
         raise BadInput(f"{path}: cannot be read ({error}); pull the run again") from None

@@ -220,8 +220,11 @@ class Surrogate:
 
 
 def _numbers(name: str, value: npt.ArrayLike) -> Tensor:
-    """As float32. Raises BadInput for what is no array of real numbers."""
-    value = value.detach().cpu() if isinstance(value, Tensor) else value
+    """As float32. Raises BadInput for what is no array of real numbers, or hides some of them."""
+    if isinstance(value, Tensor):
+        value = (value.float() if value.is_floating_point() else value).detach().cpu()
+    if np.ma.is_masked(value):
+        raise BadInput(f"{name}: some numbers are masked, and every one is needed; fill them in first")
     try:
         found = np.asarray(value)
         if found.dtype.kind in "fiub":

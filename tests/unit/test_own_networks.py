@@ -132,6 +132,9 @@ def test_a_run_that_came_from_elsewhere_executes_its_code_only_where_that_is_tru
         load_surrogate(elsewhere)
 
     assert ups("status", str(elsewhere)).returncode == 0, "what is there can be seen without executing anything"
+    assert ups("status", str(elsewhere), "--plan").returncode == 2
+    planned = ups("status", str(elsewhere), "--plan", "--trust-code", "nets.py")
+    assert "operator               skip" in planned.stdout, planned.stderr
     assert load_surrogate(elsewhere, trust_code=["nets.py"]).step(torch.zeros(1, 64)).shape == (1, 64)
     spoilt = json.loads((elsewhere / "code.json").read_text())
     spoilt["nets.py"]["nets.py"] += "\nraise SystemExit\n"

@@ -250,11 +250,12 @@ class PipelineConfig(Section):
                 f"latent.tokens={_listed(self.latent.tokens)} does not divide data.points={_listed(self.data.points)}"
             )
         limit = max(n // 2 + 1 if one else n for n, one in zip(self.tokens, problem.periodic, strict=True))
-        if max(self.operator.modes, self.denoiser.modes) > limit:
-            raise ValueError(
-                f"operator.modes={self.operator.modes} and denoiser.modes={self.denoiser.modes} must not exceed "
-                f"latent.tokens / 2 + 1 = {limit}"
-            )
+        for name, net in (("operator", self.operator), ("denoiser", self.denoiser)):
+            if net.network is None and net.modes > limit:
+                raise ValueError(
+                    f"{name}.modes={net.modes} must not exceed {limit}: of latent.tokens={_listed(self.latent.tokens)} "
+                    "half and one along a periodic axis, all along another"
+                )
 
     def _check_groups(self) -> None:
         net, values = self.denoiser, f"latent.dim={self.latent.dim}"

@@ -4,13 +4,14 @@ import argparse
 import shutil
 from pathlib import Path
 
-from flows.cli.arguments import add_run, path_named
+from flows.cli.arguments import add_run, add_trust_code, path_named
 from flows.cli.views.console import agreed, echo
 from flows.cli.views.status import MEGABYTE
 from tasks.services.checkpoints.uploads import why_missing
 from tasks.services.data.datasets import files_of_ours
 from tasks.services.run.config_file import kept_config, run_in
 from tasks.services.run.lock import owned
+from tasks.services.run.own_files import trust_code
 from tasks.services.run.paths import RunDir
 from tasks.services.run.status import read_status
 from ups_models.config.loading import load_config
@@ -23,12 +24,15 @@ def add(parser: argparse.ArgumentParser) -> None:
     """The run."""
     add_run(parser)
     parser.add_argument("--yes", action="store_true", help="do not ask")
+    add_trust_code(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Show what would go and how much it is, ask, and remove it."""
     path = path_named(arguments)
     found = run_in(path)
+    if found is not None:
+        trust_code(found.code, found.status, arguments.trust_code)
     if found is None or (missing := _unfinished(found)) is not None:
         what = "" if found is None else f" ({missing})"
         raise BadInput(f"{path}: holds no finished run{what}, and an unfinished one needs everything it has")

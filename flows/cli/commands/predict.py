@@ -38,6 +38,8 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.output.suffix != ".npz":
         raise BadInput(f"--output {arguments.output}: forecasts are written by NumPy; name the file *.npz")
     require_writable(arguments.output)
+    if arguments.output.exists() and arguments.input.exists() and arguments.output.samefile(arguments.input):
+        raise BadInput(f"--output {arguments.output}: is the --input, which would be lost; name another file")
     from tasks.services.stages.predicting import predict
 
     shape = predict(

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from flows.cli.arguments import add_path, add_run, path_named, run_named
+from flows.cli.arguments import add_path, add_run, add_trust_code, path_named, run_named
 from flows.cli.views.console import echo
 from flows.cli.views.status import plan_table, status_json, status_table
 from tasks.services.run.config_file import run_in
@@ -17,6 +17,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--verify", action="store_true", help="read every file, compare its digest")
     parser.add_argument("--plan", action="store_true", help="what --auto-resume would do, and why")
     add_path(parser, "--config", "config for --plan (default: the one that the run keeps)")
+    add_trust_code(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -30,13 +31,13 @@ def run(arguments: argparse.Namespace) -> int:
     elif run is not None:
         echo(status_table(run, verify=arguments.verify))
     if arguments.plan:
-        echo(_plan(folder if run is None else run.root, arguments.config))
+        echo(_plan(folder if run is None else run.root, arguments))
     return 0
 
 
-def _plan(run_dir: Path, config: Path | None) -> str:
+def _plan(run_dir: Path, arguments: argparse.Namespace) -> str:
     from flows.requests.job import config_of_run, parse, plan_of
     from flows.requests.train import TrainRequest
 
-    path = config_of_run(config, run_dir)
-    return plan_table(plan_of(parse(TrainRequest(config=path, run_dir=run_dir, auto_resume=True))))
+    path, trusted = config_of_run(arguments.config, run_dir), tuple(arguments.trust_code)
+    return plan_table(plan_of(parse(TrainRequest(config=path, run_dir=run_dir, auto_resume=True, trust_code=trusted))))

@@ -1,6 +1,5 @@
 """Rows of a committed table of results: what made each, and whether a run that was made again is the same."""
 
-import hashlib
 import json
 import math
 import statistics
@@ -8,9 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from pydantic import Field, ValidationError
-from torch import Tensor
 
 from tasks.services.run.code_version import code_version
 from tasks.services.run.paths import RunDir
@@ -24,6 +21,7 @@ from ups_models.errors import BadInput
 from ups_models.evaluation.registry import numbers_of
 from ups_models.evaluation.result import read_result
 from ups_models.files import write_text
+from ups_models.nn.weights import digest_of
 from ups_models.reading import Unparsable, parse_json, read_text
 from ups_models.training.checkpoint import load_payload
 from ups_models.training.conditions import exactness
@@ -184,14 +182,4 @@ def _digests(run: RunDir) -> dict[str, str]:
     """Of the weights of every completed stage."""
     records = read_status(run.status).stages.values()
     names = [name for record in records if record.status == "completed" for name in record.files or {}]
-    return {name: _digest_of(load_payload(run.checkpoint(name))["state_dict"]) for name in sorted(names)}
-
-
-def _digest_of(weights: Mapping[str, Tensor]) -> str:
-    found = hashlib.sha256()
-    for name, value in sorted(weights.items()):
-        found.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        found.update(
-            value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes() if value.numel() else b""
-        )
-    return found.hexdigest()
+    return {name: digest_of(load_payload(run.checkpoint(name))["state_dict"]) for name in sorted(names)}

@@ -97,6 +97,17 @@ def test_an_unknown_key_is_never_accepted(tmp_path_factory, key):
         load_config(path, schema=PipelineConfig)
 
 
+def test_modes_are_those_of_our_networks_alone(tmp_path):
+    (tmp_path / "net.py").write_text("Net = None\n", "utf-8")
+    settings = ["latent.tokens=8", "operator.modes=9", "denoiser.modes=3"]
+
+    with pytest.raises(ConfigError, match=r"operator\.modes=9 must not exceed 5: of latent\.tokens=8 half and one"):
+        load_config(ROOT / "configs" / "smoke.yaml", settings, schema=PipelineConfig)
+
+    own = [*settings, f"operator.network={tmp_path}/net.py:Net"]
+    assert load_config(ROOT / "configs" / "smoke.yaml", own, schema=PipelineConfig).operator.modes == 9
+
+
 @pytest.mark.parametrize(
     ("setting", "said"),
     [

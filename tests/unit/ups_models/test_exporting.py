@@ -64,6 +64,12 @@ def spoilt(path):
     path.write_bytes(path.read_bytes()[:-100])
 
 
+def with_a_bit_turned(path):
+    content = bytearray(path.read_bytes())
+    content[-100] ^= 1
+    path.write_bytes(content)
+
+
 def foreign(path):
     save_file({"a": torch.zeros(3)}, path)
 
@@ -81,6 +87,7 @@ def of_another_config(path):
     ("spoil", "message"),
     [
         (spoilt, "is no surrogate that ups export has written"),
+        (with_a_bit_turned, r"is damaged \(its sha256 differs\); export it again"),
         (foreign, "is no surrogate that ups export has written"),
         (of_another_format, "was exported in format 9, expected 1"),
         (of_another_config, "its config is none that this version reads"),

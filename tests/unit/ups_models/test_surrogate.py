@@ -101,6 +101,7 @@ def test_the_only_value_that_it_was_trained_on_need_not_be_said(surrogate, caplo
     [
         ({"u0": SINE[:32]}, r"shape \(32,\) were given, but burgers1d was trained on finite ones of \(N, 1, 64\)"),
         ({"u0": np.full(POINTS, np.nan)}, "finite ones"),
+        ({"u0": np.ma.masked_greater(SINE, 0)}, "fields: some numbers are masked"),
         ({"mu": 1.0}, "burgers1d has no parameter 'mu'; its parameters: Nu"),
         ({"nu": -1.0}, "Nu=-1 is not possible for burgers1d"),
         ({"steps": 0}, "steps=0"),
@@ -175,6 +176,7 @@ def test_a_prediction_goes_from_file_to_file(ups, finished_run, here, surrogate)
         ({"u0": SINE}, ["--parameter", "mu=1"], "has no parameter 'mu'"),
         ({"u0": SINE}, ["--parameter", "nu=0.1", "--parameter", "NU=0.2"], "--parameter 'NU': is given twice"),
         ({"u0": SINE}, ["--output", "u.h5"], "--output u.h5: forecasts are written by NumPy; name the file *.npz"),
+        ({"u0": SINE}, ["--output", "u0.npz"], "--output u0.npz: is the --input, which would be lost"),
         (None, [], "no such file; write it with numpy.savez('u0.npz', u0=...)"),
     ],
 )
