@@ -179,7 +179,7 @@ def job_of(request: LaunchRequest, provider: Provider, unfinished: Mapping[str, 
     An unfinished launch resumes with its recorded job: one of its machines may still be writing to the run.
     """
     cfg, evaluations = configs_of(request.train)
-    require_tracking(cfg.tracking)
+    require_tracking(cfg.tracking, "ups launch")
     source = source_of(request.train, cfg)
     if unfinished is not None:
         published = Published.parse(unfinished, cfg.tracking)

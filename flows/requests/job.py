@@ -140,7 +140,11 @@ def require_tracking(tracking: TrackingConfig, what: str = "--resume-from-wandb"
     if tracking_mode(tracking) != "online":
         raise BadInput(
             f"{what} needs W&B online, but "
-            + ("no key is set: put it into WANDB_API_KEY" if not has_key() else "tracking.mode or WANDB_MODE says not")
+            + (
+                "no key is set: put it into WANDB_API_KEY"
+                if not has_key()
+                else "tracking.mode or WANDB_MODE says not: unset it"
+            )
         )
 
 

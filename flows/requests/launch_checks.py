@@ -60,7 +60,7 @@ def asked_by(request: LaunchRequest) -> str:
 def require_sound(request: LaunchRequest) -> None:
     """Raise BadInput or ProviderRefused for what can be known to be wrong before anything is started or contacted."""
     cfg, _ = configs_of(request.train)
-    require_tracking(cfg.tracking)
+    require_tracking(cfg.tracking, "ups launch")
     source = source_of(request.train, cfg)
     require_portable_data(cfg)
     provider_of(request)

@@ -41,7 +41,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     generate.add_argument("--seed", type=seed, default=0, help="seed of the initial conditions (default: %(default)s)")
     generate.add_argument("--out", type=Path, required=True, metavar="FILE", help="file to write")
     generate.set_defaults(act=_generate)
-    info = commands.add_parser("info", help="Show what a data file holds, and what is wrong with it.")
+    info = commands.add_parser("info", help="Show what a data file of a known layout holds.")
     info.add_argument("file", type=Path, help="data file")
     info.set_defaults(act=_info)
     upload = commands.add_parser("upload", help="Put data files into W&B, for rented machines to fetch.")

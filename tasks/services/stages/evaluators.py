@@ -4,6 +4,7 @@ import logging
 import multiprocessing
 import os
 import shutil
+from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -59,7 +60,7 @@ def evaluators(
     begin = (os.getpid(), context.Value("i", 1))
     pool = ProcessPoolExecutor(n_processes - 1, mp_context=context, initializer=_begin, initargs=begin)
     try:
-        yield partial(_shared, pool, Order(channel.folder, settings, tuple(stages)), name)
+        yield partial(_shared, pool, n_processes - 1, Order(channel.folder, settings, tuple(stages)), name)
     finally:
         channel.ask_to_stop()
         pool.shutdown(wait=True, cancel_futures=True)
@@ -67,36 +68,40 @@ def evaluators(
 
 
 def _shared(
-    pool: ProcessPoolExecutor, order: Order, name: str, answer: Answer, question: Question, parts: Sequence[Rows]
+    pool: ProcessPoolExecutor,
+    others: int,
+    order: Order,
+    name: str,
+    answer: Answer,
+    question: Question,
+    parts: Sequence[Rows],
 ) -> Iterator[Tensor]:
-    """The answers of the pool and of this process, which gives the rest where one of the pool's is killed."""
-    asked: list[Future[Array]] = []
-    try:
-        asked = [pool.submit(_answer, order, question, rows) for rows in parts]
-    except BrokenProcessPool:
-        logger.debug("%s: the evaluating processes are gone", name)
+    """The answers of the pool and of this process, which gives the rest where one of the pool's is killed.
+
+    The pool is asked from the first part on, each process for two at a time; this one takes the last.
+    """
+    waiting, is_alone = deque(range(len(parts))), False
+    asked: dict[int, Future[Array]] = {}
     own: dict[int, Tensor] = {}
     for number, rows in enumerate(parts):
         try:
-            while asked and number not in own and not asked[number].done():
-                if (free := _withdrawn(asked)) is not None:
-                    own[free] = answer(question, parts[free])
+            while not is_alone and number not in own and not (number in asked and asked[number].done()):
+                while waiting and sum(not one.done() for one in asked.values()) < 2 * others:
+                    asked[waiting[0]] = pool.submit(_answer, order, question, parts[waiting[0]])
+                    waiting.popleft()
+                if waiting:
+                    last = waiting.pop()
+                    own[last] = answer(question, parts[last])
                 else:
                     wait([asked[number]], timeout=LOOK_S)
                 leave_if_stopped(name)
             if number not in own:
-                own[number] = torch.from_numpy(asked[number].result()) if asked else answer(question, rows)
+                own[number] = answer(question, rows) if is_alone else torch.from_numpy(asked[number].result())
         except BrokenProcessPool:
             logger.warning("%s: an evaluating process was killed; this one goes on alone, to the same digits", name)
-            asked = []
+            is_alone = True
             own[number] = answer(question, rows)
         yield own.pop(number)
-
-
-def _withdrawn(asked: Sequence[Future[Array]]) -> int | None:
-    """The last question that nobody has begun to answer, which is asked no more; None where there is none."""
-    numbers = reversed(range(len(asked)))
-    return next((number for number in numbers if not asked[number].cancelled() and asked[number].cancel()), None)
 
 
 def _begin(parent: int, started: Any) -> None:
