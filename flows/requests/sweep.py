@@ -24,7 +24,7 @@ from ups_models.wording import shown
 
 LONGEST_NAME = 80
 """Of a point; a longer one ends in a digest."""
-MOST = 10_000
+MAX_RUNS = 10_000
 """Runs of a sweep."""
 UNCHANGED = "unchanged"
 """Name of the point that overrides nothing."""
@@ -44,8 +44,8 @@ class SweepConfig(Section):
             raise ValueError("should have `grid` or `points`, one of them")
         if empty := [key for key, values in self.grid.items() if not values]:
             raise ValueError(f"grid.{empty[0]} has no value")
-        if self.n_points > MOST:
-            raise ValueError(f"has {self.n_points} points; a sweep has at most {MOST} runs")
+        if self.n_points > MAX_RUNS:
+            raise ValueError(f"has {self.n_points} points; a sweep has at most {MAX_RUNS} runs")
         listed = [pair for point in self.points for pair in point.items()]
         given = listed or [(key, value) for key, values in self.grid.items() for value in values]
         if wrong := next((pair for pair in given if not _is_json(pair[1])), None):
@@ -109,8 +109,8 @@ def trials_of(path: Path, root: Path, seeds: Sequence[int]) -> list[Trial]:
     """
     sweep = load_config(find_sweep(path), schema=SweepConfig)
     config = find_config(sweep.config)
-    if (n_runs := sweep.n_points * len(seeds)) > MOST:
-        raise BadInput(f"{path}: would make {n_runs} runs, with {len(seeds)} seeds; a sweep has at most {MOST}")
+    if (n_runs := sweep.n_points * len(seeds)) > MAX_RUNS:
+        raise BadInput(f"{path}: would make {n_runs} runs, with {len(seeds)} seeds; a sweep has at most {MAX_RUNS}")
     known: dict[str, int] = {}
     trials: list[Trial] = []
     for number, settings in enumerate(sweep.settings):

@@ -9,7 +9,7 @@ from flows.cli.views.console import agreed, echo
 from flows.cli.views.status import MEGABYTE
 from tasks.services.checkpoints.uploads import why_missing
 from tasks.services.data.datasets import files_of_ours
-from tasks.services.run.config_file import kept_config, run_in
+from tasks.services.run.config_file import disabled_stages, kept_config, run_in
 from tasks.services.run.lock import owned
 from tasks.services.run.own_files import trust_code
 from tasks.services.run.paths import RunDir
@@ -50,9 +50,9 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _unfinished(run: RunDir) -> str | None:
     """Which stage is not completed, and is to be; None where none is left."""
-    cfg = _config_of(run)
+    disabled = disabled_stages(run.root)
     for name, record in read_status(run.status).records().items():
-        is_needed = not SPECS[name].optional and (cfg is None or cfg.stages.of(name).epochs > 0)
+        is_needed = not SPECS[name].optional and name not in disabled
         if record.status != "completed" and (is_needed or record.status != "not_started"):
             return f"{name}: {record.status.replace('_', ' ')}"
     return None

@@ -28,7 +28,7 @@ SHOWN: Sequence[tuple[Part, tuple[str, ...]]] = (
 NO_OTHER_TRAINING = frozenset({"seed", *APART})
 """Parts of a config that make no other training of it: a seed is another sample of the same."""
 EVALUATED = ("split", "seed", "trajectories", "members", "steps", "given_frames")
-"""What makes another evaluation: its figures are no sample of the same."""
+"""What makes another evaluation: its metrics are no sample of the same."""
 
 
 def comparison(runs: Sequence[RunSummary]) -> str:

@@ -4,6 +4,7 @@ import logging
 import shlex
 import sys
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -47,22 +48,24 @@ def checkpoint_dir_of(root: Path) -> Path:
 
     Raises ConfigError.
     """
-    kept = kept_config(RunDir.of(root, Path()))
-    if kept is None:
-        return CHECKPOINTS
     try:
-        section = (parse_yaml(_text(kept)) or {}).get("checkpoint", {})
-        return Path(section.get("dir", CHECKPOINTS))
+        return Path(_kept_section(root, "checkpoint").get("dir", CHECKPOINTS))
     except (Unparsable, AttributeError, TypeError) as error:
+        kept = RunDir.of(root, Path()).config
         raise ConfigError(f"{kept}: is not the config of a run any more ({first_line(error)}); put it back") from None
+
+
+def _kept_section(root: Path, name: str) -> Any:
+    """A section of the config that the run in a folder keeps; empty where it keeps none, or has no such section."""
+    kept = kept_config(RunDir.of(root, Path()))
+    return {} if kept is None else (parse_yaml(_text(kept)) or {}).get(name, {})
 
 
 def disabled_stages(root: Path) -> frozenset[str]:
     """Stages without epochs in the config of the run in a folder; none where it keeps no config that can be read."""
-    kept = kept_config(RunDir.of(root, Path()))
     try:
-        stages = (parse_yaml(_text(kept)) or {}).get("stages", {}) if kept is not None else {}
-        return frozenset(name for name, settings in stages.items() if settings.get("epochs") == 0)
+        stages = _kept_section(root, "stages").items()
+        return frozenset(name for name, settings in stages if settings.get("epochs") == 0)
     except (Unparsable, AttributeError, TypeError):
         return frozenset()
 

@@ -168,7 +168,7 @@ def _by_figures(
             lines.append(f"{name}: {found[name]:.4g} is outside {mean - half:.4g} to {mean + half:.4g}")
     if not compared:
         return ["no number is that of other seeds too; make others, and compare again"], False
-    return lines or [f"all {compared} figures lie within the spread of the seeds"], is_same
+    return lines or [f"all {compared} numbers lie within the spread of the seeds"], is_same
 
 
 def _siblings(path: Path) -> dict[Path, ResultRow]:

@@ -57,7 +57,7 @@ class RunSummary:
 
     @property
     def error(self) -> float | None:
-        """The main figure of `result`: the rollout's nRMSE, or the prior's where there is no operator."""
+        """The main metric of `result`: the rollout's nRMSE, or the prior's where there is no operator."""
         return None if self.result is None else main_error(self.result)
 
 

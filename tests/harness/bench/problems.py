@@ -83,7 +83,7 @@ def chosen(path: Path, only: Sequence[str] | None) -> bool:
 
 
 def beside_those_alone(config: Path, seed: int, out: Path, together: Row) -> Row:
-    """The figures of a model of several parameters, and its errors over those of models of each alone, which are kept.
+    """The metrics of a model of several parameters, and its errors over those of models of each alone, which are kept.
 
     All take the same steps, on the same number of rows.
     """

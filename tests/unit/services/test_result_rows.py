@@ -96,7 +96,7 @@ def test_elsewhere_figures_must_lie_within_the_spread_of_the_seeds(path, row, ru
     far = compare(elsewhere, run, path)
 
     assert near.is_same, near.lines
-    assert near.lines[-1] == f"all {len(_measured(row))} figures lie within the spread of the seeds"
+    assert near.lines[-1] == f"all {len(_measured(row))} numbers lie within the spread of the seeds"
     assert not far.is_same
     assert any(line.startswith("rollout/summary/operator/mean: ") for line in far.lines)
 
