@@ -17,7 +17,7 @@ from tasks.services.run.own_files import keep_code
 from tasks.services.run.signals import batch_signals_as_sigterm, redeliver_lost_signals
 from tasks.services.run.status import StatusStore
 from tasks.services.stages.descent import trained_config
-from tasks.services.stages.execution import evaluate_if_needed, report_if_changed, run_stage
+from tasks.services.stages.execution import evaluate_if_needed, report_if_changed, require_networks, run_stage
 from tasks.services.stages.job import Job
 from tasks.services.stages.plan import (
     Decision,
@@ -139,6 +139,7 @@ def run_job(
         require_named_files(
             job.cfg, run, SPECS if job.source is not None else plan.needs_data, job.evaluations.values()
         )
+        require_networks(job.cfg, plan.trained)
         announce(plan)
         History(run).warn_of_strange(snapshot.status)
         _record_request(plan, run, snapshot, chain)

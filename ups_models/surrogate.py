@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ups_models.config.loading import load_config
 from ups_models.config.schema import EvalConfig, PipelineConfig
+from ups_models.data.sizes import GIGABYTE, machine_memory
 from ups_models.errors import BadInput, CheckpointError
 from ups_models.evaluation.inputs import Models
 from ups_models.evaluation.parts import default_sampler
@@ -98,6 +99,7 @@ class Surrogate:
         """Members one step ahead, (M, [N,] C, *space). Raises BadInput."""
         fields, conditioning, is_alone = self._inputs(u, parameters)
         _require_counts(members=members)
+        _require_memory(members * fields.numel())
         chosen = self._sampler(sampler)
         sample = chosen.sample(_draw(seed, self.device))
         pieces = [
@@ -125,6 +127,7 @@ class Surrogate:
         """
         fields, conditioning, is_alone = self._inputs(u0, parameters)
         _require_counts(steps=steps, **({} if members is None else {"members": members}))
+        _require_memory((members or 1) * (steps + 1) * fields.numel())
         if members is None and sampler is not None:
             raise BadInput(f"sampler={shown(sampler)} samples members; say how many: members=8")
         every, pieces, draw = self.cfg.operator.reencode_every, [], _draw(seed, self.device)
@@ -213,7 +216,7 @@ class Surrogate:
     def _sampler(self, name: str | None) -> Sampler:
         known = self.samplers
         chosen = name or default_sampler(known)
-        if chosen not in known:
+        if not isinstance(chosen, str) or chosen not in known:
             trained = ", ".join(known) or "none: the run has an operator alone"
             raise BadInput(f"there is no sampler {shown(chosen)}; trained: {trained}")
         return known[chosen]
@@ -227,7 +230,7 @@ def _numbers(name: str, value: npt.ArrayLike) -> Tensor:
         raise BadInput(f"{name}: some numbers are masked, and every one is needed; fill them in first")
     try:
         found = np.asarray(value)
-        if found.dtype.kind in "fiub":
+        if found.dtype.kind in "fiu":
             return torch.as_tensor(np.array(found, dtype=np.float32))
         kind = str(found.dtype)
     except (TypeError, ValueError, OverflowError) as error:
@@ -241,9 +244,19 @@ def _require_counts(**counts: object) -> None:
             raise BadInput(f"{name}={count!r} is not possible; use a whole number above zero")
 
 
+def _require_memory(numbers: int) -> None:
+    """Raise BadInput where a forecast of so many float32 numbers, joined from its pieces, is more than there is."""
+    needed, total = 2 * 4 * numbers, machine_memory()
+    if needed > total:
+        raise BadInput(
+            f"this forecast needs {needed / GIGABYTE:,.3g} GB of memory, and this machine has "
+            f"{total / GIGABYTE:,.3g} GB; ask for fewer steps, members or fields at a time"
+        )
+
+
 def _draw(seed: object, device: torch.device) -> Draw:
     """Noise as a function of the seed: of all fields, however many are computed at once."""
-    if not isinstance(seed, int | np.integer) or not 0 <= seed < 2**63:
+    if not isinstance(seed, int | np.integer) or isinstance(seed, bool) or not 0 <= seed < 2**63:
         raise BadInput(f"seed={seed!r} is not possible; use a whole number from 0 to 2^63 - 1")
     return partial(noise, rng=torch.Generator(device).manual_seed(int(seed)))
 

@@ -10,6 +10,7 @@ from tasks.services.run.lock import RunOwned, is_owned, owner_message
 from tasks.services.run.own_files import trust_code
 from tasks.services.run.paths import RunDir
 from tasks.services.run.status import EVALUATIONS
+from tasks.services.stages.execution import require_networks
 from tasks.services.stages.job import Job, Policy, Source
 from tasks.services.stages.plan import Plan, decide
 from tasks.services.stages.snapshot import read_snapshot
@@ -110,6 +111,7 @@ def require_feasible(job: Job) -> bool:
         raise RunOwned(owner_message(job.run))
     if job.source is not None:  # what there is to do shows when the checkpoints are here
         require_named_files(job.cfg, job.run, SPECS, job.evaluations.values())
+        require_networks(job.cfg, SPECS)
         return True
     plan = plan_of(job)
     for decision in plan.stages:
@@ -117,6 +119,7 @@ def require_feasible(job: Job) -> bool:
         if decision.action == "train" and start is not None and not start.is_file():
             raise BadInput(f"stages.{decision.stage}.init_from: {start}: no such checkpoint; name one, or leave it out")
     require_named_files(job.cfg, job.run, plan.needs_data, job.evaluations.values())
+    require_networks(job.cfg, plan.trained)
     return not plan.idle
 
 

@@ -16,6 +16,7 @@ from tasks.services.rental.job import Published, require_portable_data
 from tasks.services.rental.journal import Journal
 from tasks.services.rental.lock import require_writable_journal
 from tasks.services.run.status import StageRecord
+from tasks.services.stages.execution import require_networks
 from tasks.services.tracking.coordination import WandbCoordination, find_run
 from tasks.services.tracking.protocols import ControllerRecord, TrackingUnavailable
 from tasks.services.tracking.restoring import look_up
@@ -63,6 +64,7 @@ def require_sound(request: LaunchRequest) -> None:
     require_tracking(cfg.tracking, "ups launch")
     source = source_of(request.train, cfg)
     require_portable_data(cfg)
+    require_networks(cfg, _stages_of(request, cfg))
     provider_of(request)
     require_writable_journal(request.journal_path)
     journal = Journal(request.journal_path)
@@ -137,10 +139,14 @@ def complete_run(
     progress = WandbCoordination(found.path, cfg.tracking, client).progress()
     status = WandbStore(found.path, cfg.tracking, client).status()
     ended_well = progress.outcome[1] == 0 if progress.outcome is not None else progress.state == "finished"
-    wanted = [name for name in SPECS if cfg.stages.of(name).epochs > 0 and request.train.stage in ("all", name)]
     if status is None or not ended_well:
         return None
-    return found.path if all(_is_done(status.stage(name), name, cfg) for name in wanted) else None
+    return found.path if all(_is_done(status.stage(name), name, cfg) for name in _stages_of(request, cfg)) else None
+
+
+def _stages_of(request: LaunchRequest, cfg: PipelineConfig) -> list[str]:
+    """The stages that are to be trained at the end."""
+    return [name for name in SPECS if cfg.stages.of(name).epochs > 0 and request.train.stage in ("all", name)]
 
 
 def _is_done(record: StageRecord, stage: str, cfg: PipelineConfig) -> bool:

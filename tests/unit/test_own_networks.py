@@ -158,13 +158,32 @@ def test_a_run_that_came_from_elsewhere_executes_its_code_only_where_that_is_tru
             r"Step\(shapes, width=3\) raises TypeError: .*unexpected keyword argument 'width'",
         ),
         (("denoiser.network=nets.py:Step", "latent.dim=8"), r"forward\(x, sigma, context\) raises NotImplementedError"),
+        (("prior.network=nets.py:not_a_network",), "makes a int, expected a torch.nn.Module"),
     ],
 )
-def test_a_network_that_does_not_fit_is_one_line(nets, train, settings, message):
+def test_a_network_that_does_not_fit_is_refused_in_one_line_before_any_stage_trains(
+    nets, train, ups, settings, message
+):
     with pytest.raises(BadInput, match=message) as caught:
         train(set=settings)
 
     assert "\n" not in str(caught.value)
+    assert not list(nets.rglob("*.pt"))
+    given = [word for one in settings for word in ("--set", one)]
+    refused = ups("train", "--config", str(SMOKE), *given)
+    assert refused.returncode == 2
+    assert str(caught.value) in refused.stderr
+
+
+def test_a_network_that_does_not_fit_is_refused_before_a_machine_is_rented(nets, ups, monkeypatch):
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
+    words = ("--config", str(SMOKE), "--provider", "local", "--dry-run", "--set", "prior.network=nets.py:Headless")
+
+    refused = ups("launch", *words)
+
+    assert refused.returncode == 2
+    assert "nets.py:Headless: forward(x, t, a, known) raises" in refused.stderr
 
 
 def test_what_a_launch_sends_names_the_files_that_lie_beside_the_config(nets):

@@ -64,7 +64,7 @@ def require_room(path: Path, cost: Cost) -> None:
             f"{path}: needs {cost.n_bytes / GIGABYTE:,.3g} GB, and the disk has {free / GIGABYTE:,.3g} GB free. "
             "Use fewer samples, times or points, or another disk"
         )
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    total = machine_memory()
     if cost.memory > total:
         raise DataError(
             f"{path}: one sample needs {cost.memory / GIGABYTE:,.3g} GB of memory to be solved, and this machine has "
@@ -72,3 +72,8 @@ def require_room(path: Path, cost: Cost) -> None:
         )
     if cost.n_bytes > LARGE_BYTES or cost.seconds > LONG_S:
         logger.warning("%s: this will take about %s", path, cost)
+
+
+def machine_memory() -> int:
+    """Bytes of memory that this machine has."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

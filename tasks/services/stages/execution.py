@@ -1,6 +1,7 @@
 """Doing what was planned, with nothing imported that the plan does not need."""
 
 import hashlib
+from collections.abc import Collection
 from pathlib import Path
 
 from tasks.services.checkpoints.sets import signature_of
@@ -14,6 +15,14 @@ from tasks.services.stages.plan import Decision, EvaluationDecision
 from tasks.services.tracking.tracker import Tracker
 from ups_models.config.schema import PipelineConfig
 from ups_models.files import known_digest
+
+
+def require_networks(cfg: PipelineConfig, stages: Collection[str]) -> None:
+    """Try the user's own networks before a stage trains that may be the first of four. Raises BadInput."""
+    if stages and any(net.network is not None for net in (cfg.operator, cfg.denoiser, cfg.prior)):
+        from tasks.services.stages.inputs import require_own_networks
+
+        require_own_networks(cfg, stages)
 
 
 def run_stage(decision: Decision, cfg: PipelineConfig, run: OwnedRun, tracker: Tracker | None = None) -> bool:

@@ -1,6 +1,6 @@
 """What a stage is trained from: a device, its rows of the data, the networks that it needs, and its descent."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -41,6 +41,13 @@ def read_stage_inputs(name: str, cfg: PipelineConfig, run: RunDir, device: torch
     frozen = {needed: load_stage(needed, cfg, run, device) for needed in spec.needs}
     facts = data.facts() if isinstance(data, Fields) else None
     return StageInputs(device, data, frozen, Lineage.of(spec, cfg, read_inputs(spec, cfg, run), facts))
+
+
+def require_own_networks(cfg: PipelineConfig, stages: Collection[str]) -> None:
+    """Make the networks of `stages` and try those of the user's own once each. Raises BadInput."""
+    for name in stages:
+        with torch.random.fork_rng(devices=()):
+            STAGES[name].build(cfg)
 
 
 def select_device(cfg: PipelineConfig, threads: int | None = None) -> torch.device:

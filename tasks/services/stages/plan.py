@@ -75,6 +75,11 @@ class Plan:
         at_rest = all(decision.action in ("skip", "disabled") for decision in self.stages)
         return at_rest and not any(evaluation.run for evaluation in self.evaluations)
 
+    @property
+    def trained(self) -> tuple[str, ...]:
+        """The stages that will train."""
+        return tuple(decision.stage for decision in self.stages if decision.runs)
+
     def replaces(self, stage: str) -> bool:
         """Whether the stage's weights will be others than there are now."""
         return any(item.stage == stage and item.action == "train" for item in self.stages)
