@@ -6,16 +6,11 @@
 from __future__ import annotations
 
 import argparse
-import multiprocessing
 import os
 import random
-import signal
-import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,29 +20,35 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from flows import ROOT, dag
+from flows import dag
 from flows.prefect import chain as chains
 from flows.prefect import earlier, outcome, wishes
-from flows.prefect.server import temporary_server
-from harness.bench import comparison
-from harness.chaos import ranks, retries
+from flows.prefect.home import PrivateHome
+from harness.chaos import retries
 from harness.chaos.__main__ import echo, isolate
-from harness.chaos.campaign import Campaign
-from harness.chaos.checks import outcome as outcome_of_run
-from harness.chaos.faulted_run import Setting
-from harness.chaos.prefect_stack import TooSlow, prefect_stack
-from harness.chaos.uploads import ENTITY
-from harness.chaos.workload import BRIEF, STOPPED, run_plainly
-from harness.emulators.wandb.server import WandbServer
-from harness.trust import cancels, damage, mixed, rows
-from harness.trust.server import TEMPORARY, trial
+from harness.noticing import (
+    Notice,
+    by_a_chain,
+    by_a_damaged_database,
+    by_a_dying_server,
+    by_a_failing_stage,
+    by_batch_signals,
+    by_cancels,
+    by_damage,
+    by_evaluating,
+    by_kills,
+    by_mixing,
+    by_ranks,
+    by_retries,
+    by_rows,
+)
 from tasks.services.data import datasets
 from tasks.services.run import jsonl, signals
 from tasks.services.run import lock as locks
 from tasks.services.run.history import History
 from tasks.services.run.lock import OwnedRun
 from tasks.services.run.paths import RunDir
-from tasks.services.run.status import EVALUATIONS, StatusStore
+from tasks.services.run.status import StatusStore
 from tasks.services.stages import descent, execution, training
 from tasks.services.stages import plan as planning
 from tasks.services.stages import snapshot as snapshots
@@ -57,18 +58,12 @@ from tasks.services.stages.snapshot import Snapshot, changed_input
 from tasks.services.tracking.wandb_loggers import OnlineLogger
 from ups_models import files
 from ups_models.config.section import is_power_of_two
-from ups_models.errors import TrainingDiverged
 from ups_models.stages import lineage
 from ups_models.stages.spec import SPECS
 from ups_models.training import checkpoint, loop, parallel
 from ups_models.training import state as train_state
 from ups_models.training.parallel import World
 from ups_models.training.state import TrainState
-
-MOST_KILLS, MUTATED_WITHIN_S = 64, 120.0
-EARLY = ("pending", "importing", "beginning")
-"""Phases in which nobody but the run itself can hear that it is cancelled."""
-MUTATED_PATH = (ROOT, ROOT / "tests", ROOT / "tests" / "harness" / "mutated")
 
 
 def write_in_place() -> None:
@@ -253,6 +248,21 @@ def impatient() -> None:
     _replace(dag, "OWNER_PATIENCE_S", 0.0)
 
 
+def users_database() -> None:
+    """The temporary Prefect server has the home and the database of the user."""
+
+    @contextmanager
+    def shared(_self: PrivateHome, *, keys: bool) -> Iterator[None]:
+        yield
+
+    _replace(PrivateHome, "used", shared)
+
+
+def forced_again() -> None:
+    """Every run of a chain trains again what --force-train names, whatever the one before it has done."""
+    _replace(dag, "resumed_in_chain", lambda job, _forced_by, _chain_run: job)
+
+
 def sum_over_processes() -> None:
     """Gradients are added up process by process, in whatever order the library has, not in the tree over shards."""
 
@@ -263,161 +273,6 @@ def sum_over_processes() -> None:
         return found
 
     _replace(World, "sum_over_shards", all_reduced)
-
-
-Notice = Callable[[Path, int, Callable[[], None]], list[str]]
-"""Runs part of the harness with a protection switched off: what it found, or nothing."""
-
-
-def by_kills(scratch: Path, seed: int, switch_off: Callable[[], None]) -> list[str]:
-    """A pair, then kills until something is wrong, up to MOST_KILLS."""
-    harness = Campaign(Setting(scratch, seed, prepare=switch_off))
-    harness.undisturbed()
-    harness.pairs(1)
-    kills = 0
-    while not harness.counts.trouble and kills < MOST_KILLS:
-        harness.kill(kills + 8, first=harness.counts.runs)
-        kills += 8
-    return harness.counts.trouble
-
-
-def _wrong_of(verdicts: Iterable[damage.Verdict | mixed.Verdict]) -> list[str]:
-    return [f"{verdict.case}: {text}" for verdict in verdicts for text in verdict.wrong]
-
-
-def by_damage(only: str) -> Notice:
-    """The cases of `harness.trust.damage` that are named like this."""
-
-    def notice(scratch: Path, _seed: int, switch_off: Callable[[], None]) -> list[str]:
-        verdicts = damage.damage_all(scratch, only=only, prepare=switch_off)
-        return _wrong_of(verdicts)
-
-    return notice
-
-
-def by_mixing(only: str) -> Notice:
-    """The cases of `harness.trust.mixed` that are named like this."""
-
-    def notice(scratch: Path, _seed: int, switch_off: Callable[[], None]) -> list[str]:
-        verdicts = mixed.mix_all(scratch, mixed.pairs_of_runs(scratch), only=only, prepare=switch_off)
-        return _wrong_of(verdicts)
-
-    return notice
-
-
-def by_evaluating(scratch: Path, _seed: int, switch_off: Callable[[], None]) -> list[str]:
-    """`ups evaluate` with checkpoints of two runs."""
-    pairs, fork = mixed.pairs_of_runs(scratch), multiprocessing.get_context("fork")
-    with ProcessPoolExecutor(1, mp_context=fork, initializer=switch_off) as pool:
-        found = [
-            pool.submit(mixed.evaluations, pairs["this"][0], pairs[name][0], name).result() for name in mixed.OTHERS
-        ]
-    return [text for texts in found for text in texts]
-
-
-def by_rows(scratch: Path, seed: int, switch_off: Callable[[], None]) -> list[str]:
-    """A tracked run that is killed after its first stage."""
-    with temporary_server(), mutated(switch_off), WandbServer(entity=ENTITY) as server:
-        return rows.chain(scratch, server, seed, 2)
-
-
-def by_a_dying_server(scratch: Path, _seed: int, switch_off: Callable[[], None]) -> list[str]:
-    """A run whose temporary server is killed in its first stage."""
-    room = {name: value for name, value in os.environ.items() if name != "PREFECT_API_URL"}
-    run_plainly(BRIEF, scratch / "undisturbed")
-    expected = outcome_of_run(RunDir.of(scratch / "undisturbed", Path("checkpoints")))
-    with mutated(switch_off) as more:
-        row = trial(TEMPORARY, "in operator", scratch / "run", expected, {**room, **more}, 0)
-    return [] if row.well else [str(row)]
-
-
-def by_batch_signals(scratch: Path, _seed: int, switch_off: Callable[[], None]) -> list[str]:
-    """A run that is told by SIGUSR1 that its time is over."""
-    run = RunDir.of(scratch, Path("checkpoints"))
-    command = [sys.executable, str(ROOT / "flows" / "pipeline.py"), "--config", "configs/smoke.yaml", "--run-dir"]
-    settings = ("--set", "stages.operator.steps_per_epoch=4000", "--set", "checkpoint.save_every_steps=50")
-    with temporary_server(), mutated(switch_off):
-        process = subprocess.Popen([*command, str(scratch), *settings])
-        try:
-            until = time.monotonic() + MUTATED_WITHIN_S
-            while not run.resume("operator").is_file() and process.poll() is None and time.monotonic() < until:
-                time.sleep(0.1)
-            process.send_signal(signal.SIGUSR1)
-            code = process.wait(MUTATED_WITHIN_S)
-        finally:
-            process.kill()
-    return [] if code == STOPPED else [f"SIGUSR1 ended it with {code}, not with {STOPPED}"]
-
-
-def by_a_failing_stage(scratch: Path, _seed: int, switch_off: Callable[[], None]) -> list[str]:
-    """A run whose last stage diverges."""
-    more = ("lr=1", "grad_clip=1e30", "warmup_steps=0", "steps_per_epoch=60")
-    workload = replace(BRIEF, more=tuple(f"stages.steady_prior.{setting}" for setting in more))
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("fork"), initializer=switch_off) as pool:
-        error = pool.submit(run_plainly, workload, scratch).exception()
-    run = RunDir.of(scratch, Path("checkpoints"))
-    wrong = [] if isinstance(error, TrainingDiverged) else [f"it ended with {error!r}"]
-    return wrong + [f"{name} was not done" for name in EVALUATIONS if not run.result(name).is_file()]
-
-
-def by_ranks(scratch: Path, _seed: int, switch_off: Callable[[], None]) -> list[str]:
-    """A run of three processes, beside one of a single process."""
-    owners = [ranks.OwnerProcess(scratch / "alone", 1, scratch / "alone.log")]
-    codes = [owners[0].end()]
-    with mutated(switch_off):
-        owners.append(ranks.OwnerProcess(scratch / "three", 3, scratch / "three.log"))
-        codes.append(owners[1].end())
-    if any(codes):
-        return [f"exit codes {codes}"]
-    return comparison.differences(*(comparison.contents(owner.root) for owner in owners))[:1]
-
-
-def by_retries(scenario: Callable[[retries.Runs, int], retries.Row]) -> Notice:
-    """A scenario of `harness.chaos.retries`, once."""
-
-    def notice(scratch: Path, _seed: int, switch_off: Callable[[], None]) -> list[str]:
-        home = scratch / "home"
-        home.mkdir()
-        with mutated(switch_off) as more, prefect_stack(home, more, within_s=MUTATED_WITHIN_S) as room:
-            room.deploy("--retry-after", "1", "--vanished-after", "300").check_returncode()
-            room.start_worker()
-            try:
-                row = scenario(retries.Runs(room, scratch), 1)
-            except TooSlow as error:
-                return [str(error)]
-        return [] if row.well else [str(row)]
-
-    return notice
-
-
-def by_cancels(scratch: Path, _seed: int, switch_off: Callable[[], None]) -> list[str]:
-    """Runs that are cancelled in two phases."""
-    home = scratch / "home"
-    home.mkdir()
-    with mutated(switch_off) as more, prefect_stack(home, more, within_s=MUTATED_WITHIN_S) as room:
-        room.deploy("--retry-after", "3", "--vanished-after", "40").check_returncode()
-        room.start_worker()
-        try:
-            cases = cancels.cancel_all(cancels.Person(room, scratch), len(EARLY), EARLY)
-        except TooSlow as error:
-            return [str(error)]
-    return [f"{case}" for case in cases if case.trouble]
-
-
-@contextmanager
-def mutated(switch_off: Callable[[], None]) -> Iterator[dict[str, str]]:
-    """An environment in which our processes start with a protection switched off; it is also that of this process."""
-    more = {"HARNESS_MUTATION": switch_off.__name__, "PYTHONPATH": os.pathsep.join(map(str, MUTATED_PATH))}
-    before = {name: os.environ.get(name) for name in more}
-    os.environ.update(more)
-    try:
-        yield more
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
 
 
 @dataclass(frozen=True)
@@ -452,6 +307,8 @@ MUTATIONS = {
     "no attempt begins from nothing": Mutation(from_nothing, by_retries(retries.files_elsewhere)),
     "a person's wish": Mutation(no_wishes, by_cancels),
     "batch signals": Mutation(default_signals, by_batch_signals),
+    "a database of its own": Mutation(users_database, by_a_damaged_database),
+    "trained again once in a chain": Mutation(forced_again, by_a_chain),
     "an optional stage": Mutation(every_stage_needed, by_a_failing_stage),
     "the tree over shards": Mutation(sum_over_processes, by_ranks),
     "a second owner waits": Mutation(impatient, by_retries(retries.called_crashed)),
