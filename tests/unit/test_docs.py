@@ -67,14 +67,15 @@ def test_a_script_of_ones_own_trains_a_run(here):
 def test_arrays_written_as_shown_are_known_and_train(here, ups, train):
     run_block(blocks("python", "data.md")[0])
 
-    known = ups("data", "info", "mine.h5")
+    known = ups("data", "info", "mine.h5", "--problem", "ks1d")
     train(set=("data.problem=ks1d", "data.files=[mine.h5]"), stage="operator")
 
     assert known.stdout.startswith("mine.h5: ks1d, 64 samples, nu 1")
+    assert known.stdout.endswith("can be trained on as ks1d\n")
     assert load_surrogate(here).trained_on["dt"] == 1.0
 
 
-def test_a_layout_and_a_network_written_as_shown_train(here, train):
+def test_a_layout_and_a_network_written_as_shown_train(here, ups, train):
     layout, network = blocks("python", "extension.md")
     (here / "my_layout.py").write_text(layout, "utf-8")
     (here / "my_net.py").write_text(network, "utf-8")
@@ -82,8 +83,10 @@ def test_a_layout_and_a_network_written_as_shown_train(here, train):
     own_code.cache_clear()
     data = ("data.problem=burgers1d", "data.files=[mine.npy]", "data.layout=my_layout.py:read")
 
+    known = ups("data", "info", "mine.npy", "--layout", "my_layout.py:read", "--problem", "burgers1d")
     train(set=(*data, "operator.network=my_net.py:Net", "latent.dim=8"), stage="operator")
 
+    assert known.stdout.endswith("can be trained on as burgers1d\n"), known.stderr
     assert load_surrogate(here).step(np.zeros((1, 64))).shape == (1, 64)
 
 

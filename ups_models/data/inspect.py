@@ -10,8 +10,10 @@ import numpy as np
 
 from ups_models.data.chunks import chunks
 from ups_models.data.layouts.hdf5 import Array, bytes_of_row
+from ups_models.data.layouts.pdebench import load_steady
 from ups_models.data.layouts.reading import open_source
-from ups_models.data.layouts.source import Source
+from ups_models.data.layouts.source import Request, Source, require_fields
+from ups_models.problems.problem import Problem, Values
 from ups_models.wording import plain, shortened
 
 
@@ -51,9 +53,12 @@ class FileInfo:
     attrs: dict[str, str]
 
 
-def inspect(path: Path) -> FileInfo:
-    """Read a whole file in chunks and say what is in it; NaN and duplicates are counted, not refused."""
-    with open_source(Path(path)) as source:
+def inspect(path: Path, problem: Problem | None = None, layout: str | None = None) -> FileInfo:
+    """Read a whole file in chunks and say what is in it; NaN and duplicates are counted, not refused.
+
+    `problem` is the one that it is read as, `layout` a function of the user's that reads it. Raises DataError, BadInput.
+    """
+    with open_source(Path(path), problem, layout) as source:
         n, nt, n_channels, *grid = source.shape
         datasets = tuple(_dataset_info(values, name) for name, values in source.datasets.items())
         t = source.t
@@ -75,6 +80,15 @@ def inspect(path: Path) -> FileInfo:
             n_duplicates=_n_duplicates(source),
             attrs={plain(name): shortened(value) for name, value in source.attrs.items()},
         )
+
+
+def require_trainable(path: Path, problem: Problem, layout: str | None = None, said: Values | None = None) -> None:
+    """Raise DataError where training on the file as this problem would; `said` are parameters that it does not tell."""
+    if problem.steady:
+        load_steady([path])
+        return
+    with open_source(Path(path), problem, layout) as source:
+        require_fields(source, Request(problem, said=said or {}))
 
 
 def _are_numbers(values: Array) -> bool:

@@ -43,6 +43,12 @@ def add(parser: argparse.ArgumentParser) -> None:
     generate.set_defaults(act=_generate)
     info = commands.add_parser("info", help="Show what a data file of a known layout holds.")
     info.add_argument("file", type=Path, help="data file")
+    text = "read it as this problem, as data.problem does, and refuse what training would"
+    info.add_argument("--problem", metavar="PROBLEM", help=text)
+    text = "a function of your own that reads it, as data.layout: my_layout.py:read"
+    info.add_argument("--layout", metavar="FILE:NAME", help=text)
+    text = "with --problem: a parameter that the file does not tell, as data.parameters; may be given several times"
+    info.add_argument("--parameter", action="append", default=[], metavar="NAME=VALUE", help=text)
     info.set_defaults(act=_info)
     upload = commands.add_parser("upload", help="Put data files into W&B, for rented machines to fetch.")
     upload.add_argument("files", type=Path, nargs="+", metavar="FILE", help="file to upload")
@@ -129,6 +135,15 @@ def _upload(arguments: argparse.Namespace) -> None:
 
 
 def _info(arguments: argparse.Namespace) -> None:
-    from ups_models.data.inspect import inspect
+    from ups_models.data.inspect import inspect, require_trainable
 
-    print_file_info(inspect(arguments.file))
+    problem = problem_named(arguments.problem) if arguments.problem is not None else None
+    if arguments.parameter and problem is None:
+        raise BadInput("--parameter: says what a problem needs; name it with --problem")
+    said = problem.spelt_out(named_numbers(arguments.parameter)) if problem is not None else {}
+    if problem is not None and (fault := problem.fault_of({**problem.defaults, **said})):
+        raise BadInput(f"--parameter: {fault}")
+    print_file_info(inspect(arguments.file, problem, arguments.layout))
+    if problem is not None:
+        require_trainable(arguments.file, problem, arguments.layout, said)
+        echo(f"can be trained on as {problem.name}")

@@ -335,3 +335,26 @@ def test_an_interrupted_stage_does_not_go_on_under_other_settings(finished, refu
     message = refusal("train", "--config", SMOKE, "--auto-resume")
 
     assert "interrupted under other settings" in message
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--problem", "ks1d"], "is constant in row 1"),
+        (["--problem", "burgers1d"], "holds ks1d, not burgers1d"),
+        (["--problem", "kz1d"], "no problem is called 'kz1d'; did you mean ks1d?"),
+        (["--problem", "ks1d", "--parameter", "g=1"], "--parameter: ks1d has no parameter g"),
+        (["--parameter", "nu=1"], "name it with --problem"),
+    ],
+)
+def test_a_file_that_cannot_be_trained_on_is_told_why(here, ups, words, expected):
+    with h5py.File("a.h5", "w") as file:
+        file["u"] = np.random.default_rng(0).standard_normal((3, 4, 1, 64), np.float32)
+        file["u"][1] = 0.0
+        file["t"], file["x"] = np.arange(4.0), np.arange(64.0)
+        file.attrs["problem"], file.attrs["nu"] = "ks1d", 1.0
+
+    done = ups("data", "info", "a.h5", *words)
+
+    assert done.returncode == 2
+    assert expected in done.stderr

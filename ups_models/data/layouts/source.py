@@ -76,20 +76,33 @@ class Request:
 
 def fields_of(source: Source, request: Request) -> Fields:
     """The trajectories of a file, which must be of the problem. Raises DataError."""
-    problem, n = request.problem, source.shape[0] if request.limit is None else min(request.limit, source.shape[0])
-    require_problem(source, problem)
-    _require_times_and_strides(source, request)
-    parameters = [_values_of(source, request, one, n) for one in problem.parameters]
+    n = source.shape[0] if request.limit is None else min(request.limit, source.shape[0])
+    parameters = _parameters_of(source, request, n)
     seen = _Seen(source, are_errors=request.repeats == "refuse")
     stored = _read(source, request, n, seen)
     return Fields(
-        problem,
+        request.problem,
         stored,
         tuple(torch.from_numpy(axis[:: request.stride].astype(np.float32)) for axis in source.axes),
         torch.from_numpy((source.t - source.t[0])[:: request.stride_t].astype(np.float32)),  # dt beside a large t
         torch.stack(parameters, 1) if parameters else torch.zeros(n, 0),
         torch.tensor(seen.numbers),
     )
+
+
+def require_fields(source: Source, request: Request) -> None:
+    """Read all of a file and keep nothing. Raises DataError where `fields_of` does."""
+    n = source.shape[0]
+    _parameters_of(source, request, n)
+    for _ in _pieces(source, request, n, _Seen(source, are_errors=request.repeats == "refuse")):
+        pass
+
+
+def _parameters_of(source: Source, request: Request, n: int) -> list[Tensor]:
+    """Of the first n rows, (n,) each, once the file is known to hold what is asked for. Raises DataError."""
+    require_problem(source, request.problem)
+    _require_times_and_strides(source, request)
+    return [_values_of(source, request, one, n) for one in request.problem.parameters]
 
 
 def require_problem(source: Source, problem: Problem) -> None:
