@@ -20,6 +20,15 @@ from harness.emulators.vast.emulator import VastEmulator
 from harness.emulators.wandb.server import WandbServer, client_environment
 
 
+LONGEST = ("tracking", "ssh_launch", "daily", "deploy", "retries", "server_away", "docs", "browser", "sweep", "launch")
+"""Files of minutes."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files of minutes come first, so that all workers end at about the same time."""
+    items.sort(key=lambda item: item.path.stem.removeprefix("test_") not in LONGEST)
+
+
 @pytest.fixture(scope="session")
 def prefect_server() -> Iterator[dict[str, str]]:
     """One real Prefect server on loopback; yields the environment that a client of it needs."""
