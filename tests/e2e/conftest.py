@@ -19,7 +19,6 @@ from harness.commands import CANARY_KEY, UNTRACKED, Cli, command
 from harness.emulators.vast.emulator import VastEmulator
 from harness.emulators.wandb.server import WandbServer, client_environment
 
-
 LONGEST = ("tracking", "ssh_launch", "daily", "deploy", "retries", "server_away", "docs", "browser", "sweep", "launch")
 """Files of minutes."""
 

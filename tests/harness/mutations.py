@@ -10,7 +10,7 @@ import os
 import random
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,10 +18,12 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from prefect.client.schemas.actions import DeploymentUpdate
 from torch import Tensor
 
 from flows import dag
 from flows.prefect import chain as chains
+from flows.prefect import deploy as deploying
 from flows.prefect import earlier, outcome, wishes
 from flows.prefect.home import PrivateHome
 from harness.chaos import retries
@@ -32,6 +34,7 @@ from harness.noticing import (
     by_a_damaged_database,
     by_a_dying_server,
     by_a_failing_stage,
+    by_a_server_that_is_away,
     by_batch_signals,
     by_cancels,
     by_damage,
@@ -228,6 +231,18 @@ def engine_decides() -> None:
     _replace(outcome.Engine, "run", lambda _self, coat, *arguments, plainly=None: coat(*arguments))
 
 
+def one_at_a_time() -> None:
+    """Deployments allow one run at a time, so that a run ends when it cannot renew its lease at the server."""
+    put = deploying._put_deployment
+
+    def limited(client: Any, deployment: Mapping[str, Any], known: Any) -> None:
+        put(client, deployment, known)
+        made = client.read_deployment_by_name(f"{deploying._flow_name(deployment)}/{deployment['name']}")
+        client.update_deployment(made.id, DeploymentUpdate(concurrency_limit=1))
+
+    _replace(deploying, "_put_deployment", limited)
+
+
 def from_nothing() -> None:
     """An attempt that does not find the run's files begins from nothing."""
     _replace(earlier, "with_files", lambda job, _runs: job)
@@ -307,6 +322,7 @@ MUTATIONS = {
     "no attempt begins from nothing": Mutation(from_nothing, by_retries(retries.files_elsewhere)),
     "a person's wish": Mutation(no_wishes, by_cancels),
     "batch signals": Mutation(default_signals, by_batch_signals),
+    "no lease at the server": Mutation(one_at_a_time, by_a_server_that_is_away),
     "a database of its own": Mutation(users_database, by_a_damaged_database),
     "trained again once in a chain": Mutation(forced_again, by_a_chain),
     "an optional stage": Mutation(every_stage_needed, by_a_failing_stage),

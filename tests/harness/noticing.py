@@ -28,6 +28,7 @@ from harness.chaos.uploads import ENTITY
 from harness.chaos.workload import BRIEF, STOPPED, run_plainly
 from harness.emulators.wandb.server import WandbServer
 from harness.trust import cancels, damage, mixed, rows
+from harness.trust.away import away
 from harness.trust.server import TEMPORARY, trial
 from tasks.services.run.attempts import ChainRun
 from tasks.services.run.paths import RunDir
@@ -40,6 +41,7 @@ EARLY = ("pending", "importing", "beginning")
 """Phases in which nobody but the run itself can hear that it is cancelled."""
 MUTATED_PATH = (ROOT, ROOT / "tests", ROOT / "tests" / "harness" / "mutated")
 DAMAGE = b"no database"
+LONGER_THAN_LEASES_S = 420.0
 
 Notice = Callable[[Path, int, Callable[[], None]], list[str]]
 """Runs part of the harness with a protection switched off: what it found, or nothing."""
@@ -225,3 +227,9 @@ def by_a_chain(scratch: Path, _seed: int, switch_off: Callable[[], None]) -> lis
             pool.submit(run_job, job, chain_run=link).result()
         written.append({name: job.run.checkpoint(spec.checkpoint).stat().st_mtime_ns for name, spec in SPECS.items()})
     return [f"{name} was trained twice" for name in SPECS if written[0][name] != written[1][name]]
+
+
+def by_a_server_that_is_away(_scratch: Path, _seed: int, switch_off: Callable[[], None]) -> list[str]:
+    """A run whose server is away for longer than Prefect's leases."""
+    with mutated(switch_off):
+        return ["it did not train on"] if away(LONGER_THAN_LEASES_S) else []

@@ -56,7 +56,7 @@ class FileInfo:
 def inspect(path: Path, problem: Problem | None = None, layout: str | None = None) -> FileInfo:
     """Read a whole file in chunks and say what is in it; NaN and duplicates are counted, not refused.
 
-    `problem` is the one that it is read as, `layout` a function of the user's that reads it. Raises DataError, BadInput.
+    `problem` is the one that it is read as, `layout` a function of the user's that reads it. Raises BadInput.
     """
     with open_source(Path(path), problem, layout) as source:
         n, nt, n_channels, *grid = source.shape
