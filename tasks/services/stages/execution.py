@@ -19,6 +19,7 @@ from ups_models.files import known_digest
 
 def require_networks(cfg: PipelineConfig, stages: Collection[str]) -> None:
     """Try the user's own networks before a stage trains that may be the first of four. Raises BadInput."""
+    stages = [name for name in stages if cfg.stages.of(name).epochs > 0]
     if stages and any(net.network is not None for net in (cfg.operator, cfg.denoiser, cfg.prior)):
         from tasks.services.stages.inputs import require_own_networks
 
