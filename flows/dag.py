@@ -16,18 +16,11 @@ from tasks.services.run.lock import OWNER_PATIENCE_S, OwnedRun, owned
 from tasks.services.run.own_files import keep_code
 from tasks.services.run.signals import batch_signals_as_sigterm, redeliver_lost_signals
 from tasks.services.run.status import StatusStore
+from tasks.services.stages.deciding import decide, decide_evaluations, resumed_in_chain
 from tasks.services.stages.descent import trained_config
 from tasks.services.stages.execution import evaluate_if_needed, report_if_changed, require_networks, run_stage
 from tasks.services.stages.job import Job
-from tasks.services.stages.plan import (
-    Decision,
-    EvaluationDecision,
-    Plan,
-    announce,
-    decide,
-    decide_evaluations,
-    resumed_in_chain,
-)
+from tasks.services.stages.plan import Decision, EvaluationDecision, Plan, announce
 from tasks.services.stages.snapshot import Snapshot, read_snapshot
 from tasks.services.tracking.opening import tracked
 from tasks.services.tracking.run_path import ResumeTarget

@@ -10,9 +10,10 @@ from tasks.services.run.lock import RunOwned, is_owned, owner_message
 from tasks.services.run.own_files import trust_code
 from tasks.services.run.paths import RunDir
 from tasks.services.run.status import EVALUATIONS
+from tasks.services.stages.deciding import decide
 from tasks.services.stages.execution import require_networks
 from tasks.services.stages.job import Job, Policy, Source
-from tasks.services.stages.plan import Plan, decide
+from tasks.services.stages.plan import Plan
 from tasks.services.stages.snapshot import read_snapshot
 from tasks.services.tracking.run_path import RunPath, has_key, tracking_mode
 from ups_models.config.loading import load_config

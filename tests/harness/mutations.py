@@ -52,8 +52,7 @@ from tasks.services.run.history import History
 from tasks.services.run.lock import OwnedRun
 from tasks.services.run.paths import RunDir
 from tasks.services.run.status import StatusStore
-from tasks.services.stages import descent, execution, training
-from tasks.services.stages import plan as planning
+from tasks.services.stages import deciding, descent, execution, training
 from tasks.services.stages import snapshot as snapshots
 from tasks.services.stages.job import Job
 from tasks.services.stages.plan import EvaluationDecision
@@ -99,7 +98,7 @@ def forget_step() -> None:
 
 def trust_every_file() -> None:
     """Digests and checksums are not looked at."""
-    _replace(planning, "_damage", lambda *_: None)
+    _replace(deciding, "_damage", lambda *_: None)
     _replace(checkpoint, "_verify", lambda *_: None)
 
 
@@ -163,23 +162,23 @@ def any_state() -> None:
 
 def retrain_unasked() -> None:
     """Another seed or split throws completed work away without a flag."""
-    _replace(planning, "_require_same_origin", lambda spec, job, snapshot: changed_input(spec, job.cfg, snapshot))
+    _replace(deciding, "_require_same_origin", lambda spec, job, snapshot: changed_input(spec, job.cfg, snapshot))
 
 
 def overwrite_unasked() -> None:
     """Checkpoints that no status names are overwritten."""
-    _replace(planning, "_require_permission", lambda *_: None)
+    _replace(deciding, "_require_permission", lambda *_: None)
 
 
 def any_result() -> None:
     """An evaluation is believed whatever lies in its place."""
-    decide = planning._decide_evaluation
+    decide = deciding._decide_evaluation
 
     def believe(name: str, job: Job, snapshot: Snapshot, usable: Any) -> EvaluationDecision:
         known = snapshot.status.evaluation(name).files or {}
         return decide(name, job, replace(snapshot, results={n: item.digest for n, item in known.items()}), usable)
 
-    _replace(planning, "_decide_evaluation", believe)
+    _replace(deciding, "_decide_evaluation", believe)
 
 
 def any_data() -> None:
@@ -194,7 +193,7 @@ def silent_history() -> None:
 
 def silent_raw_weights() -> None:
     """Raw weights that are damaged are not told."""
-    _replace(planning, "_spoilt_beside", lambda *_: None)
+    _replace(deciding, "_spoilt_beside", lambda *_: None)
 
 
 def every_file_needed() -> None:

@@ -13,8 +13,8 @@ from flows.requests.train import TrainRequest
 from tasks.services.data.datasets import trajectory_files
 from tasks.services.run.own_files import with_code_in
 from tasks.services.run.paths import RunDir
+from tasks.services.stages.deciding import decide
 from tasks.services.stages.job import Job
-from tasks.services.stages.plan import decide
 from tasks.services.stages.snapshot import read_snapshot
 from ups_models.config.data import DataConfig
 from ups_models.config.schema import PipelineConfig

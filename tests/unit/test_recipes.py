@@ -21,8 +21,8 @@ from flows.requests.train import StageChoice, TrainRequest
 from tasks.services.rental.providers.registry import provider_for
 from tasks.services.run.paths import RunDir
 from tasks.services.stages import snapshot
+from tasks.services.stages.deciding import decide
 from tasks.services.stages.job import Job, Policy
-from tasks.services.stages.plan import decide
 from ups_models.config.constants import CONSTANTS
 from ups_models.config.loading import load_config
 from ups_models.config.schema import EvalConfig, PipelineConfig

@@ -24,12 +24,12 @@ from tasks.services.run.paths import RunDir
 from tasks.services.run.phase import announce
 from tasks.services.run.status import StatusStore, file_records, read_status
 from tasks.services.run.uninterrupted import leave_if_stopped
+from tasks.services.stages.deciding import evaluation_inputs, usable_stages
 from tasks.services.stages.descent import require_one_origin, trained_config
 from tasks.services.stages.evaluated import data_from, data_of, models_from, models_of
 from tasks.services.stages.evaluators import evaluators
 from tasks.services.stages.inputs import select_device
 from tasks.services.stages.peers import REGRESSION, evaluate_peers, evaluate_regression
-from tasks.services.stages.plan import evaluation_inputs, usable_stages
 from tasks.services.stages.processes import processes_for
 from tasks.services.stages.snapshot import read_snapshot
 from ups_models.config.schema import EvalConfig, PipelineConfig

@@ -9,8 +9,8 @@ from unit.ups_models.test_fingerprint import later
 from flows import ROOT
 from tasks.services.checkpoints.sets import take_snapshot, verify_set, write_manifest
 from tasks.services.run.paths import RunDir
+from tasks.services.stages.deciding import decide
 from tasks.services.stages.job import Job, Policy
-from tasks.services.stages.plan import decide
 from tasks.services.stages.snapshot import read_snapshot
 from tasks.services.stages.sync import require_its_config
 from ups_models.config.loading import load_config

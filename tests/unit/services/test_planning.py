@@ -10,8 +10,8 @@ from tasks.services.run.attempts import ChainRun
 from tasks.services.run.lock import owned
 from tasks.services.run.paths import RunDir
 from tasks.services.run.status import StatusStore
+from tasks.services.stages.deciding import decide, decide_evaluations, resumed_in_chain, usable_stages
 from tasks.services.stages.job import Job, Policy
-from tasks.services.stages.plan import decide, decide_evaluations, resumed_in_chain, usable_stages
 from tasks.services.stages.snapshot import read_snapshot
 from ups_models.config.loading import load_config
 from ups_models.config.schema import EvalConfig
