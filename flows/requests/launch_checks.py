@@ -145,7 +145,7 @@ def complete_run(
 
 
 def _stages_of(request: LaunchRequest, cfg: PipelineConfig) -> list[str]:
-    """The stages that are to be trained at the end."""
+    """The stages that are trained when nothing is left to do."""
     return [name for name in SPECS if cfg.stages.of(name).epochs > 0 and request.train.stage in ("all", name)]
 
 
