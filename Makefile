@@ -12,8 +12,7 @@ N ?= 20
 BASE ?= c55f375
 CONFIG ?= configs/smoke.yaml
 # One file stays on one worker, so its module fixtures (a Prefect server, a trained tiny run) are made once.
-WORKERS = 2
-PYTEST_ARGS ?= -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+PYTEST_ARGS ?= -n 2 --dist loadfile --no-loadscope-reorder
 
 PYTEST ?= -m pytest
 COVERED := -m coverage run -m pytest
@@ -41,9 +40,6 @@ run: $(STAMP) ## Train and evaluate the quickstart, resuming where it was (ARGS=
 .PHONY: test
 test: $(STAMP) ## Run the unit tests: in process, no server (PYTEST_ARGS="-x tests/unit/test_architecture.py")
 	$(VPY) $(PYTEST) $(if $(findstring tests/,$(PYTEST_ARGS)),,tests/unit) $(PYTEST_ARGS)
-
-# They wait for servers and machines a third of their time.
-test-e2e test-thorough: WORKERS = 3
 
 .PHONY: test-e2e
 test-e2e: $(STAMP) ## Run the end-to-end tests: the real command line against real servers on loopback
