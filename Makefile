@@ -109,6 +109,10 @@ bench-cost: $(STAMP) ## Seconds and memory of a training step for each grid poin
 bench-growth: $(STAMP) ## How time and memory grow with trajectories, members, points and tokens
 	@PYTHONPATH=tests $(VPY) -m harness.bench.growth $(ARGS)
 
+.PHONY: bench-solvers
+bench-solvers: $(STAMP) ## The Burgers solver beside the exact solution of Cole and Hopf
+	@PYTHONPATH=tests $(VPY) -m harness.bench.solvers $(ARGS)
+
 .PHONY: bench-calibration
 bench-calibration: $(STAMP) ## Ensembles of every candidate sampler beside an operator of equal compute (ARGS="--seeds 0")
 	@PYTHONPATH=tests $(VPY) -m harness.bench.calibration $(ARGS)

@@ -10,7 +10,7 @@ from flows.cli.views.console import echo
 from flows.cli.views.launches import cost_table
 from tasks.services.rental.costs import By, costs_of, total, totals
 from tasks.services.rental.credit import credit_of
-from tasks.services.rental.launches import Place
+from tasks.services.rental.launches import Launches
 from tasks.services.rental.providers import registry
 from ups_models.errors import UPSError
 
@@ -27,7 +27,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the table, and what the account has left."""
-    costs = costs_of(Place(arguments.run_dir).here(), time.time())
+    costs = costs_of(Launches(arguments.run_dir).here(), time.time())
     echo(cost_table(arguments.by, [*totals(costs, arguments.by), total(costs)]))
     try:
         credit = credit_of(registry.provider_for(arguments.provider, arguments.run_dir))

@@ -5,7 +5,7 @@ import argparse
 from flows.cli.commands import instances
 from flows.cli.views.console import agreed, echo
 from flows.cli.views.machines import instance_table
-from tasks.services.rental.launches import Place
+from tasks.services.rental.launches import Launches
 from tasks.services.rental.stopping import destroy_each
 from ups_models.errors import BadInput
 
@@ -22,7 +22,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Show them, ask, and destroy them."""
     if not (arguments.all_mine or arguments.ids):
         raise BadInput("name an instance, or --all-mine; `ups instances` lists them")
-    launches = Place(arguments.run_dir, arguments.provider or "")
+    launches = Launches(arguments.run_dir, arguments.provider or "")
     ours = launches.machines(arguments.ids)
     chosen = [(provider, one) for provider, one in ours if arguments.all_mine or one.id in arguments.ids]
     strangers = sorted(set(arguments.ids) - {one.id for _, one in ours})

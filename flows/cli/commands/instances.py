@@ -6,7 +6,7 @@ from pathlib import Path
 from flows.cli.arguments import add_path
 from flows.cli.views.console import echo
 from flows.cli.views.machines import instance_table
-from tasks.services.rental.launches import Place
+from tasks.services.rental.launches import Launches
 from tasks.services.rental.providers import registry
 
 
@@ -19,6 +19,6 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the table."""
-    machines = Place(arguments.run_dir, arguments.provider or "").machines()
+    machines = Launches(arguments.run_dir, arguments.provider or "").machines()
     echo(instance_table([one for _, one in machines]))
     return 0

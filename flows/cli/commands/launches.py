@@ -7,7 +7,7 @@ from flows.cli.arguments import add_path
 from flows.cli.views.console import echo
 from flows.cli.views.launches import launch_table
 from tasks.services.rental.fleet import LABEL
-from tasks.services.rental.launches import Place, progress_of
+from tasks.services.rental.launches import Launches, progress_of
 from tasks.services.rental.provider import Instance
 from tasks.services.rental.providers import registry
 from ups_models.errors import UPSError
@@ -24,11 +24,11 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the table; a provider that cannot be asked is named below it."""
-    place, listed, remark = Place(arguments.run_dir), list[Instance](), ""
+    launches, listed, remark = Launches(arguments.run_dir), list[Instance](), ""
     try:
         listed = registry.provider_for(arguments.provider, arguments.run_dir).list_instances(LABEL)
     except UPSError as error:
         remark = f"\n{arguments.provider} could not be asked for machines that are not in a journal here: {error}"
-    rows = [(known, progress_of(known) if known.is_open else None) for known in place.everywhere(listed)]
+    rows = [(known, progress_of(known) if known.is_open else None) for known in launches.everywhere(listed)]
     echo(launch_table(rows) + remark)
     return 0

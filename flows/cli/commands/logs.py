@@ -4,7 +4,7 @@ import argparse
 
 from flows.cli.arguments import add_target, positive
 from flows.cli.views.console import echo
-from tasks.services.rental.launches import Place, machine_of
+from tasks.services.rental.launches import Launches, machine_of
 from tasks.services.rental.logs import FOLLOW_S, MachineLogs
 from tasks.services.rental.providers import registry
 
@@ -21,9 +21,9 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print it."""
-    place = Place(arguments.run_dir, arguments.provider or "")
-    known = place.find(arguments.target)
-    logs, machine = MachineLogs(place, known, place.provider_of(known)), machine_of(known, arguments.target)
+    launches = Launches(arguments.run_dir, arguments.provider or "")
+    known = launches.find(arguments.target)
+    logs, machine = MachineLogs(launches, known, launches.provider_of(known)), machine_of(known, arguments.target)
     if not arguments.follow:
         echo(logs.require_text(machine).rstrip("\n"))
         return 0

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from flows.cli.arguments import add_path, add_place
 from flows.cli.views.console import echo
-from tasks.services.rental.launches import Place, machine_of
+from tasks.services.rental.launches import Launches, machine_of
 from tasks.services.rental.logins import FOLDER, address_of, in_words, ssh_command
 from tasks.services.rental.provider import Provider
 from tasks.services.rental.providers import registry
@@ -27,8 +27,8 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the command, and run it."""
-    place = Place(arguments.run_dir, arguments.provider or "")
-    instance_id, folder, name, provider = _machine(place, arguments.instance)
+    launches = Launches(arguments.run_dir, arguments.provider or "")
+    instance_id, folder, name, provider = _machine(launches, arguments.instance)
     address = address_of(provider, name, instance_id)
     command = ssh_command(address, instance_id, folder, arguments.identity)
     echo(in_words(command))
@@ -46,10 +46,10 @@ def run(arguments: argparse.Namespace) -> int:
     return code
 
 
-def _machine(place: Place, instance_id: str | None) -> tuple[str, Path, str, Provider]:
+def _machine(launches: Launches, instance_id: str | None) -> tuple[str, Path, str, Provider]:
     """The instance, where its host's key is kept, and its provider. Raises BadInput."""
-    known = place.find(instance_id)
+    known = launches.find(instance_id)
     machine = machine_of(known, instance_id)
     if machine is None or machine.id is None or machine.destroyed_at is not None:
         raise BadInput(f"run {known.launch.run}: no machine of it is left to log in to; `ups launches` lists them")
-    return machine.id, place.folder_of(known), place.provider_name(known), place.provider_of(known)
+    return machine.id, launches.folder_of(known), launches.provider_name(known), launches.provider_of(known)

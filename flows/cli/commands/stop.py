@@ -4,7 +4,7 @@ import argparse
 
 from flows.cli.arguments import add_target
 from flows.cli.views.console import echo
-from tasks.services.rental.launches import Place
+from tasks.services.rental.launches import Launches
 from tasks.services.rental.providers import registry
 from tasks.services.rental.stopping import stop
 
@@ -16,10 +16,10 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """End it, and say what it cost."""
-    place = Place(arguments.run_dir, arguments.provider or "")
-    known = place.find(arguments.target, alive=True)
+    launches = Launches(arguments.run_dir, arguments.provider or "")
+    known = launches.find(arguments.target, alive=True)
     named = arguments.target if known.journal is None and known.run_id in (arguments.target or "") else None
-    stopped = stop(known, named or known.launch.run, place.provider_of(known))
+    stopped = stop(known, named or known.launch.run, launches.provider_of(known))
     machines = ", ".join(map(str, stopped.machines)) or "none"
     echo(f"Stopped: run {stopped.run}{f', {stopped.controller}' if stopped.controller else ''}")
     echo(f"Destroyed: {machines}")

@@ -61,8 +61,8 @@ class Known:
 
 
 @dataclass(frozen=True)
-class Place:
-    """A folder whose journals are looked at, and the provider that is asked about what they do not know."""
+class Launches:
+    """The launches in the journals of a folder, and the provider that is asked about what they do not know."""
 
     run_dir: Path
     provider: str = ""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from tasks.services.rental.journal import Machine
-from tasks.services.rental.launches import Known, Place
+from tasks.services.rental.launches import Known, Launches
 from tasks.services.rental.machine_log import fresh_lines, saved_log, whole_lines
 from tasks.services.rental.provider import Provider, UnknownOutcome
 from ups_models.errors import BadInput
@@ -22,7 +22,7 @@ FOLLOW_S = 5.0
 class MachineLogs:
     """The logs of one launch, from its provider or, where a machine is gone, as they were saved beside the journal."""
 
-    place: Place
+    launches: Launches
     known: Known
     provider: Provider
 
@@ -81,7 +81,7 @@ class MachineLogs:
 
     def _look_again(self) -> Known:
         try:
-            self.known = self.place.again(self.known)
+            self.known = self.launches.again(self.known)
         except UnknownOutcome as error:
             logger.warning("%s; looking again", error)
         return self.known

@@ -8,13 +8,14 @@ from pathlib import Path
 
 from harness.bench.growth import growth_table
 from harness.bench.problems import ROOT, figure_table, table
+from harness.bench.solvers import solver_table
 from tasks.services.stages.result_rows import ResultRow, read_row
 from ups_models.evaluation.checks import CHECKS, CheckRow
 from ups_models.evaluation.result import Check
 from ups_models.report.words import bound, bounds
 
 ROWS, PAGE = ROOT / "docs" / "results", ROOT / "docs" / "results.md"
-README, SCALE = ROOT / "README.md", ROOT / "docs" / "scale.md"
+README, SCALE, METHODS = ROOT / "README.md", ROOT / "docs" / "scale.md", ROOT / "docs" / "methods.md"
 HEAD = """# What was reached
 
 Made by `make results` from the rows in `docs/results/`, each the figures of one run; nothing here is typed by hand. A
@@ -114,6 +115,12 @@ def scaling_table() -> str:
     return f"{growth_table(row.figures)}\n`{row.command}` at {row.commit:.12}, {row.machine}\n"
 
 
+def accuracy_table() -> str:
+    """How far the Burgers solver is from the exact solution."""
+    [row] = by_name("solvers")["burgers1d"].values()
+    return f"{solver_table(row.figures)}\n`{row.command}` at {row.commit:.12}, {row.machine}\n"
+
+
 def quickstart_table() -> str:
     """A line for each figure, a column for each seed, and what it is held against."""
     rows = by_name("quickstart")["quickstart"]
@@ -175,6 +182,7 @@ KINDS: Mapping[str, str] = {
 TABLES: Mapping[Path, Mapping[str, Callable[[], str]]] = {
     README: {"<!-- make results -->\n": quickstart_table, "<!-- make results: others -->\n": contest_table},
     SCALE: {"<!-- make results: growth -->\n": scaling_table},
+    METHODS: {"<!-- make results: solvers -->\n": accuracy_table},
 }
 """By page, and by the marker before each table."""
 

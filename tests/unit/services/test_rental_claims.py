@@ -6,7 +6,7 @@ from tasks.services.rental.claims import DEAD_AFTER_S, HEARTBEAT_S, TakenOver, n
 from tasks.services.rental.controller import Controller
 from tasks.services.rental.fleet import Fleet, label_of, name_kept
 from tasks.services.rental.journal import Journal
-from tasks.services.rental.launches import Place
+from tasks.services.rental.launches import Launches
 from tasks.services.rental.limits import Limits
 from tasks.services.rental.outcome import record
 from tasks.services.rental.provider import Instance, MachineSpec
@@ -303,7 +303,7 @@ def test_a_machine_that_was_kept_and_is_gone_is_noted_and_named_no_more(kept, ca
 
 
 def test_a_machine_that_its_owner_destroys_is_noted(kept, tmp_path):
-    Place(tmp_path).note_destroyed("1001")
+    Launches(tmp_path).note_destroyed("1001")
 
     assert Journal(kept.path).kept_machines() == []
 

@@ -7,7 +7,7 @@ import pytest
 
 from tasks.services.rental.fleet import label_of
 from tasks.services.rental.journal import Journal
-from tasks.services.rental.launches import Place, machine_of
+from tasks.services.rental.launches import Launches, machine_of
 from tasks.services.rental.lock import controller_of, exclusive_controller
 from tasks.services.rental.logs import MachineLogs
 from tasks.services.rental.machine_log import fresh_lines, whole_lines
@@ -56,8 +56,8 @@ class Logs:
 
 
 def logs_of(tmp_path, provider, text=None):
-    place = Place(tmp_path)
-    return MachineLogs(place, place.find(text), provider)
+    launches = Launches(tmp_path)
+    return MachineLogs(launches, launches.find(text), provider)
 
 
 # ------------------------------------------------------------------------------------------------------ which there are
@@ -70,7 +70,7 @@ def test_the_launches_of_several_folders_are_known_with_machine_and_state(tmp_pa
     first.note("closed")
     rented(journal_in(tmp_path / "b" / "c", "p/r2"), 1, "2000", "r2")
 
-    known = Place(tmp_path).here()
+    known = Launches(tmp_path).here()
 
     assert [(one.launch.run, one.state) for one in known] == [("p/r1", "closed"), ("p/r2", "interrupted")]
     assert [newest(one).id for one in known] == ["1000", "2000"]
@@ -80,7 +80,9 @@ def test_the_launches_of_several_folders_are_known_with_machine_and_state(tmp_pa
 def test_a_machine_that_no_journal_knows_is_listed_by_its_label(tmp_path):
     rented(journal_in(tmp_path), 1, "1000")
 
-    known = Place(tmp_path).everywhere([instance("1000", label_of("p/r1", 1)), instance("3000", label_of("r-g9", 2))])
+    known = Launches(tmp_path).everywhere(
+        [instance("1000", label_of("p/r1", 1)), instance("3000", label_of("r-g9", 2))]
+    )
 
     assert [(one.run_id, one.state) for one in known] == [("r1", "interrupted"), ("r-g9", "elsewhere")]
     assert (newest(known[1]).id, newest(known[1]).generation) == ("3000", 2)
@@ -94,7 +96,7 @@ def test_several_launches_of_one_journal_are_told_apart(tmp_path):
     journal.note("began", job={"run": "p/r2"}, provider="vast")
     rented(journal, 2, "2000", "p/r2")
 
-    first, second = Place(tmp_path).here()
+    first, second = Launches(tmp_path).here()
 
     assert (first.launch.closed_at is None, second.launch.closed_at) == (False, None)
     assert (first.launch.provider, second.launch.provider) == ("local", "vast")
@@ -108,19 +110,19 @@ def test_a_machine_that_was_kept_is_known_until_its_owner_destroys_it(tmp_path):
     journal.note("closed")
 
     assert [one.id for one in Journal(journal.path).kept_machines()] == ["1000"]
-    assert Place(tmp_path).here()[0].state == "kept"
+    assert Launches(tmp_path).here()[0].state == "kept"
 
     journal.note("given back", 1, id="1000")
 
     assert Journal(journal.path).kept_machines() == []
-    assert Place(tmp_path).here()[0].state == "closed"
+    assert Launches(tmp_path).here()[0].state == "closed"
 
 
 def test_who_works_on_a_journal_is_known_while_it_does(tmp_path):
     journal = journal_in(tmp_path)
 
     with exclusive_controller(journal.path):
-        owner, [known] = controller_of(journal.path), Place(tmp_path).here()
+        owner, [known] = controller_of(journal.path), Launches(tmp_path).here()
 
     assert owner is not None
     assert (owner.pid, owner.host) == (os.getpid(), str(current_owner()["host"]))
@@ -141,9 +143,9 @@ def test_without_a_name_the_open_launch_is_meant_and_else_the_newest(tmp_path):
     second = journal_in(tmp_path / "b", "p/r2")
     second.note("closed")
 
-    assert Place(tmp_path).find(None).run_id == "r1"
+    assert Launches(tmp_path).find(None).run_id == "r1"
     Journal(tmp_path / "a" / "rented.jsonl").note("closed")
-    assert Place(tmp_path).find(None).run_id == "r2"
+    assert Launches(tmp_path).find(None).run_id == "r2"
 
 
 @pytest.mark.parametrize("text", ["r1", "p/r1", "e/p/r1", "1001"])
@@ -152,7 +154,7 @@ def test_a_launch_is_named_by_its_run_or_by_a_machine(tmp_path, text):
     rented(journal, 1, "1001")
     rented(journal, 2, "1002")
 
-    known = Place(tmp_path).find(text)
+    known = Launches(tmp_path).find(text)
 
     assert known.run_id == "r1"
     machine = machine_of(known, text)
@@ -165,7 +167,7 @@ def test_a_launch_is_named_by_its_run_or_by_a_machine(tmp_path, text):
 )
 def test_what_is_not_there_is_one_line(tmp_path, text, named):
     with pytest.raises(BadInput, match=named):
-        Place(tmp_path, "local").find(text)
+        Launches(tmp_path, "local").find(text)
 
 
 # ------------------------------------------------------------------------------------------------------------- the logs
@@ -259,10 +261,10 @@ def test_a_damaged_journal_is_logged_and_costs_no_other(tmp_path, caplog):
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "rented.jsonl").write_text('{"event":"renting","generation":1}\n', encoding="utf-8")
 
-    assert [known.run_id for known in Place(tmp_path).here()] == ["r1"]
+    assert [known.run_id for known in Launches(tmp_path).here()] == ["r1"]
     assert "b/rented.jsonl: entry 1 is none of a launch" in caplog.text
     with pytest.raises(BadInput, match="entry 1 is none of a launch"):
-        Place(tmp_path / "b").here()
+        Launches(tmp_path / "b").here()
 
 
 def test_a_machine_that_was_kept_is_found_before_a_later_launch_that_left_none(tmp_path):
@@ -273,8 +275,8 @@ def test_a_machine_that_was_kept_is_found_before_a_later_launch_that_left_none(t
     kept.note("began", job={"run": "p/r1"}, provider="local")
     kept.note("closed")
 
-    assert [machine.id for machine in Place(tmp_path).find("r1", alive=True).launch.machines] == ["1000"]
-    assert Place(tmp_path).find("r1").launch.machines == ()
+    assert [machine.id for machine in Launches(tmp_path).find("r1", alive=True).launch.machines] == ["1000"]
+    assert Launches(tmp_path).find("r1").launch.machines == ()
 
 
 class Rooms:
@@ -298,11 +300,11 @@ def test_machines_are_asked_for_where_the_journals_say_so(tmp_path, monkeypatch)
     last = journal_in(tmp_path / "c", "p/r3", "vast")
     last.note("closed")
 
-    found = Place(tmp_path).machines()
+    found = Launches(tmp_path).machines()
 
     assert sorted(rooms.asked) == [("local", "a"), ("vast", "c")]
     assert len(found) == 2
-    assert [one.id for _, one in Place(tmp_path).machines(["1"])] == ["3"]
+    assert [one.id for _, one in Launches(tmp_path).machines(["1"])] == ["3"]
     assert rooms.asked[2:] == [("local", "a")]
-    Place(tmp_path / "nowhere").machines()
+    Launches(tmp_path / "nowhere").machines()
     assert rooms.asked[3:] == [("vast", "nowhere")]

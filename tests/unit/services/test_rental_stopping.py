@@ -12,7 +12,7 @@ import pytest
 from tasks.services.rental.budget import Budget
 from tasks.services.rental.fleet import label_of
 from tasks.services.rental.journal import Journal
-from tasks.services.rental.launches import Known, Place
+from tasks.services.rental.launches import Known, Launches
 from tasks.services.rental.limits import BudgetSpent
 from tasks.services.rental.lock import Owner, exclusive_controller
 from tasks.services.rental.provider import Instance, ProviderError
@@ -63,7 +63,7 @@ def journal(tmp_path):
 
 
 def known_in(tmp_path) -> Known:
-    return Place(tmp_path).here()[-1]
+    return Launches(tmp_path).here()[-1]
 
 
 def test_a_launch_whose_controller_is_dead_is_closed_its_machines_destroyed_and_their_log_kept(tmp_path, journal):
@@ -175,7 +175,7 @@ def test_what_has_ended_is_refused_and_what_was_kept_is_destroyed(tmp_path, jour
 
 def test_machines_of_a_launch_elsewhere_are_destroyed_and_what_cannot_be_told_is_said(tmp_path, caplog):
     cloud = Cloud("1001", "1002")
-    [known] = Place(tmp_path, "local").everywhere(list(cloud.live.values()))
+    [known] = Launches(tmp_path, "local").everywhere(list(cloud.live.values()))
 
     stopped = ended(known, cloud)
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
+from harness.bench.solvers import centres, cole_hopf
 from ups_models.problems import advection1d, burgers1d, darcy2d
 from ups_models.problems.initial import random_waves
 from ups_models.problems.solving import SolverFailed
@@ -15,32 +16,8 @@ from ups_models.problems.solving import SolverFailed
 TIMES = [i * 0.05 for i in range(41)]
 
 
-def centres(n: int) -> Tensor:
-    return (torch.arange(n, dtype=torch.float64) + 0.5) / n
-
-
 def nrmse(found: Tensor, exact: Tensor) -> float:
     return float(((found - exact).norm(dim=-1) / exact.norm(dim=-1)).max())
-
-
-def cole_hopf(u0: Tensor, nu: float, t: float, x: Tensor) -> Tensor:
-    """Exact Burgers solution at time t and points x (P,), of u0 at the cell centres of a fine grid (M,).
-
-    With d = nu/pi, U' = u0 - mean and x' = x - mean t, u = mean + <(x' - y)/t> where y has the weight
-    exp(-(x' - y)^2/(4 d t) - U(y)/(2 d)) (Hopf 1950, eq. 4). The trapezoidal rule converges exponentially here;
-    softmax keeps the exponentials in range.
-    """
-    n, d = len(u0), nu / math.pi
-    mean = u0.mean()
-    modes = torch.fft.rfft(u0 - mean)
-    k = 2 * math.pi * torch.arange(len(modes), dtype=torch.float64)
-    k[0] = 1.0
-    potential = torch.fft.irfft(torch.where(k > 1, modes / (1j * k), 0), n=n)
-    reach = math.ceil(math.sqrt(2 * t * float(potential.max() - potential.min())) + 9 * math.sqrt(2 * d * t))
-    y = torch.cat([centres(n) + shift for shift in range(-reach, reach + 2)])
-    distance = ((x - mean * t) % 1)[:, None] - y
-    weight = torch.softmax(-(distance**2) / (4 * d * t) - potential.repeat(2 * reach + 2) / (2 * d), dim=1)
-    return mean + (weight * distance).sum(dim=1) / t
 
 
 def smooth_rows(n: int, nx: int, seed: int) -> Tensor:
