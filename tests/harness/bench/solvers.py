@@ -18,7 +18,7 @@ from ups_models.problems.initial import random_waves
 
 KEPT = ROOT / "docs" / "results" / "solvers" / "burgers1d-seed0.json"
 GRIDS, FINE = (512, 1024), 4096
-ROWS, NU, FRAMES = 64, 0.01, (2, 20)
+ROWS, NU, FRAMES = 64, 0.01, (1, 2, 5, 10, 20, 40)
 TIMES = [0.05 * i for i in range(41)]
 PLACES = 32
 """Points of the grid at which both are compared."""
@@ -47,18 +47,18 @@ def solver_table(figures: Mapping[str, float]) -> str:
     names = ("median", f"part below {GOOD:g}", "worst")
     lines = [f"| points | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
     lines += [
-        f"| {points} | {' | '.join(f'{figures[_name(points, name)]:.2g}' for name in names)} |" for points in GRIDS
+        f"| {points} | {' | '.join(f'{figures[_name(points, name)]:.3g}' for name in names)} |" for points in GRIDS
     ]
     return "\n".join(lines) + "\n"
 
 
 def errors_on(points: int) -> Tensor:
-    """nRMSE of every initial field at an early and a later time, (N x 2,), solved on so many points."""
+    """The largest nRMSE over the times, of every initial field, (N,), solved on so many points."""
     u = burgers1d.solve(random_waves(ROWS, points, np.random.default_rng(0)), NU, TIMES)
     places = slice(points // PLACES // 2, None, points // PLACES)
     fields, x = random_waves(ROWS, FINE, np.random.default_rng(0)), centres(points)[places]
     exact = torch.stack([torch.stack([cole_hopf(row, NU, TIMES[frame], x) for frame in FRAMES]) for row in fields])
-    return nrmse(u[:, FRAMES, places], exact).flatten()
+    return nrmse(u[:, FRAMES, places], exact).amax(1)
 
 
 def centres(n: int) -> Tensor:
