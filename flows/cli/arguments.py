@@ -55,6 +55,12 @@ def named_numbers(texts: Sequence[str]) -> dict[str, float]:
     return found
 
 
+def require_folder(path: Path) -> None:
+    """Raise BadInput where there is no folder of launches: of a mistyped one nothing is said."""
+    if not path.is_dir():
+        raise BadInput(f"--run-dir {path}: is no folder; name one in which something was launched")
+
+
 def require_writable(path: Path) -> None:
     """Raise BadInput when a file cannot be written there; creates nothing."""
     if path.is_dir():

@@ -19,7 +19,9 @@ class MachineWishes(BaseModel):
         pattern=rf"^{NAME}(,{NAME})*$",
         description="GPU, as the provider names it; any of several, with commas between them.",
     )
-    num_gpus: int = Field(DEFAULT.num_gpus, ge=1, le=16, description="GPUs in the machine; training uses one of them.")
+    num_gpus: int = Field(
+        DEFAULT.num_gpus, ge=1, le=16, description="GPUs in the machine: a process on each, training.shards at most."
+    )
     gpu_ram: float = Field(DEFAULT.gpu_ram_gb, ge=0, le=2000, description="Memory of each GPU in GB, at least.")
     ram: float = Field(DEFAULT.ram_gb, ge=0, le=10_000, description="Memory of the machine in GB, at least.")
     disk: float = Field(DEFAULT.disk_gb, ge=8, le=4000, description="Disk in GB.")

@@ -9,7 +9,8 @@ from pydantic_core import CoreSchema
 
 from flows.requests.form import accepted_beside, form_of, with_switches
 from tasks.services.tracking.restoring import ResumeMode
-from ups_models.config.faults import fault_of
+from ups_models.config.faults import NOT_AS_WRITTEN, fault_of
+from ups_models.wording import shown
 
 StageChoice = Literal["all", "operator", "diff_residual", "consistency_distill", "steady_prior"]
 
@@ -109,7 +110,10 @@ def first_fault(error: ValidationError) -> str:
     """What is wrong with a request, by its flag: the first fault of it."""
     fault = fault_of(error)
     names = [name for name in fault.location if name not in HELD]
-    return f"{_flag(names[0])}: {fault.message}" if names else fault.message
+    if not names:
+        return fault.message
+    how = f" (given: {shown(fault.given)}); --help says how" if fault.message == NOT_AS_WRITTEN else ""
+    return f"{_flag(names[0])}: {fault.message}{how}"
 
 
 def _flag(name: str) -> str:

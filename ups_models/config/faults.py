@@ -6,6 +6,8 @@ from pydantic import ValidationError
 
 from ups_models.wording import first_line, shortened
 
+NOT_AS_WRITTEN = "is not written as it has to be"
+
 
 class Fault(NamedTuple):
     """What is wrong, where, and what was given there; `others` counts the faults beside it."""
@@ -27,8 +29,15 @@ def fault_of(error: ValidationError) -> Fault:
     first, *others = error.errors(include_url=False)
     return Fault(
         location=tuple(map(str, first["loc"])),
-        message=shortened(first["msg"].removeprefix("Value error, "), 400),
+        message=_message_of(first["type"], first["msg"]),
         given=first["input"],
         is_unknown_key=first["type"] == "extra_forbidden",
         others=len(others),
     )
+
+
+def _message_of(kind: str, message: str) -> str:
+    """In words for a person: a pattern that a text should match is none."""
+    if kind == "string_pattern_mismatch":
+        return NOT_AS_WRITTEN
+    return shortened(message.removeprefix("Value error, "), 400)

@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 from typing import get_args
 
-from flows.cli.arguments import add_path
+from flows.cli.arguments import add_path, require_folder
 from flows.cli.views.console import echo
 from flows.cli.views.launches import cost_table
 from tasks.services.rental.costs import By, costs_of, total, totals
@@ -27,6 +27,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the table, and what the account has left."""
+    require_folder(arguments.run_dir)
     costs = costs_of(Launches(arguments.run_dir).here(), time.time())
     echo(cost_table(arguments.by, [*totals(costs, arguments.by), total(costs)]))
     try:

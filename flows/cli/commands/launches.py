@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from flows.cli.arguments import add_path
+from flows.cli.arguments import add_path, require_folder
 from flows.cli.views.console import echo
 from flows.cli.views.launches import launch_table
 from tasks.services.rental.fleet import LABEL
@@ -24,6 +24,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the table; a provider that cannot be asked is named below it."""
+    require_folder(arguments.run_dir)
     launches, listed, remark = Launches(arguments.run_dir), list[Instance](), ""
     try:
         listed = registry.provider_for(arguments.provider, arguments.run_dir).list_instances(LABEL)

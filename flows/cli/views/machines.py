@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from flows.requests.job import configs_of
 from flows.requests.launch import LaunchRequest, buyer_of, provider_of
+from tasks.services.rental.budget import Budget
 from tasks.services.rental.bundle import onstart
 from tasks.services.rental.credit import CreditWatch
 from tasks.services.rental.provider import Instance
@@ -35,6 +36,8 @@ def plan_of(request: LaunchRequest) -> str:
         return f"Nothing is rented yet: {decision.why}"
     first = decision.prospect.offer
     CreditWatch(provider).require_hour(first.usd_per_hour)
+    if request.budget_file is not None:
+        Budget.of(request.budget_file, "").require_start(buyer.start_usd(decision.prospect))
     most = min(request.max_total_cost, request.max_hours * request.machine().max_usd_per_hour)
     return "\n".join(
         [

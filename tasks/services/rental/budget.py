@@ -42,7 +42,8 @@ class Budget:
     def of(cls, path: Path, launch: str) -> "Budget":
         """Read the file. Raises BadInput, ConfigError."""
         if not path.is_file():
-            raise BadInput(f"--budget-file {path}: there is no such file; write `usd: 50` or `usd_per_day: 10` into it")
+            what = "is no file" if path.exists() else "there is no such file"
+            raise BadInput(f"--budget-file {path}: {what}; write `usd: 50` or `usd_per_day: 10` into one")
         limits = load_config(path, schema=BudgetLimits)
         if limits.usd is None and limits.usd_per_day is None:
             raise BadInput(f"{path}: holds no limit; write `usd: 50` or `usd_per_day: 10` into it")
@@ -65,19 +66,33 @@ class Budget:
 
         Of one that rents nothing yet, it is not said that its machines are given back.
         """
-        unnoted = max(0.0, spent_usd - self._sum(of_launch=True))
-        today = f"{datetime.now(UTC):%Y-%m-%d}"
-        for limit, spent, what in (
-            (self.limits.usd, self._sum() + unnoted, "in all"),
-            (self.limits.usd_per_day, self._sum(day=today) + unnoted, f"on {today} (UTC)"),
-        ):
-            if limit is not None and spent >= limit:
+        for limit, spent, what in self._spent(spent_usd):
+            if spent >= limit:
                 raise BudgetSpent(
                     f"{self.path}: its {limit:g} USD {what} are spent ({spent:.2f} USD, see {self.ledger})"
                     + ("; all machines are given back, and W&B holds the last upload" if rents else "")
                     + ". Launch again with a higher limit"
                     + ("" if limit == self.limits.usd else ", or tomorrow")
                 )
+
+    def require_start(self, start_usd: float) -> None:
+        """Raise BadInput where less is left than the start of one machine costs."""
+        left = min(limit - spent for limit, spent, _ in self._spent(0.0))
+        if left < start_usd:
+            raise BadInput(
+                f"{self.path}: {max(0.0, left):.3f} USD of it are left, and the start of one machine alone costs "
+                f"{start_usd:.3f} USD; write a higher limit into it"
+            )
+
+    def _spent(self, spent_usd: float) -> list[tuple[float, float, str]]:
+        """Each limit, what all launches have spent of it, and in what time."""
+        unnoted = max(0.0, spent_usd - self._sum(of_launch=True))
+        today = f"{datetime.now(UTC):%Y-%m-%d}"
+        found = (
+            (self.limits.usd, self._sum() + unnoted, "in all"),
+            (self.limits.usd_per_day, self._sum(day=today) + unnoted, f"on {today} (UTC)"),
+        )
+        return [(limit, spent, what) for limit, spent, what in found if limit is not None]
 
     def _sum(self, *, of_launch: bool = False, day: str = "") -> float:
         entries = jsonl.read(self.ledger, optional=False)

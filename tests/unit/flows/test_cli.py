@@ -127,6 +127,12 @@ def test_a_choice_of_a_request_is_shown_and_anything_else_refused(field, ups, tm
         ),
         (["evaluate", "--diffusion", "a.pt"], "samples what the operator leaves out: name its --operator FILE too"),
         (["data", "info", "u.hdf5"], "u.hdf5: no such file"),
+        (
+            ["launches", "--run-dir", "nowhere"],
+            "--run-dir nowhere: is no folder; name one in which something was launched",
+        ),
+        (["cost", "--run-dir", "nowhere"], "--run-dir nowhere: is no folder"),
+        (["launch", "--gpu", ""], "--gpu: is not written as it has to be (given: ''); --help says how"),
         (["sync", "--config", "nowhere.yaml"], "nowhere.yaml: no such config file"),
     ],
 )

@@ -77,6 +77,19 @@ def test_a_file_without_a_sound_limit_is_refused(budget_of, text, said):
         budget_of(text)
 
 
+def test_what_no_machine_can_start_with_is_refused(budget_of):
+    budget = budget_of("usd: 1\nusd_per_day: 0.5")
+    budget.settle(0.49)
+
+    budget.require_start(0.01)
+    with pytest.raises(
+        BadInput, match=r"0\.010 USD of it are left, and the start of one machine alone costs 0\.020 USD"
+    ):
+        budget.require_start(0.02)
+
+
 def test_a_file_that_is_not_there_is_refused(tmp_path):
+    with pytest.raises(BadInput, match="is no file; write `usd: 50`"):
+        Budget.of(tmp_path, "r1")
     with pytest.raises(BadInput, match="there is no such file; write `usd: 50`"):
         Budget.of(tmp_path / "none.yaml", "r1")

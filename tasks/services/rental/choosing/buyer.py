@@ -81,7 +81,7 @@ class Buyer:
         prospects = [one for one in found if one is not None]
         if self.journal.machines or not prospects:
             return
-        start_usd = min(one.offer.usd_per_hour for one in prospects) * self.ranking().startup_h
+        start_usd = min(map(self.start_usd, prospects))
         if start_usd > self.terms.max_usd:
             raise BadInput(
                 f"--max-total-cost {self.terms.max_usd:g}: the start of one machine alone costs {start_usd:.3f} USD"
@@ -95,6 +95,10 @@ class Buyer:
                 f"is done by {at(ends)}; name a later one, choose a faster --gpu, or say with --expected-hours what it "
                 "takes"
             )
+
+    def start_usd(self, one: Prospect) -> float:
+        """What a machine costs until its first step."""
+        return one.offer.usd_per_hour * self.ranking().startup_h
 
     def _outlook(self, one: Prospect | None) -> str:
         """What a machine is expected to take and to cost."""
