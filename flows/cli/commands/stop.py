@@ -24,7 +24,6 @@ def run(arguments: argparse.Namespace) -> int:
     echo(f"Stopped: run {stopped.run}{f', {stopped.controller}' if stopped.controller else ''}")
     echo(f"Destroyed: {machines}")
     echo("Spent: not known here" if stopped.usd is None else f"Spent: {stopped.usd:.2f} USD")
-    echo(
-        f"To go on later, with the same --config and --set: ups launch --resume-from-wandb {stopped.run} --resume-mode must"
-    )
+    resume = f"ups launch --resume-from-wandb {stopped.run} --resume-mode must"
+    echo(f"To go on later, with the same --config and --set: {resume}")
     return 0
